@@ -1,0 +1,42 @@
+"""Sfumato: split inference whose features cannot be redrawn.
+
+The public names are loaded when first used, so that `import sfumato` costs little more than torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sfumato import bounds, metrics
+    from sfumato.cem import CEM
+    from sfumato.split import Channel, SplitModel, split_at
+
+__version__ = "0.1.0"
+__all__ = ["CEM", "Channel", "SplitModel", "__version__", "bounds", "metrics", "split_at"]
+
+_HOME = {
+    "CEM": "sfumato.cem",
+    "Channel": "sfumato.split",
+    "SplitModel": "sfumato.split",
+    "split_at": "sfumato.split",
+}
+_ROOMS = {
+    "attacks",
+    "bounds",
+    "data",
+    "defenses",
+    "errors",
+    "metrics",
+    "mixture",
+    "models",
+    "schedules",
+    "split",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    if name in _ROOMS:
+        return import_module(f"sfumato.{name}")
+    raise AttributeError(f"module 'sfumato' has no attribute {name!r}")

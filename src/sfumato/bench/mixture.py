@@ -1,0 +1,127 @@
+"""Fitting mixtures: the refresh of CEM, its memory, and EM against scikit-learn."""
+
+import multiprocessing
+import resource
+import statistics
+import time
+
+import torch
+from torch import Tensor
+
+from sfumato.bench.rows import Row
+from sfumato.cem import CEM
+from sfumato.errors import ConfigError
+from sfumato.mixture import GaussianMixture, Parameters
+
+__all__ = ["clustered", "em_against_scikit_learn", "refresh", "refresh_memory"]
+
+_CLASSES, _PER_CLASS = 10, 3
+
+
+def clustered(count: int, dim: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Features in [0, 1] around 30 centres with correlated spread, and their classes."""
+    generator = torch.Generator().manual_seed(seed)
+    component = torch.randint(0, _CLASSES * _PER_CLASS, (count,), generator=generator)
+    centres = 0.3 + 0.4 * torch.rand(_CLASSES * _PER_CLASS, dim, generator=generator)
+    mix = torch.randn(32, dim, generator=generator) * 0.02
+    features = torch.randn(count, 32, generator=generator) @ mix
+    features += torch.randn(count, dim, generator=generator).mul_(0.05)
+    features += centres[component]
+    return features, component // _PER_CLASS
+
+
+def refresh(rounds: int, step_seconds: float, count: int = 50_000, dim: int = 512) -> Row:
+    """A warm refresh from given features over the time of the epoch that it serves."""
+    features, labels = clustered(count, dim)
+    cem = CEM(num_classes=_CLASSES, clusters_per_class=_PER_CLASS, noise_std=0.025)
+    cem.refresh(features, labels)
+    seconds = []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        cem.refresh(features, labels)
+        seconds.append(time.perf_counter() - began)
+    epoch = step_seconds * count / 128
+    taken = statistics.median(seconds)
+    return Row(
+        f"warm refresh, {count:,} x {dim}, class-conditional, full",
+        taken / epoch,
+        "an epoch of training steps",
+        0.02,
+        detail=f"{taken:.2f} s against {epoch:.0f} s (steps x {count / 128:.0f})",
+    )
+
+
+def refresh_memory(count: int = 50_000, dim: int = 512) -> Row:
+    """Peak memory of a first and a warm refresh, features included, over the features' own."""
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1) as pool:
+        ratio = pool.apply(_peak, (count, dim))
+    return Row(
+        "peak memory of a refresh",
+        ratio,
+        f"the {count * dim * 4 / 2**20:.0f} MiB of features themselves",
+        2.5,
+    )
+
+
+def _peak(count: int, dim: int) -> float:
+    small, small_labels = clustered(1000, dim)
+    for _ in range(2):  # libraries allocate their own buffers on first use
+        CEM(num_classes=_CLASSES, noise_std=0.025).refresh(small, small_labels)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    features = torch.empty(count, dim)
+    chunk = 1000
+    for start in range(0, count, chunk):
+        features[start : start + chunk] = small[: min(chunk, count - start)] + 0.001 * (start / count)
+    labels = small_labels.repeat(count // chunk + 1)[:count]
+    cem = CEM(num_classes=_CLASSES, noise_std=0.025)
+    cem.refresh(features, labels)
+    cem.refresh(features, labels)
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return (after - before) * 1024 / (count * dim * 4)
+
+
+def em_against_scikit_learn(count: int = 50_000, dim: int = 512, k: int = 30) -> Row:
+    """A diagonal EM fit to the same likelihood, both from the same start and with the same tolerance.
+
+    Raises:
+        ConfigError: scikit-learn is not installed.
+    """
+    try:
+        from sklearn.mixture import GaussianMixture as Reference
+    except ImportError:
+        raise ConfigError("this benchmark compares with scikit-learn; run `pip install 'sfumato[bench]'`") from None
+    features, _ = clustered(count, dim)
+    start = _start(features, k)
+    began = time.perf_counter()
+    ours = GaussianMixture(k, covariance="diagonal", tol=1e-3, max_iter=100).fit(features, init=start)
+    own = time.perf_counter() - began
+    theirs = Reference(
+        k,
+        covariance_type="diag",
+        tol=1e-3,
+        max_iter=100,
+        weights_init=start.weights.double().numpy(),
+        means_init=start.means.double().numpy(),
+        precisions_init=1 / start.covariances.double().numpy(),
+    )
+    began = time.perf_counter()
+    theirs.fit(features.numpy())
+    other = time.perf_counter() - began
+    gap = float(ours.score(features)) - float(theirs.score(features.numpy()))
+    return Row(
+        f"diagonal EM, {k} components, {count:,} x {dim}: speed",
+        other / own,
+        "scikit-learn's GaussianMixture from the same start",
+        5.0,
+        "at least",
+        f"{own:.2f} s and {ours.n_iter_} iterations against {other:.2f} s and {theirs.n_iter_}; "
+        f"log-likelihood per sample {gap:+.4f}",
+    )
+
+
+def _start(features: Tensor, k: int) -> Parameters:
+    generator = torch.Generator().manual_seed(1)
+    chosen = torch.randperm(len(features), generator=generator)[:k]
+    variances = features.var(0).expand(k, -1).clone()
+    return Parameters(torch.full((k,), 1 / k), features[chosen].clone(), variances)

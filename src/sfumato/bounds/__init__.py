@@ -1,0 +1,32 @@
+"""The paper's theorems as pure functions: differentiable, batched, in nats, without state.
+
+Every function takes Python numbers, lists, arrays or tensors and returns a tensor. What is assumed for a
+value to be a bound stands in each docstring.
+"""
+
+from sfumato.bounds.gaussian import gaussian_entropy, gaussian_information
+from sfumato.bounds.geometry import Separation, separation
+from sfumato.bounds.information import mixture_information
+from sfumato.bounds.membership import cluster_posterior, own_cluster_posterior
+from sfumato.bounds.minimal_error import (
+    conditional_entropy,
+    maximal_conditional_entropy,
+    minimal_mse,
+    posterior_mse,
+)
+from sfumato.bounds.power import clipped_power_information
+
+__all__ = [
+    "Separation",
+    "clipped_power_information",
+    "cluster_posterior",
+    "conditional_entropy",
+    "gaussian_entropy",
+    "gaussian_information",
+    "maximal_conditional_entropy",
+    "minimal_mse",
+    "mixture_information",
+    "own_cluster_posterior",
+    "posterior_mse",
+    "separation",
+]

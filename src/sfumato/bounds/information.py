@@ -1,0 +1,59 @@
+"""What a released feature tells about the clean one, at most, by the moments of its clusters: Theorem 2."""
+
+import torch
+from torch import Tensor
+
+from sfumato.bounds._channel import half_log_determinant, noise_root, whiten_covariances
+from sfumato.bounds._inputs import ArrayLike, as_tensors, mixture_form, noise_form
+
+__all__ = ["mixture_information"]
+
+
+def mixture_information(
+    weights: ArrayLike,
+    covariances: ArrayLike,
+    noise_covariance: ArrayLike,
+    *,
+    dim: int | None = None,
+) -> Tensor:
+    """Theorem 2: `I(z; z_hat) <= sum_j pi_j (-log pi_j + 1/2 log(|Sigma_j + Sigma_p| / |Sigma_p|))`, in nats.
+
+    z_hat is the clean feature, z = z_hat + eps the released one, eps ~ N(0, Sigma_p) independent of z_hat;
+    pi_j, Sigma_j are weight and covariance of cluster j of z_hat (not of z).
+
+    Assumption: with the true moments of the clusters this is a bound for any hard clustering of z_hat,
+    whatever its distribution, because each cluster's noisy feature has at most the entropy of a Gaussian with
+    its covariance. It is an upper bound for a Gaussian mixture as well, equal for k = 1. Under isotropic
+    noise the diagonal and spherical forms (variances; mean variance) of a full covariance stay above the
+    full value. With unequal noise variances only the diagonal form does, and with correlated noise neither
+    need: pass full covariances there. *Sample* moments underestimate, badly below about 20 samples per
+    cluster and, for full covariances, below a few times D: estimate them on held-out features and report the
+    sample size.
+
+    Args:
+        weights: pi, (..., k), non-negative with sum 1. A component of weight 0 is as good as absent: it adds
+            exactly 0, its gradients are 0, and its covariance is not looked at (it may be NaN).
+        covariances: Sigma_j, singular ones included: (..., k, D, D) full, (..., k, D) diagonal, or (..., k)
+            spherical; the number of axes decides.
+        noise_covariance: Sigma_p, positive definite: a variance sigma^2 (number or 0-d), (D,) variances or
+            (D, D). It is the square of the noise standard deviation.
+        dim: D, mandatory with spherical covariances; elsewhere it may confirm the shape.
+
+    Returns:
+        The bound, shape (...), 0-d for a single mixture. One cluster of covariance 0 gives 0; k equal
+        clusters of covariance 0 give log k. The gradient with respect to a full Sigma_j is
+        `pi_j / 2 (Sigma_j + Sigma_p)^-1`.
+
+    Raises:
+        FeatureError: weights or covariances have wrong shapes or values (NaN, negative, not symmetric, not
+            positive semidefinite, weights that do not sum to 1).
+        ConfigError: the noise has a zero variance (the bound would be infinite), is not positive definite or
+            has the wrong shape; `dim` is missing or contradicts the shape.
+    """
+    pi, sigma, noise = as_tensors(weights=weights, covariances=covariances, noise_covariance=noise_covariance)
+    occupied, pi, form, full = mixture_form(pi, sigma, dim)
+    root = noise_root(noise_form(noise, form.shape[-1]))
+    within = half_log_determinant(*whiten_covariances(form, full, root))
+    # log is taken of 1 where a weight is 0: 0 * log 0 is NaN, and so is its gradient even behind a `where`.
+    log_pi = torch.where(occupied, pi, torch.ones_like(pi)).log()
+    return torch.where(occupied, pi * (within - log_pi), torch.zeros_like(pi)).sum(-1)

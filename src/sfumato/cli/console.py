@@ -1,0 +1,73 @@
+"""What the commands print: progress while they work, tables when they are done."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+__all__ = ["Bar", "console", "progress_bar", "say", "table"]
+
+console = Console(soft_wrap=True)
+_errors = Console(stderr=True, soft_wrap=True)
+
+
+class Bar:
+    """A progress bar on a terminal; plain lines, where there are any, everywhere else."""
+
+    def __init__(self, progress: Progress | None, label: str) -> None:
+        self._progress = progress
+        self._task = progress.add_task(label, total=None) if progress is not None else None
+
+    def at(self, done: int, total: int) -> None:
+        """Move the bar."""
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, completed=done, total=total)
+
+    def line(self, text: str) -> Self:
+        """Print one line above the bar."""
+        _errors.print(text, highlight=False, markup=False)
+        return self
+
+
+@contextmanager
+def progress_bar(label: str) -> Iterator[Bar]:
+    """Show progress on standard error, so that standard output holds only results."""
+    if not sys.stderr.isatty():
+        yield Bar(None, label)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=_errors, transient=True) as progress:
+        yield Bar(progress, label)
+
+
+def say(text: str) -> None:
+    """Print a sentence to standard output."""
+    console.print(text, highlight=False, markup=False)
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table: the first column to the left, figures to the right."""
+    shown = Table(title=title, title_justify="left")
+    for index, name in enumerate(columns):
+        shown.add_column(name, justify="left" if index == 0 else "right")
+    for row in rows:
+        shown.add_row(*row)
+    console.print(shown)

@@ -1,0 +1,66 @@
+"""The command line: one thin file per command, loaded only when called."""
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from sfumato import __version__
+from sfumato.errors import SfumatoError
+
+__all__ = ["main"]
+
+COMMANDS = {
+    "demo": "train, attack and explain on the embedded handwritten digits",
+    "train": "train a split model, with or without defences",
+    "attack": "redraw the inputs of a trained run from what leaves the device",
+    "bench": "measure speed as ratios to baselines in the same run",
+}
+
+_USAGE = """usage: sfumato COMMAND [options]
+
+Split inference whose features cannot be redrawn.
+
+commands:
+{commands}
+
+Start with `sfumato demo`. Each command explains itself: `sfumato train --help`.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code is 0, 2 for a mistake in the input, 130 for an interruption."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_usage())
+        return 0 if words else 2
+    if words[0] in ("--version", "-V"):
+        print(__version__)
+        return 0
+    command, rest = words[0], words[1:]
+    if command not in COMMANDS:
+        print(
+            f"sfumato: error: unknown command {command!r}; choose one of {', '.join(COMMANDS)}",
+            file=sys.stderr,
+        )
+        return 2
+    try:
+        import_module(f"sfumato.cli.{command}").run(rest)
+    except SfumatoError as error:
+        print(f"sfumato: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nsfumato: interrupted; the same command resumes where it stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+    return 0
+
+
+def _usage() -> str:
+    width = max(map(len, COMMANDS))
+    return _USAGE.format(commands="\n".join(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

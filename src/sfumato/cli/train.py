@@ -1,0 +1,60 @@
+"""`sfumato train`: train a split model in a run folder."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sfumato.cli.console import progress_bar, say, table
+from sfumato.cli.parser import CommandParser, add_settings, save_json, settings
+from sfumato.training import TrainConfig, load_data, train_run
+
+__all__ = ["run"]
+
+
+def run(words: Sequence[str]) -> None:
+    """Parse and train."""
+    parser = CommandParser(
+        "train",
+        "Train a split model. A second call with the same folder resumes an interrupted training.",
+        "sfumato train --data cifar10 --data-dir ~/cifar10 --cem --epochs 30 --run runs/first",
+    )
+    parser.add_argument(
+        "--run", type=str | None, default=None, help="run folder; a name is made up where none is given"
+    )
+    add_settings(parser, TrainConfig)
+    parsed = parser.read(words)
+    config: TrainConfig = settings(parsed, TrainConfig)
+    if config.data_dir is not None:
+        parsed.data_dir = str(Path(config.data_dir).expanduser().resolve())
+        config = settings(parsed, TrainConfig)
+    folder = Path(parsed.run or f"runs/{config.data}-{config.network}-{config.digest()}")
+    with progress_bar(f"read {config.data}") as bar:
+        sets = load_data(config, bar.at)
+    with progress_bar("train") as bar:
+        result = train_run(
+            config,
+            folder,
+            sets=sets,
+            on_step=bar.at,
+            on_epoch=lambda line: _tell(bar.line, line, config.epochs),
+        )
+    rows = [("accuracy, test", f"{result['accuracy']:.2%}")]
+    if result["accuracy_held_out"] is not None:
+        rows.append(("accuracy, held-out part of the training set", f"{result['accuracy_held_out']:.2%}"))
+    if result["information"] is not None:
+        rows.append(("information bound, training features", f"{result['information']:.1f} nats"))
+    rows.append(("seconds", f"{result['seconds']:.1f}"))
+    table(str(folder), ("measured", "value"), rows)
+    if result["caveat"]:
+        say(result["caveat"])
+    say(f"next: sfumato attack {folder}")
+    save_json(parsed.json, result)
+
+
+def _tell(print_line: Any, line: dict[str, Any], epochs: int) -> None:
+    text = f"epoch {line['epoch'] + 1}/{epochs}  loss {line['loss']:.3f}  accuracy {line['accuracy_train']:.1%}"
+    if "accuracy_held_out" in line:
+        text += f"  held out {line['accuracy_held_out']:.1%}"
+    if "cem_information" in line:
+        text += f"  information {line['cem_information']:.0f} nats"
+    print_line(f"{text}  {line['seconds']:.1f} s")

@@ -1,0 +1,58 @@
+"""Where and how to compute: bfloat16 only where the hardware has it, channels_last, threads."""
+
+import contextlib
+from typing import Literal
+
+import torch
+from torch import nn
+
+from sfumato.errors import ConfigError
+from sfumato.models import count_macs
+
+__all__ = ["Precision", "autocast", "channels_last", "cpu_has_bf16", "device_of", "use_bf16"]
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+# Below this many multiply-adds per sample the casts cost more than the faster products save.
+_WORTH_BF16 = 5_000_000
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this CPU multiplies bfloat16 natively (AVX512-BF16 or AMX); emulation is slower than float32."""
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(bool(getattr(torch.cpu, name, lambda: False)()) for name in checks)
+
+
+def device_of(name: str) -> torch.device:
+    """`auto`, `cpu`, `cuda`, `cuda:1`.
+
+    Raises:
+        ConfigError: the device is unknown or not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"unknown device {name!r}; give auto, cpu or cuda") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device cuda was asked for, but PyTorch sees no GPU; use --device cpu")
+    return device
+
+
+def use_bf16(precision: Precision, device: torch.device, net: nn.Module, input_shape: tuple[int, ...]) -> bool:
+    """Whether to autocast `net` to bfloat16: as told, or where the hardware has it and the network is large enough."""
+    if precision != "auto":
+        return precision == "bf16"
+    has = torch.cuda.is_bf16_supported() if device.type == "cuda" else cpu_has_bf16()
+    return has and count_macs(net, input_shape) >= _WORTH_BF16
+
+
+def autocast(device: torch.device, enabled: bool) -> contextlib.AbstractContextManager[object]:
+    """Autocast to bfloat16, or nothing."""
+    return torch.autocast(device.type, torch.bfloat16) if enabled else contextlib.nullcontext()
+
+
+def channels_last(module: nn.Module) -> nn.Module:
+    """Convolution weights in channels_last order, which both oneDNN and cuDNN prefer."""
+    return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]

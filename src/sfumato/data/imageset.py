@@ -1,0 +1,122 @@
+"""Labelled images in memory: one uint8 tensor, checked once, identified by its content."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from sfumato.errors import DataError
+
+__all__ = ["DataSets", "ImageSet", "Progress"]
+
+Progress = Callable[[int, int], None]
+"""Called with (done, total) while something long is read: images, or bytes of a download."""
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Images with their classes.
+
+    Attributes:
+        images: uint8 pixels, (N, C, H, W) with N >= 1.
+        labels: int64 class indices, (N,), each in 0 .. len(classes) - 1.
+        classes: the names of the classes.
+
+    Raises:
+        DataError: a shape, a dtype or a label does not fit, or there is no image.
+    """
+
+    images: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        images, labels = self.images, self.labels
+        if images.dtype != torch.uint8 or images.ndim != 4:
+            raise DataError(
+                f"images are {images.dtype} of shape {tuple(images.shape)}; give 8-bit pixels: uint8 of shape (N, C, H, W)"
+            )
+        if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+            raise DataError(
+                f"labels are {labels.dtype} of shape {tuple(labels.shape)} for {len(images)} images; give int64, one per image"
+            )
+        if images.numel() == 0:
+            raise DataError(f"the set is empty (images of shape {tuple(images.shape)}); give at least one image")
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or high >= len(self.classes):
+            raise DataError(
+                f"labels run from {low} to {high}, but there are {len(self.classes)} classes; "
+                f"labels must lie in 0 .. {len(self.classes) - 1}: correct them or name the missing classes"
+            )
+        object.__setattr__(self, "classes", tuple(self.classes))
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        channels, height, width = self.images.shape[1:]
+        return channels, height, width
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are, also those without an image here."""
+        return len(self.classes)
+
+    def subset(self, indices: Tensor | Sequence[int]) -> "ImageSet":
+        """The images at these positions, in this order, copied; a boolean mask of length N works too.
+
+        Raises:
+            DataError: no index, or one outside 0 .. N - 1.
+        """
+        index = torch.as_tensor(indices, device=self.images.device)
+        if index.numel() == 0:
+            raise DataError("no index is given, and a set cannot be empty; choose at least one image")
+        if index.dtype == torch.bool:
+            if index.shape != self.labels.shape:
+                raise DataError(
+                    f"the mask has shape {tuple(index.shape)}; give one value for each of the {len(self)} images"
+                )
+        elif index.ndim != 1 or int(index.min()) < 0 or int(index.max()) >= len(self):
+            raise DataError(
+                f"indices of shape {tuple(index.shape)} run from {index.min()} to {index.max()}; "
+                f"give a flat list of positions in 0 .. {len(self) - 1}"
+            )
+        return ImageSet(self.images[index], self.labels[index], self.classes)
+
+    def fingerprint(self) -> str:
+        """SHA-256 (hexadecimal) of shape, pixels, labels and class names: equal if and only if the content is."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
+        digest = hashlib.sha256(repr((tuple(self.images.shape), self.classes)).encode())
+        digest.update(memoryview(self.images.cpu().contiguous().numpy()))
+        digest.update(memoryview(self.labels.cpu().contiguous().numpy()))
+        return digest.hexdigest()
+
+    def float(self, indices: Tensor | None = None) -> Tensor:
+        """The images (or those at `indices`) as float32 in [0, 1], (n, C, H, W)."""
+        images = self.images if indices is None else self.images[indices]
+        return images.to(torch.float32).div_(255)
+
+
+@dataclass(frozen=True)
+class DataSets:
+    """What a data source gives.
+
+    Attributes:
+        name: of the source, such as `cifar10`.
+        train: to learn from; every choice is made on a part held out of it (`hold_out`).
+        test: to report on, never to choose by.
+        caveat: a sentence on what the data is and what its numbers do not show; empty if there is nothing to say.
+    """
+
+    name: str
+    train: ImageSet
+    test: ImageSet
+    caveat: str = ""

@@ -1,0 +1,44 @@
+"""What can go wrong because of an input: one class per reason, one sentence with cause and remedy each."""
+
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "FeatureError",
+    "NotFittedError",
+    "SfumatoError",
+    "SfumatoWarning",
+    "StorageError",
+]
+
+
+class SfumatoError(ValueError):
+    """Base of every error a user can cause; the command line prints its sentence and exits with 2."""
+
+
+class ConfigError(SfumatoError):
+    """A setting has no meaning, or contradicts another one."""
+
+
+class DataError(SfumatoError):
+    """A data set is missing, damaged, or not what it claims to be."""
+
+
+class FeatureError(SfumatoError):
+    """A feature or label tensor has the wrong shape, dtype or values."""
+
+
+class NotFittedError(SfumatoError):
+    """Something was asked for before the call that computes it."""
+
+
+class CheckpointError(SfumatoError):
+    """A checkpoint or run folder belongs to another model, another version, or is damaged."""
+
+
+class StorageError(SfumatoError):
+    """A file could not be written; what was there before is untouched."""
+
+
+class SfumatoWarning(UserWarning):
+    """Something works but does not do what the user hopes for; the text names the remedy."""

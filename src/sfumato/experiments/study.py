@@ -1,0 +1,177 @@
+"""The longer study behind the demo: five folds over all digits, CEM against the noise-only curve at equal accuracy."""
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from sfumato.evidence import evidence
+from sfumato.experiments.demo import digit_job
+from sfumato.experiments.job import Job
+from sfumato.experiments.pool import Done, run_jobs
+from sfumato.files import write_json
+
+__all__ = ["compare_at_equal_accuracy", "equal_accuracy_error", "run_study"]
+
+FOLDS = 5
+NOISES = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8)
+POINTS = tuple((noise, lam) for noise in (0.1, 0.2, 0.3) for lam in (0.1, 0.3, 1.0))
+# 97.5 % quantile of Student's t with FOLDS - 1 = 4 degrees of freedom: the jackknife's interval.
+_T = 2.776
+
+Curve = list[tuple[float, float]]
+"""`(accuracy, error)` per noise level, in order of increasing noise."""
+
+
+def run_study(folder: Path, *, done: Done | None = None) -> dict[str, Any]:
+    """Run what is missing of all folds and write `study.json`."""
+    began = time.monotonic()
+    jobs = [_job("noise", fold, noise, 0.0) for fold in range(FOLDS) for noise in NOISES]
+    jobs += [_job("noise+cem", fold, noise, lam) for fold in range(FOLDS) for noise, lam in POINTS]
+    lines = run_jobs(jobs, folder / "jobs", done=done)
+    study = compare_at_equal_accuracy(lines)
+    study |= {
+        "seconds": round(time.monotonic() - began, 1),
+        "unconverged": sum(not line["converged"] for line in lines),
+        "evidence": evidence("cpu") | {"threads": 1},
+        "train_config": lines[0]["train_config"],
+        "attack_config": lines[0]["attack_config"],
+    }
+    write_json(folder / "study.json", study)
+    return study
+
+
+def _job(defense: str, fold: int, noise: float, lam: float) -> Job:
+    return digit_job(defense, seed=fold, noise_std=noise, lam=lam or 1.0, fold=fold)
+
+
+def compare_at_equal_accuracy(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """CEM's error over the noise-only error at the same accuracy, with jackknife intervals over folds.
+
+    Accuracies and errors are averaged over folds first, since one fold's accuracy is too coarse to interpolate with.
+    The standard error of the log ratio is the delete-one-fold jackknife's, its 95 % interval uses Student's t.
+    """
+    folds = sorted({line["fold"] for line in lines})
+    keys = sorted({(line["noise_std"], line["lam"]) for line in lines if line["defense"] == "noise+cem"})
+
+    def ratios(kept: Sequence[int]) -> list[float]:
+        curve = _curve(lines, kept)
+        logs = []
+        for noise, lam in keys:
+            accuracy, error = _mean(lines, "noise+cem", noise, lam, kept)
+            logs.append(math.log(error / equal_accuracy_error(curve, accuracy)))
+        return logs
+
+    def overall(kept: Sequence[int]) -> list[float]:
+        return [statistics.fmean(ratios(kept))]
+
+    curve = _curve(lines, folds)
+    points = []
+    for (noise, lam), (log, se) in zip(keys, _jackknife(ratios, folds), strict=True):
+        accuracy, _ = _mean(lines, "noise+cem", noise, lam, folds)
+        points.append(
+            {
+                "defense": "noise+cem",
+                "noise_std": noise,
+                "lam": lam,
+                **_spread(lines, "noise+cem", noise, lam),
+                "curve_mse": equal_accuracy_error(curve, accuracy),
+                "ratio": math.exp(log),
+                "ratio_ci": [math.exp(log - _T * se), math.exp(log + _T * se)],
+                "below_curve_se": max(0.0, -log / se) if se > 0 else 0.0,
+                "beyond_curve": accuracy > curve[0][0],
+            }
+        )
+    ((log, se),) = _jackknife(overall, folds)
+    return {
+        "points": points,
+        "noise_curve": [{"noise_std": noise, **_spread(lines, "noise", noise, 0.0)} for noise in _noises(lines)],
+        "overall": {
+            "ratio": math.exp(log),
+            "ci": [math.exp(log - _T * se), math.exp(log + _T * se)],
+            "folds": len(folds),
+            "digits": 1797,
+            "worst_below_curve_se": max(point["below_curve_se"] for point in points),
+        },
+    }
+
+
+def equal_accuracy_error(curve: Curve, accuracy: float) -> float:
+    """The error of the noise-only curve at `accuracy`, interpolated linearly.
+
+    More noise cannot help accuracy, so measured accuracies are first made non-increasing along the noise (isotonic
+    regression by pooling adjacent violators); where several noise levels then share an accuracy the largest error
+    counts. Beyond the ends the nearest end counts. Both favour noise alone.
+    """
+    pooled = _non_increasing([point[0] for point in curve])
+    errors = [point[1] for point in curve]
+    if accuracy >= pooled[0]:
+        return max(error for level, error in zip(pooled, errors, strict=True) if level == pooled[0])
+    for index in range(len(pooled) - 1, 0, -1):
+        high, low = pooled[index - 1], pooled[index]
+        if accuracy <= low:
+            return errors[index]
+        if low < accuracy <= high:
+            share = (high - accuracy) / (high - low)
+            return errors[index - 1] + share * (errors[index] - errors[index - 1])
+    return errors[0]
+
+
+def _non_increasing(values: Sequence[float]) -> list[float]:
+    blocks: list[list[float]] = []
+    for value in values:
+        blocks.append([value, 1.0])
+        while len(blocks) > 1 and blocks[-2][0] < blocks[-1][0]:
+            mean, count = blocks.pop()
+            before = blocks[-1]
+            before[0] = (before[0] * before[1] + mean * count) / (before[1] + count)
+            before[1] += count
+    return [mean for mean, count in blocks for _ in range(int(count))]
+
+
+def _jackknife(statistic: Callable[[Sequence[int]], list[float]], folds: Sequence[int]) -> list[tuple[float, float]]:
+    """`(estimate, standard error)` of each component of the statistic."""
+    whole = statistic(folds)
+    parts = [statistic([fold for fold in folds if fold != left_out]) for left_out in folds]
+    count = len(folds)
+    result = []
+    for index, value in enumerate(whole):
+        column = [part[index] for part in parts]
+        mean = statistics.fmean(column)
+        result.append((value, math.sqrt((count - 1) / count * sum((entry - mean) ** 2 for entry in column))))
+    return result
+
+
+def _select(lines: Sequence[dict[str, Any]], defense: str, noise: float, lam: float) -> list[dict[str, Any]]:
+    return [
+        line
+        for line in lines
+        if line["defense"] == defense and line["noise_std"] == noise and (defense == "noise" or line["lam"] == lam)
+    ]
+
+
+def _mean(
+    lines: Sequence[dict[str, Any]], defense: str, noise: float, lam: float, kept: Sequence[int]
+) -> tuple[float, float]:
+    own = [line for line in _select(lines, defense, noise, lam) if line["fold"] in kept]
+    return statistics.fmean(line["accuracy"] for line in own), statistics.fmean(line["mse_test"] for line in own)
+
+
+def _spread(lines: Sequence[dict[str, Any]], defense: str, noise: float, lam: float) -> dict[str, float]:
+    own = _select(lines, defense, noise, lam)
+    spread = {}
+    for name, key in (("accuracy", "accuracy"), ("mse_test", "mse")):
+        values = [line[name] for line in own]
+        spread[name] = statistics.fmean(values)
+        spread[f"{key}_se"] = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+    return spread
+
+
+def _noises(lines: Sequence[dict[str, Any]]) -> list[float]:
+    return sorted({line["noise_std"] for line in lines if line["defense"] == "noise"})
+
+
+def _curve(lines: Sequence[dict[str, Any]], kept: Sequence[int]) -> Curve:
+    return [_mean(lines, "noise", noise, 0.0, kept) for noise in _noises(lines)]

@@ -1,0 +1,159 @@
+"""Whether a CEM training is well: section 3.4 of the paper measured, and warnings with a remedy."""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sfumato import bounds
+
+__all__ = ["Diagnostics", "Health", "diagnose"]
+
+_SCALE_LIMIT = 4.0
+_ENOUGH_PER_CLUSTER = 20
+
+
+@dataclass(frozen=True)
+class Diagnostics:
+    """The state of the mixture after the last refresh.
+
+    Attributes:
+        information: bound of Theorem 2 on I(z; z_hat), nats, from the moments of the training features.
+        information_per_dimension: the same divided by D.
+        own_cluster_posterior: Eq. 4, E_z[P(own cluster | z)], estimated on kept training features with fresh noise.
+            1 means that the noisy feature still tells its cluster: full utility.
+        mean_gap: min over i != j of |mu_i - mu_j|^2.
+        noise_power: Tr Sigma_p = D sigma^2.
+        spread: max over i != j of Tr(Sigma_i + Sigma_j).
+        gap_over_noise, noise_over_spread: the two ratios that section 3.4 wants to be much larger than 1.
+        smallest_cluster, empty_clusters, samples: how many samples the estimates rest on.
+        notes: what a reader has to know before quoting these numbers; empty where nothing is wrong.
+    """
+
+    information: float
+    information_per_dimension: float
+    own_cluster_posterior: float
+    mean_gap: float
+    noise_power: float
+    spread: float
+    gap_over_noise: float
+    noise_over_spread: float
+    smallest_cluster: int
+    empty_clusters: int
+    samples: int
+    notes: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, which knows no infinity: a ratio over zero becomes None."""
+        plain = asdict(self) | {"notes": list(self.notes)}
+        return {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in plain.items()
+        }
+
+
+def diagnose(
+    *,
+    weights: Tensor,
+    means: Tensor,
+    covariances: Tensor,
+    counts: Tensor,
+    noise_variance: float,
+    information: float,
+    features: Tensor,
+    clusters: Tensor,
+    seed: int,
+) -> Diagnostics:
+    """Measure section 3.4 on a mixture; `features` (n, D) of known `clusters` (n,) stand for the training set."""
+    dim = means.shape[1]
+    generator = torch.Generator(device=features.device).manual_seed(seed)
+    noise = torch.randn(features.shape, generator=generator, device=features.device, dtype=features.dtype)
+    z = features + noise_variance**0.5 * noise
+    filled = counts[counts > 0]
+    gap = bounds.separation(weights, means, covariances, noise_variance)
+    posterior = bounds.own_cluster_posterior(z, clusters, weights, means, covariances, noise_variance)
+    smallest, empty = int(filled.min()), int((counts == 0).sum())
+    return Diagnostics(
+        information=information,
+        information_per_dimension=information / dim,
+        own_cluster_posterior=float(posterior),
+        mean_gap=float(gap.mean_gap),
+        noise_power=float(gap.noise_power),
+        spread=float(gap.spread),
+        gap_over_noise=float(gap.gap_over_noise),
+        noise_over_spread=float(gap.noise_over_spread),
+        smallest_cluster=smallest,
+        empty_clusters=empty,
+        samples=int(counts.sum()),
+        notes=tuple(_notes(smallest, empty, len(counts), filled, dim, covariances.ndim == 3)),
+    )
+
+
+def _notes(smallest: int, empty: int, clusters: int, filled: Tensor, dim: int, full: bool) -> list[str]:
+    notes = []
+    needed = 3 * dim if full else _ENOUGH_PER_CLUSTER
+    typical = float(filled.double().median())
+    if typical < needed:
+        notes.append(
+            f"a typical cluster has {typical:.0f} samples, but sample moments in {dim} dimensions underestimate the "
+            f"information below about {needed}: read it as a training signal, not as a bound"
+        )
+    if empty:
+        notes.append(f"{empty} of {clusters} clusters are empty; fewer clusters per class would do")
+    if smallest == 1:
+        notes.append("at least one cluster is a single sample, whose covariance is zero")
+    return notes
+
+
+class Health:
+    """Remembers the feature's scale between refreshes and says when a training goes wrong.
+
+    Args:
+        needed: nats needed to tell the classes apart, log n.
+    """
+
+    def __init__(self, needed: float) -> None:
+        self.needed = needed
+        self.reference: float | None = None
+        self.was_informative = False
+        self.refreshes = 0
+        self.told: set[str] = set()
+
+    def check(self, variances: Tensor, noise_variance: float, counts: Tensor) -> list[str]:
+        """Messages of conditions that newly hold: collapse, escape by scale, degenerate clusters.
+
+        Args:
+            variances: (D,) variance of each dimension over the whole set.
+            noise_variance: sigma^2.
+            counts: (k,) samples per cluster.
+        """
+        self.refreshes += 1
+        # The Gaussian with these variances bounds the information of any feature that has them.
+        ceiling = 0.5 * float((variances.double() / noise_variance).log1p().sum())
+        scale = math.sqrt(float(variances.double().mean()))
+        collapsed = ceiling < self.needed
+        found: dict[str, str] = {}
+        if collapsed and (self.was_informative or self.refreshes > 5):
+            found["collapse"] = (
+                f"the features have collapsed: they can carry at most {ceiling:.2g} nats through the noise, and "
+                f"telling the classes apart takes {self.needed:.2g}; lower lambda, or use the 'ramp' schedule"
+            )
+        if self.reference is None or self.refreshes <= 2:
+            self.reference = max(scale, self.reference or 0.0)
+        elif scale > 1.0 and scale > _SCALE_LIMIT * self.reference:
+            found["scale"] = (
+                f"the encoder escapes the noise by scale: the features' standard deviation grew from "
+                f"{self.reference:.2g} to {scale:.2g}; bound them (a sigmoid at the end of the encoder, or clip_norm)"
+            )
+        thin = int((counts < 2).sum())
+        if 2 * thin > len(counts):
+            found["clusters"] = (
+                f"{thin} of {len(counts)} clusters have fewer than two samples; lower clusters_per_class or refresh "
+                "with more samples"
+            )
+        self.was_informative = self.was_informative or not collapsed
+        new = [text for kind, text in found.items() if kind not in self.told]
+        self.told |= set(found)
+        return new

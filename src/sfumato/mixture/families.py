@@ -1,0 +1,128 @@
+"""The three covariance families, and the exact moments of a hard partition in each of them."""
+
+from typing import Literal, NamedTuple, cast, get_args
+
+import torch
+from torch import Tensor
+
+from sfumato.errors import ConfigError, FeatureError
+from sfumato.mixture._inputs import (
+    check_assignment,
+    check_features,
+    check_positive,
+    chunk_rows,
+    sorted_clusters,
+)
+
+__all__ = ["Covariance", "Moments", "check_covariance", "moments"]
+
+Covariance = Literal["full", "diagonal", "spherical"]
+
+
+class Moments(NamedTuple):
+    """Population moments of k clusters of D-dimensional features.
+
+    Attributes:
+        counts: (k,) int64, n_j.
+        means: (k, D), mu_j.
+        covariances: Sigma_j as (k, D, D) full, (k, D) diagonal or (k,) spherical.
+    """
+
+    counts: Tensor
+    means: Tensor
+    covariances: Tensor
+
+
+def check_covariance(name: str) -> Covariance:
+    """The name of a covariance family, checked.
+
+    Raises:
+        ConfigError: the name is none of `full`, `diagonal`, `spherical`.
+    """
+    known = get_args(Covariance)
+    if name not in known:
+        raise ConfigError(f"covariance is {name!r}; choose one of {', '.join(known)}")
+    return cast(Covariance, name)
+
+
+def moments(
+    features: Tensor,
+    assignment: Tensor,
+    k: int,
+    covariance: Covariance,
+    *,
+    fallback: Tensor | None = None,
+) -> Moments:
+    r"""Exact population moments of each cluster of a hard partition.
+
+        mu_j = 1/n_j sum_{i in j} z_i,    Sigma_j = 1/n_j sum_{i in j} (z_i - mu_j)(z_i - mu_j)^T
+
+    `diagonal` keeps the D variances of Sigma_j, `spherical` their average Tr Sigma_j / D. Dividing by n_j, not by
+    n_j - 1, makes Theorem 2 hold for the empirical distribution. Samples are centred before they are squared and
+    chunks are merged by their means (Chan, Golub and LeVeque 1983), so an offset of the features costs no digits.
+    Works cluster by cluster and chunk by chunk: next to the result it needs a few megabytes. Differentiable with
+    respect to the features; call it under `torch.no_grad()` where that is not wanted.
+
+    Args:
+        features: (n, D) float32 or float64.
+        assignment: (n,) int64 in [0, k).
+        k: number of clusters.
+        covariance: the family.
+        fallback: (k, D) means for clusters without samples; zeros when left out.
+
+    Returns:
+        Moments in the dtype of the features. A cluster without samples has its fallback mean and covariance 0; so
+        has a cluster of one sample its own position and covariance 0.
+
+    Raises:
+        ConfigError: an unknown family, or k below 1.
+        FeatureError: features, assignment or fallback of another shape or dtype, or an assignment out of range.
+    """
+    check_covariance(covariance)
+    check_positive(k=k)
+    check_features(features)
+    check_assignment(assignment, len(features), k)
+    dim = features.shape[1]
+    if fallback is not None and fallback.shape != (k, dim):
+        raise FeatureError(f"fallback means have shape {tuple(fallback.shape)}; pass ({k}, {dim})")
+    means = features.new_zeros(k, dim) if fallback is None else fallback.detach().to(features).clone()
+    shape = {"full": (k, dim, dim), "diagonal": (k, dim), "spherical": (k,)}[covariance]
+    covariances = features.new_zeros(shape)
+    order, counts, ends = sorted_clusters(assignment, k)
+    start = 0
+    for j, end in enumerate(ends):
+        if end > start:
+            means[j], scatter = _cluster(features, order[start:end], full=covariance == "full")
+            covariances[j] = scatter.mean() if covariance == "spherical" else scatter
+        start = end
+    return Moments(counts, means, covariances)
+
+
+def _cluster(features: Tensor, rows: Tensor, *, full: bool) -> tuple[Tensor, Tensor]:
+    """Mean (D,) and covariance (D, D) or variances (D,) of the samples `rows`, chunk merged into chunk."""
+    seen = 0
+    mean = features.new_zeros(features.shape[1], dtype=torch.float64)
+    spread = features.new_zeros((features.shape[1],) * (2 if full else 1))
+    for part in rows.split(chunk_rows(features.shape[1], features.device)):
+        chunk = features[part]
+        count = len(part)
+        rough = chunk.detach().mean(0)
+        centred = chunk - rough
+        # What the rounding of the first mean left over; it belongs to the mean and has to leave the squares.
+        rest = centred.sum(0, dtype=torch.float64) / count
+        here = rough.double() + rest
+        shift = (here - mean).to(features.dtype)
+        rest = rest.to(features.dtype)
+        share = count / (seen + count)
+        between = share * (1 - share)
+        if full:
+            inside = centred.T @ centred / count - torch.outer(rest, rest)
+            spread = torch.lerp(spread, inside, share) + between * torch.outer(shift, shift)
+        else:
+            inside = centred.square().mean(0) - rest.square()
+            spread = torch.lerp(spread, inside, share) + between * shift.square()
+        mean = mean + (here - mean) * share
+        seen += count
+    if not full:
+        spread = spread.clamp(min=0)
+    return mean.to(features.dtype), spread

@@ -1,0 +1,228 @@
+"""k-means: greedy k-means++ starts, Lloyd's iterations, and the nearest-centre rule, all in chunked matrix products."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from sfumato.errors import ConfigError, FeatureError
+from sfumato.mixture._inputs import (
+    check_features,
+    check_finite,
+    check_positive,
+    chunk_rows,
+    random_unit,
+    seeded,
+)
+
+__all__ = ["KMeansResult", "kmeans", "kmeans_plus_plus", "nearest"]
+
+# Lloyd stops when the centres moved, squared and summed, by less than this share of the mean variance.
+_TOLERANCE = 1e-4
+
+
+class KMeansResult(NamedTuple):
+    """What `kmeans` found.
+
+    Attributes:
+        centres: (k, D).
+        assignment: (n,) int64, `nearest(features, centres)`.
+        inertia: sum of the squared distances to the assigned centres.
+        iterations: updates of the centres that were made.
+    """
+
+    centres: Tensor
+    assignment: Tensor
+    inertia: float
+    iterations: int
+
+
+class _Pass(NamedTuple):
+    assignment: Tensor
+    distance: Tensor
+    counts: Tensor
+    sums: Tensor
+
+
+def scores(features: Tensor, centres: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    """`(rows, s)`: rows = features - shift, and s (n, k) = 1/2 |c|^2 - rows . c, half the squared distance but for |rows|^2."""
+    rows = features - shift
+    moved = centres - shift
+    return rows, torch.addmm(0.5 * moved.square().sum(1), rows, moved.T, alpha=-1.0)
+
+
+@torch.no_grad()
+def nearest(features: Tensor, centres: Tensor) -> Tensor:
+    """The index of the nearest centre of each sample, (n,) int64; of equally near ones the first.
+
+    Distances are `|x|^2 - 2 x.c + |c|^2` around the mean of the centres, one matrix product per chunk.
+
+    Args:
+        features: (n, D).
+        centres: (k, D).
+
+    Raises:
+        FeatureError: features of another shape or dtype than (n, D) float32 or float64.
+    """
+    check_features(features, centres.shape[1])
+    shift = centres.mean(0)
+    chunks = features.split(chunk_rows(features.shape[1], features.device))
+    return torch.cat([scores(chunk, centres, shift)[1].argmin(1) for chunk in chunks])
+
+
+@torch.no_grad()
+def kmeans_plus_plus(features: Tensor, k: int, generator: torch.Generator | None = None) -> Tensor:
+    """k samples as first centres, far apart: greedy k-means++ (Arthur and Vassilvitskii 2007).
+
+    Each next centre is drawn with probability proportional to the squared distance to the centres so far; of
+    2 + log k such candidates the one that lowers the sum of squared distances most is kept. When all samples
+    coincide with a centre already (fewer than k distinct samples), the rest are random repetitions.
+
+    Args:
+        features: (n, D) with n >= 1.
+        k: number of centres.
+        generator: source of randomness; a new one with seed 0 when left out.
+
+    Returns:
+        (k, D), rows of `features`.
+
+    Raises:
+        ConfigError: k below 1.
+        FeatureError: features of a wrong shape or dtype, without samples, or not finite.
+    """
+    check_positive(k=k)
+    check_features(features)
+    check_finite(features)
+    source = seeded(generator)
+    shift = features.mean(0)
+    chunks = features.split(chunk_rows(features.shape[1], features.device))
+    norms = torch.cat([(chunk - shift).square().sum(1) for chunk in chunks])
+    # Rounding makes the distance between equal samples a little more than 0; below this it counts as 0.
+    noise = 16 * torch.finfo(features.dtype).eps
+
+    def distances(candidates: Tensor) -> Tensor:
+        """(n, t) squared distances of all samples to the candidate samples (t,)."""
+        moved = features[candidates] - shift
+        scale = norms[:, None] + norms[candidates]
+        cross = torch.cat([(chunk - shift) @ moved.T for chunk in chunks])
+        squared = scale - 2 * cross
+        return squared.masked_fill_(squared <= noise * scale, 0.0)
+
+    trials = 2 + int(math.log(k))
+    chosen = (random_unit(1, source, features) * len(features)).long()
+    closest = distances(chosen).squeeze(1)
+    picks = [chosen]
+    for _ in range(k - 1):
+        mass = closest.cumsum(0, dtype=torch.float64)
+        drawn = random_unit(trials, source, features)
+        if float(mass[-1]) == 0.0:
+            picks.append((drawn[:1] * len(features)).long())
+            continue
+        candidates = torch.searchsorted(mass, drawn * mass[-1], right=True).clamp_(max=len(features) - 1)
+        lowered = torch.minimum(distances(candidates), closest[:, None])
+        best = lowered.sum(0, dtype=torch.float64).argmin()
+        closest = lowered[:, best]
+        picks.append(candidates[best].reshape(1))
+    return features[torch.cat(picks)]
+
+
+@torch.no_grad()
+def kmeans(
+    features: Tensor,
+    k: int,
+    *,
+    init: Tensor | None = None,
+    iterations: int = 100,
+    generator: torch.Generator | None = None,
+) -> KMeansResult:
+    """Lloyd's algorithm: assign to the nearest centre, move each centre to the mean of its samples, repeat.
+
+    Stops early when no sample changes its cluster or the centres hardly move (squared and summed, by less than
+    1e-4 of the mean variance of the features). A cluster that runs empty is restarted at the sample farthest from
+    its centre. With fewer than k distinct samples the surplus clusters stay empty; that is no error.
+
+    Args:
+        features: (n, D) with n >= 1.
+        k: number of clusters.
+        init: (k, D) centres to start from; `kmeans_plus_plus` when left out.
+        iterations: at most so many updates; 0 assigns to the first centres.
+        generator: source of randomness for the start; a new one with seed 0 when left out.
+
+    Raises:
+        ConfigError: k below 1, a negative number of iterations, or `init` of another shape.
+        FeatureError: features of a wrong shape or dtype, without samples, or not finite.
+    """
+    check_positive(k=k)
+    check_features(features)
+    check_finite(features)
+    if iterations < 0:
+        raise ConfigError(f"iterations is {iterations}; give 0 or more")
+    if init is not None and init.shape != (k, features.shape[1]):
+        raise ConfigError(f"init has shape {tuple(init.shape)}; pass centres of shape ({k}, {features.shape[1]})")
+    if init is not None and not bool(torch.isfinite(init).all()):
+        raise FeatureError("init holds NaN or infinite centres; start without init")
+    start = kmeans_plus_plus(features, k, generator) if init is None else init
+    centres = start.detach().to(features)
+    shift = features.mean(0)
+    enough = -1.0
+    assignment: Tensor | None = None
+    updates = 0
+    while updates < iterations:
+        found = _assign(features, centres, shift, sums=True)
+        if assignment is not None and torch.equal(assignment, found.assignment):
+            break
+        if assignment is None:
+            enough = _TOLERANCE * _mean_variance(features, shift)
+        assignment = found.assignment
+        moved = _update(features, centres, shift, found)
+        distance = float((moved - centres).double().square().sum())
+        centres = moved
+        updates += 1
+        if distance <= enough:
+            break
+    last = _assign(features, centres, centres.mean(0), sums=False)
+    return KMeansResult(centres, last.assignment, float(last.distance.sum(dtype=torch.float64)), updates)
+
+
+def _assign(features: Tensor, centres: Tensor, shift: Tensor, *, sums: bool) -> _Pass:
+    """One pass over all samples: nearest centre, squared distance and, where asked, the sums of rows - shift."""
+    k, dim = centres.shape
+    assignments, distances = [], []
+    total = features.new_zeros(k, dim, dtype=torch.float64)
+    for chunk in features.split(chunk_rows(dim, features.device)):
+        rows, score = scores(chunk, centres, shift)
+        assignment = score.argmin(1)
+        half = score.gather(1, assignment[:, None]).squeeze(1)
+        assignments.append(assignment)
+        distances.append((rows.square().sum(1) + 2 * half).clamp_(min=0))
+        if sums:
+            member = torch.nn.functional.one_hot(assignment, k).to(rows.dtype)
+            total += member.T @ rows
+    assignment = torch.cat(assignments)
+    return _Pass(assignment, torch.cat(distances), torch.bincount(assignment, minlength=k), total)
+
+
+def _mean_variance(features: Tensor, mean: Tensor) -> float:
+    chunks = features.split(chunk_rows(features.shape[1], features.device))
+    return sum(float((chunk - mean).square().sum(dtype=torch.float64)) for chunk in chunks) / features.numel()
+
+
+def _update(features: Tensor, centres: Tensor, shift: Tensor, found: _Pass) -> Tensor:
+    """The means of the clusters; an empty one gets the sample farthest from its centre, which leaves its cluster."""
+    counts, sums = found.counts.clone(), found.sums.clone()
+    empty = (counts == 0).nonzero().squeeze(1)
+    if len(empty):
+        eps = torch.finfo(features.dtype).eps
+        noise = 16 * eps * ((centres - shift).square().sum(1).max() + eps * shift.square().sum())
+        far = found.distance.topk(min(len(empty), len(features))).indices
+        # A sample on its centre, or alone in its cluster, would only swap one empty cluster for another.
+        far = far[(found.distance[far] > noise) & (counts[found.assignment[far]] > 1)]
+        empty = empty[: len(far)]
+        rows = (features[far] - shift).double()
+        donors = found.assignment[far]
+        sums.index_add_(0, donors, -rows)
+        counts.index_add_(0, donors, -torch.ones_like(donors))
+        sums[empty], counts[empty] = rows, torch.ones_like(empty)
+    means = (sums / counts.clamp(min=1)[:, None] + shift).to(centres.dtype)
+    return torch.where((counts > 0)[:, None], means, centres)

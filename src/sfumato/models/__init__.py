@@ -1,0 +1,20 @@
+"""Networks: the ones that are cut in two, and the one that redraws images from features."""
+
+from sfumato.models.count import count_macs, count_parameters
+from sfumato.models.digits import digits
+from sfumato.models.layers import Normalize
+from sfumato.models.reconstruction import ReconstructionNet, ResBlock
+from sfumato.models.registry import build, names
+from sfumato.models.vgg import vgg11
+
+__all__ = [
+    "Normalize",
+    "ReconstructionNet",
+    "ResBlock",
+    "build",
+    "count_macs",
+    "count_parameters",
+    "digits",
+    "names",
+    "vgg11",
+]

@@ -1,0 +1,75 @@
+"""VGG11 with batch normalisation, cut behind one of its first three convolutions."""
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from sfumato.errors import ConfigError
+from sfumato.models.layers import POOL, check_image_shape, plain_halves
+
+__all__ = ["vgg11"]
+
+_PLAN = (64, POOL, 128, POOL, 256, 256, POOL, 512, 512, POOL, 512, 512)
+_SMALLEST = 16  # four halvings before the last pool
+
+
+def vgg11(
+    *,
+    cut: int = 2,
+    num_classes: int = 10,
+    image_shape: Sequence[int] = (3, 32, 32),
+    bottleneck: int | None = 8,
+    stem: int | None = None,
+    mean: float | Sequence[float] = 0.5,
+    std: float | Sequence[float] = 0.25,
+) -> tuple[nn.Sequential, nn.Sequential]:
+    """Encoder and decoder of the paper's VGG11 (supplement, Table 9).
+
+    Encoder at the second convolution: Conv3x3(3->64), BatchNorm, ReLU, MaxPool2, Conv3x3(64->128), BatchNorm, ReLU,
+    MaxPool2, then the bottleneck Conv3x3(128->8) and a sigmoid. Decoder: Conv3x3(8->128), the six remaining
+    convolutions with their pools, then Dropout, Linear 512-512, ReLU, Dropout, Linear 512-512, ReLU, Linear
+    512-classes. Every convolution has a bias. For 3x32x32 images:
+
+        cut    feature    encoder parameters
+         1     8x16x16          6,536
+         2     8x8x8           85,256
+         3     8x8x8          390,152
+
+    The paper's cut is the second; the whole network then has 9,774,994 parameters.
+
+    The last pool takes the maximum over whatever map is left, 2x2 for 32x32 images (as published), 3x3 for 48x48 and
+    4x4 for 64x64, so the head is the same for every image size.
+
+    Args:
+        cut: the encoder ends behind this convolution, 1 to 3, and behind the pool that follows the first two.
+        num_classes: outputs of the decoder.
+        image_shape: (C, H, W), at least 16x16.
+        bottleneck: channels of the feature, which the sigmoid bounds to (0, 1). None gives the raw ReLU feature of 64,
+            128 or 256 channels: unbounded, so the channel needs a `clip_norm` for its noise to mean anything.
+        stem: channels of one more convolution in front (PATROL uses 16), or None.
+        mean: subtracted from the images, one number or one per channel.
+        std: divides the images, one number or one per channel.
+
+    Raises:
+        ConfigError: an argument is out of its range.
+    """
+    shape = check_image_shape(image_shape)
+    if min(shape[1:]) < _SMALLEST:
+        raise ConfigError(f"vgg11 needs images of at least {_SMALLEST}x{_SMALLEST}, got {shape}; use 'digits' instead")
+    if num_classes < 1:
+        raise ConfigError(f"num_classes is {num_classes}; give at least 1")
+    edge, cloud = plain_halves(
+        _PLAN, cut=cut, cuts=3, bottleneck=bottleneck, image_shape=shape, mean=mean, std=std, stem=stem
+    )
+    cloud["pool8"] = nn.MaxPool2d((shape[1] // 16, shape[2] // 16))
+    cloud["flatten"] = nn.Flatten()
+    cloud["head"] = nn.Sequential(
+        nn.Dropout(0.5),
+        nn.Linear(512, 512),
+        nn.ReLU(inplace=True),
+        nn.Dropout(0.5),
+        nn.Linear(512, 512),
+        nn.ReLU(inplace=True),
+        nn.Linear(512, num_classes),
+    )
+    return nn.Sequential(edge), nn.Sequential(cloud)

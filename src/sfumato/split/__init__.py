@@ -1,0 +1,7 @@
+"""A network in two halves with a channel between them, and cutting any network in two."""
+
+from sfumato.split.channel import Channel
+from sfumato.split.cut import split_at
+from sfumato.split.model import SplitModel, SplitOutput
+
+__all__ = ["Channel", "SplitModel", "SplitOutput", "split_at"]

@@ -1,0 +1,163 @@
+"""What happens to the feature before it leaves the device: transform, clip, add noise, quantise."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from sfumato.errors import ConfigError, FeatureError
+
+__all__ = ["Channel"]
+
+_MAX_BITS = 16  # float32 represents the levels of a finer grid only with rounding
+
+
+class Channel(nn.Module):
+    """edge output -> transforms -> clip -> z_hat -> + N(0, noise_std^2 I) -> quantise -> z, what leaves the device.
+
+    In symbols, for one sample with flattened transformed feature f:
+
+        z_hat = f * min(1, R / |f|_2)
+        z     = Q(z_hat + eps),   eps ~ N(0, sigma^2 I)
+
+    with R = `clip_norm`, sigma = `noise_std` and Q rounding to the nearest of 2^b equidistant levels from
+    `low - 4 sigma` to `high + 4 sigma`, b = `quantize_bits`. Values outside become the outermost level. The steps are
+    the same in training and in inference. With the default arguments the channel changes nothing.
+
+    bfloat16 and float16 features are widened to float32 first: a noise drawn in half precision is not Gaussian in its
+    low bits, and a sum rounded to half precision loses most of a small noise. The clip holds up to float32 rounding,
+    a relative 1e-6.
+
+    A transform is a module `feature -> feature` that a defence contributes. A transform that draws random numbers
+    declares `stochastic = True` and is called as `transform(feature, generator=generator)`, so that one seed decides
+    the whole release.
+
+    NaN or infinite features come out as NaN: a broken encoder stays visible, it is neither clipped nor rounded away.
+
+    Args:
+        noise_std: standard deviation sigma >= 0 of the noise on every coordinate; 0 adds none.
+        clip_norm: radius R > 0 of the L2 ball that holds every z_hat; None does not clip.
+        quantize_bits: bits b per coordinate, 1 to 16; None does not quantise. The gradient passes straight through.
+        low: smallest value of the noiseless feature, as the encoder promises it (0 for a sigmoid).
+        high: largest value of the noiseless feature.
+        transforms: modules, applied in this order.
+
+    Raises:
+        ConfigError: a setting is out of its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        noise_std: float = 0.0,
+        clip_norm: float | None = None,
+        quantize_bits: int | None = None,
+        low: float = 0.0,
+        high: float = 1.0,
+        transforms: Iterable[nn.Module] = (),
+    ) -> None:
+        super().__init__()
+        if not _is_number(noise_std) or noise_std < 0:
+            raise ConfigError(f"noise_std is {noise_std!r}; give a finite standard deviation of at least 0")
+        if clip_norm is not None and (not _is_number(clip_norm) or clip_norm <= 0):
+            raise ConfigError(f"clip_norm is {clip_norm!r}; give a finite radius above 0, or None not to clip")
+        if quantize_bits is not None and (type(quantize_bits) is not int or not 1 <= quantize_bits <= _MAX_BITS):
+            raise ConfigError(
+                f"quantize_bits is {quantize_bits!r}; give a whole number from 1 to {_MAX_BITS}, "
+                "or None not to quantise"
+            )
+        if not _is_number(low) or not _is_number(high) or low >= high:
+            raise ConfigError(f"the feature's range is [{low!r}, {high!r}]; give finite numbers with low below high")
+        stages = list(transforms)
+        for stage in stages:
+            if not isinstance(stage, nn.Module):
+                raise ConfigError(f"a transform is a {type(stage).__name__}; wrap it in a torch.nn.Module")
+        self.noise_std = float(noise_std)
+        self.clip_norm = None if clip_norm is None else float(clip_norm)
+        self.quantize_bits = quantize_bits
+        self.low = float(low)
+        self.high = float(high)
+        self.transforms = nn.ModuleList(stages)
+
+    @property
+    def quantization_range(self) -> tuple[float, float]:
+        """The lowest and the highest level of the quantiser, `(low - 4 sigma, high + 4 sigma)`."""
+        return self.low - 4.0 * self.noise_std, self.high + 4.0 * self.noise_std
+
+    def bound(self, edge_output: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """The transformed and clipped feature z_hat.
+
+        Args:
+            edge_output: (N, ...) output of the encoder, floating point.
+            generator: source of the random numbers of stochastic transforms; None uses torch's global one.
+
+        Returns:
+            (N, ...) z_hat; with a clip norm every sample has |z_hat|_2 <= R.
+
+        Raises:
+            FeatureError: the encoder's output is not a batch of floating-point features.
+        """
+        if not isinstance(edge_output, Tensor) or not edge_output.is_floating_point() or edge_output.ndim < 2:
+            raise FeatureError(
+                f"the encoder gave {_describe(edge_output)}; it has to give one floating-point tensor (N, ...)"
+            )
+        feature = edge_output.float() if edge_output.dtype in (torch.bfloat16, torch.float16) else edge_output
+        for transform in self.transforms:
+            if getattr(transform, "stochastic", False):
+                feature = transform(feature, generator=generator)
+            else:
+                feature = transform(feature)
+        return feature if self.clip_norm is None else _clip(feature, self.clip_norm)
+
+    def release(self, z_hat: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """What leaves the device: z_hat plus fresh noise, quantised.
+
+        Args:
+            z_hat: (N, ...) bounded feature.
+            generator: source of the noise; None uses torch's global one. A generator may live on the CPU while the
+                feature is on another device: then it gives the same noise on every device.
+
+        Returns:
+            (N, ...) z, differentiable with respect to z_hat (with gradient 1).
+        """
+        z = z_hat
+        if self.noise_std > 0:
+            device = z.device if generator is None else generator.device
+            noise = torch.randn(z.shape, generator=generator, device=device, dtype=z.dtype)
+            z = z + self.noise_std * noise.to(z.device)
+        return z if self.quantize_bits is None else _quantize(z, self.quantize_bits, *self.quantization_range)
+
+    def forward(self, edge_output: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """`release(bound(edge_output))`."""
+        return self.release(self.bound(edge_output, generator), generator)
+
+    def extra_repr(self) -> str:
+        return (
+            f"noise_std={self.noise_std}, clip_norm={self.clip_norm}, quantize_bits={self.quantize_bits}, "
+            f"low={self.low}, high={self.high}"
+        )
+
+
+def _clip(feature: Tensor, radius: float) -> Tensor:
+    norm = torch.linalg.vector_norm(feature.flatten(1), dim=1)
+    # Dividing by max(norm, R) instead of taking min(1, R / norm) keeps value and gradient finite at the zero vector.
+    scale = radius / norm.clamp_min(radius)
+    return feature * scale.reshape(-1, *(1,) * (feature.ndim - 1))
+
+
+def _quantize(z: Tensor, bits: int, lowest: float, highest: float) -> Tensor:
+    steps = 2**bits - 1
+    width = (highest - lowest) / steps
+    values = z.detach()
+    levels = ((values - lowest) / width).round().clamp(0, steps) * width + lowest
+    # z - values is exactly 0, so the sum is exactly a level; z + (levels - z) would leave rounding residue of z in it.
+    return levels + (z - values)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _describe(value: object) -> str:
+    return f"a {value.dtype} tensor {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"

@@ -1,0 +1,93 @@
+"""The split model: encoder on the device, channel, decoder in the cloud."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from sfumato.errors import ConfigError
+from sfumato.modes import evaluating
+from sfumato.split.channel import Channel
+
+__all__ = ["SplitModel", "SplitOutput"]
+
+
+class SplitOutput(NamedTuple):
+    """One pass through a split model, with its graph.
+
+    Attributes:
+        features: (N, ...) z_hat, before the noise; for training losses and bounds, never shown to an attack.
+        released: (N, ...) z, what left the device.
+        logits: the cloud's answer, (N, classes).
+    """
+
+    features: Tensor
+    released: Tensor
+    logits: Tensor
+
+
+class SplitModel(nn.Module):
+    """`cloud(channel(edge(x)))`, where `encode` is the only way to obtain what leaves the device.
+
+    Classifier, attacks, metrics and export all use `encode` or what is built on it, so a protection that reaches the
+    attacker but not the classifier, or the reverse, cannot be written. Every method takes an optional generator; equal
+    generator states give bitwise equal releases whichever method is asked.
+
+    An encoder with unbounded output defeats any noise by scaling its output up: end it in a sigmoid or give the
+    channel a `clip_norm`.
+
+    Args:
+        edge: encoder, images (N, C, H, W) -> feature (N, ...).
+        channel: what happens to the feature before it leaves.
+        cloud: decoder, released feature -> logits.
+
+    Raises:
+        ConfigError: a part is not a module, or the channel is not a `Channel`.
+    """
+
+    def __init__(self, edge: nn.Module, channel: Channel, cloud: nn.Module) -> None:
+        super().__init__()
+        for name, part in (("edge", edge), ("cloud", cloud)):
+            if not isinstance(part, nn.Module):
+                raise ConfigError(f"{name} is a {type(part).__name__}; give a torch.nn.Module")
+        if not isinstance(channel, Channel):
+            raise ConfigError(
+                f"channel is a {type(channel).__name__}; give a sfumato.Channel (the order is edge, channel, cloud)"
+            )
+        self.edge = edge
+        self.channel = channel
+        self.cloud = cloud
+
+    def features(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """z_hat (N, ...): bounded feature before noise. For training losses and bounds only."""
+        z_hat: Tensor = self.channel.bound(self.edge(x), generator)
+        return z_hat
+
+    def encode(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """z (N, ...): exactly what leaves the device, with fresh noise on every call."""
+        return self._release(x, generator)[1]
+
+    def outputs(self, x: Tensor, generator: torch.Generator | None = None) -> SplitOutput:
+        """Bounded feature, released feature and logits of one pass, with one draw of the noise."""
+        z_hat, z = self._release(x, generator)
+        # The cloud gets a copy: one that begins with an in-place layer would change what we report as released.
+        # The channel works in float32 or wider, so a cloud in half precision gets the copy in its own type.
+        like = next((value for value in self.cloud.parameters() if value.is_floating_point()), z)
+        logits: Tensor = self.cloud(z.to(like.dtype, copy=True))
+        return SplitOutput(z_hat, z, logits)
+
+    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """The logits, `cloud(encode(x))`."""
+        return self.outputs(x, generator).logits
+
+    def feature_shape(self, image_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of the released feature of one image of shape (C, H, W), without the batch dimension."""
+        like = next(self.edge.parameters(), torch.empty(0))
+        image = torch.zeros((1, *image_shape), device=like.device, dtype=like.dtype)
+        with evaluating(self):  # and a generator of its own: asking for a shape must not move the global one
+            z_hat = self.features(image, torch.Generator(like.device))
+        return tuple(z_hat.shape[1:])
+
+    def _release(self, x: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        z_hat = self.features(x, generator)
+        return z_hat, self.channel.release(z_hat, generator)

@@ -1,0 +1,132 @@
+"""Everything that defines a training, in one value that is stored with the run."""
+
+import hashlib
+import json
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, Self
+
+from sfumato.compute import Precision
+from sfumato.errors import CheckpointError, ConfigError
+
+__all__ = ["TrainConfig"]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of one training run.
+
+    Attributes:
+        data: name of a data set (`digits`, `cifar10`, `folder`, ...).
+        data_dir: where it lies; `digits` needs none.
+        limit: use only that many training images, balanced over the classes.
+        model: `auto` (the small network for digits, VGG11 otherwise), `digits` or `vgg11`.
+        cut: VGG11 is cut after this convolution, 1 to 3.
+        bottleneck: channels of the released feature.
+        epochs: passes over the training set.
+        batch_size: images per step.
+        lr: peak learning rate.
+        lr_schedule: `one_cycle` (short trainings) or `paper` (x 0.2 at 1/4, 1/2, 3/4 and 7/8 of the training).
+        momentum: of SGD.
+        weight_decay: of SGD.
+        augment: random crop and flip (for digits: shifts only).
+        noise_std: standard deviation of the noise on the wire.
+        clip_norm: L2 radius to which the feature is clipped, or none.
+        quantize_bits: bits per value on the wire, or none for floats.
+        cem: train with conditional entropy maximization.
+        lam: lambda, the weight of the CEM loss.
+        lam_schedule: `ramp`, `lr_coupled` or `constant`.
+        covariance: `full`, `diagonal` or `spherical`.
+        clusters_per_class: mixture components per class; the paper has 3.
+        scaling: `per_dimension`, `literal` or `as_published`.
+        update: `epoch` or `running`.
+        refresh_every: epochs between two fits of the mixture.
+        hold_out: fraction of the training set that is not learned from and serves every choice.
+        precision: `auto`, `fp32` or `bf16`.
+        device: `auto`, `cpu`, `cuda`.
+        seed: of everything random.
+        checkpoint_seconds: how much work a crash may cost at most.
+    """
+
+    data: str = "digits"
+    data_dir: str | None = None
+    limit: int | None = None
+    model: Literal["auto", "digits", "vgg11"] = "auto"
+    cut: int = 2
+    bottleneck: int = 8
+    epochs: int = 30
+    batch_size: int = 128
+    lr: float = 0.05
+    lr_schedule: Literal["one_cycle", "paper"] = "one_cycle"
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    augment: bool = True
+    noise_std: float = 0.025
+    clip_norm: float | None = None
+    quantize_bits: int | None = None
+    cem: bool = False
+    lam: float = 0.3
+    lam_schedule: Literal["ramp", "lr_coupled", "constant"] = "ramp"
+    covariance: Literal["full", "diagonal", "spherical"] = "full"
+    clusters_per_class: int = 3
+    scaling: Literal["per_dimension", "literal", "as_published"] = "per_dimension"
+    update: Literal["epoch", "running"] = "epoch"
+    refresh_every: int = 1
+    hold_out: float = 0.1
+    precision: Precision = "auto"
+    device: str = "auto"
+    seed: int = 0
+    checkpoint_seconds: float = 30.0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "clusters_per_class", "refresh_every", "bottleneck"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; give at least 1")
+        if self.limit is not None and self.limit < 1:
+            raise ConfigError(f"limit is {self.limit}; give the number of training images to use, at least 1")
+        if not 0 <= self.hold_out < 1:
+            raise ConfigError(f"hold_out is {self.hold_out}; give a fraction of the training set below 1, such as 0.1")
+        if not (math.isfinite(self.lr) and self.lr > 0):
+            raise ConfigError(f"lr is {self.lr}; give a positive learning rate such as 0.05")
+        if not (math.isfinite(self.noise_std) and self.noise_std >= 0):
+            raise ConfigError(f"noise_std is {self.noise_std}; give a standard deviation of 0 or more")
+        if self.cem and self.noise_std == 0:
+            raise ConfigError(
+                "noise_std = 0 with CEM: without noise the information in a feature is infinite, nothing can be "
+                "minimised; give a positive --noise-std such as 0.025"
+            )
+
+    @property
+    def network(self) -> str:
+        """The model's name with `auto` resolved."""
+        if self.model != "auto":
+            return self.model
+        return "digits" if self.data == "digits" else "vgg11"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the resulting weights: all settings but those of storage."""
+        ignored = {"checkpoint_seconds", "data_dir", "device"}
+        return {name: value for name, value in self.as_dict().items() if name not in ignored}
+
+    def digest(self) -> str:
+        """Eight hexadecimal digits of the identity, for folder names."""
+        text = json.dumps(self.identity(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Read what `as_dict` gave.
+
+        Raises:
+            CheckpointError: the values hold a setting that this version does not know.
+        """
+        known = {field.name for field in fields(cls)}
+        if foreign := sorted(set(values) - known):
+            raise CheckpointError(
+                f"the run was made by another version: unknown setting {', '.join(foreign)}; upgrade sfumato"
+            )
+        return cls(**values)

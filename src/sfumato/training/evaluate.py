@@ -1,0 +1,50 @@
+"""Measuring a split model: accuracy through the wire, and features for the mixture."""
+
+import torch
+from torch import Tensor
+
+from sfumato.compute import autocast
+from sfumato.data import ImageSet
+from sfumato.seeds import generator
+from sfumato.split import SplitModel
+
+__all__ = ["accuracy", "collect_features"]
+
+_CHUNK = 512
+
+
+@torch.no_grad()
+def accuracy(model: SplitModel, images: ImageSet, *, seed: int, draws: int = 1, bf16: bool = False) -> float:
+    """Share of images that the cloud recognises from what leaves the device, averaged over `draws` of the noise."""
+    was_training = model.training
+    model.eval()
+    device = next(model.parameters()).device
+    noise = generator(seed, "accuracy", device=device)
+    right = 0
+    for _ in range(draws):
+        for indices in torch.arange(len(images)).split(_CHUNK):
+            x = images.float(indices).to(device, memory_format=torch.channels_last)
+            with autocast(device, bf16):
+                logits = model(x, noise)
+            right += int((logits.argmax(1).cpu() == images.labels[indices]).sum())
+    model.train(was_training)
+    return right / (draws * len(images))
+
+
+@torch.no_grad()
+def collect_features(model: SplitModel, pixels: Tensor, *, bf16: bool = False) -> Tensor:
+    """z_hat of all images (N, C, H, W) uint8 in evaluation mode, (N, D) float32: one pass through the encoder."""
+    was_training = model.training
+    model.eval()
+    features: Tensor | None = None
+    for start in range(0, len(pixels), _CHUNK):
+        x = pixels[start : start + _CHUNK].to(memory_format=torch.channels_last).float().div_(255)
+        with autocast(pixels.device, bf16):
+            part = model.features(x).flatten(1)
+        if features is None:
+            features = torch.empty(len(pixels), part.shape[1], device=pixels.device)
+        features[start : start + len(part)] = part
+    model.train(was_training)
+    if features is None:
+        raise ValueError("no images")
+    return features

@@ -1,0 +1,188 @@
+"""Run folders: everything needed to run a training again, written as it happens, resumed by calling again.
+
+config.json         settings, the data's fingerprint and its caveat
+metrics.jsonl       one line per epoch
+state.safetensors   checkpoint while the training runs
+model.safetensors   weights, at the end
+result.json         written last: its presence means the run is complete
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sfumato import checkpoint, data
+from sfumato.data import DataSets, ImageSet
+from sfumato.errors import CheckpointError, DataError
+from sfumato.evidence import evidence
+from sfumato.files import write_json, write_text
+from sfumato.seeds import derive_seed
+from sfumato.split import SplitModel
+from sfumato.training.build import build_defenses, build_model
+from sfumato.training.config import TrainConfig
+from sfumato.training.evaluate import accuracy
+from sfumato.training.trainer import OnEpoch, OnStep, Trainer, check_enough
+
+__all__ = ["Run", "load_data", "load_run", "split_training_set", "train_run"]
+
+Loading = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished training, read back.
+
+    Attributes:
+        config: its settings.
+        model: the trained split model in evaluation mode.
+        result: its `result.json`.
+        folder: where it lies.
+    """
+
+    config: TrainConfig
+    model: SplitModel
+    result: dict[str, Any]
+    folder: Path
+
+
+def load_data(config: TrainConfig, progress: Loading | None = None) -> DataSets:
+    """The data set of a configuration, its training part limited as asked."""
+    sets = data.load(config.data, config.data_dir, seed=config.seed, progress=progress)
+    if config.limit is not None and config.limit < len(sets.train):
+        sets = replace(sets, train=data.limit(sets.train, config.limit, config.seed))
+    return sets
+
+
+def split_training_set(train: ImageSet, config: TrainConfig) -> tuple[ImageSet, ImageSet | None]:
+    """The part to learn from and the part held out of it."""
+    if config.hold_out == 0:
+        return train, None
+    return data.hold_out(train, config.hold_out, config.seed)
+
+
+def train_run(
+    config: TrainConfig,
+    folder: Path,
+    *,
+    sets: DataSets | None = None,
+    on_start: OnStep | None = None,
+    on_step: OnStep | None = None,
+    on_epoch: OnEpoch | None = None,
+) -> dict[str, Any]:
+    """Train in `folder`, from where an earlier call was interrupted; give the result.
+
+    Raises:
+        CheckpointError: the folder holds another run.
+    """
+    sets = sets or load_data(config, on_start)
+    _claim(folder, config, sets)
+    result_path = folder / "result.json"
+    if result_path.exists():
+        return _read_json(result_path)
+    fit, held_out = split_training_set(sets.train, config)
+    check_enough(fit, config)
+    defenses = build_defenses(config, sets.train.num_classes)
+    model = build_model(config, sets.train, defenses)
+    trainer = Trainer(model, defenses, fit, held_out, config)
+
+    def record(line: dict[str, Any]) -> None:
+        _write_lines(folder / "metrics.jsonl", trainer.history)
+        if on_epoch is not None:
+            on_epoch(line)
+
+    history = trainer.run(folder / "state.safetensors", on_step=on_step, on_epoch=record)
+    _write_lines(folder / "metrics.jsonl", history)
+    meta = {
+        "config": config.as_dict(),
+        "classes": list(sets.train.classes),
+        "image_shape": sets.train.image_shape,
+    }
+    checkpoint.save(folder / "model.safetensors", model.state_dict(), meta)
+    result = {
+        "accuracy": accuracy(model, sets.test, seed=derive_seed(config.seed, "test"), draws=_draws(sets.test)),
+        "accuracy_held_out": history[-1].get("accuracy_held_out"),
+        "information": history[-1].get("cem_information"),
+        "train_images": len(fit),
+        "held_out_images": len(held_out) if held_out is not None else 0,
+        "test_images": len(sets.test),
+        "caveat": sets.caveat,
+        "seconds": sum(line["seconds"] for line in history),
+        "config": config.as_dict(),
+        "data": sets.train.fingerprint(),
+        "evidence": evidence(trainer.device, bf16=trainer.bf16),
+    }
+    write_json(result_path, result)
+    (folder / "state.safetensors").unlink(missing_ok=True)
+    return result
+
+
+def load_run(folder: Path, *, device: torch.device | str = "cpu") -> Run:
+    """Read a finished run back.
+
+    Raises:
+        CheckpointError: there is no run, or it is not finished, or its files do not fit together.
+    """
+    if not (folder / "config.json").exists():
+        raise CheckpointError(
+            f"{folder} is not a run folder (no config.json); make one with `sfumato train --run {folder}`"
+        )
+    if not (folder / "result.json").exists():
+        raise CheckpointError(
+            f"the run in {folder} is not finished; run `sfumato train --run {folder}` again to resume it"
+        )
+    tensors, meta = checkpoint.load(folder / "model.safetensors")
+    config = TrainConfig.from_dict(meta["config"])
+    shape = tuple(meta["image_shape"])
+    blank = ImageSet(
+        torch.zeros((1, *shape), dtype=torch.uint8), torch.zeros(1, dtype=torch.int64), tuple(meta["classes"])
+    )
+    model = build_model(config, blank, build_defenses(config, len(meta["classes"])))
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{folder / 'model.safetensors'} holds another model than its settings say; train the run again"
+        ) from error
+    return Run(config, model.to(device).eval(), _read_json(folder / "result.json"), folder)
+
+
+def _claim(folder: Path, config: TrainConfig, sets: DataSets) -> None:
+    """Write `config.json`, or check that the folder belongs to the same run."""
+    path = folder / "config.json"
+    claim = {"config": config.as_dict(), "data": sets.train.fingerprint(), "caveat": sets.caveat}
+    if not path.exists():
+        write_json(path, claim)
+        return
+    before = _read_json(path)
+    theirs = TrainConfig.from_dict(before["config"])
+    if theirs.identity() != config.identity():
+        mine, old = config.identity(), theirs.identity()
+        changed = ", ".join(f"{name} {old[name]} -> {mine[name]}" for name in mine if mine[name] != old[name])
+        raise CheckpointError(f"{folder} holds another run ({changed}); choose another --run folder")
+    if before["data"] != claim["data"]:
+        raise CheckpointError(
+            f"{folder} was trained on other images than those in {config.data_dir}; choose another --run"
+        )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return value
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}); delete it and run the command again") from error
+
+
+def _write_lines(path: Path, history: list[dict[str, Any]]) -> None:
+    write_text(path, "".join(json.dumps(line) + "\n" for line in history))
+
+
+def _draws(images: ImageSet) -> int:
+    """Noise draws per test image: small sets need several for a steady figure."""
+    if len(images) == 0:
+        raise DataError("the test set is empty")
+    return max(1, 4000 // len(images))

@@ -1,0 +1,244 @@
+"""The training loop: a pure function of its settings, killed and resumed at any step without a trace."""
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from sfumato import checkpoint
+from sfumato.compute import autocast, channels_last, device_of, use_bf16
+from sfumato.data import Augmentation, ImageSet
+from sfumato.defenses import Batch, Defense, Epoch
+from sfumato.errors import CheckpointError, ConfigError, SfumatoError
+from sfumato.seeds import derive_seed, generator
+from sfumato.split import SplitModel
+from sfumato.training.config import TrainConfig
+from sfumato.training.evaluate import accuracy, collect_features
+from sfumato.training.rates import learning_rate
+
+__all__ = ["Trainer"]
+
+OnStep = Callable[[int, int], None]
+OnEpoch = Callable[[dict[str, Any]], None]
+
+
+class _Place(NamedTuple):
+    """Where a training stands: the next step to make."""
+
+    epoch: int
+    step: int
+
+
+class Trainer:
+    """Trains a split model with its defences.
+
+    Every random number depends on (seed, purpose, epoch, step), never on what was drawn before; with the state that a
+    checkpoint holds, a resumed training ends with the same weights, bit for bit on the CPU, as an undisturbed one.
+
+    Args:
+        model: the split model; trained in place.
+        defenses: in the order in which they act.
+        train: images to learn from.
+        held_out: images of the training set that only measure; may be None.
+        config: settings.
+    """
+
+    def __init__(
+        self,
+        model: SplitModel,
+        defenses: list[Defense],
+        train: ImageSet,
+        held_out: ImageSet | None,
+        config: TrainConfig,
+    ) -> None:
+        self.device = device_of(config.device)
+        self.config = config
+        self.train = train
+        self.held_out = held_out
+        self.model: SplitModel = channels_last(model.to(self.device))  # type: ignore[assignment]
+        self.defenses = defenses
+        self._modules = nn.ModuleList(defenses).to(self.device)
+        self.bf16 = use_bf16(config.precision, self.device, model.edge, train.image_shape) or use_bf16(
+            config.precision, self.device, model.cloud, model.feature_shape(train.image_shape)
+        )
+        self.optimizer = torch.optim.SGD(
+            self.model.parameters(),
+            lr=config.lr,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+        self.augmentation = _augmentation(config)
+        self.steps = math.ceil(len(train) / config.batch_size)
+        self.history: list[dict[str, Any]] = []
+        self._pixels = train.images.to(self.device)
+        self._labels = train.labels.to(self.device)
+        self._place = _Place(0, 0)
+        self._sums = torch.zeros(3, dtype=torch.float64, device=self.device)
+        self._seconds = 0.0
+
+    def run(
+        self, state: Path | None = None, *, on_step: OnStep | None = None, on_epoch: OnEpoch | None = None
+    ) -> list[dict[str, Any]]:
+        """Train to the end, from `state` where it exists; give one line of figures per epoch.
+
+        Raises:
+            CheckpointError: `state` belongs to another training.
+            SfumatoError: the loss became NaN or infinite.
+        """
+        if state is not None and state.exists():
+            self._resume(state)
+        total = self.config.epochs * self.steps
+        saved = time.monotonic()
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            while self._place.epoch < self.config.epochs:
+                began = time.monotonic()
+                epoch, step = self._place
+                if step == 0:
+                    self.begin_epoch(epoch)
+                batches = self._order(epoch).split(self.config.batch_size)
+                for step in range(self._place.step, self.steps):
+                    self.step(epoch, step, batches[step])
+                    self._place = _Place(epoch, step + 1)
+                    if on_step is not None:
+                        on_step(epoch * self.steps + step + 1, total)
+                    if state is not None and time.monotonic() - saved > self.config.checkpoint_seconds:
+                        self._seconds += time.monotonic() - began
+                        self._save(state)
+                        began = saved = time.monotonic()
+                self._seconds += time.monotonic() - began
+                self._end(epoch)
+                if state is not None:
+                    self._save(state)
+                    saved = time.monotonic()
+                if on_epoch is not None:
+                    on_epoch(self.history[-1])
+        self.model.eval()
+        return self.history
+
+    def _order(self, epoch: int) -> Tensor:
+        return torch.randperm(len(self.train), generator=generator(self.config.seed, "order", epoch)).to(self.device)
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Let the defences act before the first step of an epoch, and start its sums."""
+
+        def collect() -> tuple[Tensor, Tensor]:
+            return collect_features(self.model, self._pixels, bf16=self.bf16), self._labels
+
+        self._sums.zero_()
+        self._seconds = 0.0
+        for defense in self.defenses:
+            defense.on_epoch(Epoch(epoch, collect))
+        self.model.train()
+        self._modules.train()
+
+    def step(self, epoch: int, step: int, indices: Tensor) -> None:
+        """One step on the images at `indices`; a pure function of the state, the seed, the epoch and the step."""
+        cfg = self.config
+        progress = (epoch + step / self.steps) / cfg.epochs
+        lr = learning_rate(cfg.lr_schedule, cfg.lr, progress)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        torch.manual_seed(derive_seed(cfg.seed, "step", epoch, step))  # dropout and noise of this step
+        x = self.augmentation(
+            self._pixels[indices],
+            generator(cfg.seed, "augment", epoch, step, device=self.device),
+            memory_format=torch.channels_last,
+        )
+        labels = self._labels[indices]
+        with autocast(self.device, self.bf16):
+            features, released, logits = self.model.outputs(x)
+        task = cross_entropy(logits.float(), labels)
+        batch = Batch(x, labels, features, released, logits, progress, lr)
+        loss = task
+        for defense in self.defenses:
+            if (penalty := defense.penalty(batch)) is not None:
+                loss = loss + penalty
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        for defense in self.defenses:
+            defense.on_step(batch)
+        right = (logits.detach().argmax(1) == labels).sum()
+        self._sums += torch.stack([loss.detach() * len(x), task.detach() * len(x), right]).double()
+
+    def _end(self, epoch: int) -> None:
+        loss, task, right = (self._sums / len(self.train)).tolist()
+        if not math.isfinite(loss):
+            raise SfumatoError(f"the loss became {loss} in epoch {epoch}; lower --lr or --lam and start a new run")
+        line: dict[str, Any] = {
+            "epoch": epoch,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "loss": loss,
+            "task_loss": task,
+            "accuracy_train": right,
+            "seconds": round(self._seconds, 3),
+        }
+        if self.held_out is not None:
+            line["accuracy_held_out"] = accuracy(
+                self.model, self.held_out, seed=derive_seed(self.config.seed, "held-out"), bf16=self.bf16
+            )
+        for defense in self.defenses:
+            line |= {f"{defense.name}_{name}": value for name, value in defense.report().items()}
+        self.history.append(line)
+        self._place = _Place(epoch + 1, 0)
+
+    def _identity(self) -> dict[str, Any]:
+        return {"config": self.config.identity(), "data": self.train.fingerprint(), "bf16": self.bf16}
+
+    def _save(self, path: Path) -> None:
+        tensors = {
+            **checkpoint.flatten_state("model", self.model.state_dict()),
+            **checkpoint.flatten_state("defenses", self._modules.state_dict()),
+            **checkpoint.flatten_state("optimizer", checkpoint.optimizer_state(self.optimizer)),
+            "sums": self._sums,
+        }
+        meta = {
+            "identity": self._identity(),
+            "place": self._place,
+            "history": self.history,
+            "seconds": self._seconds,
+        }
+        checkpoint.save(path, tensors, meta)
+
+    def _resume(self, path: Path) -> None:
+        tensors, meta = checkpoint.load(path)
+        if meta["identity"] != self._identity():
+            raise CheckpointError(
+                f"{path} belongs to a training with other settings, data or precision; choose another --run folder"
+            )
+        self.model.load_state_dict(checkpoint.unflatten_state("model", tensors))
+        self._modules.load_state_dict(checkpoint.unflatten_state("defenses", tensors))
+        checkpoint.load_optimizer_state(self.optimizer, checkpoint.unflatten_state("optimizer", tensors))
+        self._sums = tensors["sums"].to(self.device)
+        self._place = _Place(*meta["place"])
+        self.history = meta["history"]
+        self._seconds = meta["seconds"]
+        self.model.train()
+        self._modules.train()
+
+
+def _augmentation(config: TrainConfig) -> Augmentation:
+    if not config.augment:
+        return Augmentation(pad=0, flip=False)
+    if config.data == "digits":
+        return Augmentation(pad=1, flip=False)  # a mirrored digit is another sign
+    return Augmentation(pad=4, flip=True)
+
+
+def check_enough(train: ImageSet, config: TrainConfig) -> None:
+    """Refuse sets that a training cannot use.
+
+    Raises:
+        ConfigError: fewer images than classes.
+    """
+    if len(train) < train.num_classes:
+        raise ConfigError(
+            f"{len(train)} training images for {train.num_classes} classes are too few; raise --limit or lower "
+            "--hold-out"
+        )

@@ -1,0 +1,138 @@
+import errno
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from sfumato import checkpoint
+from sfumato.errors import CheckpointError, StorageError
+from sfumato.files import write_atomic, write_json, write_text
+
+
+def test_writes_and_replaces_with_ordinary_permissions(tmp_path):
+    path = tmp_path / "new" / "file.txt"
+    write_text(path, "one")
+    write_text(path, "zwei ä")
+    assert path.read_text(encoding="utf-8") == "zwei ä"
+    assert [entry.name for entry in path.parent.iterdir()] == ["file.txt"]
+    umask = os.umask(0)
+    os.umask(umask)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask
+
+
+def test_a_full_disk_leaves_the_old_file_and_no_litter(tmp_path):
+    path = tmp_path / "result.json"
+    write_json(path, {"a": 1})
+
+    def full(temporary: Path) -> None:
+        temporary.write_text("half of it")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(StorageError, match=r"cannot write .*result.json: No space left on device; free some space"):
+        write_atomic(path, full)
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["result.json"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_the_real_disk_full_error_is_caught(tmp_path):
+    def full(temporary: Path) -> None:
+        with Path("/dev/full").open("w") as handle:
+            handle.write("x" * 100_000)
+
+    with pytest.raises(StorageError, match="No space left"):
+        write_atomic(tmp_path / "file", full)
+
+
+def test_nan_is_not_json(tmp_path):
+    with pytest.raises(ValueError, match="Out of range float"):
+        write_json(tmp_path / "bad.json", {"a": float("nan")})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_checkpoint_round_trip(tmp_path):
+    path = tmp_path / "state.safetensors"
+    checkpoint.save(path, {"a.b": torch.arange(3)}, {"epoch": 4})
+    tensors, meta = checkpoint.load(path)
+    assert tensors["a.b"].tolist() == [0, 1, 2]
+    assert meta["epoch"] == 4
+
+
+def test_a_newer_format_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "state.safetensors"
+    monkeypatch.setattr(checkpoint, "FORMAT", 99)
+    checkpoint.save(path, {"a": torch.zeros(1)}, {})
+    monkeypatch.undo()
+    with pytest.raises(CheckpointError, match="format 99, this version reads up to 1; upgrade sfumato"):
+        checkpoint.load(path)
+
+
+def test_damaged_foreign_and_missing_checkpoints(tmp_path):
+    path = tmp_path / "state.safetensors"
+    with pytest.raises(CheckpointError, match="does not exist"):
+        checkpoint.load(path)
+    path.write_bytes(b"\x10\x00garbage")
+    with pytest.raises(CheckpointError, match="is damaged"):
+        checkpoint.load(path)
+    from safetensors.torch import save_file
+
+    save_file({"a": torch.zeros(1)}, path)
+    with pytest.raises(CheckpointError, match="not a Sfumato checkpoint"):
+        checkpoint.load(path)
+
+
+def test_a_failed_checkpoint_keeps_the_last_one(tmp_path, monkeypatch):
+    path = tmp_path / "state.safetensors"
+    checkpoint.save(path, {"a": torch.ones(2)}, {"epoch": 1})
+
+    def refuse(*_args: object, **_kwargs: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", refuse)
+    with pytest.raises(StorageError, match="No space left"):
+        checkpoint.save(path, {"a": torch.zeros(2)}, {"epoch": 2})
+    assert checkpoint.load(path)[1]["epoch"] == 1
+
+
+def test_a_real_write_failure_of_a_checkpoint_keeps_the_last_one(tmp_path):
+    """A process that may not write more than 1 MB stands for a full disk."""
+    path = tmp_path / "state.safetensors"
+    code = (
+        "import resource, signal, sys, torch; from pathlib import Path; from sfumato import checkpoint\n"
+        "from sfumato.errors import StorageError\n"
+        "path = Path(sys.argv[1]); checkpoint.save(path, {'a': torch.ones(2)}, {'epoch': 1})\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, 10**6))\n"
+        "try: checkpoint.save(path, {'a': torch.ones(10**6)}, {'epoch': 2})\n"
+        "except StorageError as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    assert "cannot write" in done.stdout
+    assert "free some space" in done.stdout
+    assert checkpoint.load(path)[1]["epoch"] == 1
+    assert [entry.name for entry in tmp_path.iterdir()] == ["state.safetensors"]
+
+
+def test_optimizer_state_round_trip_continues_exactly(tmp_path):
+    def steps(parameters: torch.nn.Parameter, optimizer: torch.optim.Optimizer, count: int) -> None:
+        for index in range(count):
+            optimizer.zero_grad()
+            ((parameters - index) ** 2).sum().backward()
+            optimizer.step()
+
+    for cls in (torch.optim.SGD, torch.optim.Adam):
+        options = {"lr": 0.1, "momentum": 0.9} if cls is torch.optim.SGD else {"lr": 0.1}
+        whole = torch.nn.Parameter(torch.zeros(3))
+        optimizer = cls([whole], **options)
+        steps(whole, optimizer, 3)
+        resumed = torch.nn.Parameter(whole.detach().clone())
+        other = cls([resumed], **options)
+        checkpoint.save(tmp_path / "optimizer", checkpoint.optimizer_state(optimizer), {})
+        checkpoint.load_optimizer_state(other, checkpoint.load(tmp_path / "optimizer")[0])
+        steps(whole, optimizer, 2)
+        steps(resumed, other, 2)
+        assert torch.equal(whole, resumed)

@@ -1,0 +1,154 @@
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from sfumato import data
+from sfumato.errors import CheckpointError, ConfigError
+from sfumato.training import (
+    TrainConfig,
+    Trainer,
+    build_defenses,
+    build_model,
+    learning_rate,
+    split_training_set,
+)
+
+CONFIG = TrainConfig(
+    data="digits", epochs=3, limit=200, batch_size=64, lr=0.1, noise_std=0.1, cem=True, lam=1.0, device="cpu"
+)
+
+
+def trainer(config: TrainConfig = CONFIG) -> Trainer:
+    sets = data.load("digits", seed=0)
+    fit, held_out = split_training_set(data.limit(sets.train, 200, 0), config)
+    defenses = build_defenses(config, fit.num_classes)
+    return Trainer(build_model(config, fit, defenses), defenses, fit, held_out, config)
+
+
+def weights(of: Trainer) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in of.model.state_dict().items()}
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def figures(of: Trainer) -> list[dict]:
+    return [{name: value for name, value in line.items() if name != "seconds"} for line in of.history]
+
+
+class Killed(Exception):
+    pass
+
+
+def killed_at(step: int):
+    def on_step(done: int, _total: int) -> None:
+        if done == step:
+            raise Killed
+
+    return on_step
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others():
+    first, again, other = trainer(), trainer(), trainer(replace(CONFIG, seed=1))
+    for one in (first, again, other):
+        one.run()
+    assert same(weights(first), weights(again))
+    assert figures(first) == figures(again)
+    assert not same(weights(first), weights(other))
+
+
+def test_the_users_global_random_state_is_left_alone():
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    trainer(replace(CONFIG, epochs=1)).run()
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("update", ["epoch", "running"])
+@pytest.mark.parametrize("kills", [(1,), (2, 4), (3,), (5, 7, 8)])
+def test_killed_at_any_step_it_ends_with_the_same_weights_and_figures(tmp_path, kills, update):
+    config = replace(CONFIG, update=update)
+    undisturbed = trainer(config)
+    undisturbed.run()
+    eager = replace(config, checkpoint_seconds=0.0)  # a checkpoint after every step
+    state = tmp_path / "state"
+    for step in kills:
+        with pytest.raises(Killed):
+            trainer(eager).run(state, on_step=killed_at(step))
+    resumed = trainer(eager)
+    steps: list[int] = []
+    resumed.run(state, on_step=lambda done, _total: steps.append(done))
+    assert same(weights(undisturbed), weights(resumed))
+    assert figures(undisturbed) == figures(resumed)
+    if kills[-1] > 1:
+        assert steps[0] > 1  # it did go on from the checkpoint
+
+
+def test_a_checkpoint_of_another_training_is_refused(tmp_path):
+    state = tmp_path / "state"
+    trainer(replace(CONFIG, epochs=1)).run(state)
+    with pytest.raises(CheckpointError, match="belongs to a training with other settings.*choose another --run folder"):
+        trainer(replace(CONFIG, epochs=1, lam=2.0)).run(state)
+
+
+def test_cem_lowers_the_information_and_the_penalty_reaches_the_encoder():
+    config = replace(CONFIG, epochs=12, lam=4.0)
+    with_cem, without = trainer(config), trainer(replace(config, lam=0.0))
+    with_cem.run()
+    without.run()
+    assert with_cem.history[-1]["cem_information"] < 0.5 * without.history[-1]["cem_information"]
+    assert with_cem.history[-1]["cem_lam"] == pytest.approx(4.0)
+    assert with_cem.history[0]["cem_lam"] < 1.0
+
+
+def test_held_out_images_are_not_learned_from():
+    one = trainer()
+    assert one.held_out is not None
+    learned = {image.numpy().tobytes() for image in one.train.images}
+    kept = {image.numpy().tobytes() for image in one.held_out.images}
+    assert len(one.train) + len(one.held_out) == 200
+    assert not learned & kept
+
+
+def test_last_short_batch_and_batches_larger_than_the_set():
+    for size in (179, 90, 1000):
+        one = trainer(replace(CONFIG, epochs=1, batch_size=size))
+        one.run()
+        assert math.isfinite(one.history[-1]["loss"])
+
+
+def test_learning_rates():
+    assert learning_rate("one_cycle", 1.0, 0.0) == pytest.approx(0.04)
+    assert learning_rate("one_cycle", 1.0, 0.25) == pytest.approx(1.0)
+    assert learning_rate("one_cycle", 1.0, 1.0) == pytest.approx(0.002)
+    paper = [learning_rate("paper", 0.05, epoch / 240) for epoch in (0, 59, 60, 119, 120, 180, 209, 210, 239)]
+    assert paper == pytest.approx([0.05, 0.05, 0.01, 0.01, 0.002, 0.0004, 0.0004, 0.00008, 0.00008])
+    with pytest.raises(ConfigError, match="choose one_cycle or paper"):
+        learning_rate("banana", 1.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"epochs": 0}, "epochs is 0; give at least 1"),
+        ({"noise_std": 0.0}, "noise_std = 0 with CEM.*give a positive --noise-std"),
+        ({"hold_out": 1.0}, "hold_out is 1.0"),
+        ({"lr": -1.0}, "lr is -1.0"),
+        ({"limit": 0}, "limit is 0"),
+    ],
+)
+def test_settings_without_meaning(change, text):
+    with pytest.raises(ConfigError, match=text):
+        replace(CONFIG, **change)
+
+
+def test_an_unknown_device_names_the_remedy():
+    with pytest.raises(ConfigError, match="give auto, cpu or cuda"):
+        trainer(replace(CONFIG, device="toaster"))
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="use --device cpu"):
+            trainer(replace(CONFIG, device="cuda"))
