@@ -17,7 +17,7 @@ LAYERS = [
     {"report", "training"},
     {"defenses", "attacks"},
     {"compute", "cem"},
-    {"health", "split", "models", "data", "metrics"},
+    {"health", "published", "split", "models", "data", "metrics"},
     {"mixture"},
     {"bounds", "schedules", "checkpoint", "evidence"},
     {"files", "seeds"},

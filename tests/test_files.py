@@ -121,15 +121,16 @@ def test_optimizer_state_round_trip_continues_exactly(tmp_path):
     def steps(parameters: torch.nn.Parameter, optimizer: torch.optim.Optimizer, count: int) -> None:
         for index in range(count):
             optimizer.zero_grad()
-            ((parameters - index) ** 2).sum().backward()
+            ((parameters - index) ** 2 * torch.arange(24.0).view(2, 3, 2, 2)).sum().backward()
             optimizer.step()
 
     for cls in (torch.optim.SGD, torch.optim.Adam):
-        options = {"lr": 0.1, "momentum": 0.9} if cls is torch.optim.SGD else {"lr": 0.1}
-        whole = torch.nn.Parameter(torch.zeros(3))
+        options = {"lr": 0.1, "fused": True} | ({"momentum": 0.9} if cls is torch.optim.SGD else {})
+        whole = torch.nn.Parameter(torch.rand(2, 3, 2, 2).to(memory_format=torch.channels_last))
         optimizer = cls([whole], **options)
         steps(whole, optimizer, 3)
         resumed = torch.nn.Parameter(whole.detach().clone())
+        assert resumed.stride() == whole.stride()
         other = cls([resumed], **options)
         checkpoint.save(tmp_path / "optimizer", checkpoint.optimizer_state(optimizer), {})
         checkpoint.load_optimizer_state(other, checkpoint.load(tmp_path / "optimizer")[0])

@@ -17,33 +17,15 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from sfumato.errors import CheckpointError, ConfigError, FeatureError, NotFittedError, SfumatoWarning
+from sfumato.errors import ConfigError, FeatureError, NotFittedError, SfumatoWarning
 from sfumato.health import Diagnostics, Health, diagnose
-from sfumato.mixture import (
-    Covariance,
-    Partition,
-    batch_covariances,
-    check_covariance,
-    moments,
-    subtract_noise,
-    update_covariances,
-    update_weights,
-)
-from sfumato.mixture.precision import (
-    Precision,
-    dense_precision,
-    diagonal_precision,
-    low_rank_precision,
-)
+from sfumato.mixture import Clusters, Covariance, check_covariance
+from sfumato.published import published_loss
 
 __all__ = ["CEM"]
 
 Scaling = Literal["per_dimension", "literal", "as_published"]
 Update = Literal["epoch", "running"]
-
-_FIRST_ITERATIONS = 20
-_WARM_ITERATIONS = 2
-_KEPT_FOR_DIAGNOSTICS = 512
 
 
 class CEM(nn.Module):
@@ -74,8 +56,8 @@ class CEM(nn.Module):
       every batch, the batch covariance is centred at the stored mu_j, pi_j in Eq. 6 is the one just updated, a
       cluster without samples in the batch keeps its covariance, and the carried state is detached.
 
-    Full covariances of clusters that have fewer samples than dimensions are kept in the dual form: n_j x n_j matrices
-    instead of D x D ones, exact, no shrinkage (sigma^2 I already makes every B_j regular).
+    Full covariances of clusters that have far fewer samples than dimensions are kept in the dual form: n_j x n_j
+    matrices instead of D x D ones, exact, without shrinkage (sigma^2 I makes every B_j regular).
 
     Args:
         num_classes: number of classes n.
@@ -96,14 +78,6 @@ class CEM(nn.Module):
     Raises:
         ConfigError: a setting without meaning, such as noise_std = 0 (the bound would be infinite).
     """
-
-    weights: Tensor
-    means: Tensor
-    centres: Tensor
-    counts: Tensor
-    spread: Tensor
-    kept: Tensor
-    kept_clusters: Tensor
 
     def __init__(
         self,
@@ -132,8 +106,8 @@ class CEM(nn.Module):
             )
         if scaling == "as_published" and (covariance != "spherical" or update != "epoch" or not class_conditional):
             raise ConfigError(
-                "scaling='as_published' is defined for one variance per cluster inside each class; "
-                "build it with CEM.as_published(...)"
+                "scaling='as_published' is defined for one variance per cluster inside each class; give "
+                "covariance='spherical' and update='epoch', or build it with CEM.as_published(...)"
             )
         self.num_classes = num_classes
         self.clusters_per_class = clusters_per_class
@@ -143,26 +117,22 @@ class CEM(nn.Module):
         self.update: Update = update
         self.class_conditional = class_conditional
         self.seed = seed
-        self.refreshes = 0
-        self.samples = 0
-        self._precision: Precision | None = None
-        self._information: Tensor | None = None
+        self.mixture = Clusters(
+            num_classes,
+            clusters_per_class,
+            covariance,
+            self.variance,
+            class_conditional=class_conditional,
+            dual=update == "epoch",
+            seed=seed,
+        )
         self._health = Health(math.log(num_classes))
-        for name in _BUFFERS:
-            self.register_buffer(name, torch.empty(0))
 
     @classmethod
     def as_published(cls, *, num_classes: int, noise_std: float, clusters_per_class: int = 5, seed: int = 0) -> Self:
-        """The loss of the authors' released code, for comparison; it is not the equation of the paper.
+        """The loss of the authors' released code, for comparison: see `sfumato.published.published_loss`.
 
-        Spherical variances v_j; with n_j samples of the batch in cluster j of class c, w_j its share of the class and
-        u_j the mean squared distance per dimension of these samples to the cluster's centre,
-
-            mean over classes in the batch of sum_j w_j relu( log(v'_j + 0.01) - log(0.125 sigma^2 + 0.01) ),
-            v'_j = f u_j + (1 - f) v_j,   f = min(10 n_j / (w_j N_class), 0.99),
-
-        over clusters present in the batch; v_j is not carried over. Equation 5, the term -log pi_j, the factor 1/2
-        and the determinant are dropped. Pair it with the `lr_coupled` schedule and five clusters per class.
+        Spherical clusters, five per class. Pair it with the `lr_coupled` schedule, as their code does.
         """
         return cls(
             num_classes=num_classes,
@@ -174,28 +144,29 @@ class CEM(nn.Module):
         )
 
     @property
-    def clusters(self) -> int:
-        """k, the number of clusters."""
-        return self.num_classes * self.clusters_per_class
-
-    @property
     def variance(self) -> float:
         """sigma^2."""
         return self.noise_std**2
 
     @property
+    def weights(self) -> Tensor:
+        """(k,), pi_j."""
+        return self._fitted().weights
+
+    @property
+    def means(self) -> Tensor:
+        """(k, D), mu_j."""
+        return self._fitted().means
+
+    @property
     def covariances(self) -> Tensor:
-        """Sigma_j: (k, D, D) full, (k, D) diagonal, (k,) spherical. Full ones in dual form are multiplied out."""
-        self._require_fitted()
-        if self.covariance == "full" and self._dual:
-            return self.spread.transpose(1, 2) @ self.spread
-        return self.spread
+        """Sigma_j: (k, D, D) full, (k, D) diagonal, (k,) spherical."""
+        return self._fitted().covariances
 
     @property
     def information(self) -> float:
         """The bound of Theorem 2 on I(z; z_hat) for the current moments, in nats."""
-        self._require_fitted()
-        return float(self._value())
+        return float(self._fitted().information)
 
     @torch.no_grad()
     def refresh(self, features: Tensor, labels: Tensor | None = None, *, noisy: bool = False) -> None:
@@ -222,27 +193,9 @@ class CEM(nn.Module):
                 "the features contain NaN or infinity; the training has diverged: lower the learning rate or lambda"
             )
         labels = self._check_labels(labels, len(flat))
-        generator = torch.Generator(device=flat.device).manual_seed(self.seed)
-        partition = Partition.fit(
-            flat,
-            labels,
-            num_classes=self.num_classes,
-            clusters_per_class=self.clusters_per_class,
-            previous=self._partition if self.refreshes else None,
-            iterations=_WARM_ITERATIONS if self.refreshes else _FIRST_ITERATIONS,
-            generator=generator,
-        )
-        assignment = partition.assign(flat, labels)
-        self.centres = partition.centres
-        self.counts = torch.bincount(assignment, minlength=self.clusters)
-        self.weights = self.counts.to(flat.dtype) / len(flat)
-        self.samples = len(flat)
-        self.means, self.spread = self._moments(flat, assignment, noisy)
-        keep = torch.linspace(0, len(flat) - 1, min(len(flat), _KEPT_FOR_DIAGNOSTICS), device=flat.device).long()
-        self.kept, self.kept_clusters = flat[keep].clone(), assignment[keep]
-        self.refreshes += 1
-        self._prepare()
-        for message in self._health.check(flat.var(0, unbiased=False), self.variance, self.counts):
+        with torch.autocast(flat.device.type, enabled=False):
+            self.mixture.refresh(flat, labels, noisy=noisy)
+        for message in self._health.check(flat.var(0, unbiased=False), self.variance, self.mixture.counts):
             warnings.warn(message, SfumatoWarning, stacklevel=2)
 
     def forward(self, z_hat: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -256,24 +209,23 @@ class CEM(nn.Module):
             NotFittedError: called before the first `refresh`.
             FeatureError: another number of dimensions than at the last refresh, or labels missing or out of range.
         """
-        self._require_fitted()
+        mixture = self._fitted()
         flat = self._flatten(z_hat)
         labels = self._check_labels(labels, len(flat))
-        rows = flat.detach().to(self.means.dtype)
-        if len(rows) == 0:
+        if len(flat) == 0:
             return flat.sum() * 0.0
-        assignment = self._partition.assign(rows, labels)
-        if self.scaling == "as_published":
-            return self._as_published(flat.to(self.means.dtype), assignment)
-        if self.update == "running" and self.training:
-            self._carry(rows, assignment)
-        assert self._precision is not None
-        direction = self._precision.apply(rows - self.means[assignment], assignment)
-        value = self._value()
-        if self.scaling == "literal":
-            return _with_gradient(flat, direction / self.samples, value)
-        dim = rows.shape[1]
-        return _with_gradient(flat, direction / (len(rows) * dim), value / dim)
+        with torch.autocast(flat.device.type, enabled=False):
+            rows = flat.detach().to(mixture.means.dtype)
+            assignment = mixture.assign(rows, labels)
+            if self.scaling == "as_published":
+                return self._published(flat.to(rows.dtype), assignment)
+            if self.update == "running" and self.training:
+                mixture.carry(rows, assignment)
+            direction, value = mixture.direction(rows, assignment), mixture.information
+            if self.scaling == "literal":
+                return _with_gradient(flat, direction / mixture.samples, value)
+            dim = rows.shape[1]
+            return _with_gradient(flat, direction / (len(rows) * dim), value / dim)
 
     def equivalent_weight(self, weight: float, batch_size: int, to: Scaling) -> float:
         """The lambda that gives, under the scaling `to`, the gradients that `weight` gives under this one.
@@ -281,95 +233,32 @@ class CEM(nn.Module):
         `lambda_per_dimension = lambda_literal * D * n / N`: at D = 512, n = 128, N = 50,000 the paper's 16 is 20.97
         per dimension, or 0.041 per nat.
         """
-        self._require_fitted()
+        mixture = self._fitted()
         if "as_published" in (self.scaling, to):
             raise ConfigError("the published loss is another function; no weight makes it equal to the bound's")
-        factor = self.means.shape[1] * batch_size / self.samples
+        factor = mixture.means.shape[1] * batch_size / mixture.samples
         if self.scaling == to:
             return weight
         return weight * factor if to == "per_dimension" else weight / factor
 
     def diagnostics(self) -> Diagnostics:
         """Eq. 4's posterior, the conditions of section 3.4, cluster sizes and notes on what the numbers are worth."""
-        self._require_fitted()
+        mixture = self._fitted()
         return diagnose(
-            weights=self.weights,
-            means=self.means,
-            covariances=self.covariances,
-            counts=self.counts,
+            weights=mixture.weights,
+            means=mixture.means,
+            covariances=mixture.covariances,
+            counts=mixture.counts,
             noise_variance=self.variance,
             information=self.information,
-            features=self.kept,
-            clusters=self.kept_clusters,
+            features=mixture.kept,
+            clusters=mixture.kept_clusters,
             seed=self.seed,
         )
 
-    def get_extra_state(self) -> Tensor:
-        """Counters as a tensor, so that a state dict holds nothing but tensors."""
-        return torch.tensor([self.refreshes, self.samples, int(self._dual)], dtype=torch.int64)
-
-    def set_extra_state(self, state: Tensor) -> None:
-        """Restore the counters and rebuild the factors from the loaded moments."""
-        self.refreshes, self.samples, self._dual = int(state[0]), int(state[1]), bool(state[2])
-        if self.refreshes:
-            self._prepare()
-
-    _dual: bool = False
-
-    @property
-    def _partition(self) -> Partition:
-        return Partition.of(self.centres, self.num_classes if self.class_conditional else None)
-
-    def _moments(self, flat: Tensor, assignment: Tensor, noisy: bool) -> tuple[Tensor, Tensor]:
-        dim = flat.shape[1]
-        largest = int(self.counts.max())
-        self._dual = self.covariance == "full" and not noisy and self.update == "epoch" and largest * 2 <= dim
-        if self._dual:
-            means = moments(flat, assignment, self.clusters, "spherical", fallback=self.centres).means
-            return means, _centred_samples(flat, assignment, means, self.counts)
-        fitted = moments(flat, assignment, self.clusters, self.covariance, fallback=self.centres)
-        if noisy:
-            return fitted.means, subtract_noise(fitted.covariances, self.variance)
-        return fitted.means, fitted.covariances
-
-    def _prepare(self) -> None:
-        """Factorise B_j once for all steps until the next refresh."""
-        if self.covariance != "full":
-            self._precision = diagonal_precision(self.spread, self.variance, self.means.shape[1])
-        elif self._dual:
-            self._precision = low_rank_precision(self.spread, self.variance)
-        else:
-            self._precision = dense_precision(self.spread, self.variance)
-        self._information = None
-
-    def _carry(self, rows: Tensor, assignment: Tensor) -> None:
-        """Eq. 5 and Eq. 6 for one batch."""
-        counts = torch.bincount(assignment, minlength=self.clusters)
-        self.weights = update_weights(self.weights, counts, self.samples, len(rows))
-        fresh = batch_covariances(rows, assignment, self.means, self.covariance)
-        self.spread = update_covariances(self.spread, fresh, counts, self.weights, self.samples)
-        self._prepare()
-
-    def _value(self) -> Tensor:
-        if self._information is None:
-            assert self._precision is not None
-            pi = self.weights.double()
-            self._information = (torch.special.entr(pi) + 0.5 * pi * self._precision.log_ratio).sum().to(pi.dtype)
-        return self._information
-
-    def _as_published(self, flat: Tensor, assignment: Tensor) -> Tensor:
-        squared = (flat - self.centres[assignment]).square().mean(1)
-        counts = torch.bincount(assignment, minlength=self.clusters)
-        present = counts > 0
-        batch = torch.zeros_like(self.weights).index_add(0, assignment, squared) / counts.clamp(min=1)
-        per_class = self.counts.view(self.num_classes, -1).sum(1).repeat_interleave(self.clusters_per_class)
-        share = self.counts / per_class.clamp(min=1)
-        expected = (share * (self.samples / self.num_classes)).clamp(min=1e-12)
-        fraction = (10.0 * counts / expected).clamp(max=0.99)
-        variance = fraction * batch + (1.0 - fraction) * self.spread
-        excess = torch.relu((variance + 0.01).log() - math.log(0.125 * self.variance + 0.01))
-        classes = present.view(self.num_classes, -1).any(1).sum()
-        return (share * excess * present).sum() / classes
+    def _published(self, flat: Tensor, assignment: Tensor) -> Tensor:
+        own = self.mixture
+        return published_loss(flat, assignment, own.centres, own.counts, own.spread, self.variance, self.num_classes)
 
     def _flatten(self, features: Tensor) -> Tensor:
         if features.ndim < 2 or not features.is_floating_point():
@@ -378,9 +267,9 @@ class CEM(nn.Module):
                 f"{features.dtype} {tuple(features.shape)}"
             )
         flat = features.flatten(1)
-        if self.refreshes and flat.shape[1] != self.means.shape[1]:
+        if self.mixture.refreshes and flat.shape[1] != self.mixture.means.shape[1]:
             raise FeatureError(
-                f"features have {flat.shape[1]} dimensions, but {self.means.shape[1]} at the last refresh; "
+                f"features have {flat.shape[1]} dimensions, but {self.mixture.means.shape[1]} at the last refresh; "
                 "use a new CEM object for another cut or model"
             )
         return flat
@@ -394,23 +283,12 @@ class CEM(nn.Module):
             raise FeatureError(f"labels must have shape ({count},) like the features, got {tuple(labels.shape)}")
         return labels
 
-    def _require_fitted(self) -> None:
-        if not self.refreshes:
+    def _fitted(self) -> Clusters:
+        if not self.mixture.refreshes:
             raise NotFittedError(
                 "this CEM has no mixture yet; call cem.refresh(features, labels) once before the first batch"
             )
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        for name in _BUFFERS:  # shapes are those of the saved mixture
-            if (saved := state_dict.get(prefix + name)) is not None:
-                setattr(self, name, torch.empty_like(saved, device=self.weights.device))
-        saved = state_dict.get(prefix + "weights")
-        if saved is not None and saved.numel() not in (0, self.clusters):
-            raise CheckpointError(
-                f"the saved mixture has {saved.numel()} clusters, this CEM {self.clusters}; "
-                "build it with the settings of the saved one"
-            )
-        super()._load_from_state_dict(state_dict, prefix, *rest)
+        return self.mixture
 
     def extra_repr(self) -> str:
         """Settings, as `repr` shows them."""
@@ -419,9 +297,6 @@ class CEM(nn.Module):
             f"noise_std={self.noise_std}, covariance={self.covariance!r}, scaling={self.scaling!r}, "
             f"update={self.update!r}"
         )
-
-
-_BUFFERS = ("weights", "means", "centres", "counts", "spread", "kept", "kept_clusters")
 
 
 class _WithGradient(torch.autograd.Function):
@@ -440,20 +315,8 @@ class _WithGradient(torch.autograd.Function):
 
 
 def _with_gradient(flat: Tensor, direction: Tensor, value: Tensor) -> Tensor:
-    result: Tensor = _WithGradient.apply(flat, direction, value)  # type: ignore[no-untyped-call]
+    result: Tensor = _WithGradient.apply(flat, direction, value)
     return result
-
-
-def _centred_samples(flat: Tensor, assignment: Tensor, means: Tensor, counts: Tensor) -> Tensor:
-    """(k, r, D): the samples of each cluster, centred and divided by sqrt(n_j), zero rows as padding."""
-    order = assignment.argsort(stable=True)
-    starts = counts.cumsum(0) - counts
-    sorted_clusters = assignment[order]
-    slot = torch.arange(len(flat), device=flat.device) - starts[sorted_clusters]
-    rows = flat.new_zeros(len(counts), int(counts.max()), flat.shape[1])
-    scale = counts.clamp(min=1).to(flat.dtype).rsqrt()
-    rows[sorted_clusters, slot] = (flat[order] - means[sorted_clusters]) * scale[sorted_clusters, None]
-    return rows
 
 
 def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:

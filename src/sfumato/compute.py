@@ -55,4 +55,4 @@ def autocast(device: torch.device, enabled: bool) -> contextlib.AbstractContextM
 
 def channels_last(module: nn.Module) -> nn.Module:
     """Convolution weights in channels_last order, which both oneDNN and cuDNN prefer."""
-    return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

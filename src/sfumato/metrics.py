@@ -80,7 +80,7 @@ def ssim(x: Tensor, x_hat: Tensor) -> Tensor:
     window = min(_WINDOW, height, width)
     window -= 1 - window % 2
     # The variances are small differences of squares, and reduced-precision matrix products (TF32, bfloat16), which a
-    # caller may have switched on for everything else, would ruin them; in float64 they do not apply.
+    # caller may have switched on for everything else, would ruin them. They do not apply to float64, which MPS lacks.
     wide = torch.float32 if x.device.type == "mps" else torch.float64
     with torch.autocast(x.device.type, enabled=False):
         a, b = x.to(wide), x_hat.to(wide)

@@ -28,7 +28,7 @@ def slow(cem: sfumato.CEM, features: torch.Tensor, labels: torch.Tensor | None) 
     return SlowCEM(
         features.double().numpy(),
         None if labels is None else labels.numpy(),
-        cem.centres.double().numpy(),
+        cem.mixture.centres.double().numpy(),
         cem.clusters_per_class,
         cem.noise_std,
         cem.covariance,
@@ -90,11 +90,11 @@ def test_literal_running_gradient_is_the_derivative_of_equation_7(form):
     cem.refresh(features, labels)
     z = features[:16].double().requires_grad_()
     y = labels[:16]
-    total, n, k = len(features), 16, cem.clusters
-    assignment = torch.cdist(z.detach(), cem.centres.double())
+    total, n, k = len(features), 16, cem.mixture.size
+    assignment = torch.cdist(z.detach(), cem.mixture.centres.double())
     assignment = assignment.masked_fill(torch.arange(k)[None] // 3 != y[:, None], math.inf).argmin(1)
     loss = torch.zeros((), dtype=torch.float64)
-    old = SlowCEM(features.double().numpy(), labels.numpy(), cem.centres.double().numpy(), 3, SIGMA, form)
+    old = SlowCEM(features.double().numpy(), labels.numpy(), cem.mixture.centres.double().numpy(), 3, SIGMA, form)
     for j in range(k):
         rows = z[assignment == j]
         weight = (old.weights[j] * (total - n) + len(rows)) / total
@@ -121,7 +121,7 @@ def test_fewer_samples_than_dimensions_use_the_dual_form_and_equal_the_loop():
     features, labels = blobs(150, dim=60)
     cem = make(clusters_per_class=3)
     cem.refresh(features, labels)
-    assert int(cem.counts.max()) * 2 <= 60
+    assert int(cem.mixture.counts.max()) * 2 <= 60
     oracle = slow(cem, features, labels)
     close(cem.information, oracle.information())
     close(cem.covariances.numpy(), np.array(oracle.covariances))
@@ -157,7 +157,7 @@ def test_the_information_has_this_gradient(form):
         moved = SlowCEM(
             (features + step * direction).numpy(),
             labels.numpy(),
-            cem.centres.double().numpy(),
+            cem.mixture.centres.double().numpy(),
             3,
             SIGMA,
             form,
@@ -212,14 +212,14 @@ def test_the_papers_lambda_per_nat():
     """DESIGN: lambda = 16, batch 128, N = 50,000 is 0.041 per nat; at D = 512 that is 20.97 per dimension."""
     cem = make(scaling="literal")
     cem.refresh(torch.rand(60, 512), torch.arange(60) % CLASSES)
-    cem.samples = 50_000
+    cem.mixture.samples = 50_000
     assert cem.equivalent_weight(16.0, 128, "per_dimension") == pytest.approx(20.97152)
 
 
 def test_as_published_equals_the_loop_value_and_gradient():
     features, labels = blobs(200)
     cem = sfumato.CEM.as_published(num_classes=CLASSES, noise_std=SIGMA)
-    assert cem.clusters == 20
+    assert cem.mixture.size == 20
     cem.refresh(features, labels)
     oracle = slow(cem, features, labels)
     for indices in (slice(0, 1), slice(1, 65), slice(65, 76)):

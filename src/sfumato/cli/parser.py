@@ -27,9 +27,10 @@ class CommandParser(ArgumentParser):
         """Parse, taking `--data-dir` and `--data_dir` alike."""
         return self.parse_args([_underscored(word) for word in words])
 
-    def format_help(self) -> str:
+    def format_help(self, formatter: Any = None) -> str:
         """Help with dashes."""
-        return re.sub(r"--(?:no_)?[a-z][a-z_]*", lambda match: match[0].replace("_", "-"), super().format_help())
+        text = super().format_help(formatter)
+        return re.sub(r"--(?:no_)?[a-z][a-z_]*", lambda match: match[0].replace("_", "-"), text)
 
 
 def add_settings(parser: CommandParser, cls: type, *, skip: set[str] | None = None) -> None:

@@ -16,7 +16,7 @@ from sfumato.data.split import hold_out
 
 __all__ = ["load_digits"]
 
-_CAVEAT = "8x8 grey digits: they show how a method behaves within minutes, and say little about photographs at real resolution."
+_CAVEAT = "The images are 8x8 grey digits: they show a method's behaviour in minutes, and say little about photographs."
 
 
 def load_digits(seed: int = 0, test_fraction: float = 0.2) -> DataSets:

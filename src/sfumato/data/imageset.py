@@ -37,11 +37,13 @@ class ImageSet:
         images, labels = self.images, self.labels
         if images.dtype != torch.uint8 or images.ndim != 4:
             raise DataError(
-                f"images are {images.dtype} of shape {tuple(images.shape)}; give 8-bit pixels: uint8 of shape (N, C, H, W)"
+                f"images are {images.dtype} of shape {tuple(images.shape)}; "
+                "give 8-bit pixels: uint8 of shape (N, C, H, W)"
             )
         if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
             raise DataError(
-                f"labels are {labels.dtype} of shape {tuple(labels.shape)} for {len(images)} images; give int64, one per image"
+                f"labels are {labels.dtype} of shape {tuple(labels.shape)} for {len(images)} images; "
+                "give int64, one per image"
             )
         if images.numel() == 0:
             raise DataError(f"the set is empty (images of shape {tuple(images.shape)}); give at least one image")
@@ -95,8 +97,8 @@ class ImageSet:
     @cached_property
     def _digest(self) -> str:
         digest = hashlib.sha256(repr((tuple(self.images.shape), self.classes)).encode())
-        digest.update(memoryview(self.images.cpu().contiguous().numpy()))
-        digest.update(memoryview(self.labels.cpu().contiguous().numpy()))
+        digest.update(self.images.cpu().contiguous().numpy().data)
+        digest.update(self.labels.cpu().contiguous().numpy().data)
         return digest.hexdigest()
 
     def float(self, indices: Tensor | None = None) -> Tensor:

@@ -4,6 +4,7 @@
 `GaussianMixture` fits by EM. `update_weights` and `update_covariances` are Eq. 5 and Eq. 6.
 """
 
+from sfumato.mixture.clusters import Clusters
 from sfumato.mixture.em import GaussianMixture, Parameters
 from sfumato.mixture.families import Covariance, Moments, check_covariance, moments
 from sfumato.mixture.kmeans import KMeansResult, kmeans, kmeans_plus_plus, nearest
@@ -12,6 +13,7 @@ from sfumato.mixture.per_class import fit_per_class
 from sfumato.mixture.running import batch_covariances, subtract_noise, update_covariances, update_weights
 
 __all__ = [
+    "Clusters",
     "Covariance",
     "GaussianMixture",
     "KMeansResult",

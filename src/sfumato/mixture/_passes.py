@@ -124,7 +124,7 @@ class _SeparablePass:
         return torch.addmm(self.constant, self.chunk, self.table)
 
     def accumulate(self, responsibilities: Tensor) -> None:
-        self.counts += responsibilities.sum(0, dtype=torch.float64)
+        self.counts += responsibilities.sum(0)
         self.sums += responsibilities.T @ self.chunk
 
     def update(self) -> Parameters:
@@ -184,7 +184,7 @@ class _FullPass:
         return self.constant - 0.5 * distances
 
     def accumulate(self, responsibilities: Tensor) -> None:
-        self.counts += responsibilities.sum(0, dtype=torch.float64)
+        self.counts += responsibilities.sum(0)
         for j in self.used:
             rows = responsibilities[:, j].nonzero().squeeze(1)
             if len(rows) == 0:

@@ -17,11 +17,14 @@ from sfumato.mixture._inputs import (
 )
 from sfumato.mixture._passes import Parameters, em_pass, posterior
 from sfumato.mixture.families import Covariance, check_covariance, moments
-from sfumato.mixture.kmeans import kmeans
+from sfumato.mixture.kmeans import kmeans, nearest
 
 __all__ = ["GaussianMixture", "Parameters"]
 
-_START_ITERATIONS = 20
+_START_ITERATIONS = 50
+# k-means only has to find a start: from twice as many samples on, it looks at a random subset of this size.
+_SUBSET = 10_000
+_SUBSET_PER_COMPONENT = 200
 # A component that answers for less than this many samples is empty.
 _EMPTY = 1e-2
 
@@ -117,7 +120,7 @@ class GaussianMixture:
         Args:
             features: (n, D) float32 or float64, n >= 1; fewer samples than components or dimensions are allowed.
             init: where to start: `Parameters(weights, means, covariances)`, a fitted mixture (a warm start), or an
-                (n,) int64 assignment; k-means when left out.
+                (n,) int64 assignment. When left out, k-means, on a random subset of a large set.
             generator: source of randomness for k-means; a new one with seed 0 when left out.
 
         Raises:
@@ -197,11 +200,19 @@ class GaussianMixture:
         if isinstance(init, tuple):
             return self._checked(Parameters(*init), features)
         if init is None:
-            init = kmeans(features, self.k, iterations=_START_ITERATIONS, generator=seeded(generator)).assignment
+            init = self._cluster(features, seeded(generator))
         check_assignment(init, len(features), self.k)
         found = moments(features, init, self.k, self.covariance, fallback=features.mean(0).repeat(self.k, 1))
         weights = found.counts.double() / len(features)
         return Parameters(weights, found.means.double(), self._regularised(found.covariances.double()))
+
+    def _cluster(self, features: Tensor, source: torch.Generator) -> Tensor:
+        subset = features
+        if len(features) > 2 * (size := max(_SUBSET, _SUBSET_PER_COMPONENT * self.k)):
+            drawn = torch.randperm(len(features), generator=source, device=source.device)[:size]
+            subset = features[drawn.to(features.device)]
+        found = kmeans(subset, self.k, iterations=_START_ITERATIONS, generator=source)
+        return nearest(features, found.centres)
 
     def _checked(self, init: Parameters, features: Tensor) -> Parameters:
         k, dim = self.k, features.shape[1]

@@ -14,6 +14,7 @@ __all__ = [
     "DiagonalPrecision",
     "LowRankPrecision",
     "Precision",
+    "centred_samples",
     "dense_precision",
     "diagonal_precision",
     "group_rows",
@@ -147,3 +148,15 @@ def diagonal_precision(variances: Tensor, variance: float, dim: int) -> Diagonal
     table = variances if variances.ndim == 2 else variances[:, None]
     log_ratio = (table.double() / variance).log1p().sum(1) * (dim / table.shape[1])
     return DiagonalPrecision(1.0 / (table + variance), log_ratio)
+
+
+def centred_samples(flat: Tensor, assignment: Tensor, means: Tensor, counts: Tensor) -> Tensor:
+    """(k, r, D): the samples of each cluster, centred and divided by sqrt(n_j), zero rows as padding."""
+    order = assignment.argsort(stable=True)
+    starts = counts.cumsum(0) - counts
+    sorted_clusters = assignment[order]
+    slot = torch.arange(len(flat), device=flat.device) - starts[sorted_clusters]
+    rows = flat.new_zeros(len(counts), int(counts.max()), flat.shape[1])
+    scale = counts.clamp(min=1).to(flat.dtype).rsqrt()
+    rows[sorted_clusters, slot] = (flat[order] - means[sorted_clusters]) * scale[sorted_clusters, None]
+    return rows

@@ -1,0 +1,200 @@
+"""CIFAR-10 and CIFAR-100: 60,000 colour images of 32 x 32 pixels, in every form in which people have them.
+
+A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009; https://www.cs.toronto.edu/~kriz/cifar.html
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from sfumato.data.archive import read_members
+from sfumato.data.cifar_classes import CIFAR10_CLASSES, CIFAR100_CLASSES
+from sfumato.data.cifar_records import Records, parse_binary, parse_pickle
+from sfumato.data.download import fetch
+from sfumato.data.folder import describe, read_class_folders, scan
+from sfumato.data.images import LOSSY_SUFFIXES
+from sfumato.data.imageset import DataSets, ImageSet, Progress
+from sfumato.errors import DataError
+
+__all__ = ["CIFAR10", "CIFAR100", "Cifar", "Form", "load_cifar", "load_cifar10", "load_cifar100"]
+
+_PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
+_SHAPE = (3, 32, 32)
+
+
+@dataclass(frozen=True)
+class Form:
+    """One official form of the data: an archive, the folder in it, and the files in that folder."""
+
+    kind: Literal["binary", "python"]
+    archive: str
+    folder: str
+    train: tuple[str, ...]
+    test: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Cifar:
+    """Where one of the two data sets lies and how its records look.
+
+    Attributes:
+        name: as in the registry.
+        classes: in the order of the labels.
+        label_bytes: bytes in front of the pixels of a binary record; the last of them is the class.
+        label_key: of the classes in a pickle.
+        forms: the official forms, the preferred one first; the first is the one to download.
+        url: of the first form's archive.
+        sha256: of the first form's archive.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    label_bytes: int
+    label_key: bytes
+    forms: tuple[Form, ...]
+    url: str
+    sha256: str
+
+
+_BATCHES = tuple(f"data_batch_{i}" for i in range(1, 6))
+
+CIFAR10 = Cifar(
+    name="cifar10",
+    classes=CIFAR10_CLASSES,
+    label_bytes=1,
+    label_key=b"labels",
+    forms=(
+        Form(
+            "binary",
+            "cifar-10-binary.tar.gz",
+            "cifar-10-batches-bin",
+            tuple(f"{batch}.bin" for batch in _BATCHES),
+            ("test_batch.bin",),
+        ),
+        Form("python", "cifar-10-python.tar.gz", "cifar-10-batches-py", _BATCHES, ("test_batch",)),
+    ),
+    url="https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+    sha256="c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
+)
+
+CIFAR100 = Cifar(
+    name="cifar100",
+    classes=CIFAR100_CLASSES,
+    label_bytes=2,
+    label_key=b"fine_labels",
+    forms=(
+        Form("binary", "cifar-100-binary.tar.gz", "cifar-100-binary", ("train.bin",), ("test.bin",)),
+        Form("python", "cifar-100-python.tar.gz", "cifar-100-python", ("train",), ("test",)),
+    ),
+    url="https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
+    sha256="58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
+)
+
+
+def load_cifar10(data_dir: Path | str, *, progress: Progress | None = None) -> DataSets:
+    """CIFAR-10 (50,000 and 10,000 images, 10 classes) from whatever form of it `data_dir` holds; see `load_cifar`."""
+    return load_cifar(CIFAR10, data_dir, progress=progress)
+
+
+def load_cifar100(data_dir: Path | str, *, progress: Progress | None = None) -> DataSets:
+    """CIFAR-100 (50,000 and 10,000 images, 100 fine classes) from `data_dir`; see `load_cifar`."""
+    return load_cifar(CIFAR100, data_dir, progress=progress)
+
+
+def load_cifar(which: Cifar, data_dir: Path | str, *, progress: Progress | None = None) -> DataSets:
+    """Read a CIFAR data set from the first of these that `data_dir` holds.
+
+    1. The official binary form: the folder from the archive (`cifar-10-batches-bin`), its files directly in `data_dir`,
+       or the archive itself (`cifar-10-binary.tar.gz`), which is read without unpacking it.
+    2. The official Python form in the same three ways, through the restricted `load_plain_pickle`.
+    3. Class folders (see `load_folder`), with a caveat if their files are lossy.
+    4. Nothing, or `data_dir` does not exist: the official binary archive is downloaded and checked first.
+
+    Args:
+        which: `CIFAR10` or `CIFAR100`.
+        data_dir: the folder to look in.
+        progress: called with (done, total), counting images, or bytes during a download.
+
+    Raises:
+        DataError: `data_dir` holds something else, a file is damaged or missing, or the download failed.
+        StorageError: the download cannot be stored.
+    """
+    folder = Path(data_dir)
+    for form in which.forms:
+        source = _find(form, folder)
+        if source is not None:
+            return _read_official(which, form, source, progress)
+    if (folder / "train").is_dir():
+        return _read_class_folders(which, folder, progress)
+    if folder.exists() and not (folder.is_dir() and _is_empty(folder)):
+        archives = " or ".join(form.archive for form in which.forms)
+        raise DataError(
+            f"no {which.name} in {folder}: expected {archives} from {_PAGE}, the folder in it, or class folders "
+            f"(train/{which.classes[0]}/..., test/{which.classes[0]}/...), but found {describe(folder)}; "
+            "choose another folder, or an empty one to download it"
+        )
+    form = which.forms[0]
+    fetch(which.url, folder / form.archive, sha256=which.sha256, page=_PAGE, progress=progress)
+    return _read_official(which, form, folder / form.archive, progress)
+
+
+def _find(form: Form, folder: Path) -> Path | None:
+    if (folder / form.folder).is_dir():
+        return folder / form.folder
+    if (folder / form.train[0]).is_file():
+        return folder
+    return folder / form.archive if (folder / form.archive).is_file() else None
+
+
+def _is_empty(folder: Path) -> bool:
+    return all(entry.name.startswith(".") for entry in folder.iterdir())
+
+
+def _read_official(which: Cifar, form: Form, source: Path, progress: Progress | None) -> DataSets:
+    contents = read_members(source, form.folder, form.train + form.test, _PAGE)
+
+    def part(names: tuple[str, ...]) -> ImageSet:
+        records = []
+        for name in names:
+            where, content = f"{source / name}", contents.pop(name)
+            if form.kind == "binary":
+                records.append(parse_binary(content, where, which.label_bytes, len(which.classes)))
+            else:
+                records.append(parse_pickle(content, where, which.label_key, len(which.classes)))
+        return _image_set(records, which.classes)
+
+    train, test = part(form.train), part(form.test)
+    if progress is not None:
+        progress(len(train) + len(test), len(train) + len(test))
+    return DataSets(which.name, train, test)
+
+
+def _image_set(records: list[Records], classes: tuple[str, ...]) -> ImageSet:
+    pixels = np.concatenate([images for images, _ in records]).reshape(-1, *_SHAPE)
+    labels = np.concatenate([labels for _, labels in records])
+    return ImageSet(torch.from_numpy(pixels), torch.from_numpy(labels), classes)
+
+
+def _read_class_folders(which: Cifar, folder: Path, progress: Progress | None) -> DataSets:
+    train, test = scan(folder)
+    if train.classes != which.classes:
+        raise DataError(
+            f"{folder} holds the classes {', '.join(train.classes[:4])}, ..., not the {len(which.classes)} of "
+            f"{which.name} ({', '.join(which.classes[:4])}, ...); load it as `folder`, or choose another folder"
+        )
+    lossy = any(Path(file).suffix.lower() in LOSSY_SUFFIXES for file in train.files + test.files)
+    caveat = (
+        "The images were read from lossy files (JPEG), which are smoother than the official bits: reconstruction "
+        "errors compare with each other, but not digit by digit with published ones."
+    )
+    sets = read_class_folders(which.name, train, test, progress=progress, caveat=caveat if lossy else "")
+    if sets.train.image_shape != _SHAPE:
+        _, height, width = sets.train.image_shape
+        raise DataError(
+            f"the images in {folder} have {height}x{width} pixels, but those of {which.name} have 32x32; "
+            "load it as `folder`, or choose another folder"
+        )
+    return sets

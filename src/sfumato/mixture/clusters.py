@@ -1,0 +1,199 @@
+"""The clusters behind the loss: their moments between two refreshes, and products with (Sigma_j + sigma^2 I)^-1."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sfumato.errors import CheckpointError
+from sfumato.mixture.families import Covariance, moments
+from sfumato.mixture.partition import Partition
+from sfumato.mixture.precision import (
+    Precision,
+    centred_samples,
+    dense_precision,
+    diagonal_precision,
+    low_rank_precision,
+)
+from sfumato.mixture.running import batch_covariances, subtract_noise, update_covariances, update_weights
+
+__all__ = ["Clusters"]
+
+_FIRST_ITERATIONS = 20
+_WARM_ITERATIONS = 2
+_KEPT = 512
+_BUFFERS = ("weights", "means", "centres", "counts", "spread", "kept", "kept_clusters")
+
+
+class Clusters(nn.Module):
+    """A hard partition of the features with its exact moments, and the factors that a training step needs.
+
+    Full covariances of clusters that have at most half as many samples as dimensions are kept in the dual form: their
+    scaled centred samples instead of D x D matrices. It is exact; no shrinkage is needed, since sigma^2 I makes every
+    Sigma_j + sigma^2 I regular.
+
+    Args:
+        num_classes: classes.
+        clusters_per_class: k / classes.
+        covariance: family of the covariances.
+        variance: sigma^2.
+        class_conditional: whether each class has its own clusters.
+        dual: whether the dual form may be used (it cannot be updated batch by batch).
+        seed: of the first k-means++ start.
+
+    Attributes:
+        weights: (k,) pi_j.
+        means: (k, D) mu_j.
+        centres: (k, D), which define the partition.
+        counts: (k,) samples per cluster at the last refresh.
+        spread: Sigma_j in its family's shape, or in dual form (k, r, D).
+        kept, kept_clusters: up to 512 features, evenly spread over the data set, and their clusters: a sample to
+            measure on.
+    """
+
+    weights: Tensor
+    means: Tensor
+    centres: Tensor
+    counts: Tensor
+    spread: Tensor
+    kept: Tensor
+    kept_clusters: Tensor
+
+    def __init__(
+        self,
+        num_classes: int,
+        clusters_per_class: int,
+        covariance: Covariance,
+        variance: float,
+        *,
+        class_conditional: bool,
+        dual: bool,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.clusters_per_class = clusters_per_class
+        self.covariance: Covariance = covariance
+        self.variance = variance
+        self.class_conditional = class_conditional
+        self.seed = seed
+        self.samples = 0
+        self.refreshes = 0
+        self._may_be_dual = dual and covariance == "full"
+        self._is_dual = False
+        self._precision: Precision | None = None
+        self._information: Tensor | None = None
+        for name in _BUFFERS:
+            self.register_buffer(name, torch.empty(0))
+
+    @property
+    def size(self) -> int:
+        """k."""
+        return self.num_classes * self.clusters_per_class
+
+    @property
+    def covariances(self) -> Tensor:
+        """Sigma_j: (k, D, D) full, (k, D) diagonal, (k,) spherical; the dual form is multiplied out."""
+        return self.spread.transpose(1, 2) @ self.spread if self._is_dual else self.spread
+
+    @property
+    def information(self) -> Tensor:
+        """Theorem 2 for the current moments, float64, nats."""
+        if self._information is None:
+            pi = self.weights.double()
+            self._information = (torch.special.entr(pi) + 0.5 * pi * self.precision.log_ratio).sum()
+        return self._information
+
+    @property
+    def precision(self) -> Precision:
+        """The factors of (Sigma_j + sigma^2 I)^-1."""
+        if self._precision is None:
+            if self.covariance != "full":
+                self._precision = diagonal_precision(self.spread, self.variance, self.means.shape[1])
+            elif self._is_dual:
+                self._precision = low_rank_precision(self.spread, self.variance)
+            else:
+                self._precision = dense_precision(self.spread, self.variance)
+        return self._precision
+
+    def refresh(self, features: Tensor, labels: Tensor | None, *, noisy: bool) -> None:
+        """Cluster (N, D) features and take their moments.
+
+        k-means++ and up to 20 Lloyd iterations at first, two iterations from the last centres later.
+        """
+        partition = Partition.fit(
+            features,
+            labels,
+            num_classes=self.num_classes,
+            clusters_per_class=self.clusters_per_class,
+            previous=self._partition if self.refreshes else None,
+            iterations=_WARM_ITERATIONS if self.refreshes else _FIRST_ITERATIONS,
+            generator=torch.Generator(device=features.device).manual_seed(self.seed),
+        )
+        assignment = partition.assign(features, labels)
+        self.centres = partition.centres
+        self.counts = torch.bincount(assignment, minlength=self.size)
+        self.weights = self.counts.to(features.dtype) / len(features)
+        self.samples = len(features)
+        self._is_dual = self._may_be_dual and not noisy and int(self.counts.max()) * 2 <= features.shape[1]
+        fitted = moments(
+            features,
+            assignment,
+            self.size,
+            "spherical" if self._is_dual else self.covariance,
+            fallback=self.centres,
+        )
+        self.means = fitted.means
+        if self._is_dual:
+            self.spread = centred_samples(features, assignment, self.means, self.counts)
+        else:
+            self.spread = subtract_noise(fitted.covariances, self.variance) if noisy else fitted.covariances
+        keep = torch.linspace(0, len(features) - 1, min(len(features), _KEPT), device=features.device).long()
+        self.kept, self.kept_clusters = features[keep].clone(), assignment[keep]
+        self.refreshes += 1
+        self._forget_factors()
+
+    def assign(self, rows: Tensor, labels: Tensor | None) -> Tensor:
+        """(n,) cluster of each row: the nearest centre, of its own class where clusters belong to classes."""
+        return self._partition.assign(rows, labels)
+
+    def carry(self, rows: Tensor, assignment: Tensor) -> None:
+        """Eq. 5 and Eq. 6 for one batch; what is carried has no graph."""
+        counts = torch.bincount(assignment, minlength=self.size)
+        self.weights = update_weights(self.weights, counts, self.samples, len(rows))
+        fresh = batch_covariances(rows, assignment, self.means, self.covariance)
+        self.spread = update_covariances(self.spread, fresh, counts, self.weights, self.samples)
+        self._forget_factors()
+
+    def direction(self, rows: Tensor, assignment: Tensor) -> Tensor:
+        """(n, D): (Sigma_j + sigma^2 I)^-1 (z_i - mu_j) for each row i of cluster j."""
+        return self.precision.apply(rows - self.means[assignment], assignment)
+
+    @property
+    def _partition(self) -> Partition:
+        return Partition.of(self.centres, self.num_classes if self.class_conditional else None)
+
+    def _forget_factors(self) -> None:
+        self._precision = None
+        self._information = None
+
+    def get_extra_state(self) -> Tensor:
+        """Counters as a tensor, so that a state dict holds nothing but tensors."""
+        return torch.tensor([self.refreshes, self.samples, int(self._is_dual)], dtype=torch.int64)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Restore the counters; the factors are rebuilt from the loaded moments when they are needed."""
+        self.refreshes, self.samples, self._is_dual = int(state[0]), int(state[1]), bool(state[2])
+        self._forget_factors()
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        saved = state_dict.get(prefix + "weights")
+        if saved is not None and saved.numel() not in (0, self.size):
+            raise CheckpointError(
+                f"the saved mixture has {saved.numel()} clusters, this CEM {self.size}; "
+                "build it with the settings of the saved one"
+            )
+        for name in _BUFFERS:  # their shapes are those of the saved features
+            if (saved := state_dict.get(prefix + name)) is not None:
+                setattr(self, name, torch.empty_like(saved, device=self.weights.device))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
