@@ -77,7 +77,7 @@ class Augmentation:
         dy = integers(2 * self.pad + 1) - self.pad if self.pad else nothing
         dx = integers(2 * self.pad + 1) - self.pad if self.pad else nothing
         mirrored = integers(2) == 1 if self.flip else nothing.bool()
-        if self.rotation:
+        if self.rotation and n:  # an empty batch has no grid to sample
             unit = torch.rand(n, generator=generator, device=generator.device).to(device)
             angle = (2 * unit - 1) * math.radians(self.rotation)
             return _sample(images, dy, dx, mirrored, angle).contiguous(memory_format=memory_format)
@@ -96,7 +96,7 @@ def _move(images: Tensor, dy: Tensor, dx: Tensor, mirrored: Tensor, pad: int) ->
     columns = torch.where(mirrored[:, None], width - 1 - x, x) + (dx + pad)[:, None]
     index = rows[:, :, None] * (width + 2 * pad) + columns[:, None, :]
     index = index.view(n, 1, height * width).expand(n, channels, height * width)
-    return padded.view(n, channels, -1).gather(2, index).view(n, channels, height, width)
+    return padded.flatten(2).gather(2, index).view(n, channels, height, width)
 
 
 def _sample(images: Tensor, dy: Tensor, dx: Tensor, mirrored: Tensor, angle: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ __all__ = ["ClassFolders", "describe", "load_folder", "read_class_folders", "sca
 
 _LAYOUT = "DIR/train/<class>/<image>.jpg (or .png, ...) and the same under DIR/test or DIR/val"
 _CHUNK = 256
+_THREADS = 4  # small images are decoded faster than Python hands the interpreter lock around; more only wait for it
 
 
 @dataclass(frozen=True)
@@ -186,7 +187,7 @@ def _read_images(
             images[i] = pixels
         return len(chunk)
 
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
         try:
             for count in pool.map(read, range(0, len(part.files), _CHUNK)):
                 before += count

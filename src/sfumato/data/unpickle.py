@@ -88,7 +88,8 @@ class _Dtype:
         name = code.decode("latin1") if isinstance(code, bytes) else code
         if not isinstance(name, str) or name not in _PLAIN_TYPES:
             raise _Refused(f"an array of type {name!r}")
-        self._code, self._order = name, "="
+        self._code = name
+        self._order: Any = "="
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         order = state[1].decode("latin1") if isinstance(state[1], bytes) else state[1]

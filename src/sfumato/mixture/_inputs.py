@@ -1,5 +1,7 @@
 """Checks and small helpers shared by the room, each in one place."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -12,6 +14,7 @@ __all__ = [
     "check_labels",
     "check_positive",
     "chunk_rows",
+    "chunk_slices",
     "random_unit",
     "seeded",
     "sorted_clusters",
@@ -81,6 +84,12 @@ def chunk_rows(width: int, device: torch.device) -> int:
     """How many rows of `width` numbers one step of a chunked pass takes."""
     elements = _CPU_ELEMENTS if device.type == "cpu" else _GPU_ELEMENTS
     return max(1, elements // max(1, width))
+
+
+def chunk_slices(features: Tensor) -> Iterator[slice]:
+    """The rows of `features` in chunks. Fill a result allocated before: a list of pieces fragments the heap."""
+    step = chunk_rows(features.shape[1], features.device)
+    return (slice(start, start + step) for start in range(0, len(features), step))
 
 
 def seeded(generator: torch.Generator | None) -> torch.Generator:

@@ -12,7 +12,7 @@ from sfumato.mixture._inputs import (
     check_features,
     check_finite,
     check_positive,
-    chunk_rows,
+    chunk_slices,
     seeded,
 )
 from sfumato.mixture._passes import Parameters, em_pass, posterior
@@ -132,23 +132,21 @@ class GaussianMixture:
         parameters = self._start(features, init, generator)
         shift = features.mean(0)
         restarted = torch.zeros(self.k, dtype=torch.bool, device=features.device)
+        likelihood = features.new_empty(len(features))
         bounds: list[float] = []
         converged = False
         while len(bounds) < self.max_iter and not converged:
             step = em_pass(parameters, self.covariance, shift)
-            likelihoods = []
-            for chunk in features.split(self._chunk(features)):
-                likelihood, share = posterior(step.log_joint(chunk))
+            for part in chunk_slices(features):
+                likelihood[part], share = posterior(step.log_joint(features[part]))
                 step.accumulate(share)
-                likelihoods.append(likelihood)
-            found = torch.cat(likelihoods)
-            bounds.append(float(found.mean(dtype=torch.float64)))
+            bounds.append(float(likelihood.mean(dtype=torch.float64)))
             counts, means, covariances = step.update()
             parameters = Parameters(counts / counts.sum(), means, self._regularised(covariances))
             empty = (counts < _EMPTY) & ~restarted
             if bool(empty.any()):
                 restarted |= empty
-                parameters = self._restart(parameters, empty, features, found)
+                parameters = self._restart(parameters, empty, features, likelihood)
             elif len(bounds) > 1:
                 converged = abs(bounds[-1] - bounds[-2]) < self.tol
         self.weights_, self.means_, self.covariances_ = parameters
@@ -158,7 +156,7 @@ class GaussianMixture:
     @torch.no_grad()
     def score_samples(self, features: Tensor) -> Tensor:
         """log p(z) of each sample, (n,), nats, in the dtype of the features."""
-        return self._log_joint(features).logsumexp(1).to(features.dtype)
+        return self._log_joint(features).logsumexp(1)
 
     def score(self, features: Tensor) -> float:
         """Mean log likelihood per sample, nats."""
@@ -167,7 +165,7 @@ class GaussianMixture:
     @torch.no_grad()
     def predict_proba(self, features: Tensor) -> Tensor:
         """Posterior of each component, (n, k) in the dtype of the features; rows sum to 1."""
-        return self._log_joint(features).softmax(1).to(features.dtype)
+        return self._log_joint(features).softmax(1)
 
     @torch.no_grad()
     def predict(self, features: Tensor) -> Tensor:
@@ -179,15 +177,15 @@ class GaussianMixture:
             raise NotFittedError("this mixture has not been fitted; call fit(features) first")
         return Parameters(self.weights_, self.means_, self.covariances_)
 
-    def _chunk(self, features: Tensor) -> int:
-        return chunk_rows(features.shape[1], features.device)
-
     def _log_joint(self, features: Tensor) -> Tensor:
         parameters = self._fitted()
         check_features(features, self.means_.shape[1])
         shift = (self.weights_ @ self.means_).to(features.dtype)
         step = em_pass(parameters, self.covariance, shift)
-        return torch.cat([step.log_joint(chunk) for chunk in features.split(self._chunk(features))])
+        result = features.new_empty(len(features), self.k)
+        for part in chunk_slices(features):
+            result[part] = step.log_joint(features[part])
+        return result
 
     def _start(
         self,

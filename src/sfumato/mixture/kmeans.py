@@ -11,7 +11,7 @@ from sfumato.mixture._inputs import (
     check_features,
     check_finite,
     check_positive,
-    chunk_rows,
+    chunk_slices,
     random_unit,
     seeded,
 )
@@ -67,8 +67,10 @@ def nearest(features: Tensor, centres: Tensor) -> Tensor:
     """
     check_features(features, centres.shape[1])
     shift = centres.mean(0)
-    chunks = features.split(chunk_rows(features.shape[1], features.device))
-    return torch.cat([scores(chunk, centres, shift)[1].argmin(1) for chunk in chunks])
+    assignment = torch.empty(len(features), dtype=torch.int64, device=features.device)
+    for part in chunk_slices(features):
+        torch.argmin(scores(features[part], centres, shift)[1], 1, out=assignment[part])
+    return assignment
 
 
 @torch.no_grad()
@@ -96,8 +98,9 @@ def kmeans_plus_plus(features: Tensor, k: int, generator: torch.Generator | None
     check_finite(features)
     source = seeded(generator)
     shift = features.mean(0)
-    chunks = features.split(chunk_rows(features.shape[1], features.device))
-    norms = torch.cat([(chunk - shift).square().sum(1) for chunk in chunks])
+    norms = features.new_empty(len(features))
+    for part in chunk_slices(features):
+        norms[part] = (features[part] - shift).square_().sum(1)
     # Rounding makes the distance between equal samples a little more than 0; below this it counts as 0.
     noise = 16 * torch.finfo(features.dtype).eps
 
@@ -105,8 +108,9 @@ def kmeans_plus_plus(features: Tensor, k: int, generator: torch.Generator | None
         """(n, t) squared distances of all samples to the candidate samples (t,)."""
         moved = features[candidates] - shift
         scale = norms[:, None] + norms[candidates]
-        cross = torch.cat([(chunk - shift) @ moved.T for chunk in chunks])
-        squared = scale - 2 * cross
+        squared = scale.clone()
+        for part in chunk_slices(features):
+            squared[part].addmm_(features[part] - shift, moved.T, alpha=-2.0)
         return squared.masked_fill_(squared <= noise * scale, 0.0)
 
     trials = 2 + int(math.log(k))
@@ -188,24 +192,23 @@ def kmeans(
 def _assign(features: Tensor, centres: Tensor, shift: Tensor, *, sums: bool) -> _Pass:
     """One pass over all samples: nearest centre, squared distance and, where asked, the sums of rows - shift."""
     k, dim = centres.shape
-    assignments, distances = [], []
+    assignment = torch.empty(len(features), dtype=torch.int64, device=features.device)
+    distance = features.new_empty(len(features))
     total = features.new_zeros(k, dim, dtype=torch.float64)
-    for chunk in features.split(chunk_rows(dim, features.device)):
-        rows, score = scores(chunk, centres, shift)
-        assignment = score.argmin(1)
-        half = score.gather(1, assignment[:, None]).squeeze(1)
-        assignments.append(assignment)
-        distances.append((rows.square().sum(1) + 2 * half).clamp_(min=0))
+    for part in chunk_slices(features):
+        rows, score = scores(features[part], centres, shift)
+        chosen = score.argmin(1)
+        half = score.gather(1, chosen[:, None]).squeeze(1)
+        assignment[part] = chosen
+        distance[part] = rows.square().sum(1).add_(half, alpha=2.0).clamp_(min=0)
         if sums:
-            member = torch.nn.functional.one_hot(assignment, k).to(rows.dtype)
-            total += member.T @ rows
-    assignment = torch.cat(assignments)
-    return _Pass(assignment, torch.cat(distances), torch.bincount(assignment, minlength=k), total)
+            total += torch.nn.functional.one_hot(chosen, k).to(rows.dtype).T @ rows
+    return _Pass(assignment, distance, torch.bincount(assignment, minlength=k), total)
 
 
 def _mean_variance(features: Tensor, mean: Tensor) -> float:
-    chunks = features.split(chunk_rows(features.shape[1], features.device))
-    return sum(float((chunk - mean).square().sum(dtype=torch.float64)) for chunk in chunks) / features.numel()
+    squares = ((features[part] - mean).square_().sum(dtype=torch.float64) for part in chunk_slices(features))
+    return sum(map(float, squares)) / features.numel()
 
 
 def _update(features: Tensor, centres: Tensor, shift: Tensor, found: _Pass) -> Tensor:

@@ -1,0 +1,52 @@
+"""Averages over seeds, and how their numbers are written."""
+
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["Mean", "average", "error_text", "group", "percent_text"]
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean over repetitions.
+
+    Attributes:
+        mean: of the values.
+        sd: their sample standard deviation; None for a single value, which has none.
+        count: how many there were.
+    """
+
+    mean: float
+    sd: float | None
+    count: int
+
+
+def average(values: Iterable[float | None]) -> Mean | None:
+    """The mean of what was measured; None if nothing was."""
+    found = [value for value in values if value is not None]
+    if not found:
+        return None
+    return Mean(statistics.fmean(found), statistics.stdev(found) if len(found) > 1 else None, len(found))
+
+
+def group(rows: Sequence[dict[str, Any]], *names: str) -> dict[tuple[Any, ...], list[dict[str, Any]]]:
+    """Rows that agree in the fields `names`, in the order in which they first appear."""
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[name] for name in names), []).append(row)
+    return groups
+
+
+def error_text(value: float) -> str:
+    """A mean squared error with four decimals, or three significant digits where four decimals would hide it."""
+    if value == 0 or not math.isfinite(value) or abs(value) >= 1e-3:
+        return f"{value:.4f}"
+    return f"{value:.{2 - math.floor(math.log10(abs(value)))}f}"
+
+
+def percent_text(value: float) -> str:
+    """A share in per cent with one decimal, without the sign for per cent."""
+    return f"{100 * value:.1f}"

@@ -1,0 +1,196 @@
+"""The commands as a user calls them; digits only, so that they take seconds."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from sfumato import checkpoint
+from sfumato.cli.main import main
+
+TINY = ["--data", "digits", "--epochs", "2", "--limit", "300", "--device", "cpu", "--noise-std", "0.1"]
+TINY_ATTACK = ["--epochs", "2", "--width", "8", "--blocks", "1", "--device", "cpu"]
+
+
+def command(*words: str, **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "sfumato.cli.main", *words], capture_output=True, text=True, **options)  # type: ignore[call-overload,no-any-return]
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "first"
+    assert main(["train", *TINY, "--cem", "--run", str(folder)]) == 0
+    return folder
+
+
+def test_help_and_version(capsys):
+    assert main(["--help"]) == 0
+    assert "sfumato COMMAND" in capsys.readouterr().out
+    assert main(["--version"]) == 0
+    assert main([]) == 2
+    for name in ("demo", "train", "attack", "bench"):
+        with pytest.raises(SystemExit) as stop:
+            main([name, "--help"])
+        assert stop.value.code == 0
+        text = capsys.readouterr().out
+        assert "example:" in text
+        assert f"sfumato {name}" in text
+        assert "_" not in "".join(word for word in text.split() if word.startswith("--"))
+
+
+def test_an_unknown_command_lists_the_known_ones(capsys):
+    assert main(["trian"]) == 2
+    assert "unknown command 'trian'; choose one of demo, train, attack, bench" in capsys.readouterr().err
+
+
+def test_a_run_folder_holds_everything(run_folder):
+    assert {path.name for path in run_folder.iterdir()} == {
+        "config.json",
+        "metrics.jsonl",
+        "model.safetensors",
+        "result.json",
+    }
+    lines = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [0, 1]
+    assert lines[-1]["cem_information"] > 0
+    result = json.loads((run_folder / "result.json").read_text())
+    assert 0 <= result["accuracy"] <= 1
+    assert result["train_images"] + result["held_out_images"] == 300
+    assert result["evidence"]["torch"] == torch.__version__
+
+
+def test_a_second_call_with_the_same_folder_trains_nothing(run_folder, capsys):
+    before = (run_folder / "model.safetensors").stat().st_mtime_ns
+    assert main(["train", *TINY, "--cem", "--run", str(run_folder)]) == 0
+    assert (run_folder / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_another_configuration_in_the_same_folder_is_refused(run_folder, capsys):
+    before = (run_folder / "config.json").read_text()
+    assert main(["train", *TINY, "--cem", "--lam", "7", "--run", str(run_folder)]) == 2
+    assert "holds another run (lam 0.3 -> 7.0); choose another --run folder" in capsys.readouterr().err
+    assert (run_folder / "config.json").read_text() == before
+
+
+def test_attack_writes_figures_and_a_picture(run_folder, tmp_path, capsys):
+    assert main(["attack", str(run_folder), *TINY_ATTACK, "--json", str(tmp_path / "out.json")]) == 0
+    written = json.loads((run_folder / "attack" / "result.json").read_text())
+    assert json.loads((tmp_path / "out.json").read_text()) == written
+    assert written["test"]["mse"] > 0
+    assert written["train"]["ssim"] < 1
+    assert (run_folder / "attack" / "reconstructions.png").read_bytes().startswith(b"\x89PNG")
+    out = capsys.readouterr().out
+    assert "training images" in out
+    assert "test images" in out
+    assert "NOT CONVERGED" in out  # two epochs show nothing
+
+
+def test_settings_come_from_a_yaml_file_and_options_override_it(tmp_path):
+    (tmp_path / "settings.yaml").write_text("data: digits\nepochs: 9\nlimit: 100\ncem: true\nnoise_std: 0.1\n")
+    words = ["train", "--config", str(tmp_path / "settings.yaml"), "--epochs", "1", "--run", str(tmp_path / "run")]
+    assert main(words) == 0
+    config = json.loads((tmp_path / "run" / "config.json").read_text())["config"]
+    assert (config["epochs"], config["limit"], config["cem"]) == (1, 100, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["train", "--data", "banana"], "unknown data set 'banana'; choose one of digits"),
+        (["train", "--data", "cifar10"], "data_dir"),
+        (["train", "--data", "folder", "--data-dir", "/nowhere/at/all"], "/nowhere/at/all"),
+        (["train", *TINY, "--cem", "--noise-std", "0"], "give a positive --noise-std"),
+        (["train", *TINY, "--device", "toaster"], "give auto, cpu or cuda"),
+        (["attack", "/nowhere/at/all"], "is not a run folder"),
+        (["bench", "--rounds", "1"], "at least 2"),
+    ],
+)
+def test_mistakes_end_with_one_sentence_and_exit_code_2(words, text, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("sfumato: error: ")
+    assert text in error
+    assert "Traceback" not in error
+
+
+def test_an_unknown_covariance_lists_the_known_ones(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "--covariance", "banana"])
+    assert stop.value.code == 2
+    assert "spherical" in capsys.readouterr().err
+
+
+def test_an_unfinished_run_cannot_be_attacked(run_folder, tmp_path, capsys):
+    (tmp_path / "config.json").write_text((run_folder / "config.json").read_text())
+    assert main(["attack", str(tmp_path)]) == 2
+    assert "is not finished" in capsys.readouterr().err
+
+
+def test_a_model_file_of_another_network_is_refused(run_folder, tmp_path, capsys):
+    for name in ("config.json", "result.json"):
+        (tmp_path / name).write_text((run_folder / name).read_text())
+    tensors, meta = checkpoint.load(run_folder / "model.safetensors")
+    tensors.pop("edge.conv1.weight")
+    checkpoint.save(tmp_path / "model.safetensors", tensors, {k: v for k, v in meta.items() if k != "format"})
+    assert main(["attack", str(tmp_path)]) == 2
+    assert "holds another model than its settings say" in capsys.readouterr().err
+
+
+def test_a_full_disk_ends_with_a_sentence_and_keeps_what_was_there(tmp_path):
+    folder = tmp_path / "run"
+    words = ["train", *TINY, "--run", str(folder)]
+    limited = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000));"
+        "from sfumato.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    )
+    done = subprocess.run([sys.executable, "-c", limited, *words], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "cannot write" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert main(words) == 0  # with room again, the same command finishes
+
+
+@pytest.mark.slow
+def test_kill_9_at_three_moments_changes_neither_weights_nor_attack(tmp_path):
+    """A real process, really killed; the last call resumes and ends bit for bit like an undisturbed run."""
+    shape = ["--data", "digits", "--epochs", "12", "--device", "cpu", "--noise-std", "0.1", "--cem"]
+    shape += ["--checkpoint-seconds", "0"]
+    attack = ["--epochs", "6", "--width", "16", "--blocks", "1", "--device", "cpu"]
+    calm, rough = tmp_path / "calm", tmp_path / "rough"
+
+    def killed(words: list[str], appears: Path) -> None:
+        before = appears.stat().st_mtime_ns if appears.exists() else 0
+        process = subprocess.Popen(
+            [sys.executable, "-m", "sfumato.cli.main", *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and process.poll() is None:
+            if appears.exists() and appears.stat().st_mtime_ns != before:
+                break
+            time.sleep(0.01)
+        time.sleep(0.15)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+    for folder in (calm, rough):
+        for words, appears in (
+            (["train", *shape, "--run", str(folder)], folder / "state.safetensors"),
+            (["attack", str(folder), *attack], folder / "attack" / "state.safetensors"),
+        ):
+            if folder is rough:
+                for _ in range(3):
+                    killed(words, appears)
+            done = command(*words, env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())})
+            assert done.returncode == 0, done.stderr
+    for name in ("model.safetensors", "attack/attack.safetensors"):
+        ours, theirs = checkpoint.load(calm / name)[0], checkpoint.load(rough / name)[0]
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours), name

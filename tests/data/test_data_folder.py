@@ -1,0 +1,167 @@
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sfumato.data import folder
+from sfumato.data.folder import load_folder
+from sfumato.errors import ConfigError, DataError
+
+
+def test_images_come_in_the_order_of_classes_and_names(tmp_path, write_classes):
+    written = write_classes(tmp_path, ("bee", "ant"))
+    sets = load_folder(tmp_path)
+    assert sets.name == "folder"
+    assert sets.train.classes == ("ant", "bee")
+    assert sets.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    for part, images in (("train", sets.train), ("test", sets.test)):
+        expected = np.concatenate([written[part]["ant"], written[part]["bee"]]).transpose(0, 3, 1, 2)
+        assert np.array_equal(images.images.numpy(), expected)
+
+
+def test_val_serves_as_test_and_other_files_are_ignored(tmp_path, write_classes):
+    write_classes(tmp_path, parts=("train", "val"))
+    (tmp_path / "train" / "ant" / "notes.txt").write_text("x")
+    (tmp_path / "train" / "ant" / "._0.png").write_text("x")
+    (tmp_path / "train" / ".hidden").mkdir()
+    (tmp_path / "train" / "ant" / "0.png").rename(tmp_path / "train" / "ant" / "0.PNG")
+    assert len(load_folder(tmp_path).train) == 6
+
+
+def test_progress_counts_to_the_end(tmp_path, write_classes, monkeypatch):
+    monkeypatch.setattr(folder, "_CHUNK", 2)
+    write_classes(tmp_path)
+    calls = []
+    load_folder(tmp_path, progress=lambda done, total: calls.append((done, total)))
+    assert calls[-1] == (12, 12)
+    assert [done for done, _ in calls] == sorted(done for done, _ in calls)
+    assert len(calls) >= 6
+
+
+def test_the_second_reading_comes_from_the_cache(tmp_path, write_classes, monkeypatch):
+    write_classes(tmp_path)
+    first = load_folder(tmp_path)
+    monkeypatch.setattr(folder, "read_image", lambda *_: pytest.fail("read again"))
+    second = load_folder(tmp_path)
+    assert second.train.fingerprint() == first.train.fingerprint()
+    assert second.test.fingerprint() == first.test.fingerprint()
+
+
+def test_a_changed_file_is_read_again(tmp_path, write_classes):
+    write_classes(tmp_path)
+    before = load_folder(tmp_path)
+    path = tmp_path / "train" / "ant" / "0.png"
+    status = path.stat()
+    Image.fromarray(np.zeros((8, 8, 3), dtype=np.uint8)).save(path)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    after = load_folder(tmp_path)
+    assert int(after.train.images[0].max()) == 0
+    assert after.train.fingerprint() != before.train.fingerprint()
+
+
+def test_a_renamed_image_and_another_size_are_not_served_from_the_cache(tmp_path, write_classes):
+    write_classes(tmp_path)
+    before = load_folder(tmp_path)
+    (tmp_path / "train" / "ant" / "0.png").rename(tmp_path / "train" / "ant" / "9.png")
+    after = load_folder(tmp_path)
+    assert np.array_equal(after.train.images[2], before.train.images[0])
+    assert load_folder(tmp_path, size=4).train.image_shape == (3, 4, 4)
+    assert load_folder(tmp_path).train.image_shape == (3, 8, 8)
+
+
+def test_size_resizes_images_of_any_size(tmp_path, write_classes):
+    write_classes(tmp_path)
+    Image.fromarray(np.full((5, 9, 3), 70, dtype=np.uint8)).save(tmp_path / "train" / "bee" / "odd.png")
+    sets = load_folder(tmp_path, size=(6, 4))
+    assert sets.train.image_shape == (3, 6, 4)
+    assert sets.train.images[-1].unique().tolist() == [70]
+    with pytest.raises(ConfigError, match="size is 0; give a side of at least one pixel"):
+        load_folder(tmp_path, size=0)
+
+
+def test_different_sizes_need_a_size(tmp_path, write_classes):
+    write_classes(tmp_path)
+    Image.fromarray(np.zeros((5, 9, 3), dtype=np.uint8)).save(tmp_path / "train" / "bee" / "odd.png")
+    with pytest.raises(DataError, match=r"different sizes: .*0\.png has 8x8 .*odd\.png has 5x9; give `size`"):
+        load_folder(tmp_path)
+
+
+def test_training_and_test_images_must_have_one_size(tmp_path, write_classes):
+    write_classes(tmp_path, parts=("train",))
+    write_classes(tmp_path, parts=("test",), side=(8, 6))
+    with pytest.raises(DataError, match=r"different sizes: .*train.* has 8x8 .*test.* has 8x6; give `size`"):
+        load_folder(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["nothing", "file", "images", "missing"])
+def test_the_wrong_folder_says_what_is_expected_and_what_is_there(tmp_path, content):
+    root = tmp_path / "data"
+    found = {
+        "nothing": "found it empty",
+        "file": "found that it is a file",
+        "images": r"found a\.png, b/",
+        "missing": "found that it does not exist",
+    }
+    if content == "file":
+        root.write_text("x")
+    elif content != "missing":
+        root.mkdir()
+    if content == "images":
+        (root / "a.png").write_bytes(b"")
+        (root / "b").mkdir()
+    with pytest.raises(DataError, match=rf"expected DIR/train/<class>/<image>\.jpg .*{found[content]}"):
+        load_folder(root)
+
+
+def test_a_long_listing_is_cut(tmp_path):
+    for i in range(9):
+        (tmp_path / f"{i}.txt").write_text("x")
+    with pytest.raises(DataError, match=r"found 0\.txt, .*5\.txt and 3 more"):
+        load_folder(tmp_path)
+
+
+def test_images_without_class_folders_are_explained(tmp_path, write_classes):
+    write_classes(tmp_path, parts=("test",))
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "0.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"no class folders in .*train: expected .* but found 0\.png"):
+        load_folder(tmp_path)
+
+
+def test_an_empty_class_is_named(tmp_path, write_classes):
+    write_classes(tmp_path)
+    (tmp_path / "train" / "cow").mkdir()
+    (tmp_path / "train" / "cow" / "readme.md").write_text("x")
+    with pytest.raises(
+        DataError, match=r"class folder .*cow has no images \(found readme\.md\); add some \(.*\.jpg.*\) or remove"
+    ):
+        load_folder(tmp_path)
+
+
+def test_both_parts_need_the_same_classes(tmp_path, write_classes):
+    write_classes(tmp_path, ("ant", "bee"), parts=("train",))
+    write_classes(tmp_path, ("bee", "cow"), parts=("test",))
+    with pytest.raises(DataError, match=r"same classes, but there is no cow in .*train and no ant in .*test; add or remove"):
+        load_folder(tmp_path)
+
+
+def test_a_truncated_jpeg_is_named(tmp_path, write_classes):
+    write_classes(tmp_path, suffix=".jpg")
+    path = tmp_path / "test" / "bee" / "1.jpg"
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(DataError, match=r"cannot read the image .*bee/1\.jpg: .*replace the file"):
+        load_folder(tmp_path)
+
+
+def test_a_damaged_or_forbidden_cache_does_not_stop_the_load(tmp_path, write_classes, own_cache, monkeypatch):
+    write_classes(tmp_path)
+    expected = load_folder(tmp_path).train.fingerprint()
+    for file in own_cache.rglob("*"):
+        if file.is_file():
+            file.write_bytes(file.read_bytes()[:50])
+    assert load_folder(tmp_path).train.fingerprint() == expected
+    blocked = tmp_path / "blocked"
+    blocked.write_text("a file where the cache should be")
+    monkeypatch.setenv("SFUMATO_CACHE", str(blocked))
+    assert load_folder(tmp_path).train.fingerprint() == expected
