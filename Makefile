@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench docs clean
 
 demo: $(VENV)/.demo
 	$(BIN)/sfumato demo
@@ -35,6 +35,9 @@ $(VENV)/.demo: pyproject.toml | $(BIN)/python
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	$(BIN)/pip install --disable-pip-version-check --quiet --editable ".[dev]"
 	@touch $@ $(VENV)/.demo
+
+docs: $(VENV)/.dev
+	$(BIN)/python docs/render.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

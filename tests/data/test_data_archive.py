@@ -59,7 +59,9 @@ def test_a_damaged_archive_is_named(tmp_path):
     whole = path.read_bytes()
     for cut in (0, 5, 30, 1_000, len(whole) // 2, len(whole) * 3 // 4):
         path.write_bytes(whole[:cut])
-        with pytest.raises(DataError, match=r"a\.tar\.gz is truncated or damaged .*delete it and get it anew from https"):
+        with pytest.raises(
+            DataError, match=r"a\.tar\.gz is truncated or damaged .*delete it and get it anew from https"
+        ):
             read_members(path, "set", ("one", "two"), PAGE)
     path.write_bytes(b"<html>not found</html>" * 50)
     with pytest.raises(DataError, match="truncated or damaged"):

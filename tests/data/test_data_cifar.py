@@ -33,13 +33,20 @@ def official(which, kind, n=3):
         parts["train" if name in batches else "test"].append((pixels, labels))
         if kind == "binary":
             coarse = b"" if tens else b"\x13"
-            files[f"{name}.bin"] = b"".join(coarse + bytes([y]) + x.tobytes() for x, y in zip(pixels, labels, strict=True))
+            files[f"{name}.bin"] = b"".join(
+                coarse + bytes([y]) + x.tobytes() for x, y in zip(pixels, labels, strict=True)
+            )
         elif tens:
-            files[name] = python2_dumps({"batch_label": "b", "labels": labels, "data": pixels, "filenames": ["f.png"] * n})
+            files[name] = python2_dumps(
+                {"batch_label": "b", "labels": labels, "data": pixels, "filenames": ["f.png"] * n}
+            )
         else:
             files[name] = python2_dumps({"coarse_labels": [19] * n, "fine_labels": labels, "data": pixels})
     expected = {
-        part: (np.concatenate([x for x, _ in several]).reshape(-1, 3, 32, 32), sum((y for _, y in several), []))
+        part: (
+            np.concatenate([x for x, _ in several]).reshape(-1, 3, 32, 32),
+            [label for _, labels in several for label in labels],
+        )
         for part, several in parts.items()
     }
     return files, expected
@@ -94,7 +101,7 @@ def test_the_first_bytes_of_a_record_are_the_red_rows(tmp_path):
     pixels = np.zeros((3, 32, 32), dtype=np.uint8)
     pixels[0, 0, 1], pixels[1, 2, 0], pixels[2, 31, 31] = 10, 20, 30
     content = bytes([3]) + pixels.tobytes()
-    place(tmp_path, CIFAR10, "binary", {name: content for name in CIFAR10.forms[0].train + ("test_batch.bin",)}, "folder")
+    place(tmp_path, CIFAR10, "binary", dict.fromkeys((*CIFAR10.forms[0].train, "test_batch.bin"), content), "folder")
     image = load_cifar10(tmp_path).test
     assert image.labels.tolist() == [3]
     assert image.classes[3] == "cat"
@@ -113,7 +120,7 @@ def test_class_names():
 def test_a_pickle_of_python_3_with_text_keys_is_read(tmp_path):
     pixels, labels = records(2, 10, 0)
     content = pickle.dumps({"data": pixels, "labels": labels}, protocol=4)
-    place(tmp_path, CIFAR10, "python", {name: content for name in CIFAR10.forms[1].train + ("test_batch",)}, "folder")
+    place(tmp_path, CIFAR10, "python", dict.fromkeys((*CIFAR10.forms[1].train, "test_batch"), content), "folder")
     assert load_cifar10(tmp_path).test.labels.tolist() == labels
 
 
@@ -165,6 +172,7 @@ def test_labels_outside_the_range_are_named(tmp_path):
         ({"data": np.zeros((1, 3072)), "labels": [0]}, "not a CIFAR batch"),
         ({"data": np.zeros((1, 3071), dtype=np.uint8), "labels": [0]}, "not a CIFAR batch"),
         ({"data": np.zeros((0, 3072), dtype=np.uint8), "labels": []}, "not a CIFAR batch"),
+        ({b"\xff": 1, 3: 4}, "not a CIFAR batch"),
         ([1, 2], r"not a CIFAR batch: expected a dictionary with `data`, uint8 of shape \(n, 3072\).*`labels`"),
     ],
 )
@@ -179,7 +187,9 @@ def test_a_missing_batch_is_named(tmp_path):
     files, _ = official(CIFAR10, "binary")
     del files["data_batch_5.bin"]
     place(tmp_path, CIFAR10, "binary", files, "folder")
-    with pytest.raises(DataError, match=r"cifar-10-batches-bin has no data_batch_5\.bin; get the complete archive from https"):
+    with pytest.raises(
+        DataError, match=r"cifar-10-batches-bin has no data_batch_5\.bin; get the complete archive from https"
+    ):
         load_cifar10(tmp_path)
 
 
@@ -203,7 +213,9 @@ def test_class_folders_carry_a_caveat_if_they_are_lossy(tmp_path, suffix, lossy)
 
 def test_class_folders_of_other_classes_or_sizes_are_refused(tmp_path):
     write_class_folders(tmp_path / "animals", ("ant", "bee"), ".png")
-    with pytest.raises(DataError, match=r"holds the classes ant, bee, \.\.\., not the 10 of cifar10 .*load it as `folder`"):
+    with pytest.raises(
+        DataError, match=r"holds the classes ant, bee, \.\.\., not the 10 of cifar10 .*load it as `folder`"
+    ):
         load_cifar10(tmp_path / "animals")
     write_class_folders(tmp_path / "large", CIFAR10.classes, ".png", side=40)
     with pytest.raises(DataError, match=r"have 40x40 pixels, but those of cifar10 have 32x32"):
@@ -214,7 +226,7 @@ def test_something_else_is_not_overwritten_by_a_download(tmp_path):
     (tmp_path / "mnist.gz").write_bytes(b"x")
     with pytest.raises(
         DataError,
-        match=r"no cifar10 in .*: expected cifar-10-binary\.tar\.gz or cifar-10-python\.tar\.gz .*but found mnist\.gz; choose",
+        match=r"no cifar10 in .*: expected cifar-10-binary\.tar\.gz or cifar-10-python\..* found mnist\.gz; choose",
     ):
         load_cifar10(tmp_path)
     with pytest.raises(DataError, match="but found that it is a file"):
@@ -240,7 +252,9 @@ def test_an_altered_download_is_refused(tmp_path):
     files, _ = official(CIFAR10, "binary")
     archive = place(tmp_path, CIFAR10, "binary", files, "archive")
     which = dataclasses.replace(CIFAR10, url=archive.as_uri())
-    with pytest.raises(DataError, match=r"instead of c4a38c50a1bc5f3a.*get cifar-10-binary\.tar\.gz from https.*put it into"):
+    with pytest.raises(
+        DataError, match=r"instead of c4a38c50a1bc5f3a.*get cifar-10-binary\.tar\.gz from https.*put it into"
+    ):
         load_cifar(which, tmp_path / "target")
     assert list((tmp_path / "target").iterdir()) == []
 
@@ -255,7 +269,6 @@ def test_without_network_the_message_says_what_to_do(tmp_path):
         load_cifar(which, tmp_path / "target")
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not REAL.is_dir(), reason="set SFUMATO_DATA to a folder that holds cifar10/ to test the real data")
 def test_the_real_data_is_complete():
     sets = load_cifar10(REAL)

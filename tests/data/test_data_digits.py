@@ -27,7 +27,25 @@ def test_shape_values_and_names():
     assert sets.train.image_shape == (1, 8, 8)
     assert sets.train.classes == ("0", "1", "2", "3", "4", "5", "6", "7", "8", "9")
     assert int(sets.train.images.max()) == 255
-    assert sets.train.images.unique().tolist() == [0, 16, 32, 48, 64, 80, 96, 112, 128, 143, 159, 175, 191, 207, 223, 239, 255]
+    assert sets.train.images.unique().tolist() == [
+        0,
+        16,
+        32,
+        48,
+        64,
+        80,
+        96,
+        112,
+        128,
+        143,
+        159,
+        175,
+        191,
+        207,
+        223,
+        239,
+        255,
+    ]
     assert "8x8" in sets.caveat
 
 

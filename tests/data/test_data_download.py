@@ -62,14 +62,17 @@ def test_an_unknown_length_is_reported_as_0(server, tmp_path):
 
 @pytest.mark.parametrize(("name", "sha256"), [("half", SHA256), ("file", "0" * 64)])
 def test_other_content_is_refused_and_removed(server, tmp_path, name, sha256):
-    with pytest.raises(DataError, match=r"/(half|file).*(SHA-256|IncompleteRead).*get d\.bin from https://example\.org"):
+    with pytest.raises(
+        DataError, match=r"/(half|file).*(SHA-256|IncompleteRead).*get d\.bin from https://example\.org"
+    ):
         fetch(f"{server}/{name}", tmp_path / "d.bin", sha256=sha256, page=PAGE)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_without_network_the_page_and_the_place_are_named(tmp_path):
     with pytest.raises(
-        DataError, match=r"cannot download http://127\.0\.0\.1:1/d: .*refused.*get d\.bin from https://example\.org.* put it into .*"
+        DataError,
+        match=r"cannot download http://127\.0\.0\.1:1/d: .*refused.*get d\.bin from https://example\.org.* put it into",
     ):
         fetch("http://127.0.0.1:1/d", tmp_path / "d.bin", sha256=SHA256, page=PAGE)
     assert list(tmp_path.iterdir()) == []

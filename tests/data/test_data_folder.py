@@ -48,12 +48,13 @@ def test_the_second_reading_comes_from_the_cache(tmp_path, write_classes, monkey
     assert second.test.fingerprint() == first.test.fingerprint()
 
 
-def test_a_changed_file_is_read_again(tmp_path, write_classes):
-    write_classes(tmp_path)
+def test_a_changed_file_of_the_same_size_is_read_again(tmp_path, write_classes):
+    write_classes(tmp_path, suffix=".bmp")
     before = load_folder(tmp_path)
-    path = tmp_path / "train" / "ant" / "0.png"
+    path = tmp_path / "train" / "ant" / "0.bmp"
     status = path.stat()
     Image.fromarray(np.zeros((8, 8, 3), dtype=np.uint8)).save(path)
+    assert path.stat().st_size == status.st_size
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
     after = load_folder(tmp_path)
     assert int(after.train.images[0].max()) == 0
@@ -142,7 +143,9 @@ def test_an_empty_class_is_named(tmp_path, write_classes):
 def test_both_parts_need_the_same_classes(tmp_path, write_classes):
     write_classes(tmp_path, ("ant", "bee"), parts=("train",))
     write_classes(tmp_path, ("bee", "cow"), parts=("test",))
-    with pytest.raises(DataError, match=r"same classes, but there is no cow in .*train and no ant in .*test; add or remove"):
+    with pytest.raises(
+        DataError, match=r"same classes, but there is no cow in .*train and no ant in .*test; add or remove"
+    ):
         load_folder(tmp_path)
 
 

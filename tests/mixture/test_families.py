@@ -87,9 +87,7 @@ def test_gradient():
     features = torch.randn(7, 3, dtype=torch.float64, requires_grad=True)
     assignment = torch.tensor([0, 0, 1, 1, 1, 3, 3])
     for covariance in FAMILIES:
-        assert torch.autograd.gradcheck(
-            lambda z, family=covariance: moments(z, assignment, 4, family)[1:], features
-        )
+        assert torch.autograd.gradcheck(lambda z, family=covariance: moments(z, assignment, 4, family)[1:], features)
 
 
 def test_errors_say_what_to_do():

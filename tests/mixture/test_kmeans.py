@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -134,7 +136,7 @@ def test_inertia_never_rises_and_a_warm_start_stays():
     features = torch.randn(400, 5, generator=seeded(9))
     start = kmeans_plus_plus(features, 6, seeded())
     inertia = [kmeans(features, 6, init=start, iterations=i).inertia for i in range(12)]
-    assert all(after <= before * (1 + 1e-6) for before, after in zip(inertia, inertia[1:], strict=False))
+    assert all(after <= before * (1 + 1e-6) for before, after in itertools.pairwise(inertia))
     done = kmeans(features, 6, init=start, iterations=200)
     again = kmeans(features, 6, init=done.centres, iterations=200)
     assert again.iterations <= 1

@@ -74,7 +74,8 @@ def test_a_warm_start_keeps_the_clusters_numbers():
     torch.testing.assert_close(later.centres, first.centres + 0.01, atol=0.05, rtol=0)
     assert not torch.equal(later.centres, first.centres)
     assert torch.equal(fit(features, labels, previous=first, iterations=0).centres, first.centres)
-    assert torch.equal(fit(features, None, previous=Partition.of(first.centres, None), iterations=0).centres, first.centres)
+    everywhere = Partition.of(first.centres, None)
+    assert torch.equal(fit(features, None, previous=everywhere, iterations=0).centres, first.centres)
 
 
 def test_clusters_spread_less_than_classes():
@@ -150,9 +151,7 @@ print((kilobytes("VmHWM") - before) * 1024 / (n * dim * 4))
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 @pytest.mark.parametrize(("mode", "covariance"), [("classes", "full"), ("global", "diagonal")])
 def test_a_refresh_takes_less_than_two_and_a_half_times_the_features(mode, covariance):
-    done = subprocess.run(
-        [sys.executable, "-c", MEMORY, mode, covariance], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", MEMORY, mode, covariance], capture_output=True, text=True, check=True)
     assert 1.0 < float(done.stdout) < 2.5, done.stdout
 
 

@@ -20,9 +20,7 @@ def batch_loops(features, assignment, means, covariance):
                 total += np.outer(row - mu[j], row - mu[j])
                 count += 1
         full = total / max(count, 1)
-        result.append(
-            {"full": full, "diagonal": np.diag(full), "spherical": np.trace(full) / z.shape[1]}[covariance]
-        )
+        result.append({"full": full, "diagonal": np.diag(full), "spherical": np.trace(full) / z.shape[1]}[covariance])
     return torch.tensor(np.array(result))
 
 
@@ -101,9 +99,7 @@ def test_both_updates_match_plain_loops(covariance, seed):
 
 
 def test_weights_from_before_the_update_cannot_overshoot():
-    found = update_covariances(
-        torch.tensor([5.0]), torch.tensor([1.0]), torch.tensor([10]), torch.tensor([0.01]), 100
-    )
+    found = update_covariances(torch.tensor([5.0]), torch.tensor([1.0]), torch.tensor([10]), torch.tensor([0.01]), 100)
     assert found.tolist() == [1.0]
 
 

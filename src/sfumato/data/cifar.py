@@ -53,7 +53,7 @@ class Cifar:
     name: str
     classes: tuple[str, ...]
     label_bytes: int
-    label_key: bytes
+    label_key: str
     forms: tuple[Form, ...]
     url: str
     sha256: str
@@ -65,7 +65,7 @@ CIFAR10 = Cifar(
     name="cifar10",
     classes=CIFAR10_CLASSES,
     label_bytes=1,
-    label_key=b"labels",
+    label_key="labels",
     forms=(
         Form(
             "binary",
@@ -84,7 +84,7 @@ CIFAR100 = Cifar(
     name="cifar100",
     classes=CIFAR100_CLASSES,
     label_bytes=2,
-    label_key=b"fine_labels",
+    label_key="fine_labels",
     forms=(
         Form("binary", "cifar-100-binary.tar.gz", "cifar-100-binary", ("train.bin",), ("test.bin",)),
         Form("python", "cifar-100-python.tar.gz", "cifar-100-python", ("train",), ("test",)),

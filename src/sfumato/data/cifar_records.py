@@ -32,19 +32,15 @@ def parse_binary(content: bytes, name: str, label_bytes: int, num_classes: int) 
     return table[:, label_bytes:], labels
 
 
-def parse_pickle(content: bytes, name: str, label_key: bytes, num_classes: int) -> Records:
+def parse_pickle(content: bytes, name: str, label_key: str, num_classes: int) -> Records:
     """A pickled dictionary with `data`, uint8 (n, 3072), and a list of n labels; keys are bytes or str.
 
     Raises:
         DataError: it is another thing, or a label is out of range; `name` says where.
     """
     batch = load_plain_pickle(content, name)
-    fields = (
-        {key.decode() if isinstance(key, bytes) else key: value for key, value in batch.items()}
-        if (isinstance(batch, dict))
-        else {}
-    )
-    pixels, labels = fields.get("data"), fields.get(label_key.decode())
+    fields = batch if isinstance(batch, dict) else {}
+    pixels, labels = (fields.get(key.encode(), fields.get(key)) for key in ("data", label_key))
     if (
         not isinstance(pixels, np.ndarray)
         or pixels.dtype != np.uint8
@@ -56,7 +52,7 @@ def parse_pickle(content: bytes, name: str, label_key: bytes, num_classes: int) 
     ):
         raise DataError(
             f"{name} is not a CIFAR batch: expected a dictionary with `data`, uint8 of shape (n, {_PIXELS}), and "
-            f"a list `{label_key.decode()}` of n labels; get it anew from the official archive"
+            f"a list `{label_key}` of n labels; get it anew from the official archive"
         )
     classes = np.array(labels, dtype=np.int64)
     _check_labels(classes, name, num_classes)

@@ -141,7 +141,10 @@ _NAMES: dict[tuple[str, str], object] = {
 }
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(pickle._Unpickler):
+    # The variant in Python: the one in C keeps its memo in an array, and one index in a damaged file is enough to make
+    # it take all memory. A CIFAR batch has some 50,000 instructions, so speed does not matter.
+
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file, encoding="bytes")
 

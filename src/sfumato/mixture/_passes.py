@@ -5,12 +5,11 @@ from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.functional import threshold_
 
 from sfumato.errors import FeatureError
 from sfumato.mixture.families import Covariance
 
-__all__ = ["EMPass", "Parameters", "em_pass", "posterior"]
+__all__ = ["EMPass", "Parameters", "em_pass", "posterior", "singular"]
 
 _LOG_2PI = math.log(2 * math.pi)
 # Rounding of a log density, in nats, above which float32 features are widened to float64 chunk by chunk.
@@ -63,7 +62,7 @@ def posterior(log_joint: Tensor) -> tuple[Tensor, Tensor]:
     peak = log_joint.amax(1, keepdim=True)
     share = log_joint.sub_(peak).clamp_(min=_NEGLIGIBLE).exp_()
     total = share.sum(1, keepdim=True)
-    threshold_(share.div_(total), torch.finfo(share.dtype).eps ** 2, 0.0)
+    torch.threshold_(share.div_(total), torch.finfo(share.dtype).eps ** 2, 0.0)
     return (peak + total.log()).squeeze(1), share
 
 
@@ -79,6 +78,13 @@ def _collapsed(component: int) -> FeatureError:
     )
 
 
+def singular(covariances: Tensor) -> Tensor:
+    """(k,) bool: covariances of any family that are not positive definite."""
+    if covariances.ndim < 3:
+        return ~(covariances.reshape(len(covariances), -1).amin(1) > 0)
+    return torch.stack([torch.linalg.cholesky_ex(matrix).info for matrix in covariances]) != 0
+
+
 class _SeparablePass:
     r"""Diagonal and spherical families: everything is linear in t(z) = (z, z^2), or (z, |z|^2).
 
@@ -91,8 +97,7 @@ class _SeparablePass:
         self.shift = shift
         self.means = parameters.means - shift.double()
         used = weights > 0
-        bad = (used & ~((variances if spherical else variances.amin(1)) > 0)).nonzero()
-        if len(bad):
+        if len(bad := (used & singular(variances)).nonzero()):
             raise _collapsed(int(bad[0]))
         variances = torch.where(used if spherical else used[:, None], variances, torch.ones_like(variances))
         self.spherical = spherical
@@ -132,12 +137,15 @@ class _SeparablePass:
         empty = self.counts == 0
         average = self.sums / torch.where(empty, 1.0, self.counts)[:, None]
         means, squares = average[:, :dim], average[:, dim:]
+        size = means.square()
         if self.spherical:
-            variances = (squares.squeeze(1) - means.square().sum(1)) / dim
-        else:
-            variances = squares - means.square()
+            squares, size = squares.squeeze(1) / dim, size.mean(1)
+        variances = squares - size
+        # What is left of a variance of 0 after this difference is rounding.
+        noise = 8 * torch.finfo(self.dtype).eps * size
+        variances = torch.where(variances > noise, variances, 0.0)
         where = empty if self.spherical else empty[:, None]
-        variances = torch.where(where, self.old, variances.clamp(min=0))
+        variances = torch.where(where, self.old, variances)
         means = torch.where(empty[:, None], self.means, means)
         return Parameters(self.counts, means + self.shift.double(), variances)
 

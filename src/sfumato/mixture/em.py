@@ -15,7 +15,7 @@ from sfumato.mixture._inputs import (
     chunk_slices,
     seeded,
 )
-from sfumato.mixture._passes import Parameters, em_pass, posterior
+from sfumato.mixture._passes import Parameters, em_pass, posterior, singular
 from sfumato.mixture.families import Covariance, check_covariance, moments
 from sfumato.mixture.kmeans import kmeans, nearest
 
@@ -38,9 +38,10 @@ class GaussianMixture:
     after every M-step, as scikit-learn does, and keeps components with fewer samples than dimensions positive
     definite; `shrinkage` a replaces a full Sigma_j by `(1 - a) Sigma_j + a diag(Sigma_j)` before that (diagonal
     and spherical covariances have no off-diagonal part, nothing changes). Both can let the likelihood fall by a
-    trifle where they matter; otherwise it never falls. A component that answers for less than 0.01 samples is
-    restarted once, with weight 1/n, at the sample the mixture explains worst and with the average covariance; a
-    component that runs empty again keeps its last mean and covariance at weight about 0.
+    trifle where they matter; otherwise it never falls. A component that answers for less than 0.01 samples, or whose
+    covariance is singular, is restarted once, with weight 1/n, at the sample the mixture explains worst and with the
+    average covariance. One that runs empty again keeps its last mean and covariance at weight about 0; one that
+    becomes singular again is an error.
 
     A mixture fitted to clean features z_hat gives the terms of Theorem 2. The theorem holds for a mixture that z_hat
     really follows, or for the moments of a hard partition (`Partition`, `moments`); EM on real data is neither.
@@ -143,10 +144,10 @@ class GaussianMixture:
             bounds.append(float(likelihood.mean(dtype=torch.float64)))
             counts, means, covariances = step.update()
             parameters = Parameters(counts / counts.sum(), means, self._regularised(covariances))
-            empty = (counts < _EMPTY) & ~restarted
-            if bool(empty.any()):
-                restarted |= empty
-                parameters = self._restart(parameters, empty, features, likelihood)
+            lost = ((counts < _EMPTY) | singular(parameters.covariances)) & ~restarted
+            if bool(lost.any()):
+                restarted |= lost
+                parameters = self._restart(parameters, lost, features, likelihood)
             elif len(bounds) > 1:
                 converged = abs(bounds[-1] - bounds[-2]) < self.tol
         self.weights_, self.means_, self.covariances_ = parameters
@@ -236,10 +237,10 @@ class GaussianMixture:
         diagonal.copy_(kept)
         return covariances
 
-    def _restart(self, now: Parameters, empty: Tensor, features: Tensor, likelihood: Tensor) -> Parameters:
+    def _restart(self, now: Parameters, lost: Tensor, features: Tensor, likelihood: Tensor) -> Parameters:
         weights, means, covariances = (part.clone() for part in now)
-        worst = likelihood.topk(min(int(empty.sum()), len(features)), largest=False).indices
-        chosen = empty.nonzero().squeeze(1)[: len(worst)]
+        worst = likelihood.topk(min(int(lost.sum()), len(features)), largest=False).indices
+        chosen = lost.nonzero().squeeze(1)[: len(worst)]
         average = torch.tensordot(weights, covariances, dims=1)
         weights[chosen] = 1 / len(features)
         means[chosen] = features[worst].double()

@@ -46,7 +46,7 @@ class _Pass(NamedTuple):
 
 
 def scores(features: Tensor, centres: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-    """`(rows, s)`: rows = features - shift, and s (n, k) = 1/2 |c|^2 - rows . c, half the squared distance but for |rows|^2."""
+    """`rows` = features - shift, and (n, k) 1/2 |c|^2 - rows . c: half the squared distance, less 1/2 |rows|^2."""
     rows = features - shift
     moved = centres - shift
     return rows, torch.addmm(0.5 * moved.square().sum(1), rows, moved.T, alpha=-1.0)

@@ -48,7 +48,10 @@ def fit_per_class(
         covariance: the family.
         previous: an earlier result of the same shape, for a warm start.
         generator: source of randomness; a new one with seed 0 when left out.
-        tol, max_iter, reg_covar, shrinkage: see `GaussianMixture`.
+        tol: see `GaussianMixture`, as for the following.
+        max_iter: iterations of each class.
+        reg_covar: added to every variance.
+        shrinkage: of full covariances towards their diagonal.
 
     Raises:
         ConfigError: a setting without meaning.

@@ -40,11 +40,18 @@ def group(rows: Sequence[dict[str, Any]], *names: str) -> dict[tuple[Any, ...], 
     return groups
 
 
-def error_text(value: float) -> str:
-    """A mean squared error with four decimals, or three significant digits where four decimals would hide it."""
-    if value == 0 or not math.isfinite(value) or abs(value) >= 1e-3:
-        return f"{value:.4f}"
-    return f"{value:.{2 - math.floor(math.log10(abs(value)))}f}"
+def error_text(value: float, like: float | None = None) -> str:
+    """A mean squared error with four decimals, or three significant digits where four decimals would hide it.
+
+    Args:
+        value: what is written.
+        like: decides the decimals in its place, so that a spread is written like its mean.
+    """
+    measure = abs(value if like is None else like)
+    decimals = 4
+    if 0 < measure < 1e-3:
+        decimals = min(12, 2 - math.floor(math.log10(measure)))
+    return f"{value:.{decimals}f}"
 
 
 def percent_text(value: float) -> str:

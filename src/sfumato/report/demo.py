@@ -1,6 +1,6 @@
 """The page of `sfumato demo`: what was measured, what it looks like, what it means and what it does not."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,24 +20,26 @@ __all__ = ["write_demo_report"]
 
 @dataclass(frozen=True)
 class _Measure:
-    """One line of the table: a field of the rows, its name, which way is harder to redraw, how it is written."""
+    """One line of the table: a field of the rows, its name, and how a value (like a mean) is written."""
 
     field: str
     label: str
-    hint: str
-    write: Callable[[float], str]
-    unit: str = ""
+    write: Callable[[float, float], str]
+
+
+def _decimals(count: int) -> Callable[[float, float], str]:
+    return lambda value, _: f"{value:.{count}f}"
 
 
 _MEASURES = (
-    _Measure("accuracy", "accuracy", "higher is better", percent_text, "%"),
-    _Measure("mse_test", "error (MSE), unseen images", "higher = harder to redraw", error_text),
-    _Measure("mse_train", "error (MSE), training images", "higher = harder to redraw", error_text),
-    _Measure("psnr_test", "PSNR, unseen images", "lower = harder to redraw", "{:.1f}".format, "dB"),
-    _Measure("psnr_train", "PSNR, training images", "lower = harder to redraw", "{:.1f}".format, "dB"),
-    _Measure("ssim_test", "SSIM, unseen images", "lower = harder to redraw", "{:.3f}".format),
-    _Measure("ssim_train", "SSIM, training images", "lower = harder to redraw", "{:.3f}".format),
-    _Measure("information", "information bound", "training features; see below", "{:.1f}".format, "nats"),
+    _Measure("accuracy", "accuracy, %", lambda value, _: percent_text(value)),
+    _Measure("mse_test", "MSE, unseen", error_text),
+    _Measure("mse_train", "MSE, training", error_text),
+    _Measure("psnr_test", "PSNR, unseen, dB", _decimals(2)),
+    _Measure("psnr_train", "PSNR, training, dB", _decimals(2)),
+    _Measure("ssim_test", "SSIM, unseen", _decimals(3)),
+    _Measure("ssim_train", "SSIM, training", _decimals(3)),
+    _Measure("information", "information, nats", _decimals(1)),
 )
 
 Summary = dict[str, dict[str, Mean | None]]
@@ -65,6 +67,7 @@ def write_demo_report(path: Path, result: Mapping[str, Any], originals: Tensor, 
         defense: {measure.field: average(row[measure.field] for row in own) for measure in _MEASURES}
         for (defense,), own in group(rows, "defense").items()
     }
+    attacks = [*rows, *(row for row in result["curve"] if row not in rows)]
     loose = [row for row in rows if not row["converged"]]
     histories = {name: values for name, values in result["histories"].items() if values}
     reference = result["mean_image_mse"]
@@ -74,13 +77,14 @@ def write_demo_report(path: Path, result: Mapping[str, Any], originals: Tensor, 
         title="Sfumato demo",
         verdict=demo_verdict(result["gain"], summary, loose, len(rows)),
         strips=_strips(originals, redrawn, summary),
-        defenses=[(name, f"{len(own)} seed{'s' * (len(own) > 1)}") for (name,), own in group(rows, "defense").items()],
+        defenses=[(name, _column_hint(own)) for (name,), own in group(rows, "defense").items()],
         table=_table(summary),
         trade_off_svg=trade_off(_curves(result), reference=reference, errors="standard deviation over seeds"),
         information_svg=information_curve(histories) if histories else None,
         information_names=[styles(histories)[name].label for name in histories],
         several_seeds=any(len(own) > 1 for own in group(rows, "defense").values()),
-        loose=loose,
+        loose=[row for row in attacks if not row["converged"]],
+        attacks=len(attacks),
         total=len(rows),
         gain=result["gain"],
         reference=error_text(reference),
@@ -92,6 +96,12 @@ def write_demo_report(path: Path, result: Mapping[str, Any], originals: Tensor, 
     )
 
 
+def _column_hint(rows: Sequence[Mapping[str, Any]]) -> str:
+    hint = f"{len(rows)} seed{'s' * (len(rows) > 1)}"
+    loose = sum(not row["converged"] for row in rows)
+    return f"{hint}, {loose} not converged" if loose else hint
+
+
 def _strips(originals: Tensor, redrawn: Mapping[str, Tensor], summary: Summary) -> list[dict[str, str]]:
     looks = styles(redrawn)
     strips = [{"name": "", "label": "original", "uri": png_data_uri(originals), "figures": "", "alt": "The originals"}]
@@ -99,7 +109,7 @@ def _strips(originals: Tensor, redrawn: Mapping[str, Tensor], summary: Summary) 
         figures = ""
         error, share = (summary.get(name, {}).get(field) for field in ("mse_test", "accuracy"))
         if error is not None and share is not None:
-            figures = f"error {error_text(error.mean)}, accuracy {percent_text(share.mean)} %"
+            figures = f"error\u00a0{error_text(error.mean)}, accuracy\u00a0{percent_text(share.mean)}\u00a0%"
         strips.append(
             {
                 "name": name,
@@ -121,10 +131,11 @@ def _table(summary: Summary) -> list[dict[str, Any]]:
             value = values[measure.field]
             if value is None:
                 cells.append(("–", ""))
-            else:
-                cells.append((measure.write(value.mean), "" if value.sd is None else f"± {measure.write(value.sd)}"))
+                continue
+            spread = "" if value.sd is None else f"± {measure.write(value.sd, value.mean)}"
+            cells.append((measure.write(value.mean, value.mean), spread))
         if any(cell[0] != "–" for cell in cells):
-            lines.append({"label": measure.label, "hint": measure.hint, "unit": measure.unit, "cells": cells})
+            lines.append({"label": measure.label, "cells": cells})
     return lines
 
 
@@ -152,6 +163,7 @@ def _curves(result: Mapping[str, Any]) -> list[Curve]:
                     share.sd,
                     ", ".join(notes),
                     emphasis=(defense, noise, lam) in in_table and len(settings) > 1,
+                    converged=all(row["converged"] for row in repeated),
                 )
             )
         curves.append(Curve(defense, tuple(points)))

@@ -18,10 +18,7 @@ class Box:
     def overlaps(self, other: "Box") -> bool:
         """True where the two share an area."""
         return (
-            self.left < other.right
-            and other.left < self.right
-            and self.bottom < other.top
-            and other.bottom < self.top
+            self.left < other.right and other.left < self.right and self.bottom < other.top and other.bottom < self.top
         )
 
     def holds(self, other: "Box") -> bool:

@@ -32,7 +32,7 @@ def render(template: str, **values: Any) -> str:
 
     for name, value in values.items():
         if name.endswith("_svg") and value is not None:
-            values[name] = Markup(inline(value))  # noqa: S704
+            values[name] = Markup(inline(value))
     text: str = _environment().get_template(template).render(variables=VARIABLES, **values)
     return text
 

@@ -79,7 +79,7 @@ def _strip(images: Tensor) -> np.ndarray:
         raise FeatureError(
             f"pictures have to be (n, 1, H, W) grey or (n, 3, H, W) RGB with n at least 1, got {tuple(images.shape)}"
         )
-    count, channels, height, width = images.shape
+    count, _, height, width = images.shape
     factor = max(1, -(-_SIDE // max(height, width)))
     values = images.detach().cpu().double().nan_to_num(0.0).clamp(0, 1).mul(255).round().byte()
     pixels = values.permute(0, 2, 3, 1).expand(count, height, width, 3).numpy()

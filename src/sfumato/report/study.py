@@ -9,11 +9,20 @@ from sfumato.errors import ConfigError
 from sfumato.report.averages import error_text, group, percent_text
 from sfumato.report.figures import Curve, Point, trade_off
 from sfumato.report.page import write_page
-from sfumato.report.verdict import study_verdict, times
+from sfumato.report.palette import styles
+from sfumato.report.verdict import study_verdict
 
 __all__ = ["study_markdown", "write_study_report"]
 
-_HEADS = ("noise σ", "λ", "accuracy, %", "error (MSE)", "noise alone at this accuracy", "ratio (95 % interval)", "below")
+_HEADS = (
+    "noise σ",
+    "λ",
+    "accuracy, %",
+    "error (MSE)",
+    "noise alone at this accuracy",
+    "ratio (95\u00a0% interval)",
+    "below",
+)
 _NOISE_HEADS = ("noise σ", "accuracy, %", "error (MSE)")
 
 
@@ -96,13 +105,13 @@ def _curves(study: Mapping[str, Any]) -> list[Curve]:
             Point(row["mse_test"], row["accuracy"], row["mse_se"], row["accuracy_se"], f"λ {row['lam']:g}")
             for row in own
         )
-        name = f"{'noise + CEM' if defense == 'noise+cem' else defense}, σ {noise:g}"
+        name = f"{styles([defense])[defense].label}, σ {noise:g}"
         curves.append(Curve(defense, points, name, variant))
     return curves
 
 
 def _cells(points: list[dict[str, Any]]) -> list[tuple[str, ...]]:
-    cells = []
+    cells: list[tuple[str, ...]] = []
     for row in points:
         low, high = row["ratio_ci"]
         cells.append(
@@ -110,9 +119,9 @@ def _cells(points: list[dict[str, Any]]) -> list[tuple[str, ...]]:
                 f"{row['noise_std']:g}",
                 f"{row['lam']:g}",
                 f"{percent_text(row['accuracy'])} ± {percent_text(row['accuracy_se'])}",
-                f"{error_text(row['mse_test'])} ± {error_text(row['mse_se'])}",
+                f"{error_text(row['mse_test'])} ± {error_text(row['mse_se'], row['mse_test'])}",
                 error_text(row["curve_mse"]),
-                f"{times(row['ratio'])} ({times(low)} to {times(high)})",
+                f"{row['ratio']:.2f} ({low:.2f}–{high:.2f})",
                 f"{row['below_curve_se']:.1f}" if row["below_curve_se"] else "–",
             )
         )
@@ -124,7 +133,7 @@ def _noise_cells(points: list[dict[str, Any]]) -> list[tuple[str, ...]]:
         (
             f"{row['noise_std']:g}",
             f"{percent_text(row['accuracy'])} ± {percent_text(row['accuracy_se'])}",
-            f"{error_text(row['mse_test'])} ± {error_text(row['mse_se'])}",
+            f"{error_text(row['mse_test'])} ± {error_text(row['mse_se'], row['mse_test'])}",
         )
         for row in points
     ]

@@ -2,18 +2,20 @@
 
 import io
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from xml.etree import ElementTree
 
 from sfumato.report.palette import GRID, INK, MUTED, VARIABLES
 
-__all__ = ["SETTINGS", "inline", "to_svg"]
+__all__ = ["drawing", "inline", "to_svg"]
 
-SETTINGS: dict[str, Any] = {
+_SETTINGS: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "sfumato",
     "font.family": "sans-serif",
-    "font.size": 11.0,
+    "font.size": 11.5,
     "text.color": INK,
     "axes.edgecolor": GRID,
     "axes.labelcolor": INK,
@@ -31,17 +33,25 @@ SETTINGS: dict[str, Any] = {
     "ytick.color": GRID,
     "xtick.labelcolor": MUTED,
     "ytick.labelcolor": MUTED,
-    "xtick.labelsize": 10.5,
-    "ytick.labelsize": 10.5,
+    "xtick.labelsize": 11.0,
+    "ytick.labelsize": 11.0,
     "lines.linewidth": 1.8,
     "lines.markersize": 6.0,
 }
-"""matplotlib settings under which a figure has to be built and written."""
-
 _NAMESPACE = ' xmlns="http://www.w3.org/2000/svg"'
 _VARIABLE = {light: f"var(--{name}, {light})" for name, (light, _, _) in VARIABLES.items()}
 _COLOUR = re.compile(r"#[0-9a-f]{6}\b")
 _REFERENCE = re.compile(r"#([\w.-]+)")
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """Where a figure has to be built: under our settings, whatever the reader's own matplotlib settings are."""
+    import matplotlib
+    import matplotlib.style
+
+    with matplotlib.style.context({}, after_reset=True), matplotlib.rc_context(_SETTINGS):
+        yield
 
 
 def to_svg(figure: Any, *, key: str, title: str, description: str) -> str:
@@ -51,15 +61,13 @@ def to_svg(figure: Any, *, key: str, title: str, description: str) -> str:
     the same figure gives the same bytes.
 
     Args:
-        figure: a `matplotlib.figure.Figure`, built under `SETTINGS`.
+        figure: a `matplotlib.figure.Figure`, built inside `drawing()`.
         key: begins every id, so that several figures can share a page.
         title: read out by screen readers, shown as a tooltip.
         description: what the figure shows, for those who cannot see it.
     """
-    import matplotlib
-
     stream = io.StringIO()
-    with matplotlib.rc_context(SETTINGS):
+    with drawing():
         figure.savefig(stream, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     root = ElementTree.fromstring(stream.getvalue())
     referenced = {name for node in root.iter() for value in node.attrib.values() for name in _REFERENCE.findall(value)}

@@ -7,7 +7,7 @@ from typing import Any
 
 from sfumato.report.averages import Mean, error_text, percent_text
 
-__all__ = ["Verdict", "demo_verdict", "study_verdict", "times"]
+__all__ = ["Verdict", "demo_verdict", "study_verdict"]
 
 _LEVEL = 0.05
 _EQUAL_POINTS = 1.0
@@ -54,7 +54,7 @@ def demo_verdict(
     ratio, points = gain["mse_ratio"], 100 * gain["accuracy_difference"]
     kind = "level" if abs(ratio - 1) <= _LEVEL else "gain" if ratio > 1 else "loss"
     core = (
-        f"the attacker's error on unseen digits is {times(ratio)} times as large with CEM as with the same noise alone"
+        f"the attacker's error on unseen digits is {_times(ratio)} times as large with CEM as with the same noise alone"
     )
     if round(abs(points), 6) <= _EQUAL_POINTS:
         headline = f"{_OPENING[kind]}at an accuracy within {_upper_tenth(points)} points, {core}."
@@ -74,18 +74,20 @@ def study_verdict(study: Mapping[str, Any]) -> Verdict:
     """The longer study's verdict: CEM against noise alone at equal accuracy."""
     overall, points = study["overall"], study["points"]
     ratio, (low, high), folds = overall["ratio"], overall["ci"], overall["folds"]
-    interval = f"95 % interval {times(low)} to {times(high)}, {folds} folds over all {overall['digits']:,} digits"
+    interval = f"95 % interval {_times(low)} to {_times(high)}, {folds} folds over all {overall['digits']:,} digits"
     if low > 1:
-        headline = f"At equal accuracy CEM leaves the attacker {times(ratio)} times the error of noise alone ({interval})."
+        headline = (
+            f"At equal accuracy CEM leaves the attacker {_times(ratio)} times the error of noise alone ({interval})."
+        )
     elif high < 1:
         headline = (
-            f"CEM does worse than noise alone: at equal accuracy it leaves the attacker only {times(ratio)} times the "
+            f"CEM does worse than noise alone: at equal accuracy it leaves the attacker only {_times(ratio)} times the "
             f"error ({interval})."
         )
     else:
         headline = (
-            f"No difference is shown: at equal accuracy CEM leaves the attacker {times(ratio)} times the error of noise "
-            f"alone, and the interval includes 1 ({interval})."
+            f"No difference is shown: at equal accuracy CEM leaves the attacker {_times(ratio)} times the "
+            f"error of noise alone, and the interval includes 1 ({interval})."
         )
     below = [point for point in points if point["ratio"] < 1]
     if below:
@@ -110,8 +112,8 @@ def study_verdict(study: Mapping[str, Any]) -> Verdict:
     return Verdict(headline, tuple(notes))
 
 
-def times(ratio: float) -> str:
-    """A ratio with three significant digits' worth of care: two decimals below 2, one up to 100, none above."""
+def _times(ratio: float) -> str:
+    """Two decimals below 2, one up to 100, none above."""
     return f"{ratio:.2f}" if ratio < 2 else f"{ratio:.1f}" if ratio < 100 else f"{ratio:.0f}"
 
 
@@ -125,8 +127,8 @@ def _spread_notes(noise: Mapping[str, Mean | None] | None, cem: Mapping[str, Mea
     count = min(errors[0].count, errors[1].count)
     over = f"mean ± standard deviation over {count} seeds" if count > 1 else "one seed"
     notes = [
-        f"Error (MSE) {_with_sd(errors[1], error_text)} with CEM, {_with_sd(errors[0], error_text)} with noise alone; "
-        f"accuracy {_with_sd(shares[1], percent_text)} % and {_with_sd(shares[0], percent_text)} % ({over})."
+        f"Error (MSE) {_error(errors[1])} with CEM, {_error(errors[0])} with noise alone; "
+        f"accuracy {_share(shares[1])} % and {_share(shares[0])} % ({over})."
     ]
     if errors[0].sd is None or errors[1].sd is None:
         notes.append("One seed only: nothing here shows how far the numbers vary by chance.")
@@ -135,8 +137,14 @@ def _spread_notes(noise: Mapping[str, Mean | None] | None, cem: Mapping[str, Mea
     return notes
 
 
-def _with_sd(value: Mean, write: Any) -> str:
-    return f"{write(value.mean)}" if value.sd is None else f"{write(value.mean)} ± {write(value.sd)}"
+def _error(value: Mean) -> str:
+    spread = "" if value.sd is None else f" ± {error_text(value.sd, value.mean)}"
+    return error_text(value.mean) + spread
+
+
+def _share(value: Mean) -> str:
+    spread = "" if value.sd is None else f" ± {percent_text(value.sd)}"
+    return percent_text(value.mean) + spread
 
 
 def _upper_tenth(points: float) -> str:

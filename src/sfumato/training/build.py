@@ -39,6 +39,7 @@ def build_model(config: TrainConfig, images: ImageSet, defenses: list[Defense]) 
             num_classes=images.num_classes,
             image_shape=images.image_shape,
             bottleneck=config.bottleneck,
+            **({} if config.width is None else {"width": config.width}),
         )
     transforms = [module for defense in defenses if (module := defense.transform()) is not None]
     channel = Channel(

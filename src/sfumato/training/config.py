@@ -23,6 +23,7 @@ class TrainConfig:
         model: `auto` (the small network for digits, VGG11 otherwise), `digits` or `vgg11`.
         cut: VGG11 is cut after this convolution, 1 to 3.
         bottleneck: channels of the released feature.
+        width: channels of the small network's first convolution; its own default where none is given.
         epochs: passes over the training set.
         batch_size: images per step.
         lr: peak learning rate.
@@ -54,6 +55,7 @@ class TrainConfig:
     model: Literal["auto", "digits", "vgg11"] = "auto"
     cut: int = 2
     bottleneck: int = 8
+    width: int | None = None
     epochs: int = 30
     batch_size: int = 128
     lr: float = 0.05

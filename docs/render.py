@@ -1,0 +1,103 @@
+"""Renders the tables in README.md and docs/ from results/, so that no number is typed by hand: `make docs`."""
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sfumato.report.study import study_markdown
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ("README.md", "docs/digits.md", "docs/speed.md", "docs/cifar10.md")
+
+
+def demo(result: dict[str, Any]) -> str:
+    names = {"none": "no defence", "noise": "noise", "noise+cem": "noise + CEM"}
+    lines = [
+        "| defence | accuracy | attacker's MSE, training digits | attacker's MSE, unseen digits | SSIM, unseen |",
+        "|---|---|---|---|---|",
+    ]
+    for entry in result["summary"]:
+        lines.append(
+            f"| {names[entry['defense']]} | {entry['accuracy']:.1%} ± {100 * entry['accuracy_sd']:.1f} "
+            f"| {entry['mse_train']:.4f} | {entry['mse_test']:.4f} ± {entry['mse_test_sd']:.4f} "
+            f"| {entry['ssim_test']:.2f} |"
+        )
+    evidence = result["evidence"]
+    lines += [
+        "",
+        f"Mean ± standard deviation over {result['summary'][0]['seeds']} seeds, {result['test_images']} unseen digits; "
+        f"{evidence['device']}, torch {evidence['torch']}, {result['seconds']:.0f} s for the whole demo.",
+    ]
+    return "\n".join(lines)
+
+
+def bench(result: dict[str, Any]) -> str:
+    lines = ["| what | ratio | over | target | figures |", "|---|---|---|---|---|"]
+    for row in result["rows"]:
+        target = "" if row["target"] is None else f"{row['better']} {row['target']:g}: {'met' if row['met'] else 'missed'}"
+        lines.append(f"| {row['name']} | {row['ratio']:.3f} | {row['baseline']} | {target} | {row['detail']} |")
+    evidence = result["evidence"]
+    lines += ["", f"{evidence['device']}, {evidence['threads']} threads, torch {evidence['torch']}, commit {evidence['commit']}."]
+    return "\n".join(lines)
+
+
+def cifar(result: dict[str, Any]) -> str:
+    lines = [
+        "| training | accuracy | attacker's MSE, training images | attacker's MSE, test images | PSNR | SSIM |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        attack = row["attack"]
+        lines.append(
+            f"| {row['name']} | {attack['victim_accuracy']:.1%} | {attack['train']['mse']:.4f} "
+            f"| {attack['test']['mse']:.4f} | {attack['test']['psnr']:.1f} | {attack['test']['ssim']:.3f} |"
+        )
+    attack = result["rows"][0]["attack"]
+    lines += ["", f"{attack['caveat']} {attack['evidence']['device']}, torch {attack['evidence']['torch']}; one seed."]
+    return "\n".join(lines)
+
+
+BLOCKS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
+    "demo": ("demo.json", demo),
+    "study": ("digits-study.json", study_markdown),
+    "bench": ("bench.json", bench),
+    "cifar10": ("cifar10.json", cifar),
+}
+
+
+def render(text: str) -> str:
+    """The page with every `<!-- begin NAME -->` ... `<!-- end NAME -->` block made anew."""
+
+    def block(match: re.Match[str]) -> str:
+        name = match[1]
+        file, renderer = BLOCKS[name]
+        body = renderer(json.loads((ROOT / "results" / file).read_text(encoding="utf-8"))).strip()
+        return f"<!-- begin {name} -->\n{body}\n<!-- end {name} -->"
+
+    return re.sub(r"<!-- begin (\w+) -->.*?<!-- end \1 -->", block, text, flags=re.S)
+
+
+def main() -> int:
+    """Rewrite the pages; with --check only say which are stale, and fail if any is."""
+    stale = []
+    for name in PAGES:
+        path = ROOT / name
+        if not path.exists():
+            continue
+        before = path.read_text(encoding="utf-8")
+        after = render(before)
+        if before != after:
+            stale.append(name)
+            if "--check" not in sys.argv:
+                path.write_text(after, encoding="utf-8")
+    if "--check" in sys.argv and stale:
+        sys.stderr.write(f"stale: {', '.join(stale)}; run `make docs`\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

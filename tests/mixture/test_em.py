@@ -1,0 +1,320 @@
+import math
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import multivariate_normal
+from sklearn.mixture import GaussianMixture as Oracle
+
+from sfumato.errors import ConfigError, FeatureError, NotFittedError
+from sfumato.mixture import GaussianMixture, Parameters, fit_per_class
+
+FAMILIES = ("full", "diagonal", "spherical")
+THEIR_NAME = {"full": "full", "diagonal": "diag", "spherical": "spherical"}
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def sample(n=900, dim=5, k=3, gap=2.0, seed=0, dtype=torch.float64):
+    """Correlated clusters of different shapes that overlap a little."""
+    generator = seeded(seed)
+    truth = torch.randint(0, k, (n,), generator=generator)
+    means = gap * torch.randn(k, dim, generator=generator, dtype=torch.float64)
+    roots = torch.randn(k, dim, dim, generator=generator, dtype=torch.float64) / dim**0.5
+    noise = torch.randn(n, dim, generator=generator, dtype=torch.float64)
+    return (means[truth] + torch.einsum("nij,nj->ni", roots[truth] + 0.3 * torch.eye(dim), noise)).to(dtype)
+
+
+def start(features, k, covariance, seed=1):
+    """A poor start: random samples as means, the covariance of everything."""
+    rows = torch.randperm(len(features), generator=seeded(seed))[:k]
+    whole = torch.cov(features.double().T, correction=0) + 1e-3 * torch.eye(features.shape[1])
+    one = {"full": whole, "diagonal": whole.diagonal(), "spherical": whole.diagonal().mean()}[covariance]
+    weights = torch.arange(1, k + 1, dtype=torch.float64)
+    return Parameters(weights / weights.sum(), features[rows].double(), one.repeat(k, *[1] * one.ndim))
+
+
+def their_fit(features, init, covariance, max_iter, tol=1e-3):
+    oracle = Oracle(
+        len(init.weights),
+        covariance_type=THEIR_NAME[covariance],
+        tol=tol,
+        max_iter=max_iter,
+        weights_init=init.weights.numpy(),
+        means_init=init.means.numpy(),
+        precisions_init=(torch.linalg.inv(init.covariances) if covariance == "full" else 1 / init.covariances).numpy(),
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return oracle.fit(features.double().numpy())
+
+
+@pytest.mark.parametrize("covariance", FAMILIES)
+@pytest.mark.parametrize("iterations", [1, 7, 100])
+def test_the_same_iterates_as_scikit_learn(covariance, iterations):
+    features = sample()
+    init = start(features, 3, covariance)
+    theirs = their_fit(features, init, covariance, iterations)
+    ours = GaussianMixture(3, covariance, max_iter=iterations).fit(features, init=init)
+    assert (ours.n_iter_, ours.converged_) == (theirs.n_iter_, theirs.converged_)
+    assert ours.lower_bound_ == pytest.approx(theirs.lower_bound_, abs=1e-9)
+    np.testing.assert_allclose(ours.weights_, theirs.weights_, atol=1e-8)
+    np.testing.assert_allclose(ours.means_, theirs.means_, atol=1e-7)
+    np.testing.assert_allclose(ours.covariances_, theirs.covariances_, atol=1e-7)
+    x = features.numpy()
+    np.testing.assert_allclose(ours.score_samples(features), theirs.score_samples(x), atol=1e-6)
+    np.testing.assert_allclose(ours.predict_proba(features), theirs.predict_proba(x), atol=1e-6)
+    assert ours.predict(features).tolist() == theirs.predict(x).tolist()
+
+
+@pytest.mark.parametrize("covariance", FAMILIES)
+def test_float32_in_high_dimension_matches_scikit_learn_in_float64(covariance):
+    features = torch.sigmoid(sample(n=2000, dim=96, k=4, gap=0.6)).float()
+    init = start(features, 4, covariance)
+    theirs = their_fit(features, init, covariance, 100)
+    ours = GaussianMixture(4, covariance).fit(features, init=init)
+    assert ours.n_iter_ == pytest.approx(theirs.n_iter_, abs=1)
+    assert ours.lower_bound_ == pytest.approx(theirs.lower_bound_, abs=1e-3)
+    assert ours.score(features) == pytest.approx(theirs.score(features.double().numpy()), abs=1e-3)
+
+
+@pytest.mark.parametrize("covariance", ["diagonal", "spherical"])
+def test_float32_far_from_the_origin_and_with_far_tight_clusters(covariance):
+    """Where sums of z^2 / v cancel 7 digits, the passes go over to float64."""
+    generator = seeded(3)
+    truth = torch.arange(600) % 3
+    means = 50 * torch.randn(3, 20, generator=generator)
+    features = (100 + means[truth] + 0.01 * torch.randn(600, 20, generator=generator)).float()
+    ours = GaussianMixture(3, covariance).fit(features, init=truth)
+    theirs = GaussianMixture(3, covariance).fit(features.double(), init=truth)
+    assert ours.lower_bound_ == pytest.approx(theirs.lower_bound_, abs=1e-3)
+    torch.testing.assert_close(ours.covariances_, theirs.covariances_, rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("covariance", FAMILIES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_likelihood_never_falls(covariance, dtype):
+    for seed in range(4):
+        features = sample(n=400, seed=seed, dtype=dtype)
+        fitted = GaussianMixture(3, covariance, tol=0.0, max_iter=40, reg_covar=0.0).fit(
+            features, init=start(features, 3, covariance, seed)
+        )
+        slack = 1e-10 if dtype == torch.float64 else 1e-5
+        steps = np.diff(fitted.lower_bounds_)
+        assert steps.min() > -slack
+        assert steps[:3].sum() > 0.01
+
+
+@pytest.mark.parametrize("covariance", FAMILIES)
+def test_recovers_known_parameters(covariance):
+    generator = seeded(0)
+    weights = torch.tensor([0.2, 0.5, 0.3])
+    means = torch.tensor([[-4.0, 0.0], [0.0, 3.0], [5.0, 1.0]])
+    variances = torch.tensor([[0.5, 0.5], [1.0, 1.0], [0.25, 0.25]])
+    truth = torch.multinomial(weights, 30_000, replacement=True, generator=generator)
+    features = means[truth] + variances[truth].sqrt() * torch.randn(30_000, 2, generator=generator)
+    fitted = GaussianMixture(3, covariance, tol=1e-6).fit(features, generator=generator)
+    assert fitted.converged_
+    order = fitted.means_[:, 0].argsort()
+    torch.testing.assert_close(fitted.weights_[order].float(), weights, atol=0.01, rtol=0)
+    torch.testing.assert_close(fitted.means_[order].float(), means, atol=0.05, rtol=0)
+    expected = {"full": variances.diag_embed(), "diagonal": variances, "spherical": variances[:, 0]}[covariance]
+    torch.testing.assert_close(fitted.covariances_[order].float(), expected, atol=0.04, rtol=0)
+
+
+def test_one_component_is_the_gaussian_of_the_sample():
+    features = sample()
+    fitted = GaussianMixture(1, "full", reg_covar=0.0).fit(features)
+    x = features.numpy()
+    np.testing.assert_allclose(fitted.means_[0], x.mean(0), atol=1e-12)
+    np.testing.assert_allclose(fitted.covariances_[0], np.cov(x.T, ddof=0), atol=1e-12)
+    density = multivariate_normal(x.mean(0), np.cov(x.T, ddof=0))
+    np.testing.assert_allclose(fitted.score_samples(features), density.logpdf(x), atol=1e-9)
+    # The mean log likelihood of a fitted Gaussian is minus its entropy, -1/2 log |2 pi e Sigma|.
+    entropy = 0.5 * np.linalg.slogdet(2 * math.pi * math.e * np.cov(x.T, ddof=0))[1]
+    assert fitted.score(features) == pytest.approx(-entropy, abs=1e-9)
+
+
+@pytest.mark.parametrize("covariance", FAMILIES)
+def test_order_and_copies_of_the_samples_do_not_matter_given_a_start(covariance):
+    features = sample()
+    init = start(features, 3, covariance)
+    order = torch.randperm(len(features), generator=seeded())
+    first, shuffled, doubled = (
+        GaussianMixture(3, covariance, max_iter=15).fit(x, init=init)
+        for x in (features, features[order], features.repeat(2, 1))
+    )
+    for other in (shuffled, doubled):
+        assert other.lower_bounds_ == pytest.approx(first.lower_bounds_, abs=1e-10)
+        torch.testing.assert_close(other.covariances_, first.covariances_, atol=1e-8, rtol=1e-8)
+
+
+@pytest.mark.parametrize("covariance", FAMILIES)
+def test_components_in_another_order_give_the_same_mixture(covariance):
+    features = sample()
+    init = start(features, 3, covariance)
+    back = Parameters(*(part.flip(0) for part in init))
+    one, other = (GaussianMixture(3, covariance, max_iter=10).fit(features, init=i) for i in (init, back))
+    torch.testing.assert_close(one.means_, other.means_.flip(0))
+    torch.testing.assert_close(one.covariances_, other.covariances_.flip(0))
+
+
+@pytest.mark.parametrize("covariance", FAMILIES)
+def test_a_warm_start_goes_on_where_the_first_fit_stopped(covariance):
+    features = sample()
+    init = start(features, 3, covariance)
+    whole = GaussianMixture(3, covariance, tol=0.0, max_iter=9).fit(features, init=init)
+    half = GaussianMixture(3, covariance, tol=0.0, max_iter=4).fit(features, init=init)
+    rest = GaussianMixture(3, covariance, tol=0.0, max_iter=5).fit(features, init=half)
+    assert half.lower_bounds_ + rest.lower_bounds_ == pytest.approx(whole.lower_bounds_, abs=1e-12)
+
+
+@pytest.mark.parametrize("covariance", FAMILIES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_fewer_samples_than_dimensions(covariance, dtype):
+    features = sample(n=30, dim=64, k=2, dtype=dtype)
+    fitted = GaussianMixture(2, covariance).fit(features)
+    assert math.isfinite(fitted.lower_bound_)
+    if covariance == "full":
+        lowest = torch.linalg.eigvalsh(fitted.covariances_).min()
+        assert float(lowest) == pytest.approx(1e-6, rel=1e-2)
+
+
+@pytest.mark.parametrize("covariance", FAMILIES)
+def test_fewer_samples_than_components_copies_and_one_sample(covariance):
+    for features in (sample(n=3), sample(n=4).repeat(20, 1), sample(n=1)):
+        fitted = GaussianMixture(6, covariance).fit(features)
+        assert float(fitted.weights_.sum()) == pytest.approx(1.0)
+        assert all(torch.isfinite(part).all() for part in fitted._fitted())
+        assert torch.isfinite(fitted.score_samples(features)).all()
+
+
+@pytest.mark.parametrize("covariance", FAMILIES)
+def test_an_empty_component_is_restarted_where_the_mixture_explains_least(covariance):
+    generator = seeded(0)
+    features = torch.randn(400, 3, generator=generator, dtype=torch.float64)
+    features[:40] += 30.0
+    one = {
+        "full": torch.eye(3).double(),
+        "diagonal": torch.ones(3).double(),
+        "spherical": torch.ones(()).double(),
+    }
+    init = Parameters(
+        torch.tensor([0.5, 0.5]).double(),
+        torch.tensor([[0.0] * 3, [-1e4] * 3]).double(),
+        one[covariance].repeat(2, *[1] * one[covariance].ndim),
+    )
+    fitted = GaussianMixture(2, covariance).fit(features, init=init)
+    assert sorted(fitted.weights_.tolist()) == pytest.approx([0.1, 0.9], abs=1e-6)
+    assert sorted(fitted.means_[:, 0].tolist()) == pytest.approx([0.0, 30.0], abs=0.5)
+
+
+@pytest.mark.parametrize("covariance", FAMILIES)
+def test_a_component_collapsed_on_one_point_is_restarted(covariance):
+    features = torch.cat([torch.ones(50, 3), torch.randn(300, 3, generator=seeded()) - 20]).double()
+    init = GaussianMixture(2, covariance).fit(features, init=(torch.arange(350) < 50).long())
+    assert float(init.covariances_[1].max()) == pytest.approx(1e-6, rel=1e-4)
+    fitted = GaussianMixture(2, covariance, reg_covar=0.0, max_iter=1).fit(features, init=init)
+    assert float(fitted.covariances_[1].max()) > 0.5  # the average covariance, 6/7 of about 1
+    with pytest.raises(FeatureError, match="component 1 is not positive definite; raise reg_covar"):
+        GaussianMixture(2, covariance, reg_covar=0.0).fit(features, init=fitted)
+
+
+def test_shrinkage_moves_full_covariances_to_their_diagonal():
+    features = sample()
+    init = start(features, 3, "full")
+    none, half, whole = (
+        GaussianMixture(3, "full", max_iter=1, shrinkage=a, reg_covar=0.0).fit(features, init=init)
+        for a in (0.0, 0.5, 1.0)
+    )
+    diagonal = none.covariances_.diagonal(dim1=1, dim2=2)
+    torch.testing.assert_close(whole.covariances_, diagonal.diag_embed())
+    torch.testing.assert_close(half.covariances_, 0.5 * none.covariances_ + 0.5 * diagonal.diag_embed())
+
+
+def test_start_from_an_assignment_takes_the_clusters_moments():
+    features = sample()
+    assignment = (features[:, 0] > features[:, 0].median()).long()
+    fitted = GaussianMixture(2, "full", max_iter=1, reg_covar=0.0).fit(features, init=assignment)
+    parts = [features[assignment == j].numpy() for j in range(2)]
+    joint = [
+        math.log(len(p) / 900) + multivariate_normal(p.mean(0), np.cov(p.T, ddof=0)).logpdf(features.numpy())
+        for p in parts
+    ]
+    assert fitted.lower_bound_ == pytest.approx(np.logaddexp(*joint).mean(), abs=1e-9)
+
+
+def test_same_seed_same_result_and_the_global_state_is_left_alone():
+    features = sample()
+    state = torch.random.get_rng_state()
+    first, second = (GaussianMixture(3, "diagonal").fit(features, generator=seeded(7)) for _ in range(2))
+    assert torch.equal(first.means_, second.means_)
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("covariance", FAMILIES)
+def test_a_mixture_per_class(covariance):
+    features, labels = sample(n=600), torch.arange(600) % 3
+    features = features + 3.0 * labels[:, None]
+    fitted = fit_per_class(features, labels, num_classes=3, clusters_per_class=2, covariance=covariance)
+    assert fitted.weights_.view(3, 2).sum(1).tolist() == pytest.approx([1 / 3] * 3)
+    joint = 0.0
+    for c in range(3):
+        own = features[labels == c]
+        block = slice(2 * c, 2 * c + 2)
+        log = fitted._fitted()
+        parts = [
+            math.log(w) + multivariate_normal(m, np.broadcast_to(s, ()) if covariance == "spherical" else s).logpdf(own)
+            for w, m, s in zip(*(part[block].numpy() for part in log), strict=True)
+        ]
+        joint += np.logaddexp(*parts).sum() / 600
+    assert fitted.lower_bound_ == pytest.approx(joint, abs=2e-3)
+    assert fitted.score(features) >= joint - 1e-9
+    again = fit_per_class(features, labels, num_classes=3, clusters_per_class=2, covariance=covariance, previous=fitted)
+    assert again.n_iter_ == 2
+    assert again.lower_bound_ >= fitted.lower_bound_ - 1e-9
+
+
+def test_a_class_without_samples_has_weight_zero():
+    features, labels = sample(n=100), torch.tensor([0, 2]).repeat(50)
+    for covariance in FAMILIES:
+        settings = {"num_classes": 3, "clusters_per_class": 2, "covariance": covariance}
+        fitted = fit_per_class(features, labels, **settings)
+        assert fitted.weights_[2:4].tolist() == [0.0, 0.0]
+        torch.testing.assert_close(fitted.means_[2:4], features.mean(0).repeat(2, 1))
+        assert torch.isfinite(fitted.score_samples(features)).all()
+        everyone = fit_per_class(features, torch.arange(100) % 3, **settings)
+        warm = fit_per_class(features, labels, previous=everyone, **settings)
+        assert torch.equal(warm.means_[2:4], everyone.means_[2:4])
+        later = fit_per_class(features, torch.arange(100) % 3, previous=fitted, **settings)
+        assert later.weights_.view(3, 2).sum(1).tolist() == pytest.approx([0.34, 0.33, 0.33])
+
+
+def test_errors_say_what_to_do():
+    features = sample(n=50)
+    with pytest.raises(NotFittedError, match="call fit"):
+        GaussianMixture(2).score(features)
+    with pytest.raises(ConfigError, match=r"shrinkage \(2\) must lie between 0 and 1"):
+        GaussianMixture(2, shrinkage=2)
+    with pytest.raises(ConfigError, match="max_iter is 0"):
+        GaussianMixture(2, max_iter=0)
+    with pytest.raises(ConfigError, match="choose one of full, diagonal, spherical"):
+        GaussianMixture(2, "tied")
+    with pytest.raises(FeatureError, match="raise reg_covar or shrinkage, or fit fewer components"):
+        GaussianMixture(1, "full", reg_covar=0.0).fit(features[:3])
+    with pytest.raises(FeatureError, match="covariance of component 0 is not positive definite"):
+        GaussianMixture(1, "diagonal", reg_covar=0.0).fit(torch.ones(4, 2))
+    with pytest.raises(FeatureError, match=r"a diagonal mixture of 2 components in 5 dimensions starts from \(2,\)"):
+        GaussianMixture(2, "diagonal").fit(features, init=start(features, 2, "full"))
+    init = start(features, 2, "full")
+    with pytest.raises(FeatureError, match="not be negative and sum to 1"):
+        GaussianMixture(2).fit(features, init=init._replace(weights=init.weights * 2))
+    with pytest.raises(FeatureError, match="NaN or infinite"):
+        GaussianMixture(1).fit(features.log())
+    previous = GaussianMixture(2).fit(features)
+    labels = torch.zeros(50, dtype=torch.int64)
+    with pytest.raises(FeatureError, match="which does not fit 4 full ones in 5; leave it out"):
+        fit_per_class(features, labels, num_classes=2, clusters_per_class=2, previous=previous)
