@@ -9,14 +9,14 @@ demo: $(VENV)/.demo
 	$(BIN)/sfumato demo
 
 test: $(VENV)/.dev
-	$(BIN)/ruff check src tests
-	$(BIN)/ruff format --check src tests
+	$(BIN)/ruff check src tests docs
+	$(BIN)/ruff format --check src tests docs
 	$(BIN)/mypy
 	$(BIN)/pytest
 
 lint: $(VENV)/.dev
-	$(BIN)/ruff check --fix src tests
-	$(BIN)/ruff format src tests
+	$(BIN)/ruff check --fix src tests docs
+	$(BIN)/ruff format src tests docs
 	$(BIN)/mypy
 
 bench: $(VENV)/.dev

@@ -37,10 +37,15 @@ def demo(result: dict[str, Any]) -> str:
 def bench(result: dict[str, Any]) -> str:
     lines = ["| what | ratio | over | target | figures |", "|---|---|---|---|---|"]
     for row in result["rows"]:
-        target = "" if row["target"] is None else f"{row['better']} {row['target']:g}: {'met' if row['met'] else 'missed'}"
+        target = (
+            "" if row["target"] is None else f"{row['better']} {row['target']:g}: {'met' if row['met'] else 'missed'}"
+        )
         lines.append(f"| {row['name']} | {row['ratio']:.3f} | {row['baseline']} | {target} | {row['detail']} |")
     evidence = result["evidence"]
-    lines += ["", f"{evidence['device']}, {evidence['threads']} threads, torch {evidence['torch']}, commit {evidence['commit']}."]
+    lines += [
+        "",
+        f"{evidence['device']}, {evidence['threads']} threads, torch {evidence['torch']}, commit {evidence['commit']}.",
+    ]
     return "\n".join(lines)
 
 

@@ -101,9 +101,7 @@ def test_ssim_withstands_reduced_precision_settings():
 
 def test_mse_and_psnr_by_hand():
     x = torch.zeros(3, 1, 2, 2)
-    x_hat = torch.tensor([[0.1, 0.1, 0.1, 0.1], [0.0, 0.0, 0.0, 1.0], [0.0, 0.0, 0.0, 0.0]]).reshape(
-        3, 1, 2, 2
-    )
+    x_hat = torch.tensor([[0.1, 0.1, 0.1, 0.1], [0.0, 0.0, 0.0, 1.0], [0.0, 0.0, 0.0, 0.0]]).reshape(3, 1, 2, 2)
     assert mse(x, x_hat).tolist() == pytest.approx([0.01, 0.25, 0.0])
     assert psnr(x, x_hat).tolist() == pytest.approx([20.0, 6.0205999, math.inf])
 
@@ -113,9 +111,7 @@ def test_each_image_is_judged_alone():
     for measure in (mse, psnr, ssim):
         together = measure(x, x_hat)
         assert together.shape == (5,)
-        assert torch.allclose(
-            torch.cat([measure(x[i : i + 1], x_hat[i : i + 1]) for i in range(5)]), together
-        )
+        assert torch.allclose(torch.cat([measure(x[i : i + 1], x_hat[i : i + 1]) for i in range(5)]), together)
     assert np.allclose(mse(x, x_hat).numpy(), ((x - x_hat).numpy() ** 2).reshape(5, -1).mean(1))
 
 

@@ -100,7 +100,9 @@ def test_the_schedule_weighs_the_penalty():
     batch = batch_of(model, x, y)
     value = one.penalty(batch)
     assert value is not None
-    assert float(value.detach()) == pytest.approx(2.0 * (0.5 / 0.6) * float(one.cem(batch.features, y).detach()), rel=1e-5)
+    assert float(value.detach()) == pytest.approx(
+        2.0 * (0.5 / 0.6) * float(one.cem(batch.features, y).detach()), rel=1e-5
+    )
 
 
 def test_settings_without_meaning():

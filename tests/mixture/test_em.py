@@ -223,6 +223,17 @@ def test_a_component_collapsed_on_one_point_is_restarted(covariance):
         GaussianMixture(2, covariance, reg_covar=0.0).fit(features, init=fitted)
 
 
+@pytest.mark.parametrize("covariance", FAMILIES)
+def test_a_start_with_an_empty_cluster_or_rounded_weights(covariance):
+    features = sample()
+    fitted = GaussianMixture(2, covariance, reg_covar=0.0).fit(features, init=torch.zeros(900, dtype=torch.int64))
+    assert float(fitted.weights_.min()) > 0.01
+    init = start(features, 3, covariance)
+    rounded = init._replace(weights=init.weights * 1.0005)
+    one, other = (GaussianMixture(3, covariance, max_iter=2).fit(features, init=i) for i in (init, rounded))
+    assert other.lower_bounds_ == pytest.approx(one.lower_bounds_, abs=1e-12)
+
+
 def test_shrinkage_moves_full_covariances_to_their_diagonal():
     features = sample()
     init = start(features, 3, "full")

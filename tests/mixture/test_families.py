@@ -64,6 +64,16 @@ def test_an_offset_costs_no_digits_in_float32(covariance):
     torch.testing.assert_close(found.covariances.double(), covariances, rtol=2e-5, atol=2e-5)
 
 
+@pytest.mark.parametrize("covariance", FAMILIES)
+def test_the_rounding_of_the_mean_is_taken_out_of_the_variance(covariance):
+    """At 2^20 float32 is a grid of 1/8: the mean is rounded by up to a quarter of the standard deviation of 0.25."""
+    steps = torch.randint(0, 8, (1001, 3), generator=torch.Generator().manual_seed(0)) // 2
+    features = (2**20 + steps / 8.0).float()
+    found = moments(features, torch.zeros(1001, dtype=torch.int64), 1, covariance)
+    _, covariances = loops(features, torch.zeros(1001, dtype=torch.int64), 1, covariance)
+    torch.testing.assert_close(found.covariances.double(), covariances, rtol=1e-4, atol=1e-5)
+
+
 def test_one_sample_and_no_sample():
     features = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 0.0]])
     fallback = torch.full((3, 2), 9.0)

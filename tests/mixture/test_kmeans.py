@@ -101,6 +101,19 @@ def test_an_empty_cluster_is_restarted_at_the_farthest_sample():
     assert torch.bincount(found.assignment, minlength=3).min() == 1
 
 
+def test_a_restart_leaves_single_samples_alone_and_takes_the_sample_from_its_donor():
+    features = torch.tensor([[0.0], [1.0], [2.0], [50.0]])
+    found = kmeans(features, 3, init=torch.tensor([[0.5], [90.0], [-500.0]]), iterations=1)
+    assert found.centres.squeeze(1).tolist() == [0.5, 50.0, 2.0]
+
+
+def test_surplus_clusters_keep_their_centres():
+    for copies in (1, 2):
+        features = torch.tensor([[0.0], [4.0]]).repeat(copies, 1)
+        found = kmeans(features, 3, init=torch.tensor([[0.0], [4.0], [9.0]]))
+        assert found.centres.squeeze(1).tolist() == [0.0, 4.0, 9.0]
+
+
 @pytest.mark.parametrize("distinct", [1, 2, 4])
 def test_fewer_distinct_samples_than_clusters(distinct):
     points = torch.randn(distinct, 6, generator=seeded(5))

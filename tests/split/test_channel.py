@@ -58,9 +58,7 @@ def test_clip_has_finite_gradients_at_zero():
 def test_clip_gradient_is_that_of_normalising():
     x = torch.tensor([[3.0, 4.0]], dtype=torch.float64, requires_grad=True)
     Channel(clip_norm=1.0).bound(x)[0, 0].backward()
-    assert torch.allclose(
-        x.grad, torch.tensor([[0.128, -0.096]], dtype=torch.float64)
-    )  # (1 - 9/25)/5, -12/125
+    assert torch.allclose(x.grad, torch.tensor([[0.128, -0.096]], dtype=torch.float64))  # (1 - 9/25)/5, -12/125
 
 
 def test_noise_has_the_standard_deviation_asked_for_in_both_modes():
@@ -138,9 +136,7 @@ def test_stochastic_transforms_draw_from_the_generator():
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-@pytest.mark.parametrize(
-    "settings", [{"clip_norm": 1.0}, {"quantize_bits": 4}, {"clip_norm": 1.0, "quantize_bits": 4}]
-)
+@pytest.mark.parametrize("settings", [{"clip_norm": 1.0}, {"quantize_bits": 4}, {"clip_norm": 1.0, "quantize_bits": 4}])
 def test_broken_features_stay_visible(bad, settings):
     x = torch.tensor([[bad, 1.0], [0.5, 0.5]])
     z = Channel(**settings)(x)
@@ -185,9 +181,7 @@ def test_meaningless_settings_are_refused(settings, text):
         Channel(**settings)
 
 
-@pytest.mark.parametrize(
-    "output", [(torch.zeros(1, 2),), torch.zeros(1, 2, dtype=torch.int64), torch.zeros(3)]
-)
+@pytest.mark.parametrize("output", [(torch.zeros(1, 2),), torch.zeros(1, 2, dtype=torch.int64), torch.zeros(3)])
 def test_an_encoder_has_to_give_one_float_tensor(output):
     with pytest.raises(FeatureError, match="one floating-point tensor"):
         Channel().bound(output)

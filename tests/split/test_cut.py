@@ -114,9 +114,7 @@ def test_modes_still_work_on_the_halves_and_the_model_keeps_its_own():
     z = edge(X).detach()
     assert not torch.equal(cloud.train()(z), cloud(z))  # the functional dropout draws anew
     assert torch.equal(cloud.eval()(z), cloud(z))
-    assert torch.equal(
-        split_at(resnet().eval(), "layer1", X)[1](z), split_at(resnet().eval(), "layer1", X)[1](z)
-    )
+    assert torch.equal(split_at(resnet().eval(), "layer1", X)[1](z), split_at(resnet().eval(), "layer1", X)[1](z))
 
 
 def test_training_the_halves_trains_the_model():
@@ -206,9 +204,7 @@ def test_a_batch_size_read_too_early_is_named():
 
 
 def test_unknown_layers_come_with_near_names():
-    with pytest.raises(
-        ConfigError, match=r"ResNet has no layer 'layer1\.0\.con1'; did you mean 'layer1\.0\.conv1'"
-    ):
+    with pytest.raises(ConfigError, match=r"ResNet has no layer 'layer1\.0\.con1'; did you mean 'layer1\.0\.conv1'"):
         split_at(resnet(), "layer1.0.con1", X)
     with pytest.raises(ConfigError, match=r"has no layer ''; its layers are 'conv1', 'bn1', 'layer1'"):
         split_at(resnet(), "", X)

@@ -21,12 +21,23 @@ __all__ = ["DEFENSES", "LAM", "NOISE_STD", "SEEDS", "demo_jobs", "digit_job", "r
 DEFENSES = ("none", "noise", "noise+cem")
 SEEDS = (0, 1, 2)
 NOISE_STD = 0.1
-LAM = 1.0
-_NOISES = (0.03, 0.2, 0.35, 0.6)
-_LAMS = (0.1, 0.3, 3.0, 10.0)
+LAM = 0.6
+_NOISES = (0.2, 0.35, 0.6)
+_LAMS = (0.2, 1.5, 4.0)
 _SHOWN_FIGURES = ("accuracy", "mse_train", "mse_test", "psnr_train", "psnr_test", "ssim_train", "ssim_test")
 
-_TRAIN = TrainConfig(data="digits", model="digits", epochs=40, batch_size=64, lr=0.1, precision="fp32", device="cpu")
+# One cluster per class is the ideal case of section 3.4 (k = n), which the digits are close to.
+_TRAIN = TrainConfig(
+    data="digits",
+    model="digits",
+    width=32,
+    epochs=40,
+    batch_size=64,
+    lr=0.1,
+    clusters_per_class=1,
+    precision="fp32",
+    device="cpu",
+)
 _ATTACK = DecoderConfig(epochs=30, batch_size=64, lr=3e-3, width=32, blocks=2, precision="fp32")
 
 

@@ -101,17 +101,14 @@ def kmeans_plus_plus(features: Tensor, k: int, generator: torch.Generator | None
     norms = features.new_empty(len(features))
     for part in chunk_slices(features):
         norms[part] = (features[part] - shift).square_().sum(1)
-    # Rounding makes the distance between equal samples a little more than 0; below this it counts as 0.
-    noise = 16 * torch.finfo(features.dtype).eps
 
     def distances(candidates: Tensor) -> Tensor:
         """(n, t) squared distances of all samples to the candidate samples (t,)."""
         moved = features[candidates] - shift
-        scale = norms[:, None] + norms[candidates]
-        squared = scale.clone()
+        squared = norms[:, None] + norms[candidates]
         for part in chunk_slices(features):
             squared[part].addmm_(features[part] - shift, moved.T, alpha=-2.0)
-        return squared.masked_fill_(squared <= noise * scale, 0.0)
+        return squared.clamp_(min=0)
 
     trials = 2 + int(math.log(k))
     chosen = (random_unit(1, source, features) * len(features)).long()
@@ -218,9 +215,11 @@ def _update(features: Tensor, centres: Tensor, shift: Tensor, found: _Pass) -> T
     if len(empty):
         eps = torch.finfo(features.dtype).eps
         noise = 16 * eps * ((centres - shift).square().sum(1).max() + eps * shift.square().sum())
-        far = found.distance.topk(min(len(empty), len(features))).indices
         # A sample on its centre, or alone in its cluster, would only swap one empty cluster for another.
-        far = far[(found.distance[far] > noise) & (counts[found.assignment[far]] > 1)]
+        movable = (found.distance > noise) & (counts[found.assignment] > 1)
+        candidates = torch.where(movable, found.distance, -1.0)
+        far = candidates.topk(min(len(empty), len(features))).indices
+        far = far[movable[far]]
         empty = empty[: len(far)]
         rows = (features[far] - shift).double()
         donors = found.assignment[far]

@@ -55,9 +55,7 @@ def update_covariances(
             f"stored covariances have shape {tuple(covariances.shape)}, those of the batch "
             f"{tuple(batch_scatter.shape)}; compute both in the same family"
         )
-    present = counts > 0
-    expected = torch.where(present, weights * total, 1.0)
-    share = torch.where(present, counts / expected, 0.0).clamp(max=1.0).to(covariances.dtype)
+    share = torch.where(counts > 0, counts / (weights * total), 0.0).clamp(max=1.0).to(covariances.dtype)
     share = share.reshape(-1, *[1] * (covariances.ndim - 1))
     return (1 - share) * covariances + share * batch_scatter
 

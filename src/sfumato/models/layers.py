@@ -31,13 +31,9 @@ class Normalize(nn.Module):
     def __init__(self, mean: float | Sequence[float], std: float | Sequence[float], channels: int) -> None:
         super().__init__()
         for name, value in (("mean", mean), ("std", std)):
-            numbers = (
-                [float(value)] * channels if isinstance(value, int | float) else [float(v) for v in value]
-            )
+            numbers = [float(value)] * channels if isinstance(value, int | float) else [float(v) for v in value]
             if len(numbers) != channels:
-                raise ConfigError(
-                    f"{name} has {len(numbers)} numbers for images of {channels} channels; give one each"
-                )
+                raise ConfigError(f"{name} has {len(numbers)} numbers for images of {channels} channels; give one each")
             self.register_buffer(name, torch.tensor(numbers).reshape(1, channels, 1, 1))
         if not bool((self.std > 0).all()):
             raise ConfigError(f"std is {std!r}; every standard deviation has to be above 0")
@@ -85,9 +81,7 @@ def plain_halves(
         ConfigError: the cut is not offered, or a number of channels is below 1.
     """
     if type(cut) is not int or not 1 <= cut <= cuts:
-        raise ConfigError(
-            f"this network can be cut behind convolution 1 to {cuts}, not {cut!r}; set cut accordingly"
-        )
+        raise ConfigError(f"this network can be cut behind convolution 1 to {cuts}, not {cut!r}; set cut accordingly")
     for name, value in (("bottleneck", bottleneck), ("stem", stem)):
         if value is not None and value < 1:
             raise ConfigError(f"{name} is {value}; give at least 1 channel, or None for no such layer")

@@ -67,9 +67,7 @@ class ReconstructionNet(nn.Module):
         self.feature_shape = tuple(int(size) for size in feature_shape)
         self.image_shape = check_image_shape(image_shape)
         if len(self.feature_shape) not in (1, 3) or min(self.feature_shape) < 1:
-            raise ConfigError(
-                f"feature_shape is {self.feature_shape}; give (channels, height, width) or (dimension,)"
-            )
+            raise ConfigError(f"feature_shape is {self.feature_shape}; give (channels, height, width) or (dimension,)")
         if width < 1 or blocks < 0:
             raise ConfigError(f"width is {width} and blocks is {blocks}; give at least 1 and at least 0")
         size = self.image_shape[1:]

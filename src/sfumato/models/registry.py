@@ -45,12 +45,8 @@ def build(
     if name not in _BUILDERS:
         raise ConfigError(f"unknown network {name!r}; known are {', '.join(names())}")
     builder = _BUILDERS[name]
-    known = sorted(
-        set(inspect.signature(builder).parameters) - {"cut", "num_classes", "image_shape", "bottleneck"}
-    )
+    known = sorted(set(inspect.signature(builder).parameters) - {"cut", "num_classes", "image_shape", "bottleneck"})
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise ConfigError(f"network {name!r} has no option {unknown[0]!r}; it takes {', '.join(known)}")
-    return builder(
-        cut=cut, num_classes=num_classes, image_shape=image_shape, bottleneck=bottleneck, **options
-    )
+    return builder(cut=cut, num_classes=num_classes, image_shape=image_shape, bottleneck=bottleneck, **options)

@@ -55,9 +55,7 @@ def vgg11(
     """
     shape = check_image_shape(image_shape)
     if min(shape[1:]) < _SMALLEST:
-        raise ConfigError(
-            f"vgg11 needs images of at least {_SMALLEST}x{_SMALLEST}, got {shape}; use 'digits' instead"
-        )
+        raise ConfigError(f"vgg11 needs images of at least {_SMALLEST}x{_SMALLEST}, got {shape}; use 'digits' instead")
     if num_classes < 1:
         raise ConfigError(f"num_classes is {num_classes}; give at least 1")
     edge, cloud = plain_halves(

@@ -11,7 +11,7 @@ from sfumato.errors import ConfigError
 from sfumato.report.averages import Mean, average, error_text, group, percent_text
 from sfumato.report.figures import Curve, Point, information_curve, trade_off
 from sfumato.report.page import write_page
-from sfumato.report.palette import styles
+from sfumato.report.palette import Style, styles
 from sfumato.report.pictures import png_data_uri
 from sfumato.report.verdict import demo_verdict
 
@@ -71,17 +71,19 @@ def write_demo_report(path: Path, result: Mapping[str, Any], originals: Tensor, 
     loose = [row for row in rows if not row["converged"]]
     histories = {name: values for name, values in result["histories"].items() if values}
     reference = result["mean_image_mse"]
+    looks = styles([*summary, *redrawn, *histories, *(row["defense"] for row in result["curve"])])
     write_page(
         path,
         "demo.html.j2",
         title="Sfumato demo",
         verdict=demo_verdict(result["gain"], summary, loose, len(rows)),
-        strips=_strips(originals, redrawn, summary),
+        looks=looks,
+        strips=_strips(originals, redrawn, summary, looks),
         defenses=[(name, _column_hint(own)) for (name,), own in group(rows, "defense").items()],
         table=_table(summary),
-        trade_off_svg=trade_off(_curves(result), reference=reference, errors="standard deviation over seeds"),
-        information_svg=information_curve(histories) if histories else None,
-        information_names=[styles(histories)[name].label for name in histories],
+        trade_off=trade_off(_curves(result), looks=looks, reference=reference, errors="standard deviation over seeds"),
+        information=information_curve(histories, looks=looks) if histories else None,
+        information_names=[looks[name].label for name in histories],
         several_seeds=any(len(own) > 1 for own in group(rows, "defense").values()),
         loose=[row for row in attacks if not row["converged"]],
         attacks=len(attacks),
@@ -102,8 +104,9 @@ def _column_hint(rows: Sequence[Mapping[str, Any]]) -> str:
     return f"{hint}, {loose} not converged" if loose else hint
 
 
-def _strips(originals: Tensor, redrawn: Mapping[str, Tensor], summary: Summary) -> list[dict[str, str]]:
-    looks = styles(redrawn)
+def _strips(
+    originals: Tensor, redrawn: Mapping[str, Tensor], summary: Summary, looks: Mapping[str, Style]
+) -> list[dict[str, str]]:
     strips = [{"name": "", "label": "original", "uri": png_data_uri(originals), "figures": "", "alt": "The originals"}]
     for name, images in redrawn.items():
         figures = ""

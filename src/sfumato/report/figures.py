@@ -7,7 +7,7 @@ from sfumato.errors import ConfigError
 from sfumato.report.averages import error_text, percent_text
 from sfumato.report.curves import Curve, Point, without_deep
 from sfumato.report.marks import curve_handle, draw_curve, legend, line_handle, write_notes
-from sfumato.report.palette import MUTED, styles
+from sfumato.report.palette import MUTED, Style, styles
 from sfumato.report.svg import drawing, to_svg
 
 __all__ = ["Curve", "Point", "information_curve", "trade_off"]
@@ -17,7 +17,12 @@ _DPI = 72
 
 
 def trade_off(
-    curves: Sequence[Curve], *, reference: float | None = None, key: str = "trade-off", errors: str = "errors"
+    curves: Sequence[Curve],
+    *,
+    looks: Mapping[str, Style] | None = None,
+    reference: float | None = None,
+    key: str = "trade-off",
+    errors: str = "errors",
 ) -> str:
     """Accuracy in per cent against the attacker's error on test images, as inline SVG.
 
@@ -26,6 +31,7 @@ def trade_off(
 
     Args:
         curves: what to compare.
+        looks: style per defence, for pages that show more defences elsewhere; chosen from the curves where None.
         reference: the error of an attacker without any feature, drawn as a line unless it lies far to the right.
         key: begins the ids inside the SVG, for several figures on one page.
         errors: what the error bars show, for the description.
@@ -36,7 +42,7 @@ def trade_off(
     from matplotlib.figure import Figure
 
     shown, hidden = without_deep(curves)
-    looks = styles(curve.defense for curve in curves)
+    looks = looks or styles(curve.defense for curve in curves)
     drawn = [point for curve in shown for point in curve.points]
     right = max(point.mse + (point.mse_error or 0.0) for point in drawn)
     near = reference if reference is not None and reference <= 2 * right else None
@@ -47,7 +53,7 @@ def trade_off(
             draw_curve(axes, curve, looks[curve.defense])
         axes.set_xlabel("attacker's error on unseen images (MSE)  → harder to redraw")
         axes.set_ylabel("accuracy on unseen images, %")
-        axes.set_xlim(0, 1.08 * max(right, near or 0.0))
+        axes.set_xlim(0, 1.08 * max(right, near or 0.0, 1e-9))
         _give_room(axes, drawn)
         if near is not None:
             axes.axvline(near, color=MUTED, linewidth=1.0, linestyle=(0, (2, 3)))
@@ -57,17 +63,20 @@ def trade_off(
         figure.set_layout_engine("none")  # the notes are placed for the layout as it is now
         write_notes(axes, shown, looks, near, hidden)
         return to_svg(
-            figure, key=key, title="Accuracy against the attacker's error", description=_words(curves, errors)
+            figure, key=key, title="Accuracy against the attacker's error", description=_words(curves, looks, errors)
         )
 
 
-def information_curve(histories: Mapping[str, Sequence[float]], *, key: str = "information") -> str:
+def information_curve(
+    histories: Mapping[str, Sequence[float]], *, looks: Mapping[str, Style] | None = None, key: str = "information"
+) -> str:
     """The bound on the information in a feature after each epoch, in nats, one line per run, as inline SVG.
 
     The vertical axis is logarithmic where the values are positive and span more than a factor of 20.
 
     Args:
         histories: defence -> nats per epoch.
+        looks: as for `trade_off`.
         key: begins the ids inside the SVG.
 
     Raises:
@@ -79,7 +88,7 @@ def information_curve(histories: Mapping[str, Sequence[float]], *, key: str = "i
     histories = {name: list(values) for name, values in histories.items() if len(values)}
     if not histories:
         raise ConfigError("no run has a history of its information; give at least one with an epoch")
-    looks = styles(histories)
+    looks = looks or styles(histories)
     every = [value for values in histories.values() for value in values]
     with drawing():
         figure = Figure(figsize=(_SIZE[0], 3.2), dpi=_DPI, layout="constrained")
@@ -126,8 +135,7 @@ def _give_room(axes: Any, points: Sequence[Point]) -> None:
     axes.set_ylim(low - margin, high + margin)
 
 
-def _words(curves: Sequence[Curve], errors: str) -> str:
-    looks = styles(curve.defense for curve in curves)
+def _words(curves: Sequence[Curve], looks: Mapping[str, Style], errors: str) -> str:
     parts = []
     for curve in curves:
         points = ", ".join(

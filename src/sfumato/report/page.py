@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from sfumato.files import write_text
-from sfumato.report.palette import VARIABLES, Style, styles
+from sfumato.report.palette import VARIABLES
 from sfumato.report.svg import inline
 
-__all__ = ["render", "write_page"]
+__all__ = ["write_page"]
 
 _EVIDENCE = {
     "device": "device",
@@ -22,19 +22,9 @@ _EVIDENCE = {
 
 
 def write_page(path: Path, template: str, **values: Any) -> None:
-    """Render `template` and write it atomically."""
-    write_text(path, render(template, **values))
-
-
-def render(template: str, **values: Any) -> str:
-    """The text of a page. Values are escaped; names ending in `_svg` are figures of ours and are not."""
-    from markupsafe import Markup
-
-    for name, value in values.items():
-        if name.endswith("_svg") and value is not None:
-            values[name] = Markup(inline(value))
-    text: str = _environment().get_template(template).render(variables=VARIABLES, **values)
-    return text
+    """Render `template` with `values`, escaped unless the template says otherwise, and write the page atomically."""
+    text = _environment().get_template(template).render(variables=VARIABLES, **values)
+    write_text(path, text)
 
 
 @cache
@@ -48,13 +38,9 @@ def _environment() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["style"] = _style
     environment.filters["evidence"] = _evidence
+    environment.filters["inline"] = inline
     return environment
-
-
-def _style(name: str) -> Style:
-    return styles([name])[name]
 
 
 def _evidence(values: dict[str, Any]) -> list[tuple[str, Any]]:

@@ -1,8 +1,8 @@
 """One name, one colour, one marker per defence, the same in every figure and table.
 
-The colours are those of Okabe and Ito (2008), which stay apart for readers with any of the common kinds of colour
-blindness; markers differ too, for print without colour. Every colour is written as a CSS variable with a fallback, so
-that a page can lighten it on a dark background.
+The colours follow Okabe and Ito (2008), which stay apart for readers with any of the common kinds of colour blindness,
+darkened until text in them is readable (contrast at least 4.5). Markers differ too, for print without colour. Every
+colour is written as a CSS variable with a fallback, so that a page can lighten it on a dark background.
 """
 
 from collections.abc import Iterable
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 __all__ = ["GRID", "INK", "MUTED", "PAPER", "VARIABLES", "Style", "styles"]
 
 INK, MUTED, GRID, PAPER = "#24292f", "#646d76", "#dde1e5", "#ffffff"
-_SERIES = ("#6b7178", "#d55e00", "#0072b2", "#009e73", "#b8578f", "#a87900", "#3a8fc4")
-_DARK_SERIES = ("#a9b1ba", "#f58a42", "#5ab3ec", "#3ecf9f", "#e59ac4", "#e0b13f", "#8fd0f5")
+_SERIES = ("#6b7178", "#c25400", "#0072b2", "#00805c", "#b04a86", "#8a6300", "#7048b0")
+_DARK_SERIES = ("#a9b1ba", "#f58a42", "#5ab3ec", "#3ecf9f", "#e59ac4", "#e0b13f", "#b9a0f2")
 _MARKERS = ("*", "o", "s", "D", "^", "v", "P")
 
 VARIABLES: dict[str, tuple[str, str, str]] = {

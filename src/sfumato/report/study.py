@@ -44,7 +44,7 @@ def write_study_report(path: Path, study: Mapping[str, Any]) -> None:
         "study.html.j2",
         title="Sfumato: CEM against noise at equal accuracy",
         verdict=study_verdict(study),
-        trade_off_svg=trade_off(_curves(study), errors="standard error over folds"),
+        trade_off=trade_off(_curves(study), errors="standard error over folds"),
         heads=_HEADS,
         points=_cells(study["points"]),
         noise_heads=_NOISE_HEADS,

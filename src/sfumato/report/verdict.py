@@ -60,7 +60,8 @@ def demo_verdict(
         headline = f"{_OPENING[kind]}at an accuracy within {_upper_tenth(points)} points, {core}."
     else:
         side = "lower" if points < 0 else "higher"
-        headline = f"{_OPENING[kind]}{core}, at an accuracy {abs(points):.1f} points {side}. {_FOLLOW[kind, side]}"
+        amount = f"{abs(points):.{2 if abs(points) < 2 else 1}f}"
+        headline = f"{_OPENING[kind]}{core}, at an accuracy {amount} points {side}. {_FOLLOW[kind, side]}"
     notes = [*_spread_notes(summary.get("noise"), summary.get("noise+cem"))]
     if loose:
         notes.append(

@@ -61,20 +61,14 @@ class Channel(nn.Module):
         if not _is_number(noise_std) or noise_std < 0:
             raise ConfigError(f"noise_std is {noise_std!r}; give a finite standard deviation of at least 0")
         if clip_norm is not None and (not _is_number(clip_norm) or clip_norm <= 0):
-            raise ConfigError(
-                f"clip_norm is {clip_norm!r}; give a finite radius above 0, or None not to clip"
-            )
-        if quantize_bits is not None and (
-            type(quantize_bits) is not int or not 1 <= quantize_bits <= _MAX_BITS
-        ):
+            raise ConfigError(f"clip_norm is {clip_norm!r}; give a finite radius above 0, or None not to clip")
+        if quantize_bits is not None and (type(quantize_bits) is not int or not 1 <= quantize_bits <= _MAX_BITS):
             raise ConfigError(
                 f"quantize_bits is {quantize_bits!r}; give a whole number from 1 to {_MAX_BITS}, "
                 "or None not to quantise"
             )
         if not _is_number(low) or not _is_number(high) or low >= high:
-            raise ConfigError(
-                f"the feature's range is [{low!r}, {high!r}]; give finite numbers with low below high"
-            )
+            raise ConfigError(f"the feature's range is [{low!r}, {high!r}]; give finite numbers with low below high")
         stages = list(transforms)
         for stage in stages:
             if not isinstance(stage, nn.Module):
@@ -166,8 +160,4 @@ def _is_number(value: object) -> bool:
 
 
 def _describe(value: object) -> str:
-    return (
-        f"a {value.dtype} tensor {tuple(value.shape)}"
-        if isinstance(value, Tensor)
-        else f"a {type(value).__name__}"
-    )
+    return f"a {value.dtype} tensor {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"

@@ -105,9 +105,7 @@ def _strays(graph: fx.Graph, cut: fx.Node) -> list[fx.Node]:
     nodes, live = list(graph.nodes), _live(graph)
     index = nodes.index(cut) + 1
     allowed = {cut, *nodes[index:], *_constant(graph)}
-    needed = dict.fromkeys(
-        source for node in nodes[index:] if node in live for source in node.all_input_nodes
-    )
+    needed = dict.fromkeys(source for node in nodes[index:] if node in live for source in node.all_input_nodes)
     return [source for source in needed if source not in allowed]
 
 
@@ -123,9 +121,7 @@ def _halves(model: nn.Module, graph: fx.Graph, cut: fx.Node) -> tuple[nn.Module,
     return edge, cloud
 
 
-def _module(
-    model: nn.Module, name: str, start: tuple[fx.Node, str], nodes: list[fx.Node], result: Any
-) -> nn.Module:
+def _module(model: nn.Module, name: str, start: tuple[fx.Node, str], nodes: list[fx.Node], result: Any) -> nn.Module:
     graph = fx.Graph()
     copies = {start[0]: graph.placeholder(start[1])}
     for node in nodes:
@@ -146,9 +142,7 @@ def _module(
 
 def _verify(model: nn.Module, edge: nn.Module, cloud: nn.Module, layer: str, example: Tensor) -> None:
     if not isinstance(example, Tensor):
-        raise ConfigError(
-            f"example_input is a {type(example).__name__}; give a batch of inputs as one tensor"
-        )
+        raise ConfigError(f"example_input is a {type(example).__name__}; give a batch of inputs as one tensor")
     with evaluating(model, edge, cloud):
         try:
             expected = model(example.clone())
@@ -172,9 +166,7 @@ def _verify(model: nn.Module, edge: nn.Module, cloud: nn.Module, layer: str, exa
 
 def _same(a: object, b: object) -> bool:
     if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return a.shape == b.shape and torch.allclose(
-            a.float(), b.float(), rtol=1e-4, atol=1e-5, equal_nan=True
-        )
+        return a.shape == b.shape and torch.allclose(a.float(), b.float(), rtol=1e-4, atol=1e-5, equal_nan=True)
     return type(a) is type(b) and a == b
 
 

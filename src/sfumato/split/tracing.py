@@ -45,9 +45,7 @@ class _Tracer(fx.Tracer):
 
 def _defaults(model: nn.Module) -> dict[str, Any]:
     parameters = list(inspect.signature(model.forward).parameters.values())
-    required = [
-        p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
-    ]
+    required = [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     if len(required) > 1:
         raise ConfigError(
             f"the model's forward takes {len(required)} inputs ({', '.join(required)}), a split model one; "
@@ -58,9 +56,7 @@ def _defaults(model: nn.Module) -> dict[str, Any]:
 
 
 def _record(model: nn.Module, target: nn.Module, defaults: dict[str, Any]) -> fx.Graph:
-    parents = {
-        id(m) for m in model.modules() if m is not target and any(part is target for part in m.modules())
-    }
+    parents = {id(m) for m in model.modules() if m is not target and any(part is target for part in m.modules())}
     try:
         return _Tracer(parents).trace(model, concrete_args=defaults or None)
     except Exception as error:  # whatever the user's forward raises when its inputs are symbols

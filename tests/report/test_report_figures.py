@@ -1,0 +1,133 @@
+from xml.etree import ElementTree
+
+import matplotlib
+import pytest
+
+from sfumato.errors import ConfigError
+from sfumato.report.figures import Curve, Point, information_curve, trade_off
+from sfumato.report.palette import VARIABLES, styles
+
+SVG = "{http://www.w3.org/2000/svg}"
+CURVES = (
+    Curve("none", (Point(0.006, 0.986),)),
+    Curve("noise", (Point(0.009, 0.972, 0.0005, 0.002, "σ 0.1"), Point(0.03, 0.9, note="σ 0.6"))),
+    Curve("noise+cem", (Point(0.013, 0.98, note="λ 0.1"), Point(0.024, 0.973, note="λ 1", emphasis=True))),
+)
+
+
+def texts(svg: str) -> list[str]:
+    return [node.text or "" for node in ElementTree.fromstring(svg).iter(f"{SVG}text")]
+
+
+def test_trade_off_is_well_formed_and_says_what_it_shows():
+    svg = trade_off(CURVES, errors="standard deviation over seeds")
+    root = ElementTree.fromstring(svg)
+    assert root.tag == f"{SVG}svg"
+    assert root.get("role") == "img"
+    assert set(root.attrib) == {"viewBox", "role", "aria-labelledby", "style"}  # scales: no width, no height
+    written = texts(svg)
+    for text in ("no defence", "noise alone", "noise + CEM", "σ 0.1", "σ 0.6", "λ 0.1", "λ 1"):
+        assert text in written
+    title, description = root.find(f"{SVG}title"), root.find(f"{SVG}desc")
+    assert root.get("aria-labelledby") == f"{title.get('id')} {description.get('id')}"
+    assert "λ 1: accuracy 97.3 %, MSE 0.0240" in description.text
+    assert "Error bars: standard deviation over seeds." in description.text
+
+
+def test_a_figure_is_the_same_each_time_whatever_the_users_settings():
+    first = trade_off(CURVES), information_curve({"noise+cem": [40, 9]})
+    with matplotlib.rc_context({"font.size": 30, "lines.linewidth": 9, "svg.fonttype": "path", "axes.grid": False}):
+        assert (trade_off(CURVES), information_curve({"noise+cem": [40, 9]})) == first
+    assert "Date" not in first[0]
+    assert "<style" not in first[0]  # its rules would reach the whole page
+
+
+def test_colours_are_variables_with_the_light_colour_as_fallback():
+    svg = trade_off(CURVES)
+    for slot, colour in ((0, "#6b7178"), (1, "#c25400"), (2, "#0072b2")):
+        assert f"var(--s{slot}, {colour})" in svg
+    assert svg.count("#0072b2") == svg.count("var(--s2, #0072b2)")
+    assert "#000000" not in svg  # would vanish on a dark page
+
+
+def test_ids_begin_with_the_key_and_every_reference_has_its_target():
+    svg = trade_off(CURVES, key="left")
+    root = ElementTree.fromstring(svg)
+    ids = [node.get("id") for node in root.iter() if node.get("id")]
+    assert len(ids) == len(set(ids))
+    assert all(name.startswith("left-") for name in ids)
+    targets = {node.get("href")[1:] for node in root.iter() if node.get("href")}
+    targets |= {node.get("clip-path")[5:-1] for node in root.iter() if node.get("clip-path")}
+    assert targets
+    assert targets <= set(ids)
+
+
+def test_names_are_never_markup_formula_or_hidden():
+    svg = trade_off([Curve("$x_", (Point(0.01, 0.9),)), Curve("_<b>&", (Point(0.02, 0.8, note="<i>$"),))])
+    assert {"$x_", "_<b>&", "<i>$"} <= set(texts(svg))
+    assert "<b>" not in svg
+
+
+def test_a_collapsed_run_is_named_instead_of_flattening_the_rest():
+    svg = trade_off([*CURVES, Curve("noise+cem", (Point(0.06, 0.1, note="λ 10"),))])
+    assert "below this figure: noise + CEM λ 10, 10.0 %, MSE 0.0600" in texts(svg)
+    assert "λ 10: accuracy 10.0 %, MSE 0.0600" in svg
+    assert "below this figure" not in trade_off(CURVES)
+
+
+def test_the_attacker_without_a_feature_is_a_line_unless_far_away():
+    assert "answering with the mean image" in texts(trade_off(CURVES, reference=0.05))
+    assert "answering with the mean image" not in texts(trade_off(CURVES, reference=0.5))
+
+
+def test_an_unconverged_attack_is_hollow():
+    solid = trade_off([Curve("noise", (Point(0.01, 0.9),))])
+    hollow = trade_off([Curve("noise", (Point(0.01, 0.9, converged=False),))])
+    assert "fill: var(--paper, #ffffff); stroke: var(--s1, #c25400)" in hollow
+    assert "fill: var(--paper, #ffffff); stroke: var(--s1, #c25400)" not in solid
+    assert "(attack not converged)" in hollow
+
+
+def test_information_has_a_logarithmic_axis_only_where_it_spans_much():
+    narrow = information_curve({"noise+cem": [40.0, 20.0, 9.2]})
+    wide = information_curve({"noise+cem": [400.0, 20.0, 9.2], "other": [300.0, 5.0, 3.0]})
+    assert "0" in texts(narrow)
+    assert "9.2" in texts(narrow)
+    assert "0" not in texts(wide)
+    assert "other" in texts(wide)
+    assert "noise + CEM: from 400 to 9.2 nats in 3 epochs" in wide
+    assert "0" in texts(information_curve({"noise+cem": [400.0, 0.0]}))  # zero has no logarithm
+
+
+def test_one_epoch_is_a_point():
+    assert "<use" in information_curve({"noise+cem": [3.0]})
+
+
+def test_nothing_to_draw_is_refused():
+    with pytest.raises(ConfigError, match="has no points; give at least one measured setting"):
+        trade_off([Curve("noise", ())])
+    with pytest.raises(ConfigError, match="no run has a history"):
+        information_curve({"noise": []})
+
+
+def luminance(colour: str) -> float:
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_every_text_colour_is_readable_by_the_web_guidelines(dark):
+    paper = luminance(VARIABLES["paper"][dark])
+    for name, pair in VARIABLES.items():
+        if name not in ("paper", "grid"):
+            low, high = sorted((luminance(pair[dark]), paper))
+            assert (high + 0.05) / (low + 0.05) >= 4.5, name
+
+
+def test_known_defences_keep_their_look_and_others_differ():
+    looks = styles(["noise+cem", "b", "a", "none", "noise"])
+    assert [looks[name].slot for name in ("none", "noise", "noise+cem", "a", "b")] == [0, 1, 2, 3, 4]
+    assert len({look.marker for look in looks.values()}) == 5
+    assert styles(["noise+cem"])["noise+cem"] == looks["noise+cem"]
+    assert len(styles([str(number) for number in range(20)])) == 20
