@@ -234,6 +234,18 @@ def test_a_start_with_an_empty_cluster_or_rounded_weights(covariance):
     assert other.lower_bounds_ == pytest.approx(one.lower_bounds_, abs=1e-12)
 
 
+@pytest.mark.parametrize("covariance", FAMILIES)
+def test_a_component_that_stays_empty_keeps_its_mean_and_covariance(covariance):
+    """One sample, three components: the second is restarted on the sample, for the third there is none left."""
+    init = start(torch.randn(9, 2, generator=seeded(), dtype=torch.float64), 3, covariance)
+    weights, means = torch.tensor([1.0, 0.0, 0.0]), torch.tensor([[1.0, 2.0], [7.0, 7.0], [9.0, 8.0]])
+    init = Parameters(weights.double(), means.double(), init.covariances)
+    fitted = GaussianMixture(3, covariance, max_iter=20).fit(torch.tensor([[1.0, 2.0]]).double(), init=init)
+    assert fitted.weights_[2] == 0
+    torch.testing.assert_close(fitted.means_, torch.tensor([[1.0, 2.0], [1.0, 2.0], [9.0, 8.0]]).double())
+    assert torch.equal(fitted.covariances_[2], init.covariances[2])
+
+
 def test_shrinkage_moves_full_covariances_to_their_diagonal():
     features = sample()
     init = start(features, 3, "full")

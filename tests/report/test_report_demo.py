@@ -48,8 +48,8 @@ def test_every_number_is_there(tmp_path):
 
 def test_the_curve_averages_seeds_and_carries_error_bars(tmp_path):
     text = check_self_contained(written(tmp_path, result())).text
-    assert "noise alone: σ 0.1: accuracy 97.2 %, MSE 0.0090, σ 0.2: accuracy 95.0 %, MSE 0.0150" in text
-    assert "noise + CEM: λ 0.25: accuracy 98.0 %, MSE 0.0125, λ 1: accuracy 97.3 %, MSE 0.0240" in text
+    assert "noise alone: σ 0.1: accuracy 97.2 ± 0.2 %, MSE 0.0090 ± 0.0010, σ 0.2: accuracy 95.0 %, MSE 0.0150" in text
+    assert "noise + CEM: λ 0.25: accuracy 98.0 %, MSE 0.0125, λ 1: accuracy 97.3 ± 0.1 %, MSE 0.0240 ± 0.0020" in text
     assert "Error bars: standard deviation over seeds." in text
     assert "noise + CEM: from 40 to 12.5 nats in 3 epochs" in text
 
@@ -111,15 +111,15 @@ def test_a_foreign_defence_has_one_colour_everywhere(tmp_path):
     for entry in (*data["rows"], *data["curve"]):
         if entry["defense"] == "none":
             entry["defense"] = "zeta"
-    data["curve"].append(data["curve"][-1] | {"defense": "alpha"})
     data["histories"] = {"zeta": [3.0, 2.0]}
     x, _ = pictures()
-    source = written(tmp_path, data, {"zeta": x})
+    source = written(tmp_path, data, {"alpha": x, "zeta": x})
     assert re.findall(r'--c: var\(--s(\d)\)"></span><b>zeta', source) == ["4"]  # alpha took 3
     assert re.findall(r'--c: var\(--s(\d)\)"></span>zeta', source) == ["4"]
-    information = source[source.index('id="information-title"') :].split("</svg>")[0]
-    assert "--s4" in information
-    assert "--s3" not in information
+    for figure in ("information", "trade-off"):
+        svg = source[source.index(f'id="{figure}-title"') :].split("</svg>")[0]
+        assert "--s4" in svg
+        assert "--s3" not in svg
 
 
 def test_the_same_input_gives_the_same_bytes(tmp_path):

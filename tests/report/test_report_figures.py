@@ -36,7 +36,14 @@ def test_trade_off_is_well_formed_and_says_what_it_shows():
 
 def test_a_figure_is_the_same_each_time_whatever_the_users_settings():
     first = trade_off(CURVES), information_curve({"noise+cem": [40, 9]})
-    with matplotlib.rc_context({"font.size": 30, "lines.linewidth": 9, "svg.fonttype": "path", "axes.grid": False}):
+    theirs = {
+        "font.size": 30,
+        "svg.fonttype": "path",
+        "axes.grid": False,
+        "axes.spines.left": False,
+        "xtick.direction": "in",
+    }
+    with matplotlib.rc_context(theirs):
         assert (trade_off(CURVES), information_curve({"noise+cem": [40, 9]})) == first
     assert "Date" not in first[0]
     assert "<style" not in first[0]  # its rules would reach the whole page
@@ -59,12 +66,12 @@ def test_ids_begin_with_the_key_and_every_reference_has_its_target():
     targets = {node.get("href")[1:] for node in root.iter() if node.get("href")}
     targets |= {node.get("clip-path")[5:-1] for node in root.iter() if node.get("clip-path")}
     assert targets
-    assert targets <= set(ids)
+    assert set(ids) == targets | {"left-title", "left-description"}
 
 
 def test_names_are_never_markup_formula_or_hidden():
-    svg = trade_off([Curve("$x_", (Point(0.01, 0.9),)), Curve("_<b>&", (Point(0.02, 0.8, note="<i>$"),))])
-    assert {"$x_", "_<b>&", "<i>$"} <= set(texts(svg))
+    svg = trade_off([Curve("$x$", (Point(0.01, 0.9),)), Curve("_<b>&", (Point(0.02, 0.8, note="<i>$y$"),))])
+    assert {"$x$", "_<b>&", "<i>$y$"} <= set(texts(svg))
     assert "<b>" not in svg
 
 
@@ -78,6 +85,32 @@ def test_a_collapsed_run_is_named_instead_of_flattening_the_rest():
 def test_the_attacker_without_a_feature_is_a_line_unless_far_away():
     assert "answering with the mean image" in texts(trade_off(CURVES, reference=0.05))
     assert "answering with the mean image" not in texts(trade_off(CURVES, reference=0.5))
+
+
+def spans(svg: str) -> list[tuple[float, float]]:
+    """Width and height of every stroke that is one straight piece in the colour of noise alone."""
+    found = []
+    for node in ElementTree.fromstring(svg).iter(f"{SVG}path"):
+        words = (node.get("d") or "").split()
+        if len(words) == 6 and "--s1" in node.get("style", ""):
+            x0, y0, x1, y1 = (float(words[index]) for index in (1, 2, 4, 5))
+            found.append((abs(x1 - x0), abs(y1 - y0)))
+    return found
+
+
+def test_error_bars_have_their_length():
+    """Against the ticks: a bar of ± 0.005 is as wide as one step of 0.01, one of ± 1 point as high as 2 points."""
+    point = Point(0.02, 0.9, 0.005, 0.01)
+    svg = trade_off([Curve("noise", (point,)), Curve("none", (Point(0.04, 0.86),))])
+    ticks = {
+        node.text: (float(node.get("x")), float(node.get("y")))
+        for node in ElementTree.fromstring(svg).iter(f"{SVG}text")
+        if node.get("x")
+    }
+    step_x = ticks["0.020"][0] - ticks["0.010"][0]
+    step_y = ticks["88"][1] - ticks["90"][1]
+    bars = sorted(span for span in spans(svg) if max(span) > 4.5)  # the rest are caps
+    assert bars == [pytest.approx((0, step_y), abs=0.01), pytest.approx((step_x, 0), abs=0.01)]
 
 
 def test_an_unconverged_attack_is_hollow():

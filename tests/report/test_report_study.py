@@ -17,7 +17,7 @@ def test_the_page_needs_nothing_else_and_has_every_number(tmp_path):
     assert "0.1 0.1 97.8 ± 0.3 0.0190 ± 0.0005 0.0095 2.00 (1.80–2.20) –" in text
     assert "0.1 1 97.1 ± 0.3 0.0076 ± 0.0005 0.0095 0.80 (0.72–0.88) 2.3" in text
     assert "0.05 98.4 ± 0.2 0.0075 ± 0.0004" in text
-    assert "noise + CEM, σ 0.1: λ 0.1: accuracy 97.8 %, MSE 0.0190" in text
+    assert "noise + CEM, σ 0.1: λ 0.1: accuracy 97.8 ± 0.3 %, MSE 0.0190 ± 0.0005" in text
     assert "Error bars: standard error over folds." in text
     for value in ("1432 s", "5 folds over 1,797 digits", "A small computer", "abc1234"):
         assert value in text

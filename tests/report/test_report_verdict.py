@@ -96,6 +96,7 @@ def test_study_verdict_follows_the_interval():
         "5 folds over all 1,797 digits)."
     )
     assert study_verdict(study(1.1, 0.9, 1.3)).headline.startswith("No difference is shown")
+    assert study_verdict(study(0.9, 0.7, 1.1)).headline.startswith("No difference is shown")
     assert study_verdict(study(0.8, 0.7, 0.9)).headline.startswith("CEM does worse than noise alone")
 
 
@@ -118,6 +119,7 @@ def test_averages_by_hand():
     assert (mean.mean, mean.count) == (2.0, 2)
     assert mean.sd == pytest.approx(2**0.5)
     assert average([None]) is None
+    assert average([0.0, 2.0]).mean == 1.0
     assert average([5.0]).sd is None
     assert list(group([{"a": 2, "b": 1}, {"a": 1, "b": 1}, {"a": 2, "b": 1}], "a", "b")) == [(2, 1), (1, 1)]
 

@@ -21,9 +21,9 @@ __all__ = ["DEFENSES", "LAM", "NOISE_STD", "SEEDS", "demo_jobs", "digit_job", "r
 DEFENSES = ("none", "noise", "noise+cem")
 SEEDS = (0, 1, 2)
 NOISE_STD = 0.1
-LAM = 0.6
-_NOISES = (0.2, 0.35, 0.6)
-_LAMS = (0.2, 1.5, 4.0)
+LAM = 0.7
+_NOISES = (0.2, 0.5)
+_LAMS = (0.2, 2.0)
 _SHOWN_FIGURES = ("accuracy", "mse_train", "mse_test", "psnr_train", "psnr_test", "ssim_train", "ssim_test")
 
 # One cluster per class is the ideal case of section 3.4 (k = n), which the digits are close to.

@@ -38,7 +38,7 @@ class EMPass(Protocol):
         ...
 
     def update(self) -> Parameters:
-        """Expected counts (k,) in the place of weights, means and covariances from the sums."""
+        """Expected counts (k,) in the place of weights, means and covariances; meaningless where a count is 0."""
         ...
 
 
@@ -99,9 +99,9 @@ class _SeparablePass:
         used = weights > 0
         if len(bad := (used & singular(variances)).nonzero()):
             raise _collapsed(int(bad[0]))
-        variances = torch.where(used if spherical else used[:, None], variances, torch.ones_like(variances))
+        # Components of weight 0 may have any covariance; 1 keeps their products finite.
+        variances = torch.where(used if spherical else used[:, None], variances, 1.0)
         self.spherical = spherical
-        self.old = variances
         k, dim = self.means.shape
         inverse = 1 / (variances[:, None] if spherical else variances)
         reach = self.means.square() * inverse
@@ -134,8 +134,7 @@ class _SeparablePass:
 
     def update(self) -> Parameters:
         dim = self.means.shape[1]
-        empty = self.counts == 0
-        average = self.sums / torch.where(empty, 1.0, self.counts)[:, None]
+        average = self.sums / torch.where(self.counts > 0, self.counts, 1.0)[:, None]
         means, squares = average[:, :dim], average[:, dim:]
         size = means.square()
         if self.spherical:
@@ -144,9 +143,6 @@ class _SeparablePass:
         # What is left of a variance of 0 after this difference is rounding.
         noise = 8 * torch.finfo(self.dtype).eps * size
         variances = torch.where(variances > noise, variances, 0.0)
-        where = empty if self.spherical else empty[:, None]
-        variances = torch.where(where, self.old, variances)
-        means = torch.where(empty[:, None], self.means, means)
         return Parameters(self.counts, means + self.shift.double(), variances)
 
 
@@ -205,10 +201,8 @@ class _FullPass:
     def update(self) -> Parameters:
         means, covariances = self.old.means.clone(), self.scatter
         for j, count in enumerate(self.counts.tolist()):
-            if count == 0.0:
-                covariances[j] = self.old.covariances[j]
-                continue
-            moved = self.sums[j] / count
-            means[j] += moved
-            covariances[j].div_(count).sub_(torch.outer(moved, moved))
+            if count > 0.0:
+                moved = self.sums[j] / count
+                means[j] += moved
+                covariances[j].div_(count).sub_(torch.outer(moved, moved))
         return Parameters(self.counts, means, covariances)

@@ -143,7 +143,10 @@ class GaussianMixture:
                 step.accumulate(share)
             bounds.append(float(likelihood.mean(dtype=torch.float64)))
             counts, means, covariances = step.update()
-            parameters = Parameters(counts / counts.sum(), means, self._regularised(covariances))
+            covariances = self._regularised(covariances)
+            gone = counts == 0
+            means[gone], covariances[gone] = parameters.means[gone], parameters.covariances[gone]
+            parameters = Parameters(counts / counts.sum(), means, covariances)
             lost = ((counts < _EMPTY) | singular(parameters.covariances)) & ~restarted
             if bool(lost.any()):
                 restarted |= lost

@@ -1,5 +1,7 @@
 """Class-conditional mixtures: EM inside each class, put together as one mixture."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -98,7 +100,7 @@ def fit_per_class(
         fitted = mixture(clusters_per_class).fit(rows, init=own, generator=source)
         share = count / len(features)
         parts.append(Parameters(fitted.weights_ * share, fitted.means_, fitted.covariances_))
-        bound += share * (fitted.lower_bound_ + torch.tensor(share).log().item())
+        bound += share * (fitted.lower_bound_ + math.log(share))
         iterations, converged = max(iterations, fitted.n_iter_), converged and fitted.converged_
     result.weights_, result.means_, result.covariances_ = (torch.cat(part) for part in zip(*parts, strict=True))
     result.lower_bounds_, result.n_iter_, result.converged_ = [bound], iterations, converged

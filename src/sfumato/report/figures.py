@@ -51,7 +51,7 @@ def trade_off(
         axes = figure.add_subplot()
         for curve in shown:
             draw_curve(axes, curve, looks[curve.defense])
-        axes.set_xlabel("attacker's error on unseen images (MSE)  → harder to redraw")
+        axes.set_xlabel("attacker's error on unseen images (MSE) → harder to redraw")
         axes.set_ylabel("accuracy on unseen images, %")
         axes.set_xlim(0, 1.08 * max(right, near or 0.0, 1e-9))
         _give_room(axes, drawn)
@@ -138,11 +138,17 @@ def _give_room(axes: Any, points: Sequence[Point]) -> None:
 def _words(curves: Sequence[Curve], looks: Mapping[str, Style], errors: str) -> str:
     parts = []
     for curve in curves:
-        points = ", ".join(
-            f"{point.note + ': ' if point.note else ''}accuracy {percent_text(point.accuracy)} %, "
-            f"MSE {error_text(point.mse)}{'' if point.converged else ' (attack not converged)'}"
-            for point in curve.points
-        )
+        points = ", ".join(_point_words(point) for point in curve.points)
         parts.append(f"{curve.name or looks[curve.defense].label}: {points}")
     bars = f" Error bars: {errors}." if any(p.mse_error or p.accuracy_error for c in curves for p in c.points) else ""
     return "; ".join(parts) + "." + bars
+
+
+def _point_words(point: Point) -> str:
+    share, error = percent_text(point.accuracy), error_text(point.mse)
+    if point.accuracy_error:
+        share += f" ± {percent_text(point.accuracy_error)}"
+    if point.mse_error:
+        error += f" ± {error_text(point.mse_error, point.mse)}"
+    note = f"{point.note}: " if point.note else ""
+    return f"{note}accuracy {share} %, MSE {error}{'' if point.converged else ' (attack not converged)'}"
