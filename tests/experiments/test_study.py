@@ -70,6 +70,16 @@ def test_the_jackknife_of_a_mean_is_its_standard_error():
     assert math.log(high / low) / (2 * 2.776) == pytest.approx(spread / math.sqrt(5), rel=0.02)
 
 
+def test_settings_less_accurate_than_the_whole_curve_are_not_counted():
+    found = lines(1.5)
+    for line in [entry for entry in found if entry["defense"] == "noise+cem"]:
+        found.append(line | {"lam": 9.0, "accuracy": 0.5, "mse_test": 1.0})
+    compared = compare_at_equal_accuracy(found)
+    assert compared["overall"]["ratio"] == pytest.approx(1.5)
+    assert compared["overall"]["settings"] == 1
+    assert [point["beyond_curve"] for point in compared["points"]] == [False, True]
+
+
 def test_a_loss_is_shown_as_a_loss():
     found = compare_at_equal_accuracy(lines(0.8, jitter=0.01))
     assert found["overall"]["ratio"] == pytest.approx(0.8)

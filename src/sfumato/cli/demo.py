@@ -55,7 +55,7 @@ def _short(folder: Path, json_path: str | None) -> None:
     table(title, ("defence", "accuracy", "MSE train", "MSE test", "PSNR test", "SSIM test"), rows)
     gain = result["gain"]
     say(
-        f"With the same noise, CEM makes the attacker's error on unseen digits {gain['mse_ratio']:.2f} times larger, "
+        f"With the same noise, CEM makes the attacker's error on unseen digits {gain['mse_ratio']:.2f} times as large, "
         f"at {gain['accuracy_difference'] * 100:+.2f} points of accuracy."
     )
     if loose := sum(not row["converged"] for row in result["rows"]):
@@ -69,12 +69,7 @@ def _thorough(folder: Path, json_path: str | None) -> None:
         study = run_study(folder, done=_teller(bar))
     write_study_report(folder / "study.html", study)
     say(study_markdown(study))
-    overall = study["overall"]
-    say(
-        f"At equal accuracy CEM leaves the attacker {overall['ratio']:.2f} times the error of noise alone "
-        f"(95 % interval {overall['ci'][0]:.2f} to {overall['ci'][1]:.2f}, {overall['folds']} folds). "
-        f"Report: {folder / 'study.html'}"
-    )
+    say(f"Report: {folder / 'study.html'}")
     save_json(json_path, study)
 
 

@@ -12,7 +12,7 @@ from sfumato import data
 from sfumato.attacks import DecoderConfig
 from sfumato.evidence import evidence
 from sfumato.experiments.job import Job
-from sfumato.experiments.pool import Done, run_jobs
+from sfumato.experiments.pool import Done, elapsed, run_jobs
 from sfumato.files import write_json
 from sfumato.training import TrainConfig
 
@@ -87,7 +87,7 @@ def run_demo(folder: Path, *, done: Done | None = None) -> tuple[dict[str, Any],
         "train_images": len(sets.train),
         "test_images": len(sets.test),
         "caveat": sets.caveat,
-        "seconds": round(time.monotonic() - began, 1),
+        "seconds": elapsed(began, found),
         "evidence": evidence("cpu") | {"threads": 1},
     }
     write_json(folder / "result.json", result)

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -15,7 +16,7 @@ from sfumato.errors import SfumatoError
 from sfumato.experiments.job import Job, run_job
 from sfumato.files import write_json
 
-__all__ = ["run_jobs"]
+__all__ = ["elapsed", "run_jobs"]
 
 Done = Callable[[int, int, dict[str, Any]], None]
 
@@ -42,7 +43,7 @@ def run_jobs(jobs: Sequence[Job], folder: Path, *, workers: int | None = None, d
         else:
             missing.append(job)
     if missing:
-        count = min(len(missing), workers or len(os.sched_getaffinity(0)))
+        count = min(len(missing), workers or _cores())
         context = multiprocessing.get_context("spawn")
         pool = ProcessPoolExecutor(count, mp_context=context, initializer=_start_worker)
         try:
@@ -63,6 +64,16 @@ def run_jobs(jobs: Sequence[Job], folder: Path, *, workers: int | None = None, d
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
     return [results[job.key] for job in jobs]
+
+
+def elapsed(began: float, results: Sequence[dict[str, Any]]) -> float:
+    """Seconds since `began` (monotonic); for a resumed call at least what all jobs take on this many cores."""
+    whole = sum(line["job_seconds"] for line in results) / min(len(results), _cores())
+    return round(max(time.monotonic() - began, whole), 1)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _start_worker() -> None:

@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from sfumato.errors import ConfigError
 from sfumato.evidence import evidence
 from sfumato.experiments.demo import digit_job
 from sfumato.experiments.job import Job
-from sfumato.experiments.pool import Done, run_jobs
+from sfumato.experiments.pool import Done, elapsed, run_jobs
 from sfumato.files import write_json
 
-__all__ = ["compare_at_equal_accuracy", "equal_accuracy_error", "run_study"]
+__all__ = ["compare_at_equal_accuracy", "equal_accuracy_error", "run_study", "within_curve"]
 
 FOLDS = 5
 NOISES = (0.05, 0.1, 0.2, 0.3, 0.45, 0.7)
@@ -33,7 +34,7 @@ def run_study(folder: Path, *, done: Done | None = None) -> dict[str, Any]:
     lines = run_jobs(jobs, folder / "jobs", done=done)
     study = compare_at_equal_accuracy(lines)
     study |= {
-        "seconds": round(time.monotonic() - began, 1),
+        "seconds": elapsed(began, lines),
         "unconverged": sum(not line["converged"] for line in lines),
         "evidence": evidence("cpu") | {"threads": 1},
         "train_config": lines[0]["train_config"],
@@ -64,10 +65,21 @@ def compare_at_equal_accuracy(lines: Sequence[dict[str, Any]]) -> dict[str, Any]
             logs.append(math.log(error / equal_accuracy_error(curve, accuracy)))
         return logs
 
-    def overall(kept: Sequence[int]) -> list[float]:
-        return [statistics.fmean(ratios(kept))]
-
     curve = _curve(lines, folds)
+    counted = [
+        index
+        for index, (noise, lam) in enumerate(keys)
+        if within_curve(curve, _mean(lines, "noise+cem", noise, lam, folds)[0])
+    ]
+    if not counted:
+        raise ConfigError(
+            "every setting of CEM is less accurate than the noisiest network; add more noise to the curve"
+        )
+
+    def overall(kept: Sequence[int]) -> list[float]:
+        logs = ratios(kept)
+        return [statistics.fmean(logs[index] for index in counted)]
+
     points = []
     for (noise, lam), (log, se) in zip(keys, _jackknife(ratios, folds), strict=True):
         accuracy, _ = _mean(lines, "noise+cem", noise, lam, folds)
@@ -81,7 +93,7 @@ def compare_at_equal_accuracy(lines: Sequence[dict[str, Any]]) -> dict[str, Any]
                 "ratio": math.exp(log),
                 "ratio_ci": [math.exp(log - _T * se), math.exp(log + _T * se)],
                 "below_curve_se": max(0.0, -log / se) if se > 0 else 0.0,
-                "beyond_curve": accuracy > curve[0][0],
+                "beyond_curve": not within_curve(curve, accuracy),
             }
         )
     ((log, se),) = _jackknife(overall, folds)
@@ -93,7 +105,8 @@ def compare_at_equal_accuracy(lines: Sequence[dict[str, Any]]) -> dict[str, Any]
             "ci": [math.exp(log - _T * se), math.exp(log + _T * se)],
             "folds": len(folds),
             "digits": 1797,
-            "worst_below_curve_se": max(point["below_curve_se"] for point in points),
+            "worst_below_curve_se": max(points[index]["below_curve_se"] for index in counted),
+            "settings": len(counted),
         },
     }
 
@@ -103,7 +116,8 @@ def equal_accuracy_error(curve: Curve, accuracy: float) -> float:
 
     More noise cannot help accuracy, so measured accuracies are first made non-increasing along the noise (isotonic
     regression by pooling adjacent violators); where several noise levels then share an accuracy the largest error
-    counts. Beyond the ends the nearest end counts. Both favour noise alone.
+    counts, which favours noise alone. Above the curve's best accuracy its best end counts, which does so too; below its
+    worst accuracy there is nothing to compare with, see `within_curve`.
     """
     pooled = _non_increasing([point[0] for point in curve])
     errors = [point[1] for point in curve]
@@ -117,6 +131,11 @@ def equal_accuracy_error(curve: Curve, accuracy: float) -> float:
             share = (high - accuracy) / (high - low)
             return errors[index - 1] + share * (errors[index] - errors[index - 1])
     return errors[0]
+
+
+def within_curve(curve: Curve, accuracy: float) -> bool:
+    """Whether the noise-only curve reaches down to this accuracy, so that there is something to compare with."""
+    return accuracy >= min(_non_increasing([point[0] for point in curve]))
 
 
 def _non_increasing(values: Sequence[float]) -> list[float]:
