@@ -77,7 +77,7 @@ def test_settings_less_accurate_than_the_whole_curve_are_not_counted():
     compared = compare_at_equal_accuracy(found)
     assert compared["overall"]["ratio"] == pytest.approx(1.5)
     assert compared["overall"]["settings"] == 1
-    assert [point["beyond_curve"] for point in compared["points"]] == [False, True]
+    assert [point["counted"] for point in compared["points"]] == [True, False]
 
 
 def test_a_loss_is_shown_as_a_loss():

@@ -17,8 +17,8 @@ from sfumato.files import write_json
 __all__ = ["compare_at_equal_accuracy", "equal_accuracy_error", "run_study", "within_curve"]
 
 FOLDS = 5
-NOISES = (0.05, 0.1, 0.2, 0.3, 0.45, 0.7)
-POINTS = tuple((noise, lam) for noise in (0.1, 0.2) for lam in (0.2, 0.7, 2.0))
+NOISES = (0.05, 0.1, 0.2, 0.3, 0.5, 0.8)
+POINTS = tuple((noise, lam) for noise in (0.1, 0.2, 0.3, 0.5) for lam in (0.2, 0.7))
 # 97.5 % quantile of Student's t with FOLDS - 1 = 4 degrees of freedom: the jackknife's interval.
 _T = 2.776
 
@@ -93,7 +93,8 @@ def compare_at_equal_accuracy(lines: Sequence[dict[str, Any]]) -> dict[str, Any]
                 "ratio": math.exp(log),
                 "ratio_ci": [math.exp(log - _T * se), math.exp(log + _T * se)],
                 "below_curve_se": max(0.0, -log / se) if se > 0 else 0.0,
-                "beyond_curve": not within_curve(curve, accuracy),
+                "beyond_curve": accuracy > _non_increasing([level for level, _ in curve])[0],
+                "counted": within_curve(curve, accuracy),
             }
         )
     ((log, se),) = _jackknife(overall, folds)

@@ -90,20 +90,26 @@ def study_verdict(study: Mapping[str, Any]) -> Verdict:
             f"No difference is shown: at equal accuracy CEM leaves the attacker {_times(ratio)} times the "
             f"error of noise alone, and the interval includes 1 ({interval})."
         )
-    below = [point for point in points if point["ratio"] < 1]
+    counted = [point for point in points if point.get("counted", True)]
+    below = [point for point in counted if point["ratio"] < 1]
     if below:
         worst = max(point["below_curve_se"] for point in below)
         notes = [
-            f"{len(below)} of {len(points)} settings of CEM lie below the curve of noise alone, the worst by "
+            f"{len(below)} of {len(counted)} settings of CEM lie below the curve of noise alone, the worst by "
             f"{worst:.1f} standard errors."
         ]
     else:
-        notes = [f"All {len(points)} settings of CEM lie on or above the curve of noise alone."]
+        notes = [f"All {len(counted)} settings of CEM lie on or above the curve of noise alone."]
     beyond = sum(bool(point.get("beyond_curve")) for point in points)
     if beyond:
         notes.append(
             f"{beyond} of {len(points)} settings are more accurate than noise of any strength measured; they are "
             "compared with the most accurate end of that curve."
+        )
+    if len(counted) < len(points):
+        notes.append(
+            f"{len(points) - len(counted)} of {len(points)} settings are less accurate than the noisiest network "
+            "without CEM; there is nothing to compare them with, and they are not counted."
         )
     if study.get("unconverged"):
         notes.append(
