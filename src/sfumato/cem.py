@@ -27,6 +27,8 @@ __all__ = ["CEM"]
 Scaling = Literal["per_dimension", "literal", "as_published"]
 Update = Literal["epoch", "running"]
 
+_DIVERGED = "the features contain NaN or infinity; the training has diverged: lower the learning rate or lambda"
+
 
 class CEM(nn.Module):
     r"""The bound of Theorem 2 on I(z; z_hat) as a loss.
@@ -189,9 +191,7 @@ class CEM(nn.Module):
             raise FeatureError("refresh got no features; pass z_hat of the whole training set")
         low, high = flat.aminmax()
         if not (torch.isfinite(low) and torch.isfinite(high)):
-            raise FeatureError(
-                "the features contain NaN or infinity; the training has diverged: lower the learning rate or lambda"
-            )
+            raise FeatureError(_DIVERGED)
         labels = self._check_labels(labels, len(flat))
         with torch.autocast(flat.device.type, enabled=False):
             self.mixture.refresh(flat, labels, noisy=noisy)
@@ -207,7 +207,8 @@ class CEM(nn.Module):
 
         Raises:
             NotFittedError: called before the first `refresh`.
-            FeatureError: another number of dimensions than at the last refresh, or labels missing or out of range.
+            FeatureError: another number of dimensions than at the last refresh, labels missing or out of range, or (on
+                the CPU) NaN or infinite features.
         """
         mixture = self._fitted()
         flat = self._flatten(z_hat)
@@ -222,6 +223,7 @@ class CEM(nn.Module):
             if self.update == "running" and self.training:
                 mixture.carry(rows, assignment)
             direction, value = mixture.direction(rows, assignment), mixture.information
+            self._check_finite(direction)
             if self.scaling == "literal":
                 return _with_gradient(flat, direction / mixture.samples, value)
             dim = rows.shape[1]
@@ -282,6 +284,12 @@ class CEM(nn.Module):
         if labels.ndim != 1 or len(labels) != count:
             raise FeatureError(f"labels must have shape ({count},) like the features, got {tuple(labels.shape)}")
         return labels
+
+    @staticmethod
+    def _check_finite(direction: Tensor) -> None:
+        """On the CPU only: elsewhere the check would wait for the device in every step."""
+        if direction.device.type == "cpu" and not torch.isfinite(direction).all():
+            raise FeatureError(_DIVERGED)
 
     def _fitted(self) -> Clusters:
         if not self.mixture.refreshes:

@@ -400,4 +400,20 @@ def test_bad_features_and_labels():
         cem(features, labels + 1)
     with pytest.raises(FeatureError, match="floating-point tensor"):
         cem(torch.zeros(3, DIM, dtype=torch.int64), labels[:3])
+    broken = features.clone()
+    broken[3, 2] = math.nan
+    with pytest.raises(FeatureError, match="NaN or infinity; the training has diverged"):
+        cem(broken, labels)
     assert float(cem(features[:0], labels[:0])) == 0.0
+
+
+def test_autocast_does_not_reach_the_loss():
+    features, labels = blobs(64)
+    cem = make()
+    cem.refresh(features, labels)
+    plain = loss_and_gradient(cem, features, labels)
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = loss_and_gradient(cem, features, labels)
+        cem.refresh(features, labels)
+    assert plain[0] == cast[0]
+    assert np.array_equal(plain[1], cast[1])

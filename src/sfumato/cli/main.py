@@ -1,11 +1,12 @@
 """The command line: one thin file per command, loaded only when called."""
 
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 
 from sfumato import __version__
-from sfumato.errors import SfumatoError
+from sfumato.errors import SfumatoError, SfumatoWarning
 
 __all__ = ["main"]
 
@@ -44,7 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 2
     try:
-        import_module(f"sfumato.cli.{command}").run(rest)
+        with warnings.catch_warnings():
+            warnings.showwarning = _warn
+            import_module(f"sfumato.cli.{command}").run(rest)
     except SfumatoError as error:
         print(f"sfumato: error: {error}", file=sys.stderr)
         return 2
@@ -55,6 +58,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.close()
         return 0
     return 0
+
+
+def _warn(message: Warning | str, category: type[Warning], *_: object) -> None:
+    """Our own warnings as one sentence; those of libraries are for their developers."""
+    if issubclass(category, SfumatoWarning):
+        print(f"sfumato: warning: {message}", file=sys.stderr)
 
 
 def _usage() -> str:
