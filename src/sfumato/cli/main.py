@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = _warn
+            warnings.showwarning = _warn  # type: ignore[assignment]
             import_module(f"sfumato.cli.{command}").run(rest)
     except SfumatoError as error:
         print(f"sfumato: error: {error}", file=sys.stderr)

@@ -20,17 +20,19 @@ __all__ = ["DEFENSES", "LAM", "NOISE_STD", "SEEDS", "demo_jobs", "digit_job", "r
 
 DEFENSES = ("none", "noise", "noise+cem")
 SEEDS = (0, 1, 2)
-NOISE_STD = 0.1
-LAM = 0.7
-_NOISES = (0.2, 0.5)
-_LAMS = (0.2, 2.0)
+NOISE_STD = 0.025
+LAM = 1.0
+_NOISES = (0.1, 0.3)
+_LAMS = (0.3, 3.0)
 _SHOWN_FIGURES = ("accuracy", "mse_train", "mse_test", "psnr_train", "psnr_test", "ssim_train", "ssim_test")
 
-# One cluster per class is the ideal case of section 3.4 (k = n), which the digits are close to.
+# The feature has 2 x 4 x 4 = 32 numbers for 64 pixels: like the paper's bottleneck, it is smaller than the image. One
+# cluster per class is the ideal case of section 3.4 (k = n), which the digits are close to.
 _TRAIN = TrainConfig(
     data="digits",
     model="digits",
-    width=32,
+    cut=3,
+    bottleneck=2,
     epochs=40,
     batch_size=64,
     lr=0.1,

@@ -17,8 +17,8 @@ from sfumato.files import write_json
 __all__ = ["compare_at_equal_accuracy", "equal_accuracy_error", "run_study", "within_curve"]
 
 FOLDS = 5
-NOISES = (0.05, 0.1, 0.2, 0.3, 0.5, 0.8)
-POINTS = tuple((noise, lam) for noise in (0.1, 0.2, 0.3, 0.5) for lam in (0.2, 0.7))
+NOISES = (0.025, 0.05, 0.1, 0.2, 0.4, 0.7)
+POINTS = tuple((noise, lam) for noise in (0.025, 0.05, 0.1) for lam in (0.5, 1.0, 2.0))
 # 97.5 % quantile of Student's t with FOLDS - 1 = 4 degrees of freedom: the jackknife's interval.
 _T = 2.776
 

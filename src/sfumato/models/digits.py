@@ -43,8 +43,8 @@ def digits(
         raise ConfigError(f"digits needs images of at least 4x4, got {shape}; enlarge the images")
     if min(width, num_classes) < 1:
         raise ConfigError(f"width is {width} and num_classes is {num_classes}; give at least 1 each")
-    plan = (width, POOL, 2 * width, 4 * width, POOL)
-    edge, cloud = plain_halves(plan, cut=cut, cuts=2, bottleneck=bottleneck, image_shape=shape, mean=mean, std=std)
+    plan = (width, POOL, 2 * width, 2 * width, 2 * width, 4 * width, POOL)
+    edge, cloud = plain_halves(plan, cut=cut, cuts=4, bottleneck=bottleneck, image_shape=shape, mean=mean, std=std)
     cloud["flatten"] = nn.Flatten()
     cloud["head"] = nn.Linear(4 * width * (shape[1] // 4) * (shape[2] // 4), num_classes)
     return nn.Sequential(edge), nn.Sequential(cloud)

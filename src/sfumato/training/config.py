@@ -19,6 +19,7 @@ class TrainConfig:
     Attributes:
         data: name of a data set (`digits`, `cifar10`, `folder`, ...).
         data_dir: where it lies; `digits` needs none.
+        size: side to which the images of a `folder` data set are resized; none takes them as they are.
         limit: use only that many training images, balanced over the classes.
         model: `auto` (the small network for digits, VGG11 otherwise), `digits` or `vgg11`.
         cut: VGG11 is cut after this convolution, 1 to 3.
@@ -51,6 +52,7 @@ class TrainConfig:
 
     data: str = "digits"
     data_dir: str | None = None
+    size: int | None = None
     limit: int | None = None
     model: Literal["auto", "digits", "vgg11"] = "auto"
     cut: int = 2
