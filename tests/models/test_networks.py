@@ -172,7 +172,7 @@ def test_the_small_network_learns_digits_in_seconds():
     assert float(correct) > 0.96
 
 
-@pytest.mark.parametrize(("cut", "on_edge"), [(1, 1_352), (2, 7_208)])
+@pytest.mark.parametrize(("cut", "on_edge"), [(1, 1_352), (2, 7_208), (3, 16_520), (4, 25_832)])
 def test_digits_is_small(cut, on_edge):
     model = whole("digits", image_shape=(1, 8, 8), cut=cut)
     assert model.feature_shape((1, 8, 8)) == (8, 4, 4)
@@ -194,7 +194,7 @@ def test_the_registry_names_what_it_knows():
     [
         (vgg11, {"cut": 4}, "convolution 1 to 3, not 4"),
         (vgg11, {"cut": "2"}, "not '2'"),
-        (digits, {"cut": 3}, "convolution 1 to 2, not 3"),
+        (digits, {"cut": 5}, "convolution 1 to 4, not 5"),
         (vgg11, {"bottleneck": 0}, "bottleneck is 0; give at least 1 channel"),
         (vgg11, {"stem": 0}, "stem is 0"),
         (vgg11, {"image_shape": (1, 8, 8)}, "at least 16x16, got .* use 'digits'"),

@@ -2,6 +2,7 @@
 
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from sfumato.cem import CEM
@@ -23,6 +24,7 @@ class CEMDefense(Defense):
     """
 
     name: ClassVar[str] = "cem"
+    last_factor: Tensor
 
     def __init__(self, cem: CEM, *, lam: float, lam_schedule: str = "ramp", refresh_every: int = 1) -> None:
         super().__init__()
@@ -34,12 +36,13 @@ class CEMDefense(Defense):
         self.lam = lam
         self.refresh_every = refresh_every
         self.factor = schedule(lam_schedule)
-        self._factor_now = 0.0
+        self.register_buffer("last_factor", torch.zeros((), dtype=torch.float64))
 
     def penalty(self, batch: Batch) -> Tensor | None:
         """The weighed loss of Eq. 7 for this batch."""
-        self._factor_now = self.factor(batch.progress, batch.lr)
-        return self.lam * self._factor_now * self.cem(batch.features, batch.labels)
+        factor = self.factor(batch.progress, batch.lr)
+        self.last_factor.fill_(factor)
+        return self.lam * factor * self.cem(batch.features, batch.labels)
 
     def on_epoch(self, epoch: Epoch) -> None:
         """Refresh the mixture from the features of the whole training set."""
@@ -48,4 +51,4 @@ class CEMDefense(Defense):
 
     def report(self) -> dict[str, Any]:
         """Information, Eq. 4 and the conditions of section 3.4, as of the last refresh."""
-        return {"lam": self.lam * self._factor_now, **self.cem.diagnostics().as_dict()}
+        return {"lam": self.lam * float(self.last_factor), **self.cem.diagnostics().as_dict()}

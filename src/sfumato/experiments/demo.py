@@ -21,9 +21,9 @@ __all__ = ["DEFENSES", "LAM", "NOISE_STD", "SEEDS", "demo_jobs", "digit_job", "r
 DEFENSES = ("none", "noise", "noise+cem")
 SEEDS = (0, 1, 2)
 NOISE_STD = 0.025
-LAM = 1.0
+LAM = 0.5
 _NOISES = (0.1, 0.3)
-_LAMS = (0.3, 3.0)
+_LAMS = (0.2, 1.0)
 _SHOWN_FIGURES = ("accuracy", "mse_train", "mse_test", "psnr_train", "psnr_test", "ssim_train", "ssim_test")
 
 # The feature has 2 x 4 x 4 = 32 numbers for 64 pixels: like the paper's bottleneck, it is smaller than the image. One

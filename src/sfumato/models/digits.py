@@ -20,13 +20,14 @@ def digits(
     mean: float | Sequence[float] = 0.5,
     std: float | Sequence[float] = 0.25,
 ) -> tuple[nn.Sequential, nn.Sequential]:
-    """Encoder and decoder of a network of three convolutions and one linear layer.
+    """Encoder and decoder of a network of five convolutions and one linear layer.
 
-    With w = `width`: Conv3x3(1->w), MaxPool2, Conv3x3(w->2w), cut, Conv3x3(2w->4w), MaxPool2, Linear; each convolution
-    is followed by BatchNorm and ReLU. The bottleneck is built as in `vgg11`: for 8x8 images the feature is 8x4x4.
+    With w = `width`: Conv3x3(1->w), MaxPool2, three times Conv3x3(->2w), Conv3x3(2w->4w), MaxPool2, Linear; each
+    convolution is followed by BatchNorm and ReLU. The bottleneck is built as in `vgg11`: for 8x8 images the feature is
+    8x4x4.
 
     Args:
-        cut: the encoder ends behind the first or the second convolution; the feature has the same size in both.
+        cut: the encoder ends behind this convolution, 1 to 4; the feature has the same size in all.
         num_classes: outputs of the decoder.
         image_shape: (C, H, W), at least 4x4.
         bottleneck: channels of the feature, which a sigmoid bounds to (0, 1). None gives the raw ReLU feature of w or

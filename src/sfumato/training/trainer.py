@@ -141,7 +141,7 @@ class Trainer:
         """One step on the images at `indices`; a pure function of the state, the seed, the epoch and the step."""
         cfg = self.config
         progress = (epoch + step / self.steps) / cfg.epochs
-        lr = learning_rate(cfg.lr_schedule, cfg.lr, progress)
+        lr = self._rate(epoch, step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         torch.manual_seed(derive_seed(cfg.seed, "step", epoch, step))  # dropout and noise of this step
@@ -167,13 +167,16 @@ class Trainer:
         right = (logits.detach().argmax(1) == labels).sum()
         self._sums += torch.stack([loss.detach() * len(x), task.detach() * len(x), right]).double()
 
+    def _rate(self, epoch: int, step: int) -> float:
+        return learning_rate(self.config.lr_schedule, self.config.lr, (epoch + step / self.steps) / self.config.epochs)
+
     def _end(self, epoch: int) -> None:
         loss, task, right = (self._sums / len(self.train)).tolist()
         if not math.isfinite(loss):
             raise SfumatoError(f"the loss became {loss} in epoch {epoch}; lower --lr or --lam and start a new run")
         line: dict[str, Any] = {
             "epoch": epoch,
-            "lr": self.optimizer.param_groups[0]["lr"],
+            "lr": self._rate(epoch, self.steps - 1),
             "loss": loss,
             "task_loss": task,
             "accuracy_train": right,
