@@ -10,7 +10,7 @@ from typing import Any
 from sfumato.report.study import study_markdown
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "docs/digits.md", "docs/speed.md", "docs/cifar10.md")
+PAGES = ("README.md", "docs/digits.md", "docs/speed.md")
 
 
 def demo(result: dict[str, Any]) -> str:
@@ -49,27 +49,10 @@ def bench(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def cifar(result: dict[str, Any]) -> str:
-    lines = [
-        "| training | accuracy | attacker's MSE, training images | attacker's MSE, test images | PSNR | SSIM |",
-        "|---|---|---|---|---|---|",
-    ]
-    for row in result["rows"]:
-        attack = row["attack"]
-        lines.append(
-            f"| {row['name']} | {attack['victim_accuracy']:.1%} | {attack['train']['mse']:.4f} "
-            f"| {attack['test']['mse']:.4f} | {attack['test']['psnr']:.1f} | {attack['test']['ssim']:.3f} |"
-        )
-    attack = result["rows"][0]["attack"]
-    lines += ["", f"{attack['caveat']} {attack['evidence']['device']}, torch {attack['evidence']['torch']}; one seed."]
-    return "\n".join(lines)
-
-
 BLOCKS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "demo": ("demo.json", demo),
     "study": ("digits-study.json", study_markdown),
     "bench": ("bench.json", bench),
-    "cifar10": ("cifar10.json", cifar),
 }
 
 

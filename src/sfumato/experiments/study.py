@@ -191,7 +191,10 @@ def _spread(lines: Sequence[dict[str, Any]], defense: str, noise: float, lam: fl
     own = _select(lines, defense, noise, lam)
     spread = {}
     for name, key in (("accuracy", "accuracy"), ("mse_test", "mse")):
-        values = [line[name] for line in own]
+        values = [
+            statistics.fmean(line[name] for line in own if line["fold"] == fold)
+            for fold in sorted({line["fold"] for line in own})
+        ]
         spread[name] = statistics.fmean(values)
         spread[f"{key}_se"] = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
     return spread
