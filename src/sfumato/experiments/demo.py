@@ -20,19 +20,17 @@ __all__ = ["DEFENSES", "LAM", "NOISE_STD", "SEEDS", "demo_jobs", "digit_job", "r
 
 DEFENSES = ("none", "noise", "noise+cem")
 SEEDS = (0, 1, 2)
-NOISE_STD = 0.025
-LAM = 0.5
-_NOISES = (0.1, 0.3)
-_LAMS = (0.2, 1.0)
+NOISE_STD = 0.05
+LAM = 2.0
+_NOISES = (0.2, 0.5)
+_LAMS = (0.5, 5.0)
 _SHOWN_FIGURES = ("accuracy", "mse_train", "mse_test", "psnr_train", "psnr_test", "ssim_train", "ssim_test")
 
-# The feature has 2 x 4 x 4 = 32 numbers for 64 pixels: like the paper's bottleneck, it is smaller than the image. One
-# cluster per class is the ideal case of section 3.4 (k = n), which the digits are close to.
+# One cluster per class is the ideal case of section 3.4 (k = n), which the digits are close to.
 _TRAIN = TrainConfig(
     data="digits",
     model="digits",
-    cut=3,
-    bottleneck=2,
+    cut=4,
     epochs=40,
     batch_size=64,
     lr=0.1,
