@@ -131,4 +131,4 @@ def _start(features: Tensor, k: int) -> Parameters:
     generator = torch.Generator().manual_seed(1)
     chosen = torch.randperm(len(features), generator=generator)[:k]
     variances = features.var(0).expand(k, -1).clone()
-    return Parameters(torch.full((k,), 1 / k), features[chosen].clone(), variances)
+    return Parameters(torch.full((k,), 1 / k, dtype=torch.float64), features[chosen].double(), variances.double())
