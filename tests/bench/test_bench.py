@@ -4,6 +4,7 @@ import time
 import pytest
 
 from sfumato.bench import Row, run_bench, take_turns
+from sfumato.errors import ConfigError
 
 
 def test_ratios_of_known_durations():
@@ -32,3 +33,9 @@ def test_a_quick_run_measures_everything_and_is_plain_data():
     names = " ".join(row["name"] for row in result["rows"])
     for part in ("full (default)", "diagonal", "spherical", "throughput", "attack", "refresh", "memory", "EM"):
         assert part in names
+
+
+def test_a_missing_scikit_learn_is_said_before_the_long_work(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    with pytest.raises(ConfigError, match=r"run `pip install 'sfumato\[bench\]'`"):
+        run_bench(quick=True)

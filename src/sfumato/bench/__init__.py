@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sfumato.bench.attack import attack_step
-from sfumato.bench.mixture import em_against_scikit_learn, refresh, refresh_memory
+from sfumato.bench.mixture import em_against_scikit_learn, refresh, refresh_memory, require_scikit_learn
 from sfumato.bench.rows import Row
 from sfumato.bench.step import cem_step, random_images, throughput
 from sfumato.bench.timing import Timing, take_turns
@@ -15,6 +15,7 @@ __all__ = ["Row", "Timing", "run_bench", "take_turns"]
 
 def run_bench(*, rounds: int = 15, quick: bool = False, tell: Callable[[Row], None] | None = None) -> dict[str, Any]:
     """All benchmarks; `quick` makes them small enough for a test, too small for a statement."""
+    require_scikit_learn()
     rows: list[Row] = []
 
     def add(*new: Row) -> None:

@@ -1,5 +1,6 @@
 """Fitting mixtures: the refresh of CEM, its memory, and EM against scikit-learn."""
 
+import importlib.util
 import multiprocessing
 import statistics
 import time
@@ -13,7 +14,7 @@ from sfumato.cem import CEM
 from sfumato.errors import ConfigError
 from sfumato.mixture import GaussianMixture, Parameters
 
-__all__ = ["clustered", "em_against_scikit_learn", "refresh", "refresh_memory"]
+__all__ = ["clustered", "em_against_scikit_learn", "refresh", "refresh_memory", "require_scikit_learn"]
 
 _CLASSES, _PER_CLASS = 10, 3
 
@@ -88,16 +89,20 @@ def _memory(field: str) -> int:
     raise ConfigError(f"/proc/self/status has no {field}; this benchmark needs Linux")
 
 
-def em_against_scikit_learn(count: int = 50_000, dim: int = 512, k: int = 30) -> Row:
-    """A diagonal EM fit to the same likelihood, both from the same start and with the same tolerance.
+def require_scikit_learn() -> None:
+    """Say before the long work that its last part would fail.
 
     Raises:
         ConfigError: scikit-learn is not installed.
     """
-    try:
-        from sklearn.mixture import GaussianMixture as Reference
-    except ImportError:
-        raise ConfigError("this benchmark compares with scikit-learn; run `pip install 'sfumato[bench]'`") from None
+    if importlib.util.find_spec("sklearn") is None:
+        raise ConfigError("the benchmark compares with scikit-learn; run `pip install 'sfumato[bench]'`")
+
+
+def em_against_scikit_learn(count: int = 50_000, dim: int = 512, k: int = 30) -> Row:
+    """A diagonal EM fit to the same likelihood, both from the same start and with the same tolerance."""
+    from sklearn.mixture import GaussianMixture as Reference
+
     features, _ = clustered(count, dim)
     start = _start(features, k)
     began = time.perf_counter()
