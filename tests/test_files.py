@@ -25,6 +25,15 @@ def test_writes_and_replaces_with_ordinary_permissions(tmp_path):
     assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask
 
 
+def test_a_reader_of_the_old_file_never_sees_a_part_of_the_new_one(tmp_path):
+    path = tmp_path / "file.txt"
+    write_text(path, "old")
+    with path.open() as reader:
+        write_text(path, "new and longer")
+        assert reader.read() == "old"  # the new file was renamed over the name, not written into the old one
+    assert path.read_text() == "new and longer"
+
+
 def test_a_full_disk_leaves_the_old_file_and_no_litter(tmp_path):
     path = tmp_path / "result.json"
     write_json(path, {"a": 1})
