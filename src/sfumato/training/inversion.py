@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -91,8 +90,3 @@ def _mean_image_error(sets: DataSets) -> float:
         x = sets.test.float(indices)
         total += float(metrics.mse(x, mean.expand_as(x)).sum())
     return total / len(sets.test)
-
-
-def attack_path(run_folder: Path) -> Path:
-    """Where the figures of a run's attack lie."""
-    return run_folder / "attack" / "result.json"
