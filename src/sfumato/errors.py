@@ -5,6 +5,7 @@ __all__ = [
     "ConfigError",
     "DataError",
     "FeatureError",
+    "Interrupted",
     "NotFittedError",
     "SfumatoError",
     "SfumatoWarning",
@@ -38,6 +39,10 @@ class CheckpointError(SfumatoError):
 
 class StorageError(SfumatoError):
     """A file could not be written; what was there before is untouched."""
+
+
+class Interrupted(SfumatoError):
+    """A stop was asked for; what was done until then is saved, and the same call goes on from there."""
 
 
 class SfumatoWarning(UserWarning):

@@ -1,39 +1,17 @@
-"""Every defence is one row of this table and passes the same suite, alone and with CEM."""
+"""Every defence is one row of a table and passes the same suite, alone and with CEM."""
 
-from collections.abc import Callable
+import json
 
 import pytest
 import torch
+from defense_cases import DEFENSES, IMAGE, batch_of, epoch_of, images, split_model
 
-from sfumato.cem import CEM
-from sfumato.defenses import Batch, CEMDefense, Defense, Epoch
-from sfumato.errors import ConfigError
-from sfumato.models import build
-from sfumato.split import Channel, SplitModel
-
-
-def cem() -> CEMDefense:
-    return CEMDefense(CEM(num_classes=3, noise_std=0.1, clusters_per_class=2), lam=1.0, lam_schedule="constant")
-
-
-DEFENSES: dict[str, Callable[[], list[Defense]]] = {"none": list, "cem": lambda: [cem()]}
-
-
-def images(count: int = 60) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    return torch.rand(count, 1, 8, 8, generator=generator), torch.arange(count) % 3
-
-
-def split_model(defenses: list[Defense]) -> SplitModel:
-    torch.manual_seed(0)
-    edge, cloud = build("digits", cut=2, num_classes=3, image_shape=(1, 8, 8), bottleneck=4)
-    transforms = [module for one in defenses if (module := one.transform()) is not None]
-    return SplitModel(edge, Channel(noise_std=0.1, transforms=transforms), cloud)
-
-
-def batch_of(model: SplitModel, x: torch.Tensor, y: torch.Tensor) -> Batch:
-    features, released, logits = model.outputs(x)
-    return Batch(x, y, features, released, logits, progress=0.5, lr=0.01)
+from sfumato import data
+from sfumato.attacks import Observer
+from sfumato.data import ImageSet
+from sfumato.defenses import Defense
+from sfumato.training import TrainConfig, build_model, train_run
+from sfumato.training.run import load_run
 
 
 @pytest.fixture(params=DEFENSES)
@@ -41,17 +19,22 @@ def defenses(request: pytest.FixtureRequest) -> list[Defense]:
     return DEFENSES[request.param]()
 
 
-def test_it_says_truly_whether_it_changes_the_released_feature(defenses):
+def test_it_says_truly_what_it_does(defenses):
     for one in defenses:
         assert (one.transform() is not None) == one.changes_released_features
+        assert bool(one.model_options()) == one.changes_architecture
+    split_model(defenses)
+    for one in defenses:
+        assert bool(one.optimizers()) == one.trains_adversary
 
 
 def test_penalties_are_finite_scalars_that_reach_the_encoder(defenses):
     x, y = images()
     model = split_model(defenses)
     for one in defenses:
-        one.on_epoch(Epoch(0, lambda: (model.features(x).detach().flatten(1), y)))
-    penalties = [value for one in defenses if (value := one.penalty(batch_of(model, x, y))) is not None]
+        one.on_epoch(epoch_of(model, x, y))
+    batch = batch_of(model, x, y)
+    penalties = [value for one in defenses if (value := one.penalty(batch)) is not None]
     for value in penalties:
         assert value.ndim == 0
         assert torch.isfinite(value)
@@ -59,13 +42,26 @@ def test_penalties_are_finite_scalars_that_reach_the_encoder(defenses):
         assert any(gradient is not None and gradient.abs().sum() > 0 for gradient in gradients)
 
 
+def test_classifier_and_attacker_get_the_same_feature(defenses):
+    """What changes the feature changes it for both, in evaluation as in training."""
+    x, _ = images()
+    model = split_model(defenses).eval()
+    pixels = ImageSet((x * 255).to(torch.uint8), torch.zeros(len(x), dtype=torch.int64), ("a",))
+    seen = Observer(model, pixels).encode(x, torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        out = model.outputs(x, torch.Generator().manual_seed(3))
+    assert torch.equal(seen, out.released)
+    assert torch.equal(model.cloud(seen.clone()), out.logits)
+
+
 def test_state_dict_round_trip_gives_the_same_penalty(defenses, request):
     x, y = images()
     model = split_model(defenses)
     for one in defenses:
-        one.on_epoch(Epoch(0, lambda: (model.features(x).detach().flatten(1), y)))
+        one.on_epoch(epoch_of(model, x, y))
     batch = batch_of(model, x, y)
     fresh = DEFENSES[request.node.callspec.params["defenses"]]()
+    split_model(fresh)
     for old, new in zip(defenses, fresh, strict=True):
         new.load_state_dict(old.state_dict())
         before, after = old.penalty(batch), new.penalty(batch)
@@ -75,40 +71,58 @@ def test_state_dict_round_trip_gives_the_same_penalty(defenses, request):
 
 
 def test_reports_are_plain_values(defenses):
-    import json
-
     x, y = images()
     model = split_model(defenses)
     for one in defenses:
-        one.on_epoch(Epoch(0, lambda: (model.features(x).detach().flatten(1), y)))
+        one.on_epoch(epoch_of(model, x, y))
         json.dumps(one.report(), allow_nan=False)
 
 
-def test_refresh_every_third_epoch():
-    one = CEMDefense(CEM(num_classes=3, noise_std=0.1), lam=1.0, refresh_every=3)
-    x, y = images()
-    for index in range(7):
-        one.on_epoch(Epoch(index, lambda: (x.flatten(1), y)))
-    assert one.cem.mixture.refreshes == 3
+TINY = TrainConfig(
+    data="digits",
+    cut=2,
+    width=8,
+    limit=120,
+    test_limit=30,
+    epochs=4,
+    batch_size=54,
+    clusters_per_class=1,
+    noise_std=0.1,
+    device="cpu",
+)
+OPTIONS = {"ressfl": {"width": 4, "blocks": 0}, "patrol": {"width": 4, "blocks": 0}}
 
 
-def test_the_schedule_weighs_the_penalty():
-    model = split_model([])
-    x, y = images()
-    one = CEMDefense(CEM(num_classes=3, noise_std=0.1), lam=2.0, lam_schedule="ramp")
-    one.on_epoch(Epoch(0, lambda: (model.features(x).detach().flatten(1), y)))
-    batch = batch_of(model, x, y)
-    value = one.penalty(batch)
-    assert value is not None
-    assert float(value.detach()) == pytest.approx(
-        2.0 * (0.5 / 0.6) * float(one.cem(batch.features, y).detach()), rel=1e-5
-    )
+@pytest.mark.parametrize("with_cem", [False, True], ids=["alone", "with CEM"])
+@pytest.mark.parametrize("name", ["distcorr", "dropout", "ressfl", "patrol", "label_smoothing"])
+def test_killed_in_any_epoch_it_ends_with_the_same_model(tmp_path, name, with_cem):
+    """Masks, adversaries, their optimizers and pruned layers survive a checkpoint; the run can be read back."""
+    from dataclasses import replace
+
+    config = replace(TINY, defense=name, cem=with_cem, defense_options=OPTIONS.get(name, {}), checkpoint_seconds=0.0)
+    undisturbed = train_run(config, tmp_path / "whole")
+    for kill_at in (1, 5, 7):  # of 8 steps; pruning happens before step 6
+
+        def on_step(done: int, _total: int, kill_at: int = kill_at) -> None:
+            if done == kill_at:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            train_run(config, tmp_path / "killed", on_step=on_step)
+    resumed = train_run(config, tmp_path / "killed")
+    ours, theirs = load_run(tmp_path / "killed").model.state_dict(), load_run(tmp_path / "whole").model.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    assert resumed["accuracy"] == undisturbed["accuracy"]
 
 
-def test_settings_without_meaning():
-    with pytest.raises(ConfigError, match="would reward leaking"):
-        CEMDefense(CEM(num_classes=3, noise_std=0.1), lam=-1.0)
-    with pytest.raises(ConfigError, match="at least 1 epoch"):
-        CEMDefense(CEM(num_classes=3, noise_std=0.1), lam=1.0, refresh_every=0)
-    with pytest.raises(ConfigError, match="unknown schedule"):
-        CEMDefense(CEM(num_classes=3, noise_std=0.1), lam=1.0, lam_schedule="never")
+def test_a_defence_reaches_the_model_through_the_settings():
+    config = TrainConfig(data="digits", size=16, model="vgg11", cut=1, defense="patrol", device="cpu")
+    from sfumato.training import build_defenses
+
+    sets = data.load("digits", size=16)
+    chosen = build_defenses(config, 10)
+    model = build_model(config, sets.train, chosen)
+    convolutions = [part for part in model.edge.modules() if isinstance(part, torch.nn.Conv2d)]
+    assert [part.out_channels for part in convolutions] == [16, 64, 8]
+    assert IMAGE[1:] == sets.train.image_shape[1:]

@@ -132,7 +132,16 @@ def test_transforms_come_first_and_in_order():
 def test_stochastic_transforms_draw_from_the_generator():
     channel, x = Channel(transforms=[Jitter()], noise_std=0.1), torch.zeros(2, 3)
     assert torch.equal(channel(x, seeded()), channel(x, seeded()))
-    assert not torch.equal(channel.bound(x, seeded()), channel.bound(x, seeded(1)))
+    assert not torch.equal(channel(x, seeded()), channel(x, seeded(1)))
+
+
+def test_everything_random_comes_after_the_bounded_feature():
+    channel, x = Channel(transforms=[Jitter(), AddOne()], clip_norm=1.0), torch.zeros(4, 3)
+    assert torch.equal(channel.bound(x), channel.bound(x))
+    assert channel.bound(x)[0].tolist() == pytest.approx([3**-0.5] * 3)  # AddOne and the clip, no jitter
+    z = channel(x, seeded())
+    assert not torch.equal(z, channel.bound(x))
+    assert float(z.norm(dim=1).max()) <= 1 + 1e-6  # a random transform cannot leave the ball either
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

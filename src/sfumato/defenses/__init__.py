@@ -1,6 +1,30 @@
 """Defences: one file per mechanism. Noise, clipping and quantisation are the channel's (`sfumato.split`)."""
 
-from sfumato.defenses.base import Batch, Defense, Epoch
+from sfumato.defenses.base import Batch, Defense, Epoch, Site
 from sfumato.defenses.cem import CEMDefense
+from sfumato.defenses.distcorr import DistCorr, distance_correlation
+from sfumato.defenses.dropout import Dropout
+from sfumato.defenses.label_smoothing import LabelSmoothing
+from sfumato.defenses.patrol import Patrol
+from sfumato.defenses.registry import build, load_plugin, names, options, register, version
+from sfumato.defenses.ressfl import ResSFL
 
-__all__ = ["Batch", "CEMDefense", "Defense", "Epoch"]
+__all__ = [
+    "Batch",
+    "CEMDefense",
+    "Defense",
+    "DistCorr",
+    "Dropout",
+    "Epoch",
+    "LabelSmoothing",
+    "Patrol",
+    "ResSFL",
+    "Site",
+    "build",
+    "distance_correlation",
+    "load_plugin",
+    "names",
+    "options",
+    "register",
+    "version",
+]

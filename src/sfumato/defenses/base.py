@@ -1,12 +1,30 @@
 """What a defence may do: transform the feature, add a penalty, act between steps and epochs. Nothing else."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
-__all__ = ["Batch", "Defense", "Epoch"]
+from sfumato.split import SplitModel
+
+__all__ = ["Batch", "Defense", "Epoch", "Site"]
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a defence is put to work.
+
+    Attributes:
+        feature_shape: shape of one released feature, without the batch dimension.
+        image_shape: (C, H, W).
+        num_classes: number of classes.
+    """
+
+    feature_shape: tuple[int, ...]
+    image_shape: tuple[int, int, int]
+    num_classes: int
 
 
 @dataclass(frozen=True)
@@ -38,11 +56,18 @@ class Epoch:
 
     Attributes:
         index: from 0.
+        total: number of epochs of the whole training.
         collect: one pass over the training set without gradients: () -> (z_hat of all samples, labels).
+        model: the split model, for defences that change its layers.
+        parameters_replaced: to be called by a defence that put new parameters in the place of old ones; the trainer
+            then builds its optimizer anew (its momentum starts from zero).
     """
 
     index: int
+    total: int
     collect: Callable[[], tuple[Tensor, Tensor]]
+    model: SplitModel
+    parameters_replaced: Callable[[], None]
 
 
 class Defense(nn.Module):
@@ -51,16 +76,29 @@ class Defense(nn.Module):
     Attributes:
         name: short name, as the command line and tables show it.
         changes_released_features: whether `transform` returns a module (a test verifies it).
-        trains_adversary: whether `on_step` trains a network of its own.
+        trains_adversary: whether `on_step` trains a network of its own (a test verifies it).
+        changes_architecture: whether `model_options` asks for another network (a test verifies it).
     """
 
     name: ClassVar[str]
     changes_released_features: ClassVar[bool] = False
     trains_adversary: ClassVar[bool] = False
+    changes_architecture: ClassVar[bool] = False
+
+    def model_options(self) -> dict[str, Any]:
+        """How the network has to be built: options of `sfumato.models.build`, such as an extra layer."""
+        return {}
 
     def transform(self) -> nn.Module | None:
-        """A module that the channel applies to the feature before clipping, in training and inference alike."""
+        """A module that the channel applies to the feature, in training and inference alike.
+
+        A module that draws random numbers declares `stochastic = True` and takes a `generator`; it then acts on the
+        bounded feature, just before the noise. Others act before the feature is bounded.
+        """
         return None
+
+    def attach(self, site: Site) -> None:
+        """Before training, once the shapes are known (networks of the defence's own)."""
 
     def penalty(self, batch: Batch) -> Tensor | None:
         """What to add to the task loss, already weighed; None adds nothing."""
@@ -71,6 +109,10 @@ class Defense(nn.Module):
 
     def on_epoch(self, epoch: Epoch) -> None:
         """Before the first batch of an epoch (refreshing the mixture, pruning)."""
+
+    def optimizers(self) -> Sequence[Optimizer]:
+        """The defence's own optimizers, so that their state is part of every checkpoint."""
+        return ()
 
     def report(self) -> dict[str, Any]:
         """Plain values for the epoch's line in `metrics.jsonl`."""

@@ -4,17 +4,22 @@ from sfumato.models.count import count_macs, count_parameters
 from sfumato.models.digits import digits
 from sfumato.models.layers import Normalize
 from sfumato.models.reconstruction import ReconstructionNet, ResBlock
-from sfumato.models.registry import build, names
+from sfumato.models.registry import build, default_cut, names
+from sfumato.models.resnet import RESNET20_CUTS, BasicBlock, resnet20
 from sfumato.models.vgg import vgg11
 
 __all__ = [
+    "RESNET20_CUTS",
+    "BasicBlock",
     "Normalize",
     "ReconstructionNet",
     "ResBlock",
     "build",
     "count_macs",
     "count_parameters",
+    "default_cut",
     "digits",
     "names",
+    "resnet20",
     "vgg11",
 ]

@@ -17,6 +17,7 @@ def digits(
     image_shape: Sequence[int] = (1, 8, 8),
     bottleneck: int | None = 8,
     width: int = 16,
+    stem: int | None = None,
     mean: float | Sequence[float] = 0.5,
     std: float | Sequence[float] = 0.25,
 ) -> tuple[nn.Sequential, nn.Sequential]:
@@ -33,6 +34,7 @@ def digits(
         bottleneck: channels of the feature, which a sigmoid bounds to (0, 1). None gives the raw ReLU feature of w or
             2w channels: unbounded, so the channel needs a `clip_norm`.
         width: channels of the first convolution.
+        stem: channels of one more convolution in front (PATROL's), or None.
         mean: subtracted from the images, one number or one per channel.
         std: divides the images, one number or one per channel.
 
@@ -45,7 +47,9 @@ def digits(
     if min(width, num_classes) < 1:
         raise ConfigError(f"width is {width} and num_classes is {num_classes}; give at least 1 each")
     plan = (width, POOL, 2 * width, 2 * width, 2 * width, 4 * width, POOL)
-    edge, cloud = plain_halves(plan, cut=cut, cuts=4, bottleneck=bottleneck, image_shape=shape, mean=mean, std=std)
+    edge, cloud = plain_halves(
+        plan, cut=cut, cuts=4, bottleneck=bottleneck, image_shape=shape, mean=mean, std=std, stem=stem
+    )
     cloud["flatten"] = nn.Flatten()
     cloud["head"] = nn.Linear(4 * width * (shape[1] // 4) * (shape[2] // 4), num_classes)
     return nn.Sequential(edge), nn.Sequential(cloud)

@@ -8,11 +8,16 @@ from torch import nn
 
 from sfumato.errors import ConfigError
 from sfumato.models.digits import digits
+from sfumato.models.resnet import resnet20
 from sfumato.models.vgg import vgg11
 
-__all__ = ["build", "names"]
+__all__ = ["build", "default_cut", "names"]
 
-_BUILDERS: dict[str, Callable[..., tuple[nn.Module, nn.Module]]] = {"digits": digits, "vgg11": vgg11}
+_BUILDERS: dict[str, Callable[..., tuple[nn.Module, nn.Module]]] = {
+    "digits": digits,
+    "resnet20": resnet20,
+    "vgg11": vgg11,
+}
 
 
 def names() -> tuple[str, ...]:
@@ -20,10 +25,20 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(_BUILDERS))
 
 
+def default_cut(name: str) -> int | str:
+    """Where a network is cut if nobody says otherwise: the paper's cut for `vgg11` (2) and `resnet20`.
+
+    Raises:
+        ConfigError: the network is unknown.
+    """
+    cut: int | str = inspect.signature(_builder(name)).parameters["cut"].default
+    return cut
+
+
 def build(
     name: str,
     *,
-    cut: int,
+    cut: int | str,
     num_classes: int,
     image_shape: Sequence[int],
     bottleneck: int | None = 8,
@@ -33,7 +48,8 @@ def build(
 
     Args:
         name: one of `names()`.
-        cut: the encoder ends behind this convolution, counted from 1.
+        cut: the encoder ends behind this convolution, counted from 1 (`digits`, `vgg11`), or behind the part of this
+            name (`resnet20`).
         num_classes: outputs of the decoder.
         image_shape: (C, H, W).
         bottleneck: channels of the feature, bounded to (0, 1); None leaves the feature raw and unbounded.
@@ -42,11 +58,15 @@ def build(
     Raises:
         ConfigError: the network or an option is unknown, or an argument is out of its range.
     """
-    if name not in _BUILDERS:
-        raise ConfigError(f"unknown network {name!r}; known are {', '.join(names())}")
-    builder = _BUILDERS[name]
+    builder = _builder(name)
     known = sorted(set(inspect.signature(builder).parameters) - {"cut", "num_classes", "image_shape", "bottleneck"})
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise ConfigError(f"network {name!r} has no option {unknown[0]!r}; it takes {', '.join(known)}")
     return builder(cut=cut, num_classes=num_classes, image_shape=image_shape, bottleneck=bottleneck, **options)
+
+
+def _builder(name: str) -> Callable[..., tuple[nn.Module, nn.Module]]:
+    if name not in _BUILDERS:
+        raise ConfigError(f"unknown network {name!r}; known are {', '.join(names())}")
+    return _BUILDERS[name]

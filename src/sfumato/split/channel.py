@@ -1,4 +1,4 @@
-"""What happens to the feature before it leaves the device: transform, clip, add noise, quantise."""
+"""What happens to the feature before it leaves the device: transform, clip, drop, add noise, quantise."""
 
 import math
 from collections.abc import Iterable
@@ -14,24 +14,27 @@ _MAX_BITS = 16  # float32 represents the levels of a finer grid only with roundi
 
 
 class Channel(nn.Module):
-    """edge output -> transforms -> clip -> z_hat -> + N(0, noise_std^2 I) -> quantise -> z, what leaves the device.
+    """edge output -> transforms -> clip -> z_hat -> random transforms -> + N(0, noise_std^2 I) -> quantise -> z.
 
     In symbols, for one sample with flattened transformed feature f:
 
         z_hat = f * min(1, R / |f|_2)
-        z     = Q(z_hat + eps),   eps ~ N(0, sigma^2 I)
+        z     = Q(S(z_hat) + eps),   eps ~ N(0, sigma^2 I)
 
-    with R = `clip_norm`, sigma = `noise_std` and Q rounding to the nearest of 2^b equidistant levels from
-    `low - 4 sigma` to `high + 4 sigma`, b = `quantize_bits`. Values outside become the outermost level. The steps are
-    the same in training and in inference. With the default arguments the channel changes nothing.
+    z_hat is a deterministic function of the input (the paper's Proposition 2), everything random comes after it, and z
+    is what leaves the device. R = `clip_norm`, sigma = `noise_std`, S stands for the stochastic transforms, and Q rounds
+    to the nearest of 2^b equidistant levels from `low - 4 sigma` to `high + 4 sigma`, b = `quantize_bits`. Values outside
+    become the outermost level. The steps are the same in training and in inference. With the default arguments the
+    channel changes nothing.
 
     bfloat16 and float16 features are widened to float32 first: a noise drawn in half precision is not Gaussian in its
     low bits, and a sum rounded to half precision loses most of a small noise. The clip holds up to float32 rounding,
     a relative 1e-6.
 
     A transform is a module `feature -> feature` that a defence contributes. A transform that draws random numbers
-    declares `stochastic = True` and is called as `transform(feature, generator=generator)`, so that one seed decides
-    the whole release.
+    declares `stochastic = True`, acts on z_hat and is called as `transform(z_hat, generator=generator)`, so that one
+    seed decides the whole release; its result is clipped again. Information bounds for z_hat + eps hold for z as long as
+    S only takes away (a random mask does: given the mask, z is a part of z_hat + eps), not if it amplifies.
 
     NaN or infinite features come out as NaN: a broken encoder stays visible, it is neither clipped nor rounded away.
 
@@ -41,7 +44,7 @@ class Channel(nn.Module):
         quantize_bits: bits b per coordinate, 1 to 16; None does not quantise. The gradient passes straight through.
         low: smallest value of the noiseless feature, as the encoder promises it (0 for a sigmoid).
         high: largest value of the noiseless feature.
-        transforms: modules, applied in this order.
+        transforms: modules, applied in this order, the deterministic ones before the stochastic ones.
 
     Raises:
         ConfigError: a setting is out of its range.
@@ -85,12 +88,11 @@ class Channel(nn.Module):
         """The lowest and the highest level of the quantiser, `(low - 4 sigma, high + 4 sigma)`."""
         return self.low - 4.0 * self.noise_std, self.high + 4.0 * self.noise_std
 
-    def bound(self, edge_output: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """The transformed and clipped feature z_hat.
+    def bound(self, edge_output: Tensor) -> Tensor:
+        """The transformed and clipped feature z_hat, without anything random.
 
         Args:
             edge_output: (N, ...) output of the encoder, floating point.
-            generator: source of the random numbers of stochastic transforms; None uses torch's global one.
 
         Returns:
             (N, ...) z_hat; with a clip norm every sample has |z_hat|_2 <= R.
@@ -104,24 +106,26 @@ class Channel(nn.Module):
             )
         feature = edge_output.float() if edge_output.dtype in (torch.bfloat16, torch.float16) else edge_output
         for transform in self.transforms:
-            if getattr(transform, "stochastic", False):
-                feature = transform(feature, generator=generator)
-            else:
+            if not getattr(transform, "stochastic", False):
                 feature = transform(feature)
         return feature if self.clip_norm is None else _clip(feature, self.clip_norm)
 
     def release(self, z_hat: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """What leaves the device: z_hat plus fresh noise, quantised.
+        """What leaves the device: z_hat through the stochastic transforms, plus fresh noise, quantised.
 
         Args:
             z_hat: (N, ...) bounded feature.
-            generator: source of the noise; None uses torch's global one. A generator may live on the CPU while the
+            generator: source of all randomness; None uses torch's global one. A generator may live on the CPU while the
                 feature is on another device: then it gives the same noise on every device.
 
         Returns:
-            (N, ...) z, differentiable with respect to z_hat (with gradient 1).
+            (N, ...) z, differentiable with respect to z_hat (with gradient 1 where no transform acts).
         """
         z = z_hat
+        for transform in self.transforms:
+            if getattr(transform, "stochastic", False):
+                z = transform(z, generator=generator)
+                z = z if self.clip_norm is None else _clip(z, self.clip_norm)
         if self.noise_std > 0:
             device = z.device if generator is None else generator.device
             noise = torch.randn(z.shape, generator=generator, device=device, dtype=z.dtype)
@@ -130,7 +134,7 @@ class Channel(nn.Module):
 
     def forward(self, edge_output: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """`release(bound(edge_output))`."""
-        return self.release(self.bound(edge_output, generator), generator)
+        return self.release(self.bound(edge_output), generator)
 
     def extra_repr(self) -> str:
         return (

@@ -30,8 +30,8 @@ class SplitModel(nn.Module):
     """`cloud(channel(edge(x)))`, where `encode` is the only way to obtain what leaves the device.
 
     Classifier, attacks, metrics and export all use `encode` or what is built on it, so a protection that reaches the
-    attacker but not the classifier, or the reverse, cannot be written. Every method takes an optional generator; equal
-    generator states give bitwise equal releases whichever method is asked.
+    attacker but not the classifier, or the reverse, cannot be written. Every method that releases takes an optional
+    generator; equal generator states give bitwise equal releases whichever method is asked.
 
     An encoder with unbounded output defeats any noise by scaling its output up: end it in a sigmoid or give the
     channel a `clip_norm`.
@@ -58,9 +58,9 @@ class SplitModel(nn.Module):
         self.channel = channel
         self.cloud = cloud
 
-    def features(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """z_hat (N, ...): bounded feature before noise. For training losses and bounds only."""
-        z_hat: Tensor = self.channel.bound(self.edge(x), generator)
+    def features(self, x: Tensor) -> Tensor:
+        """z_hat (N, ...): bounded feature before anything random. For training losses and bounds only."""
+        z_hat: Tensor = self.channel.bound(self.edge(x))
         return z_hat
 
     def encode(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -84,10 +84,10 @@ class SplitModel(nn.Module):
         """Shape of the released feature of one image of shape (C, H, W), without the batch dimension."""
         like = next(self.edge.parameters(), torch.empty(0))
         image = torch.zeros((1, *image_shape), device=like.device, dtype=like.dtype)
-        with evaluating(self):  # and a generator of its own: asking for a shape must not move the global one
-            z_hat = self.features(image, torch.Generator(like.device))
+        with evaluating(self):
+            z_hat = self.features(image)
         return tuple(z_hat.shape[1:])
 
     def _release(self, x: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        z_hat = self.features(x, generator)
+        z_hat = self.features(x)
         return z_hat, self.channel.release(z_hat, generator)

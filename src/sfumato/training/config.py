@@ -3,13 +3,17 @@
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, Self
 
+from sfumato import defenses
 from sfumato.compute import Precision
 from sfumato.errors import CheckpointError, ConfigError
+from sfumato.models import default_cut
 
 __all__ = ["TrainConfig"]
+
+_NETWORKS = {"digits": "digits", "tinyimagenet": "resnet20"}
 
 
 @dataclass(frozen=True)
@@ -19,11 +23,13 @@ class TrainConfig:
     Attributes:
         data: name of a data set (`digits`, `cifar10`, `folder`, ...).
         data_dir: where it lies; `digits` needs none.
-        size: side to which the images of a `folder` data set are resized; none takes them as they are.
+        size: side to which images are resized, for data sets without a size of their own; none takes them as they are.
         limit: use only that many training images, balanced over the classes.
-        model: `auto` (the small network for digits, VGG11 otherwise), `digits` or `vgg11`.
-        cut: VGG11 is cut after this convolution, 1 to 3.
-        bottleneck: channels of the released feature.
+        test_limit: likewise for the test images.
+        model: `auto` (the small network for digits, ResNet-20 for TinyImageNet, VGG11 otherwise) or a network's name.
+        cut: where the network is cut: a convolution's number (VGG11: 1 to 3) or a block's name (ResNet-20); none takes
+            the network's usual cut.
+        bottleneck: channels of the released feature; 0 releases the raw feature without a bottleneck.
         width: channels of the small network's first convolution; its own default where none is given.
         epochs: passes over the training set.
         batch_size: images per step.
@@ -32,9 +38,12 @@ class TrainConfig:
         momentum: of SGD.
         weight_decay: of SGD.
         augment: random crop and flip (for digits: shifts only).
+        rotation: with `augment`, also turn the images by up to so many degrees.
         noise_std: standard deviation of the noise on the wire.
         clip_norm: L2 radius to which the feature is clipped, or none.
         quantize_bits: bits per value on the wire, or none for floats.
+        defense: besides noise and CEM: `none`, `distcorr`, `dropout`, `patrol`, `ressfl`, `label_smoothing`.
+        defense_options: its settings, such as `--defense-options.alpha 0.3`.
         cem: train with conditional entropy maximization.
         lam: lambda, the weight of the CEM loss.
         lam_schedule: `ramp`, `lr_coupled` or `constant`.
@@ -54,8 +63,9 @@ class TrainConfig:
     data_dir: str | None = None
     size: int | None = None
     limit: int | None = None
-    model: Literal["auto", "digits", "vgg11"] = "auto"
-    cut: int = 2
+    test_limit: int | None = None
+    model: str = "auto"
+    cut: int | str | None = None
     bottleneck: int = 8
     width: int | None = None
     epochs: int = 30
@@ -65,9 +75,12 @@ class TrainConfig:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     augment: bool = True
+    rotation: float = 0.0
     noise_std: float = 0.025
     clip_norm: float | None = None
     quantize_bits: int | None = None
+    defense: str = "none"
+    defense_options: dict[str, int | float | str] = field(default_factory=dict)
     cem: bool = False
     lam: float = 0.3
     lam_schedule: Literal["ramp", "lr_coupled", "constant"] = "ramp"
@@ -83,11 +96,16 @@ class TrainConfig:
     checkpoint_seconds: float = 30.0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "clusters_per_class", "refresh_every", "bottleneck"):
+        for name in ("epochs", "batch_size", "clusters_per_class", "refresh_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; give at least 1")
-        if self.limit is not None and self.limit < 1:
-            raise ConfigError(f"limit is {self.limit}; give the number of training images to use, at least 1")
+        for name in ("limit", "test_limit"):
+            if (limit := getattr(self, name)) is not None and limit < 1:
+                raise ConfigError(f"{name} is {limit}; give the number of images to use, at least 1")
+        if self.bottleneck < 0:
+            raise ConfigError(f"bottleneck is {self.bottleneck}; give channels, or 0 for no bottleneck")
+        if self.defense == "none" and self.defense_options:
+            raise ConfigError("defense_options are given without a defence; name one with --defense")
         if not 0 <= self.hold_out < 1:
             raise ConfigError(f"hold_out is {self.hold_out}; give a fraction of the training set below 1, such as 0.1")
         if not (math.isfinite(self.lr) and self.lr > 0):
@@ -105,7 +123,12 @@ class TrainConfig:
         """The model's name with `auto` resolved."""
         if self.model != "auto":
             return self.model
-        return "digits" if self.data == "digits" else "vgg11"
+        return _NETWORKS.get(self.data, "vgg11")
+
+    @property
+    def cut_at(self) -> int | str:
+        """The cut with none resolved."""
+        return default_cut(self.network) if self.cut is None else self.cut
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -114,7 +137,8 @@ class TrainConfig:
     def identity(self) -> dict[str, Any]:
         """What decides the resulting weights: all settings but those of storage."""
         ignored = {"checkpoint_seconds", "data_dir", "device"}
-        return {name: value for name, value in self.as_dict().items() if name not in ignored}
+        kept = {name: value for name, value in self.as_dict().items() if name not in ignored}
+        return kept | {"cut": self.cut_at, "defense_version": defenses.version(self.defense)}
 
     def digest(self) -> str:
         """Eight hexadecimal digits of the identity, for folder names."""

@@ -8,6 +8,7 @@ result.json         written last: its presence means the run is complete
 """
 
 import json
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,14 +18,16 @@ import torch
 
 from sfumato import checkpoint, data
 from sfumato.data import DataSets, ImageSet
-from sfumato.errors import CheckpointError, DataError
+from sfumato.errors import CheckpointError, DataError, SfumatoWarning
 from sfumato.evidence import evidence
 from sfumato.files import write_json, write_text
+from sfumato.models.widths import fit_to_state
 from sfumato.seeds import derive_seed
 from sfumato.split import SplitModel
 from sfumato.training.build import build_defenses, build_model
 from sfumato.training.config import TrainConfig
 from sfumato.training.evaluate import accuracy
+from sfumato.training.information import measure_information
 from sfumato.training.trainer import OnEpoch, OnStep, Trainer, check_enough
 
 __all__ = ["Run", "load_data", "load_run", "split_training_set", "train_run"]
@@ -55,6 +58,8 @@ def load_data(config: TrainConfig, progress: Loading | None = None) -> DataSets:
     sets = data.load(config.data, config.data_dir, seed=0, size=config.size, progress=progress)
     if config.limit is not None and config.limit < len(sets.train):
         sets = replace(sets, train=data.limit(sets.train, config.limit, config.seed))
+    if config.test_limit is not None and config.test_limit < len(sets.test):
+        sets = replace(sets, test=data.limit(sets.test, config.test_limit, 0))  # the same ones for all seeds
     return sets
 
 
@@ -73,11 +78,13 @@ def train_run(
     on_start: OnStep | None = None,
     on_step: OnStep | None = None,
     on_epoch: OnEpoch | None = None,
+    should_stop: Callable[[], bool] | None = None,
 ) -> dict[str, Any]:
     """Train in `folder`, from where an earlier call was interrupted; give the result.
 
     Raises:
         CheckpointError: the folder holds another run.
+        Interrupted: `should_stop` said so; the next call goes on from there.
     """
     sets = sets or load_data(config, on_start)
     _claim(folder, config, sets)
@@ -95,7 +102,7 @@ def train_run(
         if on_epoch is not None:
             on_epoch(line)
 
-    history = trainer.run(folder / "state.safetensors", on_step=on_step, on_epoch=record)
+    history = trainer.run(folder / "state.safetensors", on_step=on_step, on_epoch=record, should_stop=should_stop)
     _write_lines(folder / "metrics.jsonl", history)
     meta = {
         "config": config.as_dict(),
@@ -107,6 +114,7 @@ def train_run(
         "accuracy": accuracy(model, sets.test, seed=derive_seed(config.seed, "test"), draws=_draws(sets.test)),
         "accuracy_held_out": history[-1].get("accuracy_held_out"),
         "information": history[-1].get("cem_information"),
+        "information_bounds": _information(model, fit, config, trainer.bf16),
         "train_images": len(fit),
         "held_out_images": len(held_out) if held_out is not None else 0,
         "test_images": len(sets.test),
@@ -143,12 +151,22 @@ def load_run(folder: Path, *, device: torch.device | str = "cpu") -> Run:
     )
     model = build_model(config, blank, build_defenses(config, len(meta["classes"])))
     try:
+        fit_to_state(model, tensors)
         model.load_state_dict(tensors)
     except RuntimeError as error:
         raise CheckpointError(
             f"{folder / 'model.safetensors'} holds another model than its settings say; train the run again"
         ) from error
     return Run(config, model.to(device).eval(), _read_json(folder / "result.json"), folder)
+
+
+def _information(model: SplitModel, fit: ImageSet, config: TrainConfig, bf16: bool) -> dict[str, float]:
+    with warnings.catch_warnings():
+        # What the warnings say (samples per cluster, collapsed features) is in the figures themselves.
+        warnings.simplefilter("ignore", SfumatoWarning)
+        return measure_information(
+            model, fit, clusters_per_class=config.clusters_per_class, seed=config.seed, bf16=bf16
+        )
 
 
 def _claim(folder: Path, config: TrainConfig, sets: DataSets) -> None:

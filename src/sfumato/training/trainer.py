@@ -14,7 +14,8 @@ from sfumato import checkpoint
 from sfumato.compute import autocast, channels_last, device_of, use_bf16
 from sfumato.data import Augmentation, ImageSet
 from sfumato.defenses import Batch, Defense, Epoch
-from sfumato.errors import CheckpointError, ConfigError, SfumatoError
+from sfumato.errors import CheckpointError, ConfigError, Interrupted, SfumatoError
+from sfumato.models.widths import fit_to_state
 from sfumato.seeds import derive_seed, generator
 from sfumato.split import SplitModel
 from sfumato.training.config import TrainConfig
@@ -66,13 +67,7 @@ class Trainer:
         self.bf16 = use_bf16(config.precision, self.device, model.edge, train.image_shape) or use_bf16(
             config.precision, self.device, model.cloud, model.feature_shape(train.image_shape)
         )
-        self.optimizer = torch.optim.SGD(
-            self.model.parameters(),
-            lr=config.lr,
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
+        self.optimizer = self._optimizer()
         self.augmentation = _augmentation(config)
         self.steps = math.ceil(len(train) / config.batch_size)
         self.history: list[dict[str, Any]] = []
@@ -83,12 +78,24 @@ class Trainer:
         self._seconds = 0.0
 
     def run(
-        self, state: Path | None = None, *, on_step: OnStep | None = None, on_epoch: OnEpoch | None = None
+        self,
+        state: Path | None = None,
+        *,
+        on_step: OnStep | None = None,
+        on_epoch: OnEpoch | None = None,
+        should_stop: Callable[[], bool] | None = None,
     ) -> list[dict[str, Any]]:
         """Train to the end, from `state` where it exists; give one line of figures per epoch.
 
+        Args:
+            state: checkpoint file, or None to keep none.
+            on_step: called as `(steps done, steps in all)`.
+            on_epoch: called with the epoch's line.
+            should_stop: asked after every step; True saves and leaves.
+
         Raises:
             CheckpointError: `state` belongs to another training.
+            Interrupted: `should_stop` said so.
             SfumatoError: the loss became NaN or infinite.
         """
         if state is not None and state.exists():
@@ -107,10 +114,13 @@ class Trainer:
                     self._place = _Place(epoch, step + 1)
                     if on_step is not None:
                         on_step(epoch * self.steps + step + 1, total)
-                    if state is not None and time.monotonic() - saved > self.config.checkpoint_seconds:
+                    stop = should_stop is not None and should_stop()
+                    if state is not None and (stop or time.monotonic() - saved > self.config.checkpoint_seconds):
                         self._seconds += time.monotonic() - began
                         self._save(state)
                         began = saved = time.monotonic()
+                    if stop:
+                        raise Interrupted("the training was stopped; the same command goes on from there")
                 self._seconds += time.monotonic() - began
                 self._end(epoch)
                 if state is not None:
@@ -120,6 +130,20 @@ class Trainer:
                     on_epoch(self.history[-1])
         self.model.eval()
         return self.history
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        cfg = self.config
+        return torch.optim.SGD(
+            self.model.parameters(), lr=cfg.lr, momentum=cfg.momentum, weight_decay=cfg.weight_decay, fused=True
+        )
+
+    def _own_optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """The defences' optimizers by a name for checkpoints."""
+        return {
+            f"inner.{number}.{index}": optimizer
+            for number, defense in enumerate(self.defenses)
+            for index, optimizer in enumerate(defense.optimizers())
+        }
 
     def _order(self, epoch: int) -> Tensor:
         return torch.randperm(len(self.train), generator=generator(self.config.seed, "order", epoch)).to(self.device)
@@ -132,8 +156,11 @@ class Trainer:
 
         self._sums.zero_()
         self._seconds = 0.0
+        replaced: list[bool] = []
         for defense in self.defenses:
-            defense.on_epoch(Epoch(epoch, collect))
+            defense.on_epoch(Epoch(epoch, self.config.epochs, collect, self.model, lambda: replaced.append(True)))
+        if replaced:
+            self.optimizer = self._optimizer()
         self.model.train()
         self._modules.train()
 
@@ -201,6 +228,8 @@ class Trainer:
             **checkpoint.flatten_state("optimizer", checkpoint.optimizer_state(self.optimizer)),
             "sums": self._sums,
         }
+        for name, optimizer in self._own_optimizers().items():
+            tensors |= checkpoint.flatten_state(name, checkpoint.optimizer_state(optimizer))
         meta = {
             "identity": self._identity(),
             "place": self._place,
@@ -215,9 +244,14 @@ class Trainer:
             raise CheckpointError(
                 f"{path} belongs to a training with other settings, data or precision; choose another --run folder"
             )
-        self.model.load_state_dict(checkpoint.unflatten_state("model", tensors))
+        weights = checkpoint.unflatten_state("model", tensors)
+        if fit_to_state(self.model, weights):  # pruned before the checkpoint
+            self.optimizer = self._optimizer()
+        self.model.load_state_dict(weights)
         self._modules.load_state_dict(checkpoint.unflatten_state("defenses", tensors))
         checkpoint.load_optimizer_state(self.optimizer, checkpoint.unflatten_state("optimizer", tensors))
+        for name, optimizer in self._own_optimizers().items():
+            checkpoint.load_optimizer_state(optimizer, checkpoint.unflatten_state(name, tensors))
         self._sums = tensors["sums"].to(self.device)
         self._place = _Place(*meta["place"])
         self.history = meta["history"]
@@ -230,8 +264,8 @@ def _augmentation(config: TrainConfig) -> Augmentation:
     if not config.augment:
         return Augmentation(pad=0, flip=False)
     if config.data == "digits":
-        return Augmentation(pad=1, flip=False)  # a mirrored digit is another sign
-    return Augmentation(pad=4, flip=True)
+        return Augmentation(pad=1, flip=False, rotation=config.rotation)  # a mirrored digit is another sign
+    return Augmentation(pad=4, flip=True, rotation=config.rotation)
 
 
 def check_enough(train: ImageSet, config: TrainConfig) -> None:
