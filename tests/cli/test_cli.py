@@ -34,7 +34,7 @@ def test_help_and_version(capsys):
     assert "sfumato COMMAND" in capsys.readouterr().out
     assert main(["--version"]) == 0
     assert main([]) == 2
-    for name in ("demo", "train", "attack", "bench"):
+    for name in ("demo", "train", "attack", "reproduce", "bench"):
         with pytest.raises(SystemExit) as stop:
             main([name, "--help"])
         assert stop.value.code == 0
@@ -46,7 +46,7 @@ def test_help_and_version(capsys):
 
 def test_an_unknown_command_lists_the_known_ones(capsys):
     assert main(["trian"]) == 2
-    assert "unknown command 'trian'; choose one of demo, train, attack, bench" in capsys.readouterr().err
+    assert "unknown command 'trian'; choose one of demo, train, attack, reproduce, bench" in capsys.readouterr().err
 
 
 def test_a_run_folder_holds_everything(run_folder):
@@ -80,15 +80,39 @@ def test_another_configuration_in_the_same_folder_is_refused(run_folder, capsys)
 
 def test_attack_writes_figures_and_a_picture(run_folder, tmp_path, capsys):
     assert main(["attack", str(run_folder), *TINY_ATTACK, "--json", str(tmp_path / "out.json")]) == 0
-    written = json.loads((run_folder / "attack" / "result.json").read_text())
+    folder = run_folder / "attacks" / "decoder"
+    written = json.loads((folder / "result.json").read_text())
     assert json.loads((tmp_path / "out.json").read_text()) == written
     assert written["test"]["mse"] > 0
     assert written["train"]["ssim"] < 1
-    assert (run_folder / "attack" / "reconstructions.png").read_bytes().startswith(b"\x89PNG")
+    assert (folder / "reconstructions.png").read_bytes().startswith(b"\x89PNG")
     out = capsys.readouterr().out
     assert "training images" in out
     assert "test images" in out
     assert "NOT CONVERGED" in out  # two epochs show nothing
+    assert main(["attack", str(run_folder), *TINY_ATTACK]) == 0
+    assert capsys.readouterr().out == out  # a finished attack is shown again
+
+
+def test_the_gan_attack_has_its_own_settings_and_place(run_folder, tmp_path, capsys):
+    (tmp_path / "gan.yaml").write_text("attack: gan\ncritic_steps: 3\n")
+    words = ["attack", str(run_folder), "--config", str(tmp_path / "gan.yaml"), *TINY_ATTACK]
+    assert main([*words, "--critic-lr", "0.001"]) == 0
+    result = json.loads((run_folder / "attacks" / "gan" / "result.json").read_text())
+    assert result["attack"] == "gan"
+    config = result["config"]
+    assert (config["epochs"], config["critic_steps"], config["critic_lr"]) == (2, 3, 0.001)
+    assert config["mse_weight"] == 1500.0  # not given: the attack's default
+    assert "gan attack" in capsys.readouterr().out
+
+
+def test_help_of_attack_has_the_settings_of_all_attacks(capsys):
+    with pytest.raises(SystemExit):
+        main(["attack", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "passes over the attacker's images (default: decoder 50, gan 150)" in text
+    assert "steps of the critic for each one of the generator (default: gan 10)" in text
+    assert "images per step (default: 256)" in text
 
 
 def test_settings_come_from_a_yaml_file_and_options_override_it(tmp_path):
@@ -108,6 +132,12 @@ def test_settings_come_from_a_yaml_file_and_options_override_it(tmp_path):
         (["train", *TINY, "--cem", "--noise-std", "0"], "give a positive --noise-std"),
         (["train", *TINY, "--device", "toaster"], "give auto, cpu or cuda"),
         (["attack", "/nowhere/at/all"], "is not a run folder"),
+        (
+            ["attack", "any", "--attack", "gan", "--lr", "1"],
+            "the gan attack has no setting 'lr'; its settings are epochs",
+        ),
+        (["attack", "any", "--critic-steps", "3"], "the decoder attack has no setting 'critic_steps'; its settings"),
+        (["attack", "any", "--attack", "gan", "--critic-steps", "0"], "critic_steps is 0; give at least 1"),
         (["bench", "--rounds", "1"], "at least 2"),
     ],
 )
@@ -125,6 +155,13 @@ def test_a_collapse_is_reported_in_one_line(tmp_path, capsys):
     words = ["train", *TINY, "--cem", "--lam", "300", "--lam-schedule", "constant", "--epochs", "8"]
     assert main([*words, "--run", str(tmp_path / "run")]) == 0
     assert "sfumato: warning: the features have collapsed" in capsys.readouterr().err
+
+
+def test_an_unknown_attack_lists_the_known_ones(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["attack", "any", "--attack", "banana"])
+    assert stop.value.code == 2
+    assert "invalid choice: 'banana' (choose from 'decoder', 'gan')" in capsys.readouterr().err
 
 
 def test_an_unknown_covariance_lists_the_known_ones(capsys):
@@ -190,14 +227,14 @@ def test_kill_9_at_three_moments_changes_neither_weights_nor_attack(tmp_path):
     for folder in (calm, rough):
         for words, appears in (
             (["train", *shape, "--run", str(folder)], folder / "state.safetensors"),
-            (["attack", str(folder), *attack], folder / "attack" / "state.safetensors"),
+            (["attack", str(folder), *attack], folder / "attacks" / "decoder" / "state.safetensors"),
         ):
             if folder is rough:
                 for _ in range(3):
                     killed(words, appears)
             done = command(*words, env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())})
             assert done.returncode == 0, done.stderr
-    for name in ("model.safetensors", "attack/attack.safetensors"):
+    for name in ("model.safetensors", "attacks/decoder/attack.safetensors"):
         ours, theirs = checkpoint.load(calm / name)[0], checkpoint.load(rough / name)[0]
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[key], theirs[key]) for key in ours), name

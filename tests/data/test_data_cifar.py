@@ -275,6 +275,11 @@ def test_the_real_data_is_complete():
     assert (len(sets.train), len(sets.test)) == (50_000, 10_000)
     assert sets.train.labels.bincount().tolist() == [5_000] * 10
     assert sets.test.labels.bincount().tolist() == [1_000] * 10
+    assert sets.train.image_shape == (3, 32, 32)
+    # Sky and sea: the only two classes with more blue than red.
+    for part in (sets.train, sets.test):
+        tint = [part.images[part.labels == c].double().mean((0, 2, 3)) for c in range(10)]
+        assert [c for c, t in zip(part.classes, tint, strict=True) if t[2] > t[0]] == ["airplane", "ship"]
     # The well-known channel means of the training set, which lossy files keep.
     means = sets.train.images.double().mean((0, 2, 3)) / 255
     assert means.tolist() == pytest.approx([0.4914, 0.4822, 0.4465], abs=2e-3)

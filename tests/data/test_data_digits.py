@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.datasets import load_digits as sklearn_digits
 
 from sfumato.data.digits import load_digits
@@ -56,6 +57,19 @@ def test_the_split_is_stratified_and_decided_by_the_seed():
     assert torch.equal(load_digits(seed=0).test.images, sets.test.images)
     assert not torch.equal(load_digits(seed=1).test.images, sets.test.images)
     assert np.isclose(len(load_digits(test_fraction=0.5).test), 898, atol=1)
+
+
+@pytest.mark.parametrize("size", [32, (20, 11), (5, 8)])
+def test_resized_digits_are_pillow_s(size):
+    height, width = (size, size) if isinstance(size, int) else size
+    sets, plain = load_digits(size=size), load_digits()
+    assert sets.train.image_shape == (1, height, width)
+    assert torch.equal(sets.test.labels, plain.test.labels)
+    for ours, image in zip(sets.test.images[:50, 0], plain.test.images[:50, 0], strict=True):
+        theirs = Image.fromarray(image.numpy()).resize((width, height), Image.Resampling.BILINEAR)
+        assert np.abs(ours.numpy().astype(int) - np.asarray(theirs).astype(int)).max() <= 1
+    assert sets.caveat.endswith(f"They were resized to {height}x{width}.")
+    assert load_digits(size=8).train.fingerprint() == plain.train.fingerprint()
 
 
 def test_the_test_fraction_is_checked():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sfumato.data import folder
+from sfumato.data import reading
 from sfumato.data.folder import load_folder
 from sfumato.errors import ConfigError, DataError
 
@@ -29,8 +29,50 @@ def test_val_serves_as_test_and_other_files_are_ignored(tmp_path, write_classes)
     assert len(load_folder(tmp_path).train) == 6
 
 
+def test_class_folders_without_a_split_are_split_always_in_the_same_way(tmp_path, write_classes):
+    written = write_classes(tmp_path, parts=(".",), per_class=10)["."]
+    sets = load_folder(tmp_path)
+    assert sets.name == "folder"
+    assert sets.train.classes == sets.test.classes == ("ant", "bee")
+    assert sets.train.labels.tolist() == [0] * 8 + [1] * 8
+    assert sets.test.labels.tolist() == [0] * 2 + [1] * 2
+    every = [image.tobytes() for name in ("ant", "bee") for image in written[name].transpose(0, 3, 1, 2)]
+    train, test = ([image.numpy().tobytes() for image in part.images] for part in (sets.train, sets.test))
+    assert sorted(train + test) == sorted(every)
+    # The split is part of every number that is reported: it may not move.
+    assert [every.index(image) for image in test] == [2, 6, 13, 18]
+    assert "no split of its own: 20% of the images of each class, drawn with seed 0" in sets.caveat
+    assert load_folder(tmp_path, size=4).test.image_shape == (3, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("parts", "classes"),
+    [
+        (("train",), ("ant", "bee")),
+        (("a/b", "a/c"), ("ant", "bee")),  # one level too high
+        ((".",), ("images",)),  # one folder is no classification
+        ((".",), ("Train", "Test")),  # parts, not classes
+    ],
+)
+def test_what_is_no_unsplit_folder_either_says_both_layouts(tmp_path, write_classes, parts, classes):
+    write_classes(tmp_path, classes, parts=parts)
+    with pytest.raises(
+        DataError,
+        match=r"no class folders in .*: expected DIR/train/<class>/.* or DIR/val, or at least two class folders "
+        r"DIR/<class>/<image>\.jpg, to be split here, but found",
+    ):
+        load_folder(tmp_path)
+
+
+def test_an_empty_class_of_an_unsplit_folder_is_named(tmp_path, write_classes):
+    write_classes(tmp_path, parts=(".",))
+    (tmp_path / "cow").mkdir()
+    with pytest.raises(DataError, match=r"class folder .*cow has no images \(found it empty\)"):
+        load_folder(tmp_path)
+
+
 def test_progress_counts_to_the_end(tmp_path, write_classes, monkeypatch):
-    monkeypatch.setattr(folder, "_CHUNK", 2)
+    monkeypatch.setattr(reading, "_CHUNK", 2)
     write_classes(tmp_path)
     calls = []
     load_folder(tmp_path, progress=lambda done, total: calls.append((done, total)))
@@ -42,7 +84,7 @@ def test_progress_counts_to_the_end(tmp_path, write_classes, monkeypatch):
 def test_the_second_reading_comes_from_the_cache(tmp_path, write_classes, monkeypatch):
     write_classes(tmp_path)
     first = load_folder(tmp_path)
-    monkeypatch.setattr(folder, "read_image", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr(reading, "read_image", lambda *_: pytest.fail("read again"))
     second = load_folder(tmp_path)
     assert second.train.fingerprint() == first.train.fingerprint()
     assert second.test.fingerprint() == first.test.fingerprint()

@@ -8,7 +8,7 @@ from sfumato.errors import ConfigError, DataError
 
 
 def test_the_names():
-    assert data.names() == ["digits", "cifar10", "cifar100", "folder"]
+    assert data.names() == ["digits", "cifar10", "cifar100", "tinyimagenet", "facescrub", "folder", "hub"]
 
 
 def test_digits_by_name():
@@ -16,6 +16,12 @@ def test_digits_by_name():
     assert sets.name == "digits"
     assert sets.train.fingerprint() == data.load("digits", None, seed=2).train.fingerprint()
     assert sets.train.fingerprint() != data.load("digits").train.fingerprint()
+
+
+def test_digits_of_another_size_by_name():
+    sets = data.load("digits", size=32)
+    assert sets.train.image_shape == sets.test.image_shape == (1, 32, 32)
+    assert sets.train.labels.tolist() == data.load("digits").train.labels.tolist()
 
 
 def test_a_folder_by_name(tmp_path, write_classes):
@@ -36,14 +42,21 @@ def test_cifar_by_name(tmp_path, name):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "mnist"}, "unknown data set 'mnist'; choose one of digits, cifar10, cifar100, folder"),
+        (
+            {"name": "mnist"},
+            "unknown data set 'mnist'; choose one of digits, cifar10, cifar100, tinyimagenet, facescrub, folder, hub",
+        ),
         ({"name": "cifar10"}, r"cifar10 needs a folder: pass data_dir \(--data-dir\), with the official archive"),
         ({"name": "folder"}, r"folder needs a folder: pass data_dir \(--data-dir\), with train/<class>/<image>"),
         (
             {"name": "digits", "data_dir": "x"},
             "digits come with the package and are not read from x; leave data_dir out",
         ),
-        ({"name": "digits", "size": 16}, "size is for the data set `folder` only"),
+        (
+            {"name": "cifar10", "data_dir": "x", "size": 16},
+            "size is for digits, facescrub, folder, hub; cifar10 has a size of its own: leave it out",
+        ),
+        ({"name": "digits", "size": 0}, "size is 0; give a side of at least one pixel"),
     ],
 )
 def test_wrong_arguments_are_explained(arguments, message):

@@ -2,7 +2,8 @@ import math
 
 import pytest
 
-from sfumato.experiments.study import compare_at_equal_accuracy, equal_accuracy_error
+from sfumato.experiments.equal_accuracy import equal_accuracy_error
+from sfumato.experiments.study import compare_at_equal_accuracy
 
 CURVE = [(0.98, 0.01), (0.96, 0.02), (0.90, 0.03)]
 

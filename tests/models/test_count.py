@@ -1,8 +1,10 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
-from sfumato.models import count_macs, count_parameters
+from sfumato.errors import ConfigError
+from sfumato.models import ReconstructionNet, count_macs, count_parameters, resnet20, vgg11
 
 
 @pytest.mark.parametrize(
@@ -23,6 +25,59 @@ def test_multiply_adds_by_hand(layer, shape, macs):
     assert count_macs(layer, shape) == macs
 
 
+class Function(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "macs"),
+    [
+        (nn.Linear(5, 7), (3, 5), 105 + 21),
+        (nn.Linear(5, 7, bias=False), (5,), 35),
+        (nn.Conv2d(3, 4, 3, padding=1), (3, 6, 5), 30 * 4 * 27 + 120),
+        (nn.Conv2d(3, 4, 3, padding=1, bias=False), (3, 6, 5), 30 * 4 * 27),
+        (nn.ConvTranspose2d(3, 4, 3, stride=2), (3, 2, 2), 25 * 4 * 27 + 100),
+        (nn.ConvTranspose2d(4, 8, 2, stride=2, groups=4, bias=False), (4, 3, 3), 36 * 8 * 4),
+        (nn.BatchNorm2d(3), (3, 4, 4), 96),
+        (nn.BatchNorm2d(3, affine=False), (3, 4, 4), 48),
+        (nn.ReLU(inplace=True), (3, 4, 4), 96),
+        (Function(F.relu), (3, 4, 4), 48),
+        (nn.MaxPool2d(2), (3, 4, 4), 96),
+        (nn.AdaptiveAvgPool2d(1), (3, 4, 4), 96),
+        (nn.Sequential(nn.Sigmoid(), nn.Dropout(), nn.Flatten()), (3, 4, 4), 0),
+    ],
+)
+def test_the_paper_s_counting_by_hand(layer, shape, macs):
+    assert count_macs(layer, shape, counting="paper") == macs
+
+
+# The counts that ptflops 0.7.2.2 (backend "pytorch") gives for these networks; in millions, the paper prints 21.9,
+# 133.59 (see the docstring) and 90.66 for the first three.
+@pytest.mark.parametrize(
+    ("net", "shape", "true", "paper"),
+    [
+        (vgg11()[0], (3, 32, 32), 21_233_664, 21_922_304),
+        (vgg11()[1], (8, 8, 8), 133_239_808, 133_570_570),
+        (ReconstructionNet((8, 8, 8), (3, 32, 32)), (8, 8, 8), 54_281_216, 90_664_448),
+        (resnet20()[0], (3, 64, 64), 72_155_136, 73_336_832),
+        (resnet20()[1], (8, 16, 16), 90_858_496, 91_350_216),
+    ],
+)
+def test_both_countings_of_the_paper_s_networks(net, shape, true, paper):
+    assert count_macs(net, shape) == count_macs(net, shape, "true") == true
+    assert count_macs(net, shape, "paper") == paper
+
+
+def test_an_unknown_counting_lists_the_known():
+    with pytest.raises(ConfigError, match="unknown counting 'flops'; choose one of true, paper"):
+        count_macs(nn.Linear(2, 2), (2,), "flops")
+
+
 def test_a_layer_that_runs_twice_counts_twice():
     layer = nn.Linear(4, 4)
     assert count_macs(nn.Sequential(layer, nn.ReLU(), layer), (4,)) == 32
@@ -35,8 +90,9 @@ def test_counting_leaves_no_trace():
     before = {name: value.clone() for name, value in net.state_dict().items()}
     state = torch.get_rng_state()
     count_macs(net, (1, 5, 5))
-    with pytest.raises(RuntimeError):
-        count_macs(net, (3, 5, 5))
+    for counting in ("true", "paper"):
+        with pytest.raises(RuntimeError):
+            count_macs(net, (3, 5, 5), counting)
     assert net.training
     assert not net[2].training
     assert not any(part._forward_hooks for part in net.modules())

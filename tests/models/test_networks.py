@@ -83,6 +83,23 @@ def test_vgg11_takes_other_image_sizes(image, feature):
     assert count_parameters(model.cloud) == 9_689_738
 
 
+def test_vgg11_for_faces_trains_at_48x48():
+    torch.manual_seed(0)
+    model = whole(image_shape=(3, 48, 48), num_classes=2)
+    y = torch.arange(8) % 2
+    x = 0.5 * torch.rand(8, 3, 48, 48) + 0.5 * y.reshape(-1, 1, 1, 1)
+    optimizer = torch.optim.SGD(model.parameters(), 0.02, momentum=0.9)
+    losses = []
+    for _ in range(8):
+        loss = nn.functional.cross_entropy(model(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert model(x).shape == (8, 2)
+    assert min(losses[-3:]) < 0.3 * losses[0]
+
+
 def test_the_last_pool_sees_the_whole_map():
     """At 48x48 the last map is 3x3; a plain 2x2 pool would drop its last row and column."""
     cloud = whole(image_shape=(3, 48, 48)).cloud
@@ -182,8 +199,8 @@ def test_digits_is_small(cut, on_edge):
 
 
 def test_the_registry_names_what_it_knows():
-    assert models.names() == ("digits", "vgg11")
-    with pytest.raises(ConfigError, match="unknown network 'resnet'; known are digits, vgg11"):
+    assert models.names() == ("digits", "resnet20", "vgg11")
+    with pytest.raises(ConfigError, match="unknown network 'resnet'; known are digits, resnet20, vgg11"):
         whole("resnet")
     with pytest.raises(ConfigError, match="network 'vgg11' has no option 'width'; it takes mean, std, stem"):
         whole(width=4)
@@ -194,6 +211,7 @@ def test_the_registry_names_what_it_knows():
     [
         (vgg11, {"cut": 4}, "convolution 1 to 3, not 4"),
         (vgg11, {"cut": "2"}, "not '2'"),
+        (vgg11, {"cut": "stage2.block1"}, "convolution 1 to 3, not 'stage2.block1'"),
         (digits, {"cut": 5}, "convolution 1 to 4, not 5"),
         (vgg11, {"bottleneck": 0}, "bottleneck is 0; give at least 1 channel"),
         (vgg11, {"stem": 0}, "stem is 0"),

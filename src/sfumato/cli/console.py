@@ -29,7 +29,7 @@ class Bar:
         self._progress = progress
         self._task = progress.add_task(label, total=None) if progress is not None else None
 
-    def at(self, done: int, total: int) -> None:
+    def at(self, done: float, total: float) -> None:
         """Move the bar."""
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, completed=done, total=total)

@@ -14,6 +14,7 @@ COMMANDS = {
     "demo": "train, attack and explain on the embedded handwritten digits",
     "train": "train a split model, with or without defences",
     "attack": "redraw the inputs of a trained run from what leaves the device",
+    "reproduce": "run the paper's tables and figures, ours beside the published numbers",
     "bench": "measure speed as ratios to baselines in the same run",
 }
 

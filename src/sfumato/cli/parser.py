@@ -2,15 +2,16 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import ActionYesNo, ArgumentParser, Namespace
 
+from sfumato import defenses
 from sfumato.files import write_json
 
-__all__ = ["CommandParser", "add_settings", "save_json", "settings"]
+__all__ = ["CommandParser", "add_plugins", "add_settings", "field_texts", "load_plugins", "save_json", "settings"]
 
 
 class CommandParser(ArgumentParser):
@@ -37,7 +38,7 @@ def add_settings(parser: CommandParser, cls: type, *, skip: set[str] | None = No
     """Offer every field of a settings dataclass as an option; booleans as `--name` and `--no-name`."""
     skip = skip or set()
     flags = {field.name for field in fields(cls) if field.type is bool and field.name not in skip}
-    texts = _field_texts(cls)
+    texts = field_texts(cls)
     for field in fields(cls):
         if field.name in flags:
             parser.add_argument(
@@ -47,7 +48,25 @@ def add_settings(parser: CommandParser, cls: type, *, skip: set[str] | None = No
                 help=texts.get(field.name),
             )
         elif field.name not in skip:
-            parser.add_argument(f"--{field.name}", type=field.type, default=field.default, help=texts.get(field.name))
+            default = field.default if field.default_factory is MISSING else field.default_factory()
+            parser.add_argument(f"--{field.name}", type=field.type, default=default, help=texts.get(field.name))
+
+
+def add_plugins(parser: CommandParser) -> None:
+    """Offer `--plugin`: files that register defences of the user's own."""
+    parser.add_argument(
+        "--plugin", nargs="+", type=str, default=[], metavar="FILE", help="Python files that register your own defences"
+    )
+
+
+def load_plugins(parsed: Namespace) -> None:
+    """Run the files that `--plugin` names.
+
+    Raises:
+        ConfigError: a file is missing or registers nothing.
+    """
+    for plugin in parsed.plugin or []:
+        defenses.load_plugin(plugin)
 
 
 def settings(parsed: Namespace, cls: type) -> Any:
@@ -68,7 +87,7 @@ def _underscored(word: str) -> str:
     return "--" + name[2:].replace("-", "_") + equals + value
 
 
-def _field_texts(cls: type) -> dict[str, str]:
+def field_texts(cls: type) -> dict[str, str]:
     """Help texts from the `Attributes:` section of the docstring, so that they exist once."""
     text = (cls.__doc__ or "").partition("Attributes:")[2]
     return {

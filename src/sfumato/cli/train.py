@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from sfumato.cli.console import progress_bar, say, table
-from sfumato.cli.parser import CommandParser, add_settings, save_json, settings
+from sfumato.cli.parser import CommandParser, add_plugins, add_settings, load_plugins, save_json, settings
 from sfumato.training import TrainConfig, load_data, train_run
 
 __all__ = ["run"]
@@ -22,7 +22,9 @@ def run(words: Sequence[str]) -> None:
         "--run", type=str | None, default=None, help="run folder; a name is made up where none is given"
     )
     add_settings(parser, TrainConfig)
+    add_plugins(parser)
     parsed = parser.read(words)
+    load_plugins(parsed)
     config: TrainConfig = settings(parsed, TrainConfig)
     if config.data_dir is not None:
         parsed.data_dir = str(Path(config.data_dir).expanduser().resolve())

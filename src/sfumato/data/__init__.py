@@ -36,13 +36,19 @@ def load(
     - `digits`: 1,797 grey 8x8 digits that come with the package; `seed` decides which fifth of them is the test set.
     - `cifar10`, `cifar100`: the official archives, their folders, or class folders in `data_dir`; downloaded if it is
       empty.
-    - `folder`: any images in `data_dir`/train/<class>/ and `data_dir`/test/<class>/.
+    - `tinyimagenet`: the unpacked official archive; its validation part is the test set.
+    - `facescrub`: one folder per person in `data_dir`, resized to 48x48; a fixed fifth of each is the test set.
+    - `folder`: any images in `data_dir`/train/<class>/ and `data_dir`/test/<class>/, or in `data_dir`/<class>/, of
+      which a fixed fifth is the test set.
+    - `hub`: `data_dir` is the name ("owner/name") of a data set of the Hugging Face hub, or a folder that
+      `datasets.save_to_disk` wrote; needs the extra `hf`.
 
     Args:
         name: one of `names()`.
         data_dir: the folder that holds the data; for all but `digits`.
-        seed: for `digits` only; the other sources bring their own split.
-        size: for `folder` only: the side, or (H, W), to which images of other sizes are resized.
+        seed: for `digits` only; the other sources have one split.
+        size: the side, or (H, W), to which images of other sizes are resized; for `digits`, `facescrub`, `folder` and
+            `hub`.
         progress: called with (done, total) while reading.
 
     Raises:
@@ -51,14 +57,14 @@ def load(
     """
     if name not in names():
         raise ConfigError(f"unknown data set {name!r}; choose one of {', '.join(names())}")
-    if size is not None and name != "folder":
-        raise ConfigError(f"size is for the data set `folder` only, {name} has a size of its own; leave it out")
+    if size is not None and name not in _RESIZED:
+        raise ConfigError(f"size is for {', '.join(_RESIZED)}; {name} has a size of its own: leave it out")
     if name == "digits":
         if data_dir is not None:
             raise ConfigError(f"digits come with the package and are not read from {data_dir}; leave data_dir out")
         from sfumato.data.digits import load_digits
 
-        return load_digits(seed)
+        return load_digits(seed, size=size)
     if data_dir is None:
         raise ConfigError(f"{name} needs a folder: pass data_dir (--data-dir), {_CONTENT[name]}")
     return _FROM_FOLDER[name](Path(data_dir), size, progress)
@@ -82,11 +88,40 @@ def _folder(data_dir: Path, size: _Size, progress: Progress | None) -> DataSets:
     return load_folder(data_dir, size=size, progress=progress)
 
 
-_FROM_FOLDER: dict[str, _Source] = {"cifar10": _cifar10, "cifar100": _cifar100, "folder": _folder}
+def _tinyimagenet(data_dir: Path, size: _Size, progress: Progress | None) -> DataSets:
+    from sfumato.data.tinyimagenet import load_tinyimagenet
+
+    return load_tinyimagenet(data_dir, progress=progress)
+
+
+def _facescrub(data_dir: Path, size: _Size, progress: Progress | None) -> DataSets:
+    from sfumato.data.facescrub import load_facescrub
+
+    return load_facescrub(data_dir, size=size, progress=progress)
+
+
+def _hub(data_dir: Path, size: _Size, progress: Progress | None) -> DataSets:
+    from sfumato.data.hub import load_hub
+
+    return load_hub(data_dir, size=size, progress=progress)
+
+
+_FROM_FOLDER: dict[str, _Source] = {
+    "cifar10": _cifar10,
+    "cifar100": _cifar100,
+    "tinyimagenet": _tinyimagenet,
+    "facescrub": _facescrub,
+    "folder": _folder,
+    "hub": _hub,
+}
+_RESIZED = ("digits", "facescrub", "folder", "hub")
 
 _CIFAR_CONTENT = "with the official archive or class folders in it, or an empty one to download it"
 _CONTENT = {
     "cifar10": _CIFAR_CONTENT,
     "cifar100": _CIFAR_CONTENT,
-    "folder": "with train/<class>/<image> and test/<class>/<image> in it",
+    "tinyimagenet": "the unpacked http://cs231n.stanford.edu/tiny-imagenet-200.zip",
+    "facescrub": "with one folder of images per person in it",
+    "folder": "with train/<class>/<image> and test/<class>/<image>, or <class>/<image>, in it",
+    "hub": "one that `datasets.save_to_disk` wrote, or a name of the hub such as owner/name",
 }

@@ -10,8 +10,11 @@ from importlib.resources import files
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 from sfumato.data.imageset import DataSets, ImageSet
+from sfumato.data.reading import Size, both_sides
 from sfumato.data.split import hold_out
 
 __all__ = ["load_digits"]
@@ -19,26 +22,37 @@ __all__ = ["load_digits"]
 _CAVEAT = "The images are 8x8 grey digits: they show a method's behaviour in minutes, and say little about photographs."
 
 
-def load_digits(seed: int = 0, test_fraction: float = 0.2) -> DataSets:
+def load_digits(seed: int = 0, test_fraction: float = 0.2, size: Size = None) -> DataSets:
     """The embedded digits, split into training and test images, stratified by class.
 
     Args:
         seed: decides the split; the same seed gives the same split everywhere.
         test_fraction: share of the 1,797 images in the test set.
+        size: side, or (H, W), to which the images are resized (bilinear, one channel stays), so that a network for
+            larger images can be tried without any download.
 
     Raises:
-        ConfigError: `test_fraction` is not between 0 and 1.
+        ConfigError: `test_fraction` is not between 0 and 1, or `size` is not positive.
     """
+    sides = both_sides(size)
     with (
         files("sfumato.data").joinpath("digits.npz").open("rb") as handle,
         np.load(handle, allow_pickle=False) as stored,
     ):
         counts, labels = stored["images"], stored["labels"]
     pixels = np.rint(counts * (255 / 16)).astype(np.uint8)
+    images, caveat = torch.from_numpy(pixels).unsqueeze(1), _CAVEAT
+    if sides is not None and sides != (8, 8):
+        images, caveat = _resize(images, sides), f"{_CAVEAT} They were resized to {sides[0]}x{sides[1]}."
     every = ImageSet(
-        torch.from_numpy(pixels).unsqueeze(1),
+        images,
         torch.from_numpy(labels.astype(np.int64)),
         tuple(str(digit) for digit in range(10)),
     )
     train, test = hold_out(every, test_fraction, seed)
-    return DataSets("digits", train, test, _CAVEAT)
+    return DataSets("digits", train, test, caveat)
+
+
+def _resize(images: Tensor, sides: tuple[int, int]) -> Tensor:
+    resized = F.interpolate(images.float(), size=sides, mode="bilinear", align_corners=False, antialias=True)
+    return resized.round().clamp(0, 255).to(torch.uint8)

@@ -80,7 +80,7 @@ class Patrol(ResSFL):
 
     def on_epoch(self, epoch: Epoch) -> None:
         """Prune, once, when its time has come."""
-        first = max(1, round(self.prune_at * epoch.total))
+        first = max(1, min(epoch.total - 1, round(self.prune_at * epoch.total)))
         if epoch.index >= first and not int(self.pruned):
             edge = epoch.model.edge
             budget = self.budget or size_without_stem(edge, self.stem, self._image_channels)

@@ -3,7 +3,7 @@
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,22 +11,26 @@ from typing import Any
 from sfumato.errors import ConfigError
 from sfumato.evidence import evidence
 from sfumato.experiments.demo import digit_job
+from sfumato.experiments.equal_accuracy import (
+    T_QUANTILES,
+    Curve,
+    equal_accuracy_error,
+    jackknife,
+    non_increasing,
+    within_curve,
+)
 from sfumato.experiments.job import Job
 from sfumato.experiments.pool import Done, elapsed, run_jobs
 from sfumato.files import write_json
 
-__all__ = ["compare_at_equal_accuracy", "equal_accuracy_error", "run_study", "within_curve"]
+__all__ = ["compare_at_equal_accuracy", "run_study"]
 
 FOLDS = 5
 NOISES = (0.025, 0.05, 0.1, 0.2, 0.4, 0.7)
 POINTS = tuple((noise, lam) for noise in (0.025, 0.05, 0.1) for lam in (0.25, 0.5))
 # Each fold is trained and attacked twice: one training's accuracy is too coarse to interpolate with.
 REPEATS = 2
-# 97.5 % quantile of Student's t with FOLDS - 1 = 4 degrees of freedom: the jackknife's interval.
-_T = 2.776
-
-Curve = list[tuple[float, float]]
-"""`(accuracy, error)` per noise level, in order of increasing noise."""
+_T = T_QUANTILES[FOLDS - 1]
 
 
 def run_study(folder: Path, *, done: Done | None = None) -> dict[str, Any]:
@@ -93,7 +97,7 @@ def compare_at_equal_accuracy(lines: Sequence[dict[str, Any]]) -> dict[str, Any]
         return [statistics.fmean(logs[index] for index in counted)]
 
     points = []
-    for (noise, lam), (log, se) in zip(keys, _jackknife(ratios, folds), strict=True):
+    for (noise, lam), (log, se) in zip(keys, jackknife(ratios, folds), strict=True):
         accuracy, _ = _mean(lines, "noise+cem", noise, lam, folds)
         points.append(
             {
@@ -105,11 +109,11 @@ def compare_at_equal_accuracy(lines: Sequence[dict[str, Any]]) -> dict[str, Any]
                 "ratio": math.exp(log),
                 "ratio_ci": [math.exp(log - _T * se), math.exp(log + _T * se)],
                 "below_curve_se": max(0.0, -log / se) if se > 0 else 0.0,
-                "beyond_curve": accuracy > _non_increasing([level for level, _ in curve])[0],
+                "beyond_curve": accuracy > non_increasing([level for level, _ in curve])[0],
                 "counted": within_curve(curve, accuracy),
             }
         )
-    ((log, se),) = _jackknife(overall, folds)
+    ((log, se),) = jackknife(overall, folds)
     return {
         "points": points,
         "noise_curve": [{"noise_std": noise, **_spread(lines, "noise", noise, 0.0)} for noise in _noises(lines)],
@@ -122,58 +126,6 @@ def compare_at_equal_accuracy(lines: Sequence[dict[str, Any]]) -> dict[str, Any]
             "settings": len(counted),
         },
     }
-
-
-def equal_accuracy_error(curve: Curve, accuracy: float) -> float:
-    """The error of the noise-only curve at `accuracy`, interpolated linearly.
-
-    More noise cannot help accuracy, so measured accuracies are first made non-increasing along the noise (isotonic
-    regression by pooling adjacent violators); where several noise levels then share an accuracy the largest error
-    counts, which favours noise alone. Above the curve's best accuracy its best end counts, which does so too; below its
-    worst accuracy there is nothing to compare with, see `within_curve`.
-    """
-    pooled = _non_increasing([point[0] for point in curve])
-    errors = [point[1] for point in curve]
-    if accuracy >= pooled[0]:
-        return max(error for level, error in zip(pooled, errors, strict=True) if level == pooled[0])
-    for index in range(len(pooled) - 1, 0, -1):
-        high, low = pooled[index - 1], pooled[index]
-        if accuracy <= low:
-            return errors[index]
-        if low < accuracy <= high:
-            share = (high - accuracy) / (high - low)
-            return errors[index - 1] + share * (errors[index] - errors[index - 1])
-    return errors[0]
-
-
-def within_curve(curve: Curve, accuracy: float) -> bool:
-    """Whether the noise-only curve reaches down to this accuracy, so that there is something to compare with."""
-    return accuracy >= min(_non_increasing([point[0] for point in curve]))
-
-
-def _non_increasing(values: Sequence[float]) -> list[float]:
-    blocks: list[list[float]] = []
-    for value in values:
-        blocks.append([value, 1.0])
-        while len(blocks) > 1 and blocks[-2][0] < blocks[-1][0]:
-            mean, count = blocks.pop()
-            before = blocks[-1]
-            before[0] = (before[0] * before[1] + mean * count) / (before[1] + count)
-            before[1] += count
-    return [mean for mean, count in blocks for _ in range(int(count))]
-
-
-def _jackknife(statistic: Callable[[Sequence[int]], list[float]], folds: Sequence[int]) -> list[tuple[float, float]]:
-    """`(estimate, standard error)` of each component of the statistic."""
-    whole = statistic(folds)
-    parts = [statistic([fold for fold in folds if fold != left_out]) for left_out in folds]
-    count = len(folds)
-    result = []
-    for index, value in enumerate(whole):
-        column = [part[index] for part in parts]
-        mean = statistics.fmean(column)
-        result.append((value, math.sqrt((count - 1) / count * sum((entry - mean) ** 2 for entry in column))))
-    return result
 
 
 def _select(lines: Sequence[dict[str, Any]], defense: str, noise: float, lam: float) -> list[dict[str, Any]]:

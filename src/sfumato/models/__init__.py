@@ -1,6 +1,7 @@
 """Networks: the ones that are cut in two, and the one that redraws images from features."""
 
 from sfumato.models.count import count_macs, count_parameters
+from sfumato.models.critic import Critic
 from sfumato.models.digits import digits
 from sfumato.models.layers import Normalize
 from sfumato.models.reconstruction import ReconstructionNet, ResBlock
@@ -11,6 +12,7 @@ from sfumato.models.vgg import vgg11
 __all__ = [
     "RESNET20_CUTS",
     "BasicBlock",
+    "Critic",
     "Normalize",
     "ReconstructionNet",
     "ResBlock",

@@ -6,7 +6,7 @@ from typing import Any
 from sfumato.errors import ConfigError
 from sfumato.report.averages import error_text, percent_text
 from sfumato.report.curves import Curve, Point, without_deep
-from sfumato.report.marks import curve_handle, draw_curve, legend, line_handle, write_notes
+from sfumato.report.marks import curve_handle, draw_curve, legend, legend_columns, line_handle, write_notes
 from sfumato.report.palette import MUTED, Style, styles
 from sfumato.report.svg import drawing, to_svg
 
@@ -47,7 +47,8 @@ def trade_off(
     right = max(point.mse + (point.mse_error or 0.0) for point in drawn)
     near = reference if reference is not None and reference <= 2 * right else None
     with drawing():
-        figure = Figure(figsize=_SIZE, dpi=_DPI, layout="constrained")
+        names = [curve.name or looks[curve.defense].label for curve in shown]
+        figure = Figure(figsize=(_SIZE[0], _height(names)), dpi=_DPI, layout="constrained")
         axes = figure.add_subplot()
         for curve in shown:
             draw_curve(axes, curve, looks[curve.defense])
@@ -57,8 +58,8 @@ def trade_off(
         _give_room(axes, drawn)
         if near is not None:
             axes.axvline(near, color=MUTED, linewidth=1.0, linestyle=(0, (2, 3)))
-        entries = [(curve, looks[curve.defense]) for curve in shown]
-        legend(figure, [(curve.name or look.label, curve_handle(curve, look)) for curve, look in entries])
+        handles = [curve_handle(curve, looks[curve.defense]) for curve in shown]
+        legend(figure, list(zip(names, handles, strict=True)))
         figure.draw_without_rendering()
         figure.set_layout_engine("none")  # the notes are placed for the layout as it is now
         write_notes(axes, shown, looks, near, hidden)
@@ -125,6 +126,11 @@ def information_curve(
             for name, values in histories.items()
         )
         return to_svg(figure, key=key, title="Information bound over the epochs", description=words)
+
+
+def _height(names: Sequence[str]) -> float:
+    """A long legend makes the figure higher instead of the axes lower."""
+    return _SIZE[1] + 0.25 * max(0, -(-len(names) // legend_columns(names)) - 2)
 
 
 def _give_room(axes: Any, points: Sequence[Point]) -> None:

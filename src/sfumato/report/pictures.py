@@ -12,11 +12,12 @@ from torch import Tensor
 from sfumato.errors import FeatureError
 from sfumato.files import write_atomic
 
-__all__ = ["png_data_uri", "save_side_by_side"]
+__all__ = ["labelled_rows", "png_data_uri", "save_png", "save_side_by_side"]
 
 _SIDE = 64
 _GAP = 4
 _TEXT = 15
+_SMALL = 12
 
 
 def save_side_by_side(path: Path, originals: Tensor, redrawn: Mapping[str, Tensor]) -> None:
@@ -33,27 +34,58 @@ def save_side_by_side(path: Path, originals: Tensor, redrawn: Mapping[str, Tenso
         FeatureError: the shapes do not belong together, or there is nothing to show.
         StorageError: the file could not be written.
     """
+    save_png(path, labelled_rows({"original": originals, **redrawn}))
+
+
+def save_png(path: Path, png: bytes) -> None:
+    """Write a picture atomically.
+
+    Raises:
+        StorageError: the file could not be written.
+    """
+
+    def write(temporary: Path) -> None:
+        temporary.write_bytes(png)
+
+    write_atomic(path, write)
+
+
+def labelled_rows(rows: Mapping[str, Tensor]) -> bytes:
+    """A PNG on white: one row of magnified images per entry, its label on the left.
+
+    The lines of a label after the first are written smaller.
+
+    Args:
+        rows: label -> (n, C, H, W) in [0, 1], as for `save_side_by_side`; all of one shape.
+
+    Raises:
+        FeatureError: the shapes do not belong together, or there is nothing to show.
+    """
     from PIL import Image, ImageDraw
 
-    rows = {"original": originals, **redrawn}
+    if not rows:
+        raise FeatureError("there are no pictures to show; give at least one row of them")
+    first, *_ = rows.values()
     for label, images in rows.items():
-        if images.shape != originals.shape:
+        if images.shape != first.shape:
             raise FeatureError(
-                f"'{label}' has shape {tuple(images.shape)}, but the originals have {tuple(originals.shape)}; pass the "
-                "same images in the same order"
+                f"'{_one_line(label)}' has shape {tuple(images.shape)}, but the originals have {tuple(first.shape)}; "
+                "pass the same images in the same order"
             )
-    strips = {label: _strip(images) for label, images in rows.items()}
-    font = _font()
-    height, width, _ = next(iter(strips.values())).shape
-    left = 3 * _GAP + max(round(font.getlength(label)) for label in strips)
+    strips = [_strip(images) for images in rows.values()]
+    height, width, _ = strips[0].shape
+    left = 3 * _GAP + max(round(font.getlength(line)) for label in rows for line, font, _ in _lines(label))
     canvas = Image.new("RGB", (left + width + _GAP, len(strips) * (height + 2 * _GAP)), "white")
     draw = ImageDraw.Draw(canvas)
-    for index, (label, strip) in enumerate(strips.items()):
+    for index, (label, strip) in enumerate(zip(rows, strips, strict=True)):
         top = index * (height + 2 * _GAP) + _GAP
-        draw.text((_GAP, top + height / 2), label, fill="black", font=font, anchor="lm")
+        for line, font, offset in _lines(label):
+            draw.text((_GAP, top + height / 2 + offset), line, fill="black", font=font, anchor="lm")
         image = Image.fromarray(strip)
         canvas.paste(image, (left, top), image)
-    write_atomic(path, lambda temporary: canvas.save(temporary, format="PNG", optimize=True))
+    stream = io.BytesIO()
+    canvas.save(stream, format="PNG", optimize=True)
+    return stream.getvalue()
 
 
 def png_data_uri(images: Tensor) -> str:
@@ -93,9 +125,22 @@ def _strip(images: Tensor) -> np.ndarray:
     return strip
 
 
-def _font() -> Any:
+def _lines(label: str) -> list[tuple[str, Any, float]]:
+    """The lines of a label, each with its font and its distance below the middle of the row in pixels."""
+    lines = label.split("\n")
+    return [
+        (line, _font(_TEXT if index == 0 else _SMALL), (index - (len(lines) - 1) / 2) * (_TEXT + _GAP))
+        for index, line in enumerate(lines)
+    ]
+
+
+def _one_line(label: str) -> str:
+    return label.replace("\n", ", ")
+
+
+def _font(size: int) -> Any:
     """DejaVu Sans, which comes with matplotlib and, unlike Pillow's own font, has Greek letters."""
     import matplotlib
     from PIL import ImageFont
 
-    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", _TEXT)
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)

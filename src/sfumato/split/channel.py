@@ -22,10 +22,10 @@ class Channel(nn.Module):
         z     = Q(S(z_hat) + eps),   eps ~ N(0, sigma^2 I)
 
     z_hat is a deterministic function of the input (the paper's Proposition 2), everything random comes after it, and z
-    is what leaves the device. R = `clip_norm`, sigma = `noise_std`, S stands for the stochastic transforms, and Q rounds
-    to the nearest of 2^b equidistant levels from `low - 4 sigma` to `high + 4 sigma`, b = `quantize_bits`. Values outside
-    become the outermost level. The steps are the same in training and in inference. With the default arguments the
-    channel changes nothing.
+    is what leaves the device. R = `clip_norm`, sigma = `noise_std`, S stands for the stochastic transforms, and Q
+    rounds to the nearest of 2^b equidistant levels from `low - 4 sigma` to `high + 4 sigma`, b = `quantize_bits`.
+    Values outside become the outermost level. The steps are the same in training and in inference. With the default
+    arguments the channel changes nothing.
 
     bfloat16 and float16 features are widened to float32 first: a noise drawn in half precision is not Gaussian in its
     low bits, and a sum rounded to half precision loses most of a small noise. The clip holds up to float32 rounding,
@@ -33,8 +33,8 @@ class Channel(nn.Module):
 
     A transform is a module `feature -> feature` that a defence contributes. A transform that draws random numbers
     declares `stochastic = True`, acts on z_hat and is called as `transform(z_hat, generator=generator)`, so that one
-    seed decides the whole release; its result is clipped again. Information bounds for z_hat + eps hold for z as long as
-    S only takes away (a random mask does: given the mask, z is a part of z_hat + eps), not if it amplifies.
+    seed decides the whole release; its result is clipped again. Information bounds for z_hat + eps hold for z as long
+    as S only takes away (a random mask does: given the mask, z is a part of z_hat + eps), not if it amplifies.
 
     NaN or infinite features come out as NaN: a broken encoder stays visible, it is neither clipped nor rounded away.
 

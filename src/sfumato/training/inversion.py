@@ -1,13 +1,21 @@
-"""Attacking a finished run, in the run's own folder."""
+"""Attacking a finished run, in the run's own folder.
 
+attacks/NAME/state.safetensors      checkpoint while the attack trains
+attacks/NAME/attack.safetensors     weights of the network that redraws
+attacks/NAME/pictures.safetensors   a few originals and what became of them
+attacks/NAME/result.json            written last: its presence means the attack is complete
+"""
+
+import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from sfumato import checkpoint, metrics
-from sfumato.attacks import DecoderAttack, DecoderConfig, Inversion, Observer, invert
+from sfumato import attacks, checkpoint, metrics
+from sfumato.attacks import Inversion, LearnedConfig, Observer, invert
 from sfumato.data import DataSets, ImageSet
 from sfumato.errors import CheckpointError
 from sfumato.evidence import evidence
@@ -15,7 +23,7 @@ from sfumato.files import write_json
 from sfumato.seeds import generator
 from sfumato.training.run import Run
 
-__all__ = ["Attacked", "attack_run"]
+__all__ = ["Attacked", "attack_folder", "attack_run"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +31,7 @@ class Attacked:
     """An attack's figures and pictures.
 
     Attributes:
-        result: as written to `attack/result.json`.
+        result: as written to `result.json`.
         train, test: reconstruction of training and of test images.
     """
 
@@ -32,33 +40,58 @@ class Attacked:
     test: Inversion
 
 
+def attack_folder(run: Run, name: str) -> Path:
+    """Where the attack called `name` keeps its files."""
+    return run.folder / "attacks" / name
+
+
 def attack_run(
     run: Run,
     sets: DataSets,
-    config: DecoderConfig,
+    config: LearnedConfig,
     *,
     device: torch.device | str = "cpu",
     progress: Callable[[int, int, dict[str, float]], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
 ) -> Attacked:
-    """Train the decoding attack on a run's training set and measure it on training and on test images.
+    """Train an attack on a run's training set and measure it on training images and on test images.
 
-    Resumes where an earlier call with the same settings was interrupted. Training images are a sample of the size of
-    the test set where there are more.
+    (The paper calls these "train" and "infer".) Resumes where an earlier call with the same settings was interrupted; a
+    finished attack is read back. Training images are a sample of the size of the test set where there are more.
+
+    Args:
+        run: the victim.
+        sets: the run's data.
+        config: settings, whose type says which attack.
+        device: where to compute.
+        progress: called after every epoch.
+        should_stop: asked after every step; True saves and leaves.
 
     Raises:
         CheckpointError: the images are not those of the run, or the folder holds an attack with other settings.
+        ConfigError: the settings belong to no attack.
+        Interrupted: `should_stop` said so; the same call goes on from there.
     """
     if sets.train.fingerprint() != run.result["data"]:
         raise CheckpointError(f"the training images are not those that {run.folder} was trained on; check --data-dir")
-    folder = run.folder / "attack"
-    attack = DecoderAttack(config)
+    attack = attacks.build(config)
+    folder = attack_folder(run, attack.name)
+    identity = {
+        "config": asdict(config),
+        "victim": run.result["config"],
+        "data": {"train": sets.train.fingerprint(), "test": sets.test.fingerprint()},
+    }
+    if (stored := _stored(folder, identity)) is not None:
+        return stored
     observer = Observer(run.model, sets.train, device=device)
-    attack.fit(observer, state=folder / "state.safetensors", progress=progress)
+    state = folder / "state.safetensors"
+    attack.fit(observer, state=state, progress=progress, should_stop=should_stop)
     assert attack.net is not None
     assert attack.outcome is not None
     checkpoint.save(folder / "attack.safetensors", attack.net.state_dict(), {"config": asdict(config)})
     train = invert(attack, run.model, _sample(sets.train, len(sets.test), config.seed), seed=config.seed)
     test = invert(attack, run.model, sets.test, seed=config.seed)
+    _save_pictures(folder, train, test)
     result = {
         "attack": attack.name,
         "victim_accuracy": run.result["accuracy"],
@@ -67,13 +100,55 @@ def attack_run(
         "mean_image_mse": _mean_image_error(sets),
         "outcome": asdict(attack.outcome),
         "history": attack.history,
-        "config": asdict(config),
-        "victim": run.result["config"],
+        "seconds": round(attack.seconds, 3),
+        **identity,
         "caveat": sets.caveat,
         "evidence": evidence(device),
     }
     write_json(folder / "result.json", result)
+    state.unlink(missing_ok=True)
     return Attacked(result, train, test)
+
+
+def _stored(folder: Path, identity: dict[str, Any]) -> Attacked | None:
+    """The finished attack in `folder`, if there is one."""
+    path, pictures_path = folder / "result.json", folder / "pictures.safetensors"
+    if not path.exists() or not pictures_path.exists():
+        return None
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        parts = {name: result[name] for name in ("train", "test")}
+        theirs = {name: result[name] for name in identity}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}); delete it and run the command again") from error
+    if changed := _changes(theirs, json.loads(json.dumps(identity))):
+        raise CheckpointError(f"{folder} holds another attack ({changed}); delete that folder to attack anew")
+    pictures, _ = checkpoint.load(pictures_path)
+    train, test = (
+        Inversion(**part, originals=pictures[f"{name}.originals"], redrawn=pictures[f"{name}.redrawn"])
+        for name, part in parts.items()
+    )
+    return Attacked(result, train, test)
+
+
+def _changes(theirs: dict[str, Any], mine: dict[str, Any]) -> str:
+    """What differs, in words."""
+    settings = {name: (theirs["config"].get(name), value) for name, value in mine["config"].items()}
+    changed = [f"{name} {before} -> {value}" for name, (before, value) in settings.items() if before != value]
+    if theirs["data"] != mine["data"]:
+        changed.append("other images")
+    if theirs["victim"] != mine["victim"]:
+        changed.append("another victim")
+    return ", ".join(changed)
+
+
+def _save_pictures(folder: Path, train: Inversion, test: Inversion) -> None:
+    tensors = {
+        f"{name}.{kind}": images
+        for name, part in (("train", train), ("test", test))
+        for kind, images in (("originals", part.originals), ("redrawn", part.redrawn))
+    }
+    checkpoint.save(folder / "pictures.safetensors", tensors, {})
 
 
 def _sample(images: ImageSet, count: int, seed: int) -> ImageSet:

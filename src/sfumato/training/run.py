@@ -34,6 +34,8 @@ __all__ = ["Run", "load_data", "load_run", "split_training_set", "train_run"]
 
 Loading = Callable[[int, int], None]
 
+_MOST_DRAWS = 10
+
 
 @dataclass(frozen=True)
 class Run:
@@ -204,4 +206,4 @@ def _draws(images: ImageSet) -> int:
     """Noise draws per test image: small sets need several for a steady figure."""
     if len(images) == 0:
         raise DataError("the test set is empty")
-    return max(1, 4000 // len(images))
+    return max(1, min(_MOST_DRAWS, 4000 // len(images)))

@@ -1,0 +1,146 @@
+"""The GAN attack: the decoding attack's network, which also has to satisfy a critic that knows real images."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from sfumato.attacks.base import Observer
+from sfumato.attacks.learned import LearnedAttack, Turn
+from sfumato.attacks.learner import Learner
+from sfumato.attacks.settings import check_common
+from sfumato.compute import Precision, autocast
+from sfumato.errors import ConfigError
+from sfumato.models import Critic, ReconstructionNet
+
+__all__ = ["GanAttack", "GanConfig", "gradient_penalty"]
+
+
+@dataclass(frozen=True)
+class GanConfig:
+    """Settings of the GAN attack; the defaults are those of the authors' code.
+
+    Attributes:
+        epochs: passes over the attacker's images.
+        batch_size: images per step.
+        generator_lr: of the generator's Adam, annealed to 0 along a cosine.
+        critic_lr: of the critic's Adam, likewise. (The paper's text gives this 0.005 as the only rate.)
+        critic_steps: steps of the critic for each one of the generator.
+        mse_weight: of the MSE in the generator's loss.
+        gradient_penalty: its weight in the critic's loss.
+        width: channels of the generator's layers and of the critic's first one.
+        blocks: residual blocks of the generator before upsampling.
+        hold_out: fraction of the attacker's images that only judge: they choose the epoch and show convergence.
+        precision: `auto`, `fp32` or `bf16`; the gradient penalty, differentiated twice, stays in float32.
+        seed: of initial weights, order and noise.
+    """
+
+    epochs: int = 150
+    batch_size: int = 256
+    generator_lr: float = 5e-4
+    critic_lr: float = 5e-3
+    critic_steps: int = 10
+    mse_weight: float = 1500.0
+    gradient_penalty: float = 10.0
+    width: int = 64
+    blocks: int = 8
+    hold_out: float = 0.1
+    precision: Precision = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_common(self)
+        if self.critic_steps < 1:
+            raise ConfigError(f"critic_steps is {self.critic_steps}; give at least 1")
+        if min(self.mse_weight, self.gradient_penalty) < 0:
+            raise ConfigError("mse_weight and gradient_penalty must not be negative")
+
+
+class GanAttack(LearnedAttack[GanConfig]):
+    """A Wasserstein GAN with gradient penalty whose generator `net` starts from what leaves the device.
+
+        critic:     minimise  mean D(x_hat) - mean D(x) + 10 mean (|grad D(m)| - 1)^2
+        generator:  minimise  -mean D(x_hat) + 1500 MSE(x_hat, x),     x_hat = net(encode(x))
+
+    with m uniformly on the line from x_hat to x, image by image (Zhang et al. 2020; the paper replaces their generator
+    by the network of the decoding attack and adds the MSE).
+
+    "10 critic steps per generator step" is read as in Zhang et al.'s loop: the critic steps on every batch and the
+    generator on every 10th one, counted over all epochs, so that an epoch has a tenth as many generator steps as one
+    of the decoding attack. On such a batch the generator answers to the critic that has just stepped.
+
+    Figures per epoch: `mse` over all batches, `critic_gap = mean D(x) - mean D(x_hat)`, the critic's estimate of the
+    Wasserstein distance.
+    """
+
+    name: ClassVar[str] = "gan"
+    figures: ClassVar[tuple[str, ...]] = ("mse", "critic_gap")
+
+    def __init__(self, config: GanConfig | None = None) -> None:
+        super().__init__(config or GanConfig())
+
+    def _networks(self, observer: Observer) -> dict[str, nn.Module]:
+        cfg = self.config
+        net = ReconstructionNet(observer.feature_shape, observer.image_shape, width=cfg.width, blocks=cfg.blocks)
+        return {"net": net, "critic": Critic(observer.image_shape, width=cfg.width)}
+
+    def _optimizers(self, networks: dict[str, nn.Module]) -> dict[str, torch.optim.Optimizer]:
+        rates = {"net": self.config.generator_lr, "critic": self.config.critic_lr}
+        return {
+            f"{name}_optimizer": torch.optim.Adam(networks[name].parameters(), lr, betas=(0.5, 0.999), fused=True)
+            for name, lr in rates.items()
+        }
+
+    def _step(self, learner: Learner, turn: Turn) -> Tensor:
+        moves = (turn.number + 1) % self.config.critic_steps == 0
+        with torch.set_grad_enabled(moves), autocast(turn.x.device, turn.bf16):
+            x_hat = learner.net(turn.z).float()
+        gap = self._critic_step(learner, turn, x_hat.detach())
+        error = (x_hat - turn.x).square().mean()
+        if moves:
+            self._generator_step(learner, turn, x_hat, error)
+        return torch.stack([error.detach(), gap])
+
+    def _critic_step(self, learner: Learner, turn: Turn, x_hat: Tensor) -> Tensor:
+        critic, optimizer = learner.networks["critic"], learner.optimizers["critic_optimizer"]
+        with autocast(turn.x.device, turn.bf16):
+            scores = critic(torch.cat([turn.x, x_hat])).float()
+        real, redrawn = scores.chunk(2)
+        gap = real.mean() - redrawn.mean()
+        mix = torch.rand(len(x_hat), 1, 1, 1, generator=turn.random("mix"), device=x_hat.device)
+        loss = self.config.gradient_penalty * gradient_penalty(critic, turn.x, x_hat, mix) - gap
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        return gap.detach()
+
+    def _generator_step(self, learner: Learner, turn: Turn, x_hat: Tensor, error: Tensor) -> None:
+        optimizer = learner.optimizers["net_optimizer"]
+        with autocast(turn.x.device, turn.bf16):
+            scores = learner.networks["critic"](x_hat).float()
+        loss = self.config.mse_weight * error - scores.mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward(inputs=list(learner.net.parameters()))  # the critic only passes its judgement on
+        optimizer.step()
+
+
+def gradient_penalty(critic: Callable[[Tensor], Tensor], x: Tensor, x_hat: Tensor, mix: Tensor) -> Tensor:
+    """`mean_i (|grad D(m_i)| - 1)^2` with `m_i = mix_i x_i + (1 - mix_i) x_hat_i` (Gulrajani et al. 2017).
+
+    A critic that grows by at most 1 per unit of distance measures the Wasserstein distance. Differentiable with respect
+    to the critic's weights, not to the images.
+
+    Args:
+        critic: (N, C, H, W) -> (N,), each score depending on its own image alone.
+        x: (N, C, H, W) real images.
+        x_hat: (N, C, H, W) redrawn images.
+        mix: (N, 1, 1, 1) in [0, 1].
+
+    Returns:
+        A scalar; 0 where every gradient has length 1.
+    """
+    between = torch.lerp(x_hat.detach(), x.detach(), mix).requires_grad_()
+    (slope,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
+    return (slope.flatten(1).norm(dim=1) - 1).square().mean()

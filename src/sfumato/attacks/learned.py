@@ -1,0 +1,227 @@
+"""What all attacks that train a network share: the template; a leaf says its networks, its optimizers and one step."""
+
+import math
+import time
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Self, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from sfumato.attacks.base import Attack, Observer, Progress
+from sfumato.attacks.learner import Learner
+from sfumato.attacks.outcome import judge_outcome
+from sfumato.attacks.settings import LearnedConfig
+from sfumato.compute import autocast, channels_last, use_bf16
+from sfumato.errors import ConfigError, Interrupted, NotFittedError, SfumatoError
+from sfumato.metrics import mse
+from sfumato.seeds import derive_seed, generator
+
+__all__ = ["LearnedAttack", "Turn"]
+
+
+Config = TypeVar("Config", bound=LearnedConfig)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one step of an attack gets.
+
+    Attributes:
+        number: steps made before, over all epochs.
+        x: (n, C, H, W) the attacker's images, in [0, 1].
+        z: (n, ...) what leaves the device for them, with fresh noise.
+        bf16: whether to autocast.
+        random: a generator for a purpose, that depends on (seed, purpose, epoch, step) alone.
+    """
+
+    number: int
+    x: Tensor
+    z: Tensor
+    bf16: bool
+    random: Callable[[str], torch.Generator]
+
+
+class LearnedAttack(Attack, Generic[Config]):
+    """Trains a network to redraw x from `encode(x)` over the attacker's images, with fresh noise in every batch.
+
+    A part of the attacker's own images is held out. The epoch with the smallest error on them is kept, so that a small
+    set is not simply memorised, and they show whether the training has come to rest; nothing is chosen on test images.
+
+    Every learning rate is annealed to 0 along a cosine, step by step. Every random number depends on
+    (seed, purpose, epoch, step), so that a resumed training ends with the same weights, bit for bit on the CPU, as an
+    undisturbed one.
+
+    Attributes:
+        figures: names of what `_step` gives; `mse` is among them.
+        config: settings.
+        net: the network that redraws, once fitted.
+        history: per epoch: `epoch`, the means of `figures` over it, and `held_out_mse`.
+        seconds: the training took, over all calls, interruptions not counted.
+    """
+
+    figures: ClassVar[tuple[str, ...]] = ("mse",)
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.net: nn.Module | None = None
+        self.history: list[dict[str, float]] = []
+        self.seconds = 0.0
+
+    @abstractmethod
+    def _networks(self, observer: Observer) -> dict[str, nn.Module]:
+        """Fresh networks by name, initialised from the global generator; `net` redraws."""
+
+    @abstractmethod
+    def _optimizers(self, networks: dict[str, nn.Module]) -> dict[str, torch.optim.Optimizer]:
+        """Optimizers by the name they have in checkpoints, no name being one of a network."""
+
+    @abstractmethod
+    def _step(self, learner: Learner, turn: Turn) -> Tensor:
+        """One step in training mode; gives the means of `figures` over the batch, (figures,)."""
+
+    def fit(
+        self,
+        observer: Observer,
+        *,
+        progress: Progress | None = None,
+        state: Path | None = None,
+        should_stop: Callable[[], bool] | None = None,
+        checkpoint_seconds: float = 30.0,
+        **_: Any,
+    ) -> Self:
+        """Train the network.
+
+        Args:
+            observer: what the attacker may see.
+            progress: called after every epoch.
+            state: checkpoint file; where it exists the training goes on from there.
+            should_stop: asked after every step; True saves and leaves.
+            checkpoint_seconds: how often to save within an epoch; its end is always saved.
+
+        Raises:
+            CheckpointError: `state` belongs to another attack.
+            ConfigError: the attacker has too few images.
+            Interrupted: `should_stop` said so; the same call goes on from `state`.
+            SfumatoError: the error became NaN or infinite.
+        """
+        cfg = self.config
+        judge, learn = self._hold_out(observer)
+        learner = self._learner(observer)
+        identity = {"attack": asdict(cfg), "images": observer.images.fingerprint()}
+        if state is not None and state.exists():
+            learner.load(state, identity)
+        self.history = learner.history
+        spent, began = learner.seconds, time.monotonic()
+        saved = began
+
+        def save() -> None:
+            nonlocal saved
+            learner.seconds = spent + time.monotonic() - began
+            if state is not None:
+                learner.save(state, identity)
+            saved = time.monotonic()
+
+        def after_step() -> None:
+            stop = should_stop is not None and should_stop()
+            if stop or time.monotonic() - saved > checkpoint_seconds:
+                save()
+            if stop:
+                raise Interrupted("the attack was stopped; the same command goes on from there")
+
+        bf16 = use_bf16(cfg.precision, observer.device, learner.net, observer.feature_shape)
+        while learner.epoch < cfg.epochs:
+            self._epoch(learner, observer, learn, bf16, after_step)
+            self._close_epoch(learner, self._judge(learner.net, observer, judge, bf16), len(learn))
+            save()
+            if progress is not None:
+                progress(learner.epoch, cfg.epochs, self.history[-1])
+        self.seconds = learner.seconds
+        learner.net.load_state_dict(learner.best)
+        self.net = learner.net.eval()
+        pixels = observer.pixels(judge)
+        trivial = float(mse(pixels, observer.pixels(learn).mean(0, keepdim=True).expand_as(pixels)).mean())
+        self.outcome = judge_outcome([line["held_out_mse"] for line in self.history], trivial)
+        return self
+
+    @torch.no_grad()
+    def reconstruct(self, z: Tensor) -> Tensor:
+        """(N, ...) released features -> (N, C, H, W) in [0, 1]."""
+        if self.net is None:
+            raise NotFittedError("the attack has not been fitted; call fit(observer) first")
+        parts = [self.net(part.float()) for part in z.split(1024)]
+        return torch.cat(parts).float()
+
+    def _hold_out(self, observer: Observer) -> tuple[Tensor, Tensor]:
+        """Indices of the images that judge, and of those to learn from."""
+        order = torch.randperm(len(observer), generator=generator(self.config.seed, "hold-out"))
+        held = max(1, round(self.config.hold_out * len(observer)))
+        if held >= len(observer):
+            raise ConfigError(f"an attack needs at least 2 images, got {len(observer)}")
+        return order[:held], order[held:]
+
+    def _learner(self, observer: Observer) -> Learner:
+        device = observer.device
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(derive_seed(self.config.seed, "attack"))
+            networks = {name: channels_last(network.to(device)) for name, network in self._networks(observer).items()}
+        sums = torch.zeros(len(self.figures), dtype=torch.float64, device=device)
+        return Learner(networks, self._optimizers(networks), sums)
+
+    def _epoch(
+        self, learner: Learner, observer: Observer, learn: Tensor, bf16: bool, after_step: Callable[[], None]
+    ) -> None:
+        """The steps of the learner's epoch, from its step on."""
+        cfg, epoch = self.config, learner.epoch
+        order = learn[torch.randperm(len(learn), generator=generator(cfg.seed, "order", epoch))]
+        batches = order.split(cfg.batch_size)
+        for network in learner.networks.values():
+            network.train()
+        for step in range(learner.step, len(batches)):
+
+            def random(purpose: str, step: int = step) -> torch.Generator:
+                return generator(cfg.seed, purpose, epoch, step, device=observer.device)
+
+            _anneal(learner, (epoch + step / len(batches)) / cfg.epochs)
+            x = observer.pixels(batches[step])
+            z = observer.encode(x, random("noise"))
+            means = self._step(learner, Turn(epoch * len(batches) + step, x, z, bf16, random))
+            learner.sums += means * len(x)
+            learner.step = step + 1
+            after_step()
+
+    def _close_epoch(self, learner: Learner, held_out: float, learned: int) -> None:
+        """Note an epoch's figures and go to the next one."""
+        if not math.isfinite(held_out):
+            raise SfumatoError(
+                f"the attack's error became {held_out} in epoch {learner.epoch}; lower its learning rate and start anew"
+            )
+        learner.remember(held_out)
+        means = (learner.sums / learned).tolist()
+        line = {"epoch": learner.epoch, **dict(zip(self.figures, means, strict=True)), "held_out_mse": held_out}
+        learner.history.append(line)
+        learner.sums.zero_()
+        learner.epoch, learner.step = learner.epoch + 1, 0
+
+    @torch.no_grad()
+    def _judge(self, net: nn.Module, observer: Observer, judge: Tensor, bf16: bool) -> float:
+        net.eval()
+        noise = generator(self.config.seed, "judge", device=observer.device)  # the same noise in every epoch
+        total = 0.0
+        for indices in judge.split(1024):
+            x = observer.pixels(indices)
+            with autocast(observer.device, bf16):
+                x_hat = net(observer.encode(x, noise))
+            total += float(mse(x, x_hat.float()).sum())
+        return total / len(judge)
+
+
+def _anneal(learner: Learner, done: float) -> None:
+    """Set every learning rate to where it is on its cosine when the share `done` of the training is over."""
+    factor = 0.5 * (1.0 + float(torch.cos(torch.tensor(torch.pi * done))))
+    for optimizer in learner.optimizers.values():
+        for group in optimizer.param_groups:
+            group["lr"] = optimizer.defaults["lr"] * factor

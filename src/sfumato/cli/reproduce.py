@@ -1,0 +1,153 @@
+"""`sfumato reproduce`: the paper's tables and figures, ours beside the published numbers."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from sfumato import defenses, execution
+from sfumato.cli.console import Bar, progress_bar, say
+from sfumato.cli.parser import CommandParser, add_plugins, load_plugins, save_json
+from sfumato.compute import device_of
+from sfumato.errors import ConfigError, SfumatoError
+from sfumato.experiments.budget import Budget, RowSpec, load_budget, load_rows, load_spec, spec_names
+from sfumato.experiments.campaign import Summary, run_campaign
+from sfumato.experiments.efficiency import measure_efficiency
+from sfumato.experiments.experiment import Experiment
+from sfumato.experiments.plan import experiments_of
+from sfumato.experiments.presentation import Presentation, efficiency_key, present, save
+from sfumato.experiments.store import Store
+
+__all__ = ["run"]
+
+
+def run(words: Sequence[str]) -> None:
+    """Parse, run what is missing, show."""
+    parser = CommandParser(
+        "reproduce",
+        f"Run a table or figure of the paper ({', '.join(spec_names())}, or all) and show it beside the published "
+        "numbers. Only what has no result yet is run; interrupted, the same command goes on.",
+        "sfumato reproduce table1 --budget lite --data-dir ~/data --minutes 60",
+    )
+    parser.add_argument("names", nargs="+", type=str, help="tables and figures, or all")
+    parser.add_argument("--budget", type=str, default="lite", help="smoke (seconds), lite (two cores) or paper (a GPU)")
+    parser.add_argument("--show", action="store_true", help="run nothing, show what there is")
+    parser.add_argument("--minutes", type=float | None, default=None, help="stop cleanly after that time")
+    parser.add_argument(
+        "--data_dir", type=str | None, default=None, help="the data set, or a folder with cifar10/, tinyimagenet/, ..."
+    )
+    parser.add_argument("--results", type=str, default="results", help="folder of the store, one JSON per experiment")
+    parser.add_argument("--work", type=str, default="runs/reproduce", help="folder of checkpoints and rendered tables")
+    parser.add_argument("--rows", nargs="+", type=str, help="only these rows, such as ressfl patrol")
+    parser.add_argument("--seeds", nargs="+", type=int, help="only these seeds, such as 0")
+    parser.add_argument("--as_published", action="store_true", help="with the settings that only the authors' code has")
+    parser.add_argument("--device", type=str, default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--executor", type=Literal["local", "slurm", "ray"], default="local", help="where to run")
+    parser.add_argument("--workers", type=int | None, default=None, help="processes of the local executor")
+    parser.add_argument(
+        "--executor_options", type=dict[str, Any], default={}, help="such as '{partition: gpu, gpus: 1}'"
+    )
+    add_plugins(parser)
+    parser.add_argument("--keep", action="store_true", help="keep the trained models in the work folder")
+    parsed = parser.read(words)
+    if parsed.minutes is not None and parsed.minutes <= 0:
+        raise ConfigError(f"minutes is {parsed.minutes}; give a positive number")
+    budget = load_budget(parsed.budget, as_published=parsed.as_published)
+    rows = load_rows()
+    added = _own_rows(parsed, rows)
+    names = spec_names() if "all" in parsed.names else parsed.names
+    specs = [load_spec(name) | {"added": added} for name in names]
+    store = Store(Path(parsed.results) / budget.name, locks=Path(parsed.work) / "locks")
+    summary = None if parsed.show else _run(parsed, specs, budget, rows, store)
+    shown = [present(spec, budget, rows, store) for spec in specs]
+    for one in shown:
+        _show(one, Path(parsed.work) / "tables", budget)
+    if summary is not None:
+        _tell(summary)
+    save_json(parsed.json, _as_data(shown, summary))
+    if summary is not None and summary.failed:
+        key, sentence = summary.failed[0]
+        raise SfumatoError(f"{len(summary.failed)} experiments failed; the first, {key}: {sentence}")
+
+
+def _own_rows(parsed: Any, rows: dict[str, RowSpec]) -> list[str]:
+    """A row for every defence that a plugin registers."""
+    load_plugins(parsed)
+    added = [name for name in defenses.names() if parsed.plugin and defenses.version(name) is not None]
+    for name in added:
+        if name in rows:
+            raise ConfigError(f"the tables have a row {name!r} already; give your defence another name")
+        rows[name] = RowSpec(name, name, {"defense": name})
+    return added
+
+
+def _run(
+    parsed: Any, specs: Sequence[dict[str, Any]], budget: Budget, rows: dict[str, RowSpec], store: Store
+) -> Summary | None:
+    experiments: dict[str, Experiment] = {}
+    for spec in specs:
+        if spec["kind"] == "efficiency":
+            if store.read(efficiency_key(budget)) is None:
+                with progress_bar("time both halves") as bar:
+                    measured = measure_efficiency(budget, device_of(parsed.device), bar.at)
+                store.write(efficiency_key(budget), measured)
+        else:
+            for one in experiments_of(spec, budget, rows, wanted=parsed.rows, seeds=parsed.seeds):
+                experiments.setdefault(one.key, one)
+    if not experiments:
+        return None
+    options = dict(parsed.executor_options)
+    if parsed.executor == "local":
+        options |= {"workers": parsed.workers}
+    elif parsed.executor == "slurm":
+        options.setdefault("folder", str(Path(parsed.work) / "slurm"))
+    with progress_bar("experiments") as bar:
+        return run_campaign(
+            list(experiments.values()),
+            execution.build(parsed.executor, **options),
+            results=store.folder,
+            work=Path(parsed.work),
+            data_dir=None if budget.stand_in else parsed.data_dir,
+            device=parsed.device,
+            minutes=parsed.minutes,
+            plugins=parsed.plugin,
+            keep=parsed.keep,
+            report=_reporter(bar),
+        )
+
+
+def _reporter(bar: Bar) -> Any:
+    def report(line: str, done: float, total: float) -> None:
+        bar.at(done, total)
+        if line:
+            bar.line(f"{done:.0f}/{total:.0f}  {line}")
+
+    return report
+
+
+def _show(shown: Presentation, folder: Path, budget: Budget) -> None:
+    paths = save(shown, folder, budget)
+    if not paths:
+        say(f"{shown.title}: nothing has been measured at budget {budget.name} yet.")
+        return
+    say(shown.markdown())
+    say(f"Written: {', '.join(str(path) for path in paths)}\n")
+
+
+def _tell(summary: Summary) -> None:
+    text = f"{summary.done} of {summary.total} experiments are done ({summary.seconds:.0f} s)."
+    if summary.elsewhere:
+        text += f" {summary.elsewhere} are being done by another process."
+    if summary.done + summary.elsewhere + len(summary.failed) < summary.total:
+        text += " The same command goes on with the rest."
+    say(text)
+
+
+def _as_data(shown: Sequence[Presentation], summary: Summary | None) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {
+        "tables": [
+            {"name": one.name, "title": one.title, "tables": [asdict(table) for table in one.tables]} for one in shown
+        ],
+        "summary": None if summary is None else asdict(summary),
+    }

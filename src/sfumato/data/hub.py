@@ -1,0 +1,135 @@
+"""Data sets of the Hugging Face hub, through the optional package `datasets`."""
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sfumato.data.imageset import DataSets, ImageSet, Progress
+from sfumato.data.reading import Size, both_sides
+from sfumato.errors import ConfigError, DataError
+
+__all__ = ["load_hub"]
+
+_TEST_NAMES = ("test", "validation", "valid", "val")
+_LABEL_NAMES = ("label", "labels", "fine_label")
+_CHUNK = 256
+
+
+def load_hub(source: Path | str, *, size: Size = None, progress: Progress | None = None) -> DataSets:
+    """An image classification data set of the hub, or of a folder that `datasets.save_to_disk` wrote, as RGB images.
+
+    The split `train` is learned from; the test set is the first there is of `test`, `validation`, `valid` and `val`.
+    The columns are found by their types: the only one of images, and the only `ClassLabel` or, among several, the one
+    called `label`, `labels` or `fine_label`.
+
+    Args:
+        source: "owner/name" of the hub, which is downloaded to the cache of `datasets`, or a folder.
+        size: the side, or (H, W), to which images of other sizes are resized; none demands that all have one size.
+        progress: called with (images read, images in all).
+
+    Raises:
+        ConfigError: the package is missing, or `size` is not positive.
+        DataError: the data set cannot be loaded, lacks a split or a column, or an image is damaged.
+    """
+    sides = both_sides(size)
+    where = Path(source).as_posix()
+    splits = _open(where)
+    test_name = next((name for name in _TEST_NAMES if name in splits), None)
+    if "train" not in splits or test_name is None:
+        raise DataError(
+            f"{where} has the splits {', '.join(splits)}; a training needs `train` and one of "
+            f"{', '.join(_TEST_NAMES)}: divide it with `train_test_split` and store it with `save_to_disk`"
+        )
+    total = len(splits["train"]) + len(splits[test_name])
+    train = _read(splits["train"], f"{where}, split train", sides, progress, 0, total)
+    test = _read(splits[test_name], f"{where}, split {test_name}", sides, progress, len(train), total)
+    if train.image_shape != test.image_shape or train.classes != test.classes:
+        raise DataError(
+            f"the splits of {where} differ: images of {train.image_shape} and {test.image_shape}, {train.num_classes} "
+            f"and {test.num_classes} classes; give `size` for the images, or store splits with the same classes"
+        )
+    return DataSets("hub", train, test, f"Read from {where}; its split `{test_name}` is the test set.")
+
+
+def _open(where: str) -> dict[str, Any]:
+    """The splits by name."""
+    try:
+        # Imported by name: the package is optional, and type checkers need not have it.
+        datasets = importlib.import_module("datasets")
+    except ModuleNotFoundError as error:
+        raise ConfigError("data sets of the hub need the package datasets; run `pip install 'sfumato[hf]'`") from error
+    local = Path(where).is_dir()
+    try:
+        found = datasets.load_from_disk(where) if local else datasets.load_dataset(where)
+    except Exception as error:
+        # Errors of the network, of the hub's client, of the file formats: there is no common class.
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        remedy = (
+            "a folder has to be one that `save_to_disk` wrote (class folders are read as `folder`)"
+            if local
+            else "check the name on https://huggingface.co/datasets and the network, or give a folder that "
+            "`save_to_disk` wrote"
+        )
+        raise DataError(f"cannot load the data set {where}: {reason.rstrip('.')}; {remedy}") from error
+    return dict(found) if hasattr(found, "keys") else {"(one only)": found}
+
+
+def _read(
+    split: Any, where: str, size: tuple[int, int] | None, progress: Progress | None, before: int, total: int
+) -> ImageSet:
+    image_column, label_column = _columns(split.features, where)
+    if len(split) == 0:
+        raise DataError(f"{where} is empty; choose a data set with images in it")
+    rows = split.select_columns([image_column, label_column])
+    images: np.ndarray[Any, np.dtype[np.uint8]] | None = None
+    for index in range(len(rows)):
+        try:
+            pixels = _pixels(rows[index][image_column], size)
+        except Exception as error:
+            # Decoders raise OSError, SyntaxError, ValueError, struct.error and more.
+            raise DataError(
+                f"cannot read image {index} of {where}: {error}; remove it, or replace it by an undamaged 8-bit copy"
+            ) from error
+        if images is None:
+            images = np.empty((len(rows), *pixels.shape), dtype=np.uint8)
+        if pixels.shape != images.shape[1:]:
+            raise DataError(
+                f"images of different sizes in {where}: image 0 has {images.shape[2]}x{images.shape[3]} pixels (height "
+                f"x width), image {index} has {pixels.shape[1]}x{pixels.shape[2]}; give `size` to resize all of them"
+            )
+        images[index] = pixels
+        if progress is not None and ((index + 1) % _CHUNK == 0 or index + 1 == len(rows)):
+            progress(before + index + 1, total)
+    labels = np.array(rows[label_column], dtype=np.int64)
+    return ImageSet(torch.from_numpy(images), torch.from_numpy(labels), tuple(split.features[label_column].names))
+
+
+def _columns(features: Any, where: str) -> tuple[str, str]:
+    """The names of the columns of images and of labels."""
+    kinds = {name: type(feature).__name__ for name, feature in features.items()}
+    images = [name for name, kind in kinds.items() if kind == "Image"]
+    labels = [name for name, kind in kinds.items() if kind == "ClassLabel"]
+    if len(labels) > 1:
+        labels = [name for name in _LABEL_NAMES if name in labels][:1]
+    if len(images) != 1 or len(labels) != 1:
+        listing = ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
+        raise DataError(
+            f"{where} has the columns {listing}; needed are one Image and one ClassLabel (or one called label): "
+            "`remove_columns` or `class_encode_column` bring it to that form, `save_to_disk` stores it"
+        )
+    return images[0], labels[0]
+
+
+def _pixels(image: Any, size: tuple[int, int] | None) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """(3, H, W) of an image of Pillow."""
+    from PIL import Image
+
+    if image.mode[0] in "IF":
+        raise ValueError(f"its pixels have more than 8 bits (mode {image.mode})")
+    image = image.convert("RGB")
+    if size is not None and image.size != (size[1], size[0]):
+        image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+    return np.asarray(image).transpose(2, 0, 1)

@@ -1,0 +1,135 @@
+"""Reading the image files that `sfumato.data.scan` found, from the cache where possible."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+
+from sfumato.data.cache import Arrays, cache_entry, read_entry, write_entry
+from sfumato.data.images import Pixels, read_image
+from sfumato.data.imageset import DataSets, ImageSet, Progress
+from sfumato.data.scan import ClassFolders
+from sfumato.data.split import hold_out
+from sfumato.errors import ConfigError, DataError
+
+__all__ = ["TEST_FRACTION", "TEST_SEED", "Size", "both_sides", "read_class_folders", "read_unsplit"]
+
+Size = int | tuple[int, int] | None
+"""The side of square images, (H, W), or none to leave them as they are."""
+
+TEST_FRACTION = 0.2
+TEST_SEED = 0
+_CHUNK = 256
+_THREADS = 4  # small images are decoded faster than Python hands the interpreter lock around; more only wait for it
+
+
+def both_sides(size: Size) -> tuple[int, int] | None:
+    """A size as (H, W).
+
+    Raises:
+        ConfigError: a side is below one pixel.
+    """
+    sides = (size, size) if isinstance(size, int) else size
+    if sides is not None and min(sides) < 1:
+        raise ConfigError(f"size is {size}; give a side of at least one pixel, or (height, width)")
+    return sides
+
+
+def read_class_folders(
+    name: str,
+    train: ClassFolders,
+    test: ClassFolders,
+    *,
+    size: Size = None,
+    progress: Progress | None = None,
+    caveat: str = "",
+) -> DataSets:
+    """Read a training and a test part.
+
+    Raises:
+        DataError: a file is damaged, or the images have different sizes and no `size` is given.
+        ConfigError: `size` is not positive.
+    """
+    sides = both_sides(size)
+    total = len(train.files) + len(test.files)
+    sets = [
+        _read_part(train, sides, progress, 0, total),
+        _read_part(test, sides, progress, len(train.files), total),
+    ]
+    if sets[0].image_shape != sets[1].image_shape:
+        raise _different_sizes(train, train.files[0], sets[0].image_shape, test, test.files[0], sets[1].image_shape)
+    return DataSets(name, sets[0], sets[1], caveat)
+
+
+def read_unsplit(
+    name: str, found: ClassFolders, *, size: Size = None, progress: Progress | None = None, caveat: str = ""
+) -> DataSets:
+    """Read a data set without a split of its own and split it, always in the same way.
+
+    `hold_out` with the seed `TEST_SEED` takes the share `TEST_FRACTION` of the images of each class for testing; which
+    ones depends on the order of the files' names.
+
+    Raises:
+        DataError: as for `read_class_folders`, or no class has a second image.
+        ConfigError: `size` is not positive.
+    """
+    every = _read_part(found, both_sides(size), progress, 0, len(found.files))
+    train, test = hold_out(every, TEST_FRACTION, TEST_SEED)
+    return DataSets(name, train, test, caveat)
+
+
+def _read_part(
+    part: ClassFolders, size: tuple[int, int] | None, progress: Progress | None, before: int, total: int
+) -> ImageSet:
+    entry = cache_entry(part.root, size)
+    arrays = read_entry(entry, part.key) if entry is not None else None
+    if arrays is None:
+        arrays = _read_images(part, size, progress, before, total)
+        if entry is not None:
+            write_entry(entry, part.key, arrays)
+    if progress is not None:
+        progress(before + len(part.files), total)
+    images, labels = arrays
+    return ImageSet(torch.from_numpy(images), torch.from_numpy(labels), part.classes)
+
+
+def _read_images(
+    part: ClassFolders, size: tuple[int, int] | None, progress: Progress | None, before: int, total: int
+) -> Arrays:
+    first = read_image(part.root / part.files[0], size)
+    images = np.empty((len(part.files), *first.shape), dtype=np.uint8)
+
+    def read(start: int) -> int:
+        chunk = part.files[start : start + _CHUNK]
+        for i, file in enumerate(chunk, start):
+            pixels: Pixels = read_image(part.root / file, size)
+            if pixels.shape != first.shape:
+                raise _different_sizes(part, part.files[0], first.shape, part, file, pixels.shape)
+            images[i] = pixels
+        return len(chunk)
+
+    with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
+        try:
+            for count in pool.map(read, range(0, len(part.files), _CHUNK)):
+                before += count
+                if progress is not None:
+                    progress(before, total)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return images, np.array(part.labels, dtype=np.int64)
+
+
+def _different_sizes(
+    one: ClassFolders,
+    file: str,
+    shape: tuple[int, ...],
+    other: ClassFolders,
+    file2: str,
+    shape2: tuple[int, ...],
+) -> DataError:
+    return DataError(
+        f"images of different sizes: {one.root / file} has {shape[1]}x{shape[2]} pixels (height x width), "
+        f"{other.root / file2} has {shape2[1]}x{shape2[2]}; give `size` to resize all of them"
+    )

@@ -1,0 +1,133 @@
+"""Table 9: parameters, multiply-adds and time of both halves, PATROL beside all other defences."""
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from sfumato import models, paper
+from sfumato.defenses.patrol import prune_to, size_without_stem
+from sfumato.evidence import evidence
+from sfumato.experiments.budget import Budget
+from sfumato.models import count_macs, count_parameters
+from sfumato.report.cells import Cell, Row, Table
+
+__all__ = ["efficiency_table", "measure_efficiency"]
+
+_IMAGE = (3, 32, 32)
+_STEM = 16
+_ROWS = {"patrol": "PATROL (pruned)", "others": "Others"}
+
+
+@torch.no_grad()
+def measure_efficiency(
+    budget: Budget, device: torch.device, progress: Callable[[int, int], None] | None = None
+) -> dict[str, Any]:
+    """Sizes and times; both variants run in turn, so that a ratio compares the same seconds of the machine.
+
+    Returns:
+        `{"rows": {"patrol": {..}, "others": {..}}, "ratio": {"encoder": .., "decoder": ..}, ..}` with times in
+        milliseconds per batch (median).
+    """
+    batch, repetitions = budget.timing["batch"], budget.timing["repetitions"]
+    halves = {name: [half.to(device).eval() for half in _network(name)] for name in _ROWS}
+    x = torch.rand(batch, *_IMAGE, device=device)
+    z = halves["others"][0](x)
+    inputs = {"encoder": x, "decoder": z}
+    shapes = {"encoder": _IMAGE, "decoder": tuple(z.shape[1:])}
+    rows: dict[str, dict[str, Any]] = {}
+    for name, parts in halves.items():
+        rows[name] = {}
+        for half, part in zip(shapes, parts, strict=True):
+            rows[name][half] = {
+                "parameters": count_parameters(part),
+                "macs": count_macs(part, shapes[half]),
+                "macs_paper": count_macs(part, shapes[half], "paper"),
+            }
+    seconds: dict[tuple[str, str], list[float]] = {(name, half): [] for name in _ROWS for half in shapes}
+    for repetition in range(-2, repetitions):  # two rounds to warm up
+        for (name, half), times in seconds.items():
+            part = halves[name][0 if half == "encoder" else 1]
+            took = _time(part, inputs[half])
+            if repetition >= 0:
+                times.append(took)
+        if progress is not None:
+            progress(max(0, repetition + 1), repetitions)
+    for (name, half), times in seconds.items():
+        rows[name][half]["milliseconds"] = 1e3 * statistics.median(times)
+    return {
+        "rows": rows,
+        "ratio": {
+            half: statistics.median(
+                ours / theirs for ours, theirs in zip(seconds["patrol", half], seconds["others", half], strict=True)
+            )
+            for half in shapes
+        },
+        "batch": batch,
+        "repetitions": repetitions,
+        "whole_parameters": sum(rows["others"][half]["parameters"] for half in shapes),
+        "evidence": evidence(device),
+    }
+
+
+def efficiency_table(spec: dict[str, Any], budget: Budget, measured: dict[str, Any]) -> Table:
+    """What was measured, beside the published table."""
+    published = paper.published(spec["published"])
+    lines = []
+    for name, label in _ROWS.items():
+        theirs = published[name, False]
+        cells: list[Cell] = []
+        for half in ("encoder", "decoder"):
+            ours = measured["rows"][name][half]
+            cells += [
+                Cell(ours["parameters"] / 1e6, published=theirs[f"{half}_parameters_millions"], digits=3),
+                Cell(ours["macs"] / 1e6, digits=2),
+                Cell(ours["macs_paper"] / 1e6, published=theirs[f"{half}_macs_millions"], digits=2),
+                Cell(ours["milliseconds"], published=theirs[f"{half}_milliseconds"], digits=2),
+            ]
+        lines.append(Row(label, tuple(cells)))
+    columns = tuple(
+        f"{half} {what}"
+        for half in ("encoder", "decoder")
+        for what in ("parameters, M", "MACs, M", "MACs as the paper counts, M", "ms per batch")
+    )
+    ratio = {
+        half: published["patrol", False][f"{half}_milliseconds"] / published["others", False][f"{half}_milliseconds"]
+        for half in ("encoder", "decoder")
+    }
+    device = measured["evidence"]
+    notes = (
+        f"Batch {measured['batch']}, median of {measured['repetitions']} repetitions, both variants in turn; "
+        f"{device['device']}, {device['threads']} threads, {device['precision']}. The paper: 100 batches of 128 on one "
+        "RTX 4090, so its times stand for the ratio only.",
+        "Time of PATROL over the others: "
+        + ", ".join(f"{half} {measured['ratio'][half]:.2f} (published {ratio[half]:.2f})" for half in ratio)
+        + ".",
+        "MACs are multiply-adds of convolutions and linear layers; the paper's tool also counts biases, batch "
+        "normalisation, activations and pooling.",
+        f"The published 9.78 M parameters of the decoder are those of the whole network, "
+        f"{measured['whole_parameters'] / 1e6:.3f} M; its cloud half has "
+        f"{measured['rows']['others']['decoder']['parameters'] / 1e6:.2f} M.",
+    )
+    return Table(spec["title"], columns, tuple(lines), notes)
+
+
+def _network(name: str) -> tuple[nn.Module, nn.Module]:
+    stem = {"stem": _STEM} if name == "patrol" else {}
+    edge, cloud = models.build("vgg11", cut=2, num_classes=10, image_shape=_IMAGE, **stem)
+    if name == "patrol":
+        prune_to(edge, size_without_stem(edge, _STEM, _IMAGE[0]))
+    return edge, cloud
+
+
+def _time(part: nn.Module, x: torch.Tensor) -> float:
+    if x.device.type == "cuda":
+        torch.cuda.synchronize(x.device)
+    began = time.perf_counter()
+    part(x)
+    if x.device.type == "cuda":
+        torch.cuda.synchronize(x.device)
+    return time.perf_counter() - began

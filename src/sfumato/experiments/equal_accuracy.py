@@ -1,0 +1,66 @@
+"""Comparing at equal accuracy: interpolation along the curve of the baseline, and the jackknife for its error."""
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+
+__all__ = ["T_QUANTILES", "Curve", "equal_accuracy_error", "jackknife", "within_curve"]
+
+Curve = Sequence[tuple[float, float]]
+"""`(accuracy, error)` per noise level, in order of increasing noise."""
+
+# 97.5 % quantiles of Student's t by degrees of freedom: the jackknife's 95 % interval over so many groups less one.
+T_QUANTILES = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+
+
+def equal_accuracy_error(curve: Curve, accuracy: float) -> float:
+    """The error of the noise-only curve at `accuracy`, interpolated linearly.
+
+    More noise cannot help accuracy, so measured accuracies are first made non-increasing along the noise (isotonic
+    regression by pooling adjacent violators); where several noise levels then share an accuracy the largest error
+    counts, which favours noise alone. Above the curve's best accuracy its best end counts, which does so too; below its
+    worst accuracy there is nothing to compare with, see `within_curve`.
+    """
+    pooled = non_increasing([point[0] for point in curve])
+    errors = [point[1] for point in curve]
+    if accuracy >= pooled[0]:
+        return max(error for level, error in zip(pooled, errors, strict=True) if level == pooled[0])
+    for index in range(len(pooled) - 1, 0, -1):
+        high, low = pooled[index - 1], pooled[index]
+        if accuracy <= low:
+            return errors[index]
+        if low < accuracy <= high:
+            share = (high - accuracy) / (high - low)
+            return errors[index - 1] + share * (errors[index] - errors[index - 1])
+    return errors[0]
+
+
+def within_curve(curve: Curve, accuracy: float) -> bool:
+    """Whether the noise-only curve reaches down to this accuracy, so that there is something to compare with."""
+    return accuracy >= min(non_increasing([point[0] for point in curve]))
+
+
+def non_increasing(values: Sequence[float]) -> list[float]:
+    """The closest non-increasing sequence (isotonic regression)."""
+    blocks: list[list[float]] = []
+    for value in values:
+        blocks.append([value, 1.0])
+        while len(blocks) > 1 and blocks[-2][0] < blocks[-1][0]:
+            mean, count = blocks.pop()
+            before = blocks[-1]
+            before[0] = (before[0] * before[1] + mean * count) / (before[1] + count)
+            before[1] += count
+    return [mean for mean, count in blocks for _ in range(int(count))]
+
+
+def jackknife(statistic: Callable[[Sequence[int]], list[float]], groups: Sequence[int]) -> list[tuple[float, float]]:
+    """`(estimate, standard error)` of each component of a statistic of groups, leaving one group out at a time."""
+    whole = statistic(groups)
+    parts = [statistic([group for group in groups if group != left_out]) for left_out in groups]
+    count = len(groups)
+    result = []
+    for index, value in enumerate(whole):
+        column = [part[index] for part in parts]
+        mean = statistics.fmean(column)
+        result.append((value, math.sqrt((count - 1) / count * sum((entry - mean) ** 2 for entry in column))))
+    return result

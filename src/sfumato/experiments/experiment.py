@@ -1,0 +1,159 @@
+"""One experiment of the tables: a training and its attacks, decided by a value, run in a folder, resumed there."""
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sfumato import attacks
+from sfumato.attacks import DecoderConfig, GanConfig
+from sfumato.compute import device_of
+from sfumato.experiments.strips import write_strip
+from sfumato.training import TrainConfig, load_data, load_run, train_run
+from sfumato.training.inversion import attack_run
+
+__all__ = ["Experiment", "Progress", "run_experiment"]
+
+Progress = Callable[[str, float], None]
+"""`(what, share done)` while an experiment runs."""
+
+_SHOWN = 8
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What one result file stands for.
+
+    Attributes:
+        budget: name of the budget.
+        dataset: as the table names it; `train.data` may be a stand-in.
+        row: name of the row.
+        train: settings of the training.
+        attacks: settings of the attacks, in the order in which they run.
+    """
+
+    budget: str
+    dataset: str
+    row: str
+    train: TrainConfig
+    attacks: tuple[DecoderConfig | GanConfig, ...]
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that decides the result."""
+        return {
+            "budget": self.budget,
+            "dataset": self.dataset,
+            "row": self.row,
+            "train": self.train.identity(),
+            "attacks": {attacks.name_of(config): asdict(config) for config in self.attacks},
+        }
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the identity."""
+        return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()
+
+    @property
+    def key(self) -> str:
+        """Name of the result: readable in front, unmistakable behind."""
+        cem = "-cem" if self.train.cem else ""
+        return f"{self.dataset}-{self.row}{cem}-s{self.train.seed}-{self.digest[:12]}"
+
+    def located(self, data_dir: str | None, device: str) -> "Experiment":
+        """The same experiment with its data and device on this machine."""
+        return replace(self, train=replace(self.train, data_dir=data_dir, device=device))
+
+
+def run_experiment(
+    experiment: Experiment,
+    folder: Path,
+    *,
+    should_stop: Callable[[], bool] | None = None,
+    progress: Progress | None = None,
+    pictures: Path | None = None,
+    keep: bool = False,
+) -> dict[str, Any]:
+    """Train and attack in `folder`, from where an earlier call was interrupted; give the result.
+
+    Args:
+        experiment: what to do.
+        folder: of checkpoints; removed at the end unless `keep`.
+        should_stop: asked at every step; True saves and leaves.
+        progress: called as the work goes on.
+        pictures: PNG file for originals and redrawn images; None draws none.
+        keep: whether the trained model stays in the folder.
+
+    Raises:
+        Interrupted: `should_stop` said so.
+    """
+    tell = progress or (lambda what, share: None)
+    parts = 1 + len(experiment.attacks)
+    sets = load_data(experiment.train)
+
+    def on_step(done: int, total: int) -> None:
+        tell("training", done / total / parts)
+
+    trained = train_run(experiment.train, folder, sets=sets, on_step=on_step, should_stop=should_stop)
+    run = load_run(folder)
+    figures: dict[str, Any] = {}
+    redrawn: dict[str, Any] = {}
+    began = time.monotonic()
+    for number, config in enumerate(experiment.attacks, 1):
+        name = attacks.name_of(config)
+
+        def on_epoch(done: int, total: int, _: dict[str, float], name: str = name, number: int = number) -> None:
+            tell(name, (number + done / total) / parts)
+
+        attacked = attack_run(
+            run, sets, config, device=device_of(experiment.train.device), progress=on_epoch, should_stop=should_stop
+        )
+        result = attacked.result
+        figures[name] = {
+            "train": result["train"],
+            "test": result["test"],
+            "converged": result["outcome"]["converged"],
+            "reason": result["outcome"]["reason"],
+            "mean_image_mse": result["mean_image_mse"],
+            "seconds": result["seconds"],
+        }
+        redrawn[name] = attacked.test
+    if pictures is not None and redrawn:
+        originals = next(iter(redrawn.values())).originals
+        strip = {"original": originals} | {name: inversion.redrawn for name, inversion in redrawn.items()}
+        write_strip(pictures, {name: images[:_SHOWN] for name, images in strip.items()})
+    if not keep:
+        shutil.rmtree(folder, ignore_errors=True)
+    return {
+        "hash": experiment.digest,
+        "budget": experiment.budget,
+        "dataset": experiment.dataset,
+        "row": experiment.row,
+        "cem": experiment.train.cem,
+        "seed": experiment.train.seed,
+        "noise_std": experiment.train.noise_std,
+        "lam": experiment.train.lam if experiment.train.cem else 0.0,
+        "cut": experiment.train.cut_at,
+        "network": experiment.train.network,
+        **{name: trained[name] for name in _FROM_TRAINING},
+        "attacks": figures,
+        "attack_seconds": round(time.monotonic() - began, 1),
+        "config": experiment.identity(),
+    }
+
+
+_FROM_TRAINING = (
+    "accuracy",
+    "accuracy_held_out",
+    "information",
+    "information_bounds",
+    "train_images",
+    "test_images",
+    "caveat",
+    "seconds",
+    "data",
+    "evidence",
+)

@@ -1,0 +1,138 @@
+"""A table or figure from the store to the files that people read: Markdown, CSV, LaTeX, HTML."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sfumato.evidence import evidence
+from sfumato.experiments.budget import Budget, RowSpec
+from sfumato.experiments.comparison import comparison_table, remarks
+from sfumato.experiments.curves import curve_findings, draw, points_table
+from sfumato.experiments.efficiency import efficiency_table
+from sfumato.experiments.findings import collect
+from sfumato.experiments.gains import equal_accuracy_gains, gains_table
+from sfumato.experiments.plan import experiments_of
+from sfumato.experiments.store import Store
+from sfumato.experiments.strips import read_strip
+from sfumato.files import write_text
+from sfumato.report.cells import Table
+from sfumato.report.gallery import Redrawn, gallery
+from sfumato.report.reproduction import write_reproduction_page
+from sfumato.report.tables import to_csv, to_latex, to_markdown
+
+__all__ = ["Presentation", "efficiency_key", "present", "save"]
+
+_SHOWN_SEED = 0
+
+
+@dataclass
+class Presentation:
+    """What a table or figure shows.
+
+    Attributes:
+        name: such as `table1`.
+        title: in words.
+        tables: at least one, unless nothing was measured.
+        figures: (caption, SVG).
+        pictures: (caption, PNG).
+        seconds: of all experiments together.
+    """
+
+    name: str
+    title: str
+    tables: list[Table] = field(default_factory=list)
+    figures: list[tuple[str, str]] = field(default_factory=list)
+    pictures: list[tuple[str, bytes]] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def markdown(self) -> str:
+        """All tables."""
+        return "\n\n".join(to_markdown(table) for table in self.tables)
+
+
+def efficiency_key(budget: Budget) -> str:
+    """Key of Table 9's result."""
+    return f"table9-{budget.name}"
+
+
+def present(spec: dict[str, Any], budget: Budget, rows: dict[str, RowSpec], store: Store) -> Presentation:
+    """Everything that a table or figure shows, from what the store holds."""
+    shown = Presentation(spec["name"], spec["title"])
+    if spec["kind"] == "efficiency":
+        if (measured := store.read(efficiency_key(budget))) is not None:
+            shown.tables.append(efficiency_table(spec, budget, measured))
+        return shown
+    experiments = experiments_of(spec, budget, rows)
+    results = [result for one in experiments if (result := store.read(one.key)) is not None]
+    shown.seconds = sum(result["seconds"] + result["attack_seconds"] for result in results)
+    if spec["kind"] == "comparison":
+        shown.tables.append(comparison_table(spec, budget, rows, store))
+        shown.pictures += _pictures(spec, budget, rows, store)
+    elif spec["kind"] == "pictures":
+        shown.pictures += _pictures(spec, budget, rows, store)
+    else:
+        found = curve_findings(spec, budget, rows, store)
+        notes = remarks(budget, [finding for _, findings in found for finding in findings])
+        shown.tables.append(points_table(spec, found, notes))
+        if (figure := draw(spec, found)) is not None:
+            shown.figures.append(figure)
+    if spec["kind"] in ("comparison", "curves"):
+        gains = equal_accuracy_gains(spec["dataset"], budget, rows, store)
+        own = {experiment.row for experiment in experiments}
+        title = "CEM's gain at equal accuracy"
+        if (table := gains_table([one for one in gains if one.row in own], rows, title)) is not None:
+            shown.tables.append(table)
+    return shown
+
+
+def save(shown: Presentation, folder: Path, budget: Budget) -> list[Path]:
+    """Write the files that people read; give their paths.
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
+    base = f"{shown.name}-{budget.name}"
+    paths = []
+    for number, table in enumerate(shown.tables):
+        stem = base if number == 0 else f"{base}-equal-accuracy"
+        for suffix, render in (("md", to_markdown), ("csv", to_csv), ("tex", to_latex)):
+            paths.append(folder / f"{stem}.{suffix}")
+            write_text(paths[-1], render(table))
+    if shown.tables or shown.figures or shown.pictures:
+        paths.append(folder / f"{base}.html")
+        write_reproduction_page(
+            paths[-1],
+            title=f"{shown.title}, budget {budget.name}",
+            tables=shown.tables,
+            figures=shown.figures,
+            pictures=shown.pictures,
+            notes=shown.tables[0].notes if shown.tables else (f"Budget {budget.title}.",),
+            evidence=evidence("cpu"),
+            seconds=shown.seconds,
+        )
+    return paths
+
+
+def _pictures(
+    spec: dict[str, Any], budget: Budget, rows: dict[str, RowSpec], store: Store
+) -> Sequence[tuple[str, bytes]]:
+    experiments = experiments_of(spec, budget, rows, seeds=[_SHOWN_SEED])
+    originals, redrawn = None, []
+    for finding in collect(experiments, store):
+        result = finding.results.get(_SHOWN_SEED)
+        strip = read_strip(store.folder / f"{finding.experiment.key}.png") if result is not None else None
+        if result is None or strip is None:
+            continue
+        originals = strip.pop("original")
+        name = finding.experiment.row + ("+cem" if finding.experiment.train.cem else "")
+        redrawn += [
+            Redrawn(name, attack, images, f"MSE {result['attacks'][attack]['test']['mse']:.4f}")
+            for attack, images in strip.items()
+        ]
+    if originals is None:
+        return []
+    caption = (
+        f"What the attacks redraw\nUnseen images of seed {_SHOWN_SEED}, the first eight of the test set, not chosen."
+    )
+    return [(caption, gallery(originals, redrawn))]

@@ -1,0 +1,144 @@
+"""What a comparison table holds: our figures beside the published ones, and how one of them is written."""
+
+import math
+from dataclasses import dataclass
+
+from sfumato.errors import ConfigError
+
+__all__ = ["MISSING", "Cell", "Row", "Table"]
+
+MISSING = "–"
+"""What stands where there is no figure."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One figure beside the published one.
+
+    Attributes:
+        ours: what we measured; None where nothing was.
+        spread: standard deviation over seeds; None for a single seed.
+        published: the paper's figure, in the unit of `ours`; None where it has none.
+        digits: decimals as shown; 4, or 2 of a percentage, where None. A figure of ours that these decimals would show
+            as 0 gets three significant digits.
+        percent: True shows a share of 1 as 100.
+        text: shown in place of `ours`, for what is no number.
+        note: a few words behind it, such as `not converged`.
+    """
+
+    ours: float | None = None
+    spread: float | None = None
+    published: float | None = None
+    digits: int | None = None
+    percent: bool = False
+    text: str | None = None
+    note: str = ""
+
+    @property
+    def shown(self) -> str:
+        """Our figure without its spread."""
+        if self.text is not None:
+            return self.text
+        return MISSING if self.ours is None else self._written(self.ours, self._decimals())
+
+    @property
+    def shown_spread(self) -> str:
+        """`± 0.0004`, with the decimals of the figure; empty where there is no spread."""
+        if self.text is not None or self.ours is None or self.spread is None:
+            return ""
+        return f"± {self._written(self.spread, self._decimals())}"
+
+    @property
+    def shown_published(self) -> str:
+        """The paper's figure, with as many decimals as `digits` says."""
+        return MISSING if self.published is None else self._written(self.published, self._digits())
+
+    def _digits(self) -> int:
+        return self.digits if self.digits is not None else 2 if self.percent else 4
+
+    def _decimals(self) -> int:
+        digits = self._digits()
+        size = abs(self.ours or 0.0) * (100 if self.percent else 1)
+        if 0 < size < 0.5 * 10.0**-digits:
+            return min(12, 2 - math.floor(math.log10(size)))
+        return digits
+
+    def _written(self, value: float, decimals: int) -> str:
+        if math.isinf(value):
+            return "∞" if value > 0 else "−∞"
+        return f"{100 * value if self.percent else value:.{decimals}f}".replace("-", "−")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line.
+
+    Attributes:
+        label: what it is, such as `Noise_ARL + CEM`.
+        cells: one for each column.
+        note: a few words under the label, such as `3 seeds`.
+        emphasis: True sets it apart (averages).
+    """
+
+    label: str
+    cells: tuple[Cell, ...]
+    note: str = ""
+    emphasis: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of figures, and what has to be known to read them.
+
+    A column whose cells have no published figure is shown without a place for one, and a column of percentages says so
+    in its head.
+
+    Attributes:
+        title: such as `Table 1: CIFAR-10, VGG11`.
+        columns: names of the figures, without `%`.
+        rows: at least one.
+        notes: sentences on seeds, budget, data and oddities of the published table.
+        corner: head of the first column.
+
+    Raises:
+        ConfigError: no rows, a row that does not fit the columns, a name given twice, or a column in which only some
+            figures are percentages.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
+    corner: str = "method"
+
+    def __post_init__(self) -> None:
+        if not self.rows:
+            raise ConfigError(f"the table '{self.title}' has no rows; give at least one")
+        if len(set(self.columns)) < len(self.columns):
+            raise ConfigError(f"the table '{self.title}' has two columns of one name; name each differently")
+        for row in self.rows:
+            if len(row.cells) != len(self.columns):
+                raise ConfigError(
+                    f"row '{row.label}' of the table '{self.title}' has {len(row.cells)} cells for {len(self.columns)} "
+                    "columns; give one for each"
+                )
+        for name, index in zip(self.columns, range(len(self.columns)), strict=True):
+            if len({cell.percent for cell in self.column(index) if _is_number(cell)}) > 1:
+                raise ConfigError(f"column '{name}' of the table '{self.title}' mixes percentages with other figures")
+
+    def column(self, index: int) -> tuple[Cell, ...]:
+        """The cells of a column, from top to bottom."""
+        return tuple(row.cells[index] for row in self.rows)
+
+    def is_compared(self, index: int) -> bool:
+        """Whether any cell of a column has a published figure."""
+        return any(cell.published is not None for cell in self.column(index))
+
+    def head(self, index: int) -> str:
+        """The name of a column as shown, with `%` where its figures are percentages."""
+        percent = any(cell.percent for cell in self.column(index) if _is_number(cell))
+        return f"{self.columns[index]}, %" if percent else self.columns[index]
+
+
+def _is_number(cell: Cell) -> bool:
+    return (cell.ours is not None and cell.text is None) or cell.published is not None

@@ -1,0 +1,61 @@
+"""Figure 5 of the paper: the same images, as each attack redraws them from each defence."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from sfumato.errors import FeatureError
+from sfumato.report.palette import label
+from sfumato.report.pictures import labelled_rows, save_png
+
+__all__ = ["Redrawn", "gallery", "save_gallery"]
+
+
+@dataclass(frozen=True)
+class Redrawn:
+    """What one attack made of one defence.
+
+    Attributes:
+        defense: short name, such as `noise_arl+cem`.
+        attack: what readers see, such as `decoder`.
+        images: (n, C, H, W) in [0, 1], in the order of the originals.
+        detail: a few words, such as `MSE 0.0214`.
+    """
+
+    defense: str
+    attack: str
+    images: Tensor
+    detail: str = ""
+
+
+def gallery(originals: Tensor, redrawn: Sequence[Redrawn]) -> bytes:
+    """A PNG: the originals in the first row, then one row per defence and attack, one image per column.
+
+    Args:
+        originals: (n, C, H, W) in [0, 1], C = 1 (grey) or 3 (RGB); values outside are clipped.
+        redrawn: the rows below, from top to bottom.
+
+    Raises:
+        FeatureError: the shapes do not belong together, two rows have one label, or there is nothing to show.
+    """
+    rows = {"original": originals}
+    for entry in redrawn:
+        name = f"{label(entry.defense)}\n{entry.attack}" + (f", {entry.detail}" if entry.detail else "")
+        if name in rows:
+            raise FeatureError(
+                f"two rows are called '{label(entry.defense)}, {entry.attack}'; tell them apart by `detail`"
+            )
+        rows[name] = entry.images
+    return labelled_rows(rows)
+
+
+def save_gallery(path: Path, originals: Tensor, redrawn: Sequence[Redrawn]) -> None:
+    """Write the picture of `gallery`.
+
+    Raises:
+        FeatureError: as `gallery`.
+        StorageError: the file could not be written.
+    """
+    save_png(path, gallery(originals, redrawn))

@@ -1,0 +1,60 @@
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sfumato.errors import FeatureError, StorageError
+from sfumato.report.gallery import Redrawn, gallery, save_gallery
+from sfumato.report.pictures import labelled_rows
+
+
+def images(value: float, count: int = 3) -> torch.Tensor:
+    return torch.full((count, 3, 64, 64), value)
+
+
+ROWS = (Redrawn("patrol", "decoder", images(0.5), "MSE 0.0214"), Redrawn("patrol+cem", "GAN", images(0.0)))
+
+
+def test_originals_first_then_a_labelled_row_for_each():
+    pixels = np.asarray(Image.open(io.BytesIO(gallery(images(1.0), ROWS))).convert("L"))
+    assert pixels.shape[0] == 3 * 72
+    left = pixels.shape[1] - (3 * 68 - 4) - 4
+    for index, value in enumerate((255, 128, 0)):
+        row = pixels[72 * index + 4 : 72 * index + 68, left:]
+        for image in range(3):
+            assert (row[:, 68 * image : 68 * image + 64] == value).all()
+    for index, lines in enumerate((1, 2, 2)):
+        ink = (pixels[72 * index : 72 * (index + 1), : left - 4] < 128).any(1)
+        assert np.count_nonzero(np.diff(ink.astype(int)) == 1) == lines  # runs of rows with ink
+
+
+def test_labels_are_the_names_that_readers_know(monkeypatch):
+    seen = {}
+    monkeypatch.setattr("sfumato.report.gallery.labelled_rows", lambda rows: seen.update(rows) or b"")
+    gallery(images(1.0), ROWS)
+    assert list(seen) == ["original", "PATROL\ndecoder, MSE 0.0214", "PATROL + CEM\nGAN"]
+
+
+def test_the_label_column_is_as_wide_as_its_longest_line():
+    narrow = Image.open(io.BytesIO(labelled_rows({"a": images(1.0)})))
+    wide = Image.open(io.BytesIO(labelled_rows({"a\n" + 30 * "b": images(1.0)})))
+    assert wide.width > narrow.width + 150
+
+
+def test_the_file_is_the_picture_and_the_same_each_time(tmp_path):
+    save_gallery(tmp_path / "deep" / "fig5.png", images(1.0), ROWS)
+    assert (tmp_path / "deep" / "fig5.png").read_bytes() == gallery(images(1.0), ROWS) == gallery(images(1.0), ROWS)
+
+
+def test_errors_name_cause_and_remedy(tmp_path):
+    with pytest.raises(FeatureError, match=r"'PATROL, GAN' has shape \(2, 3, 64, 64\).*same images in the same order"):
+        gallery(images(1.0), [Redrawn("patrol", "GAN", images(0.0, 2))])
+    with pytest.raises(FeatureError, match="two rows are called 'PATROL, GAN'; tell them apart by `detail`"):
+        gallery(images(1.0), [Redrawn("patrol", "GAN", images(0.0))] * 2)
+    with pytest.raises(FeatureError, match="no pictures to show; give at least one row"):
+        labelled_rows({})
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="cannot write"):
+        save_gallery(tmp_path / "file" / "x.png", images(1.0), ROWS)
