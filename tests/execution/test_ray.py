@@ -1,15 +1,17 @@
 """What only Ray's executor does: a real cluster of two nodes that loses one, and Ray started for one run."""
 
 import importlib
-import signal
+import json
+import os
 import socket
+import subprocess
 import sys
 
 import pytest
 from pieces_of_work import act, until_node_is_killed, wait_for_end
 
 from sfumato.errors import ConfigError, SfumatoWarning
-from sfumato.execution import RayExecutor, build, usable_cores
+from sfumato.execution import RayExecutor, usable_cores
 
 
 def test_a_lost_node_loses_no_item(tmp_path):
@@ -46,14 +48,29 @@ def test_a_lost_node_loses_no_item(tmp_path):
 
 
 def test_ray_started_for_one_run_is_gone_after_it(tmp_path):
-    ray = pytest.importorskip("ray", reason="needs the package ray")
-    before = signal.getsignal(signal.SIGTERM)
-    run = build("ray").run([(str(tmp_path), "plain")], act)
-    assert next(run).value == "PLAIN"
-    assert ray.is_initialized()
-    assert signal.getsignal(signal.SIGTERM) is before  # a command line stops cleanly by its own handler
-    assert list(run) == []
-    assert not ray.is_initialized()
+    """In a process of its own, with nothing set up before: as a user would meet it."""
+    pytest.importorskip("ray", reason="needs the package ray")
+    script = (
+        "import json, os, signal, sys\n"
+        "from pieces_of_work import act\n"
+        "from sfumato.execution import build\n"
+        "signal.signal(signal.SIGTERM, handler := lambda *_: None)\n"
+        "run = build('ray').run([(sys.argv[1], 'plain')], act)\n"
+        "value = next(run).value\n"
+        "import ray\n"
+        "kept, mode = signal.getsignal(signal.SIGTERM) is handler, os.environ['RAY_AUTH_MODE']\n"
+        "there = ray.is_initialized()\n"
+        "print(json.dumps([value, kept, there, mode, list(run), ray.is_initialized()]))\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+    environment["HOME"] = str(tmp_path)
+    done = subprocess.run([sys.executable, "-c", script, tmp_path], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    value, sigterm_kept, there, mode, rest, there_after = json.loads(done.stdout)
+    assert (value, rest, there, there_after) == ("PLAIN", [], True, False)
+    assert sigterm_kept  # a command line stops cleanly by its own handler
+    assert mode == "token"  # Ray listens on every interface: strangers are refused
+    assert not (tmp_path / ".ray").exists()
 
 
 def test_no_cluster_at_the_address(monkeypatch):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from sfumato import data
-from sfumato.errors import CheckpointError, ConfigError
+from sfumato.errors import CheckpointError, ConfigError, Interrupted
 from sfumato.training import (
     TrainConfig,
     Trainer,
@@ -170,3 +170,24 @@ def test_an_unknown_device_names_the_remedy():
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="use --device cpu"):
             trainer(replace(CONFIG, device="cuda"))
+
+
+def test_a_stop_saves_at_once_and_the_next_call_goes_on(tmp_path):
+    undisturbed = trainer()
+    undisturbed.run()
+    state = tmp_path / "state"
+    for stop_at in (2, 4):  # steps within one call
+        steps: list[int] = []
+
+        def should_stop(steps: list[int] = steps, stop_at: int = stop_at) -> bool:
+            steps.append(1)
+            return len(steps) == stop_at
+
+        with pytest.raises(Interrupted, match="goes on from there"):
+            trainer().run(state, should_stop=should_stop)
+    counted: list[int] = []
+    last = trainer()
+    last.run(state, on_step=lambda done, _total: counted.append(done))
+    assert counted[0] == 7  # 2 + 4 steps were saved although the checkpoint interval had not passed
+    assert same(weights(last), weights(undisturbed))
+    assert figures(last) == figures(undisturbed)

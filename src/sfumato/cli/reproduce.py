@@ -19,6 +19,8 @@ from sfumato.experiments.store import Store
 
 __all__ = ["run"]
 
+_GPU_WORKERS = 4
+
 
 def run(words: Sequence[str]) -> None:
     """Parse, run what is missing, show."""
@@ -97,7 +99,9 @@ def _run(
         return None
     options = dict(parsed.executor_options)
     if parsed.executor == "local":
-        options |= {"workers": parsed.workers}
+        # Small networks leave a GPU idle: several share it, but not as many as there are cores.
+        on_gpu = device_of(parsed.device).type == "cuda"
+        options |= {"workers": parsed.workers or (_GPU_WORKERS if on_gpu else None)}
     elif parsed.executor == "slurm":
         options.setdefault("folder", str(Path(parsed.work) / "slurm"))
     with progress_bar("experiments") as bar:

@@ -157,8 +157,8 @@ def _connect(executor: RayExecutor) -> None:
     if address == "local":
         if executor.cpus > usable_cores() or executor.gpus > torch.cuda.device_count():
             raise ConfigError(f"{_nowhere(executor)}; ask for less, or connect to a cluster that has them")
-        # Ray would keep its token in the home folder; ours goes with this process.
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        # Ray asks for a token unless RAY_AUTH_MODE says otherwise (setting that here would be too late, it is read at
+        # import). It would keep one in the home folder; this one goes with this process.
         if "RAY_AUTH_TOKEN_PATH" not in os.environ:
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         options = {"num_cpus": usable_cores(), "object_store_memory": _STORE_BYTES, "include_dashboard": False}

@@ -6,7 +6,7 @@ from typing import Any
 
 from sfumato import paper
 from sfumato.experiments.budget import Budget, RowSpec
-from sfumato.experiments.findings import Finding, collect, gain
+from sfumato.experiments.findings import Finding, collect, gain, seeds_note
 from sfumato.experiments.plan import experiments_of
 from sfumato.experiments.store import Store
 from sfumato.report.cells import Cell, Row, Table
@@ -45,7 +45,7 @@ def comparison_table(spec: dict[str, Any], budget: Budget, rows: dict[str, RowSp
     for (name, cem), finding in findings.items():
         cells = tuple(_cell(finding, metric, published.get((name, cem), {})) for metric in columns.values())
         label = rows[name].label + ("+CEM" if cem else "")
-        lines.append(Row(label, cells, note=_note(finding)))
+        lines.append(Row(label, cells, note=seeds_note(finding)))
     lines += _averages(spec, rows, findings, list(columns.values()))
     notes = [*remarks(budget, list(findings.values())), *_gains(spec, rows, findings), *_oddities(spec)]
     return Table(spec["title"], tuple(columns), tuple(lines), tuple(notes))
@@ -77,11 +77,6 @@ def _cell(finding: Finding, metric: str, published: dict[str, float]) -> Cell:
         digits=_DIGITS.get(kind),
         percent=metric == "accuracy",
     )
-
-
-def _note(finding: Finding) -> str:
-    count = len(finding.results)
-    return "" if not count else f"{count} seed{'s' if count > 1 else ''}"
 
 
 def _counted(rows: dict[str, RowSpec], findings: dict[tuple[str, bool], Finding]) -> list[str]:

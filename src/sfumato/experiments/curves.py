@@ -7,7 +7,7 @@ from typing import Any
 
 from sfumato.errors import ConfigError
 from sfumato.experiments.budget import Budget, RowSpec
-from sfumato.experiments.findings import Finding, collect
+from sfumato.experiments.findings import Finding, collect, seeds_note
 from sfumato.experiments.plan import curve_experiment
 from sfumato.experiments.store import Store
 from sfumato.report.cells import Cell, Row, Table
@@ -45,7 +45,7 @@ def points_table(
                 _cell(finding, "decoder_mse_test"),
                 Cell(_entropy(finding), digits=1),
             ),
-            note="" if not finding.results else f"{len(finding.results)} seeds",
+            note=seeds_note(finding),
         )
         for curve, findings in found
         for finding in findings

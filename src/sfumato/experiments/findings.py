@@ -8,7 +8,7 @@ from typing import Any
 from sfumato.experiments.experiment import Experiment
 from sfumato.experiments.store import Store
 
-__all__ = ["Figure", "Finding", "collect", "gain", "metric"]
+__all__ = ["Figure", "Finding", "collect", "gain", "metric", "seeds_note"]
 
 Result = dict[str, Any]
 
@@ -62,6 +62,12 @@ def collect(experiments: Iterable[Experiment], store: Store) -> list[Finding]:
         if (result := store.read(experiment.key)) is not None:
             results[experiment.train.seed] = result
     return [Finding(experiment, results) for experiment, results in found.values()]
+
+
+def seeds_note(finding: Finding) -> str:
+    """How many seeds stand behind a row; empty where there is none."""
+    count = len(finding.results)
+    return "" if not count else f"{count} seed{'s' if count > 1 else ''}"
 
 
 def metric(result: Result, name: str) -> float | None:

@@ -37,6 +37,7 @@ class Presentation:
         figures: (caption, SVG).
         pictures: (caption, PNG).
         seconds: of all experiments together.
+        evidence: of the first experiment; the table's notes name every device.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Presentation:
     figures: list[tuple[str, str]] = field(default_factory=list)
     pictures: list[tuple[str, bytes]] = field(default_factory=list)
     seconds: float = 0.0
+    evidence: dict[str, Any] = field(default_factory=lambda: evidence("cpu"))
 
     def markdown(self) -> str:
         """All tables."""
@@ -62,10 +64,13 @@ def present(spec: dict[str, Any], budget: Budget, rows: dict[str, RowSpec], stor
     if spec["kind"] == "efficiency":
         if (measured := store.read(efficiency_key(budget))) is not None:
             shown.tables.append(efficiency_table(spec, budget, measured))
+            shown.evidence = measured["evidence"]
         return shown
     experiments = experiments_of(spec, budget, rows)
     results = [result for one in experiments if (result := store.read(one.key)) is not None]
     shown.seconds = sum(result["seconds"] + result["attack_seconds"] for result in results)
+    if results:
+        shown.evidence = results[0]["evidence"]
     if spec["kind"] == "comparison":
         shown.tables.append(comparison_table(spec, budget, rows, store))
         shown.pictures += _pictures(spec, budget, rows, store)
@@ -107,8 +112,8 @@ def save(shown: Presentation, folder: Path, budget: Budget) -> list[Path]:
             tables=shown.tables,
             figures=shown.figures,
             pictures=shown.pictures,
-            notes=shown.tables[0].notes if shown.tables else (f"Budget {budget.title}.",),
-            evidence=evidence("cpu"),
+            notes=shown.tables[0].notes[:1] if shown.tables else (f"Budget {budget.title}.",),
+            evidence=shown.evidence,
             seconds=shown.seconds,
         )
     return paths
