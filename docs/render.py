@@ -7,10 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from sfumato.experiments.budget import load_budget, load_rows, load_spec
+from sfumato.experiments.presentation import present
+from sfumato.experiments.store import Store
 from sfumato.report.study import study_markdown
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "docs/digits.md", "docs/speed.md")
+PAGES = ("README.md", "docs/digits.md", "docs/speed.md", "docs/reproduce.md")
 
 
 def demo(result: dict[str, Any]) -> str:
@@ -49,6 +52,13 @@ def bench(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def reproduced(name: str) -> str:
+    """A table or figure at the lite budget, from the store in results/."""
+    budget = load_budget("lite")
+    shown = present(load_spec(name), budget, load_rows(), Store(ROOT / "results" / budget.name))
+    return shown.markdown()
+
+
 BLOCKS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "demo": ("demo.json", demo),
     "study": ("digits-study.json", study_markdown),
@@ -61,8 +71,11 @@ def render(text: str) -> str:
 
     def block(match: re.Match[str]) -> str:
         name = match[1]
-        file, renderer = BLOCKS[name]
-        body = renderer(json.loads((ROOT / "results" / file).read_text(encoding="utf-8"))).strip()
+        if name in BLOCKS:
+            file, renderer = BLOCKS[name]
+            body = renderer(json.loads((ROOT / "results" / file).read_text(encoding="utf-8"))).strip()
+        else:
+            body = reproduced(name.removesuffix("_lite")).strip()
         return f"<!-- begin {name} -->\n{body}\n<!-- end {name} -->"
 
     return re.sub(r"<!-- begin (\w+) -->.*?<!-- end \1 -->", block, text, flags=re.S)

@@ -33,9 +33,9 @@ def wait_for(path: Path, seconds: float = 60.0) -> None:
 
 
 def lives(number: str) -> bool:
-    """Whether that process is there and no zombie."""
+    """Whether that process is there and no zombie; one whose threads are still ending (`Zl`) is there."""
     state = subprocess.run(["ps", "-o", "stat=", "-p", number], capture_output=True, text=True).stdout.strip()
-    return state != "" and not state.startswith("Z")
+    return state != "" and not (state.startswith("Z") and "l" not in state)
 
 
 def wait_for_end(number: str, seconds: float = 15.0) -> None:

@@ -43,7 +43,8 @@ class RandomDrop(nn.Module):
 class Dropout(Defense):
     """Sets 20 % of the feature to zero, on the wire of classifier and attacker alike, without rescaling.
 
-    Source: He et al., Model inversion attacks against collaborative inference, ACSAC 2019 (the paper's [15]). Deviation
+    Source: He, Zhang and Lee, Attacking and protecting data privacy in edge-cloud collaborative inference systems, IEEE
+    Internet of Things Journal 2020 (the paper's [15]). Deviation
     from the authors' code: there the attacker trains on features that were not dropped; here nobody ever sees those.
     With CEM the mixture is that of the feature before dropping, whose information bounds that of the dropped one: given
     the mask, what arrives is a part of z_hat + noise.
