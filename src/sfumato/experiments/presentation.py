@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from sfumato.evidence import evidence
 from sfumato.experiments.budget import Budget, RowSpec
 from sfumato.experiments.comparison import comparison_table, remarks
@@ -123,13 +125,18 @@ def _pictures(
     spec: dict[str, Any], budget: Budget, rows: dict[str, RowSpec], store: Store
 ) -> Sequence[tuple[str, bytes]]:
     experiments = experiments_of(spec, budget, rows, seeds=[_SHOWN_SEED])
-    originals, redrawn = None, []
+    originals: Tensor | None = None
+    redrawn: list[Redrawn] = []
     for finding in collect(experiments, store):
         result = finding.results.get(_SHOWN_SEED)
         strip = read_strip(store.folder / f"{finding.experiment.key}.png") if result is not None else None
         if result is None or strip is None:
             continue
-        originals = strip.pop("original")
+        own = strip.pop("original")
+        if originals is None:
+            originals = own
+        if own.shape != originals.shape or not bool((own == originals).all()):
+            continue  # of another test set: it has no place under these originals
         name = finding.experiment.row + ("+cem" if finding.experiment.train.cem else "")
         redrawn += [
             Redrawn(name, attack, images, f"MSE {result['attacks'][attack]['test']['mse']:.4f}")
