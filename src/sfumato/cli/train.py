@@ -26,7 +26,8 @@ def run(words: Sequence[str]) -> None:
     parsed = parser.read(words)
     load_plugins(parsed)
     config: TrainConfig = settings(parsed, TrainConfig)
-    if config.data_dir is not None:
+    # A name on a hub is no path.
+    if config.data_dir is not None and (config.data != "hub" or Path(config.data_dir).expanduser().exists()):
         parsed.data_dir = str(Path(config.data_dir).expanduser().resolve())
         config = settings(parsed, TrainConfig)
     folder = Path(parsed.run or f"runs/{config.data}-{config.network}-{config.digest()}")

@@ -18,6 +18,7 @@ _Class = TypeVar("_Class", bound=type[Defense])
 _CLASSES: dict[str, type[Defense]] = {}
 _VERSIONS: dict[str, str] = {}
 _loading: list[str] = []
+_WORDS = {int: "whole number", float: "number"}
 
 
 def register(cls: _Class) -> _Class:
@@ -64,6 +65,10 @@ def build(name: str, **values: Any) -> Defense:
             f"defence {name!r} has no option {unknown[0]!r}; it takes {', '.join(known) if known else 'none'}"
         )
     builder: Callable[..., Defense] = _lookup(name)
+    for option, value in values.items():
+        wanted = inspect.signature(builder).parameters[option].annotation
+        if wanted in (int, float) and (isinstance(value, bool | str) or (wanted is int and value != int(value))):
+            raise ConfigError(f"{option} of defence {name!r} is {value!r}; give a {_WORDS[wanted]}")
     return builder(**values)
 
 
