@@ -62,7 +62,7 @@ def remarks(budget: Budget, findings: Sequence[Finding]) -> list[str]:
     )
     found += sorted({result["caveat"] for result in results if result["caveat"]})
     if unconverged := sum(finding.unconverged for finding in findings):
-        found.append(f"{unconverged} attacks had not converged; their errors are no evidence of safety.")
+        found.append(f"Attacks that had not converged: {unconverged}; their errors are no evidence of safety.")
     devices = sorted({f"{result['evidence']['device']}, torch {result['evidence']['torch']}" for result in results})
     return found + [f"Measured on {device}." for device in devices]
 
