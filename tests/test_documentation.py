@@ -270,7 +270,7 @@ class TestTheExample:
 
 def _batch(features: torch.Tensor) -> Batch:
     nothing = torch.zeros(len(features), dtype=torch.int64)
-    return Batch(features, nothing, features, features, features.flatten(1), progress=0.5, lr=0.01)
+    return Batch(features, nothing, features, features, features.flatten(1))
 
 
 def _roughness(z: torch.Tensor) -> float:

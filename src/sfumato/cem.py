@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from sfumato.errors import ConfigError, FeatureError, NotFittedError, SfumatoWarning
 from sfumato.health import Diagnostics, Health, diagnose
 from sfumato.mixture import Clusters, Covariance, check_covariance
+from sfumato.modes import free_to_look
 from sfumato.published import published_loss
 
 __all__ = ["CEM"]
@@ -153,17 +154,17 @@ class CEM(nn.Module):
     @property
     def weights(self) -> Tensor:
         """(k,), pi_j."""
-        return self._fitted().weights
+        return self._fitted().weights.clone()
 
     @property
     def means(self) -> Tensor:
         """(k, D), mu_j."""
-        return self._fitted().means
+        return self._fitted().means.clone()
 
     @property
     def covariances(self) -> Tensor:
         """Sigma_j: (k, D, D) full, (k, D) diagonal, (k,) spherical."""
-        return self._fitted().covariances
+        return self._fitted().covariances.clone()
 
     @property
     def information(self) -> float:
@@ -288,7 +289,7 @@ class CEM(nn.Module):
     @staticmethod
     def _check_finite(direction: Tensor) -> None:
         """On the CPU only: elsewhere the check would wait for the device in every step."""
-        if direction.device.type == "cpu" and not torch.isfinite(direction).all():
+        if free_to_look(direction) and not torch.isfinite(direction).all():
             raise FeatureError(_DIVERGED)
 
     def _fitted(self) -> Clusters:

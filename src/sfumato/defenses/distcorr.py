@@ -68,6 +68,7 @@ class DistCorr(Defense):
     """
 
     name: ClassVar[str] = "distcorr"
+    replayable = True
 
     def __init__(self, alpha: float = 1.0) -> None:
         super().__init__()

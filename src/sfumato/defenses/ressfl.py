@@ -42,6 +42,7 @@ class ResSFL(Defense):
     """
 
     name: ClassVar[str] = "ressfl"
+    replayable = True
     trains_adversary: ClassVar[bool] = True
 
     def __init__(
@@ -72,7 +73,9 @@ class ResSFL(Defense):
         if self.adversary is None:
             raise NotFittedError("the adversary has no shape yet; call attach(site) before training")
         if self._optimizer is None:
-            self._optimizer = Adam(self.adversary.parameters(), lr=self.lr, fused=True)
+            # On a GPU the number of steps is counted there, so that the step can be replayed.
+            on_gpu = self.last.device.type == "cuda"
+            self._optimizer = Adam(self.adversary.parameters(), lr=self.lr, fused=True, capturable=on_gpu)
             self._bf16 = use_bf16("auto", self.last.device, self.adversary, self._feature_shape)
         return (self._optimizer,)
 

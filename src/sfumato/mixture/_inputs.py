@@ -47,13 +47,13 @@ def check_finite(features: Tensor) -> None:
         raise FeatureError("features hold NaN or infinite values; find the step that produced them first")
 
 
-def _check_index(name: str, index: Tensor, count: int, limit: int, what: str, plural: str) -> None:
+def _check_index(name: str, index: Tensor, count: int, limit: int, what: str, plural: str, values: bool) -> None:
     if index.ndim != 1 or len(index) != count or index.dtype != torch.int64:
         raise FeatureError(
             f"{name} must be int64 of shape ({count},) like the features, got {index.dtype} {tuple(index.shape)}; "
             f"pass one {what} index per sample"
         )
-    if count and bool(((index < 0) | (index >= limit)).any()):
+    if values and count and bool(((index < 0) | (index >= limit)).any()):
         raise FeatureError(
             f"{name} reach from {int(index.min())} to {int(index.max())}, outside 0 to {limit - 1}; "
             f"check the number of {plural}"
@@ -62,14 +62,17 @@ def _check_index(name: str, index: Tensor, count: int, limit: int, what: str, pl
 
 def check_assignment(assignment: Tensor, count: int, clusters: int) -> None:
     """FeatureError unless `assignment` is (count,) int64 in [0, clusters)."""
-    _check_index("assignments", assignment, count, clusters, "cluster", "clusters")
+    _check_index("assignments", assignment, count, clusters, "cluster", "clusters", True)
 
 
-def check_labels(labels: Tensor | None, count: int, num_classes: int) -> Tensor:
-    """The labels; FeatureError unless they are (count,) int64 in [0, num_classes)."""
+def check_labels(labels: Tensor | None, count: int, num_classes: int, *, values: bool = True) -> Tensor:
+    """The labels; FeatureError unless they are (count,) int64 in [0, num_classes).
+
+    Looking at the `values` of a tensor on a GPU waits for it; a training step leaves that to the refresh.
+    """
     if labels is None:
         raise FeatureError("these clusters belong to classes; pass labels, or fit them without labels")
-    _check_index("labels", labels, count, num_classes, "class", "classes")
+    _check_index("labels", labels, count, num_classes, "class", "classes", values)
     return labels
 
 

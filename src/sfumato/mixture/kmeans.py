@@ -19,7 +19,7 @@ from sfumato.mixture._inputs import (
 __all__ = ["KMeansResult", "kmeans", "kmeans_plus_plus", "nearest"]
 
 # Lloyd stops when the centres moved, squared and summed, by less than this share of the mean variance.
-_TOLERANCE = 1e-4
+TOLERANCE = 1e-4
 
 
 class KMeansResult(NamedTuple):
@@ -174,7 +174,7 @@ def kmeans(
         if assignment is not None and torch.equal(assignment, found.assignment):
             break
         if assignment is None:
-            enough = _TOLERANCE * _mean_variance(features, shift)
+            enough = TOLERANCE * _mean_variance(features, shift)
         assignment = found.assignment
         moved = _update(features, centres, shift, found)
         distance = float((moved - centres).double().square().sum())

@@ -17,6 +17,8 @@ from sfumato.mixture._inputs import (
     sorted_clusters,
 )
 from sfumato.mixture.kmeans import kmeans, nearest, scores
+from sfumato.mixture.lloyd import lloyd_by_class
+from sfumato.modes import free_to_look
 
 __all__ = ["Partition"]
 
@@ -32,10 +34,12 @@ class Partition:
         centres: (k, D).
         owner: (k,) int64, the class of each cluster: class c owns clusters c m to c m + m - 1. None when clusters
             belong to no class.
+        num_classes: number of classes; 0 without classes.
     """
 
     centres: Tensor
     owner: Tensor | None
+    num_classes: int = 0
 
     @classmethod
     def of(cls, centres: Tensor, num_classes: int | None) -> Self:
@@ -52,7 +56,7 @@ class Partition:
                 f"{len(centres)} centres cannot be shared evenly by {num_classes} classes; pass a multiple"
             )
         owner = torch.arange(num_classes, device=centres.device)
-        return cls(centres, owner.repeat_interleave(len(centres) // num_classes))
+        return cls(centres, owner.repeat_interleave(len(centres) // num_classes), num_classes)
 
     @classmethod
     @torch.no_grad()
@@ -108,9 +112,15 @@ class Partition:
             centres = features.mean(0).repeat(clusters, 1)
         else:
             centres = previous.centres.detach().to(features).clone()
-        order, _, ends = sorted_clusters(labels, num_classes)
+        order, counts, ends = sorted_clusters(labels, num_classes)
+        left = set(range(num_classes))
+        if previous is not None and not free_to_look(features):
+            blocks = centres.view(num_classes, clusters_per_class, dim)
+            moved, ran_empty = lloyd_by_class(features, order, counts.cpu(), blocks, iterations)
+            centres = moved.view(clusters, dim)
+            left = set(ran_empty.nonzero().squeeze(1).tolist())
         for c, (start_row, end) in enumerate(zip([0, *ends], ends, strict=False)):
-            if end == start_row:
+            if end == start_row or c not in left:
                 continue
             block = slice(c * clusters_per_class, (c + 1) * clusters_per_class)
             centres[block] = kmeans(
@@ -138,8 +148,8 @@ class Partition:
         check_features(features, self.centres.shape[1])
         if self.owner is None:
             return nearest(features, self.centres)
-        num_classes = int(self.owner[-1]) + 1
-        labels = check_labels(labels, len(features), num_classes)
+        num_classes, look = self.num_classes, free_to_look(features)
+        labels = check_labels(labels, len(features), num_classes, values=look)
         if len(features) <= chunk_rows(features.shape[1], features.device):
             score = scores(features, self.centres, self.centres.mean(0))[1]
             return score.masked_fill_(self.owner != labels[:, None], torch.inf).argmin(1)

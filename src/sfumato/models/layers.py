@@ -2,13 +2,14 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sfumato.errors import ConfigError
 
-__all__ = ["Normalize", "check_image_shape", "plain_halves"]
+__all__ = ["Dropout", "Normalize", "check_image_shape", "plain_halves"]
 
 POOL = "pool"
 
@@ -43,6 +44,27 @@ class Normalize(nn.Module):
 
     def extra_repr(self) -> str:
         return f"mean={self.mean.flatten().tolist()}, std={self.std.flatten().tolist()}"
+
+
+class Dropout(nn.Dropout):
+    """`nn.Dropout` that draws from a generator of its own where a training gives it one.
+
+    Several trainings that take turns in one process then draw what each of them would draw alone.
+
+    Attributes:
+        generator: on the device of the input; None draws from torch's global one. Not part of copies.
+    """
+
+    generator: torch.Generator | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.generator is None or not self.training or self.p == 0:
+            return super().forward(x)
+        kept = torch.empty_like(x).bernoulli_(1 - self.p, generator=self.generator)
+        return x * kept.div_(1 - self.p)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"generator": None}
 
 
 def check_image_shape(image_shape: Sequence[int]) -> tuple[int, int, int]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from sfumato.errors import ConfigError
-from sfumato.models.layers import POOL, check_image_shape, plain_halves
+from sfumato.models.layers import POOL, Dropout, check_image_shape, plain_halves
 
 __all__ = ["vgg11"]
 
@@ -64,10 +64,10 @@ def vgg11(
     cloud["pool8"] = nn.MaxPool2d((shape[1] // 16, shape[2] // 16))
     cloud["flatten"] = nn.Flatten()
     cloud["head"] = nn.Sequential(
-        nn.Dropout(0.5),
+        Dropout(0.5),
         nn.Linear(512, 512),
         nn.ReLU(inplace=True),
-        nn.Dropout(0.5),
+        Dropout(0.5),
         nn.Linear(512, 512),
         nn.ReLU(inplace=True),
         nn.Linear(512, num_classes),

@@ -11,11 +11,13 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from sfumato import checkpoint
-from sfumato.compute import autocast, channels_last, device_of, use_bf16
+from sfumato.compute import autocast, channels_last, device_of, kernels, use_bf16
 from sfumato.data import Augmentation, ImageSet
 from sfumato.defenses import Batch, Defense, Epoch
 from sfumato.errors import CheckpointError, ConfigError, Interrupted, SfumatoError
+from sfumato.models.layers import Dropout
 from sfumato.models.widths import fit_to_state
+from sfumato.replay import Replay
 from sfumato.seeds import derive_seed, generator
 from sfumato.split import SplitModel
 from sfumato.training.config import TrainConfig
@@ -76,6 +78,19 @@ class Trainer:
         self._place = _Place(0, 0)
         self._sums = torch.zeros(3, dtype=torch.float64, device=self.device)
         self._seconds = 0.0
+        self._indices = torch.zeros(config.batch_size, dtype=torch.int64, device=self.device)
+        self._random = {name: torch.Generator(self.device) for name in ("augment", "step")}
+        self._own_random(self._random["step"])
+        if config.engine == "compiled":
+            model.edge.compile()
+            model.cloud.compile()
+        self._whole_step = Replay(
+            lambda: self._compute(self._indices),
+            self.device,
+            tuple(self._random.values()),
+            enabled=config.engine in ("auto", "compiled") and all(defense.replayable for defense in defenses),
+        )
+        self._layout: tuple[int, ...] = ()
 
     def run(
         self,
@@ -100,41 +115,68 @@ class Trainer:
         """
         if state is not None and state.exists():
             self._resume(state)
-        total = self.config.epochs * self.steps
-        saved = time.monotonic()
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            while self._place.epoch < self.config.epochs:
-                began = time.monotonic()
-                epoch, step = self._place
-                if step == 0:
-                    self.begin_epoch(epoch)
-                batches = self._order(epoch).split(self.config.batch_size)
-                for step in range(self._place.step, self.steps):
-                    self.step(epoch, step, batches[step])
-                    self._place = _Place(epoch, step + 1)
-                    if on_step is not None:
-                        on_step(epoch * self.steps + step + 1, total)
-                    stop = should_stop is not None and should_stop()
-                    if state is not None and (stop or time.monotonic() - saved > self.config.checkpoint_seconds):
-                        self._seconds += time.monotonic() - began
-                        self._save(state)
-                        began = saved = time.monotonic()
-                    if stop:
-                        raise Interrupted("the training was stopped; the same command goes on from there")
-                self._seconds += time.monotonic() - began
-                self._end(epoch)
-                if state is not None:
-                    self._save(state)
-                    saved = time.monotonic()
-                if on_epoch is not None:
-                    on_epoch(self.history[-1])
+        try:
+            with (
+                torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []),
+                kernels(self.device, self.config.engine),
+            ):
+                self._run(state, on_step, on_epoch, should_stop)
+        except torch.OutOfMemoryError as error:
+            part = max(1, (self.config.micro_batch or self.config.batch_size) // 2)
+            raise SfumatoError(
+                f"the device ran out of memory in epoch {self._place.epoch}; run fewer trainings on it at once, or "
+                f"give --micro-batch {part}: the same command with it goes on from the checkpoint"
+            ) from error
+        self._own_random(None)
         self.model.eval()
         return self.history
 
+    def _run(
+        self,
+        state: Path | None,
+        on_step: OnStep | None,
+        on_epoch: OnEpoch | None,
+        should_stop: Callable[[], bool] | None,
+    ) -> None:
+        total = self.config.epochs * self.steps
+        saved = time.monotonic()
+        while self._place.epoch < self.config.epochs:
+            began = time.monotonic()
+            epoch, step = self._place
+            if step == 0:
+                self.begin_epoch(epoch)
+            batches = self._order(epoch).split(self.config.batch_size)
+            for step in range(self._place.step, self.steps):
+                self.step(epoch, step, batches[step])
+                self._place = _Place(epoch, step + 1)
+                if on_step is not None:
+                    on_step(epoch * self.steps + step + 1, total)
+                stop = should_stop is not None and should_stop()
+                if state is not None and (stop or time.monotonic() - saved > self.config.checkpoint_seconds):
+                    self._seconds += time.monotonic() - began
+                    self._save(state)
+                    began = saved = time.monotonic()
+                if stop:
+                    raise Interrupted("the training was stopped; the same command goes on from there")
+            self._seconds += time.monotonic() - began
+            self._end(epoch)
+            if state is not None:
+                self._save(state)
+                saved = time.monotonic()
+            if on_epoch is not None:
+                on_epoch(self.history[-1])
+
+    def _own_random(self, random: torch.Generator | None) -> None:
+        for module in self.model.modules():
+            if isinstance(module, Dropout):
+                module.generator = random
+
     def _optimizer(self) -> torch.optim.Optimizer:
         cfg = self.config
+        # A tensor, so that a replayed step can read it; the fused kernel on a GPU reads float32.
+        rate = torch.tensor(cfg.lr, dtype=torch.float64 if self.device.type == "cpu" else None, device=self.device)
         return torch.optim.SGD(
-            self.model.parameters(), lr=cfg.lr, momentum=cfg.momentum, weight_decay=cfg.weight_decay, fused=True
+            self.model.parameters(), lr=rate, momentum=cfg.momentum, weight_decay=cfg.weight_decay, fused=True
         )
 
     def _own_optimizers(self) -> dict[str, torch.optim.Optimizer]:
@@ -161,38 +203,54 @@ class Trainer:
             defense.on_epoch(Epoch(epoch, self.config.epochs, collect, self.model, lambda: replaced.append(True)))
         if replaced:
             self.optimizer = self._optimizer()
+        layout = tuple(defense.layout for defense in self.defenses)
+        if replaced or layout != self._layout:
+            self._layout = layout
+            self._whole_step.forget()
         self.model.train()
         self._modules.train()
 
     def step(self, epoch: int, step: int, indices: Tensor) -> None:
         """One step on the images at `indices`; a pure function of the state, the seed, the epoch and the step."""
-        cfg = self.config
-        progress = (epoch + step / self.steps) / cfg.epochs
+        seed = self.config.seed
         lr = self._rate(epoch, step)
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        torch.manual_seed(derive_seed(cfg.seed, "step", epoch, step))  # dropout and noise of this step
-        x = self.augmentation(
-            self._pixels[indices],
-            generator(cfg.seed, "augment", epoch, step, device=self.device),
-            memory_format=torch.channels_last,
-        )
-        labels = self._labels[indices]
-        with autocast(self.device, self.bf16):
-            features, released, logits = self.model.outputs(x)
-        task = cross_entropy(logits.float(), labels)
-        batch = Batch(x, labels, features, released, logits, progress, lr)
-        loss = task
+            group["lr"].fill_(lr)
         for defense in self.defenses:
-            if (penalty := defense.penalty(batch)) is not None:
-                loss = loss + penalty
+            defense.before_step((epoch + step / self.steps) / self.config.epochs, lr)
+        for name, random in self._random.items():
+            random.manual_seed(derive_seed(seed, name, epoch, step))
+        torch.manual_seed(derive_seed(seed, "step", epoch, step))  # layers and defences without a generator of ours
+        if len(indices) == len(self._indices):
+            self._indices.copy_(indices)
+            self._whole_step()
+        else:
+            self._compute(indices)
+
+    def _compute(self, indices: Tensor) -> None:
+        """The part of a step that happens on the device and may be captured; see `Replay`."""
+        images = self.augmentation(self._pixels[indices], self._random["augment"], memory_format=torch.channels_last)
+        part = self.config.micro_batch or len(indices)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        for x, labels in zip(images.split(part), self._labels[indices].split(part), strict=True):
+            batch = self._backward(x, labels, len(x) / len(indices))
         self.optimizer.step()
         for defense in self.defenses:
             defense.on_step(batch)
+
+    def _backward(self, x: Tensor, labels: Tensor, share: float) -> Batch:
+        """Forward and backward of images that are this share of the step's batch."""
+        with autocast(self.device, self.bf16):
+            features, released, logits = self.model.outputs(x, self._random["step"])
+        loss = task = cross_entropy(logits.float(), labels)
+        batch = Batch(x, labels, features, released, logits)
+        for defense in self.defenses:
+            if (penalty := defense.penalty(batch)) is not None:
+                loss = loss + penalty
+        (loss if share == 1 else share * loss).backward()
         right = (logits.detach().argmax(1) == labels).sum()
         self._sums += torch.stack([loss.detach() * len(x), task.detach() * len(x), right]).double()
+        return batch
 
     def _rate(self, epoch: int, step: int) -> float:
         return learning_rate(self.config.lr_schedule, self.config.lr, (epoch + step / self.steps) / self.config.epochs)
@@ -252,7 +310,7 @@ class Trainer:
         checkpoint.load_optimizer_state(self.optimizer, checkpoint.unflatten_state("optimizer", tensors))
         for name, optimizer in self._own_optimizers().items():
             checkpoint.load_optimizer_state(optimizer, checkpoint.unflatten_state(name, tensors))
-        self._sums = tensors["sums"].to(self.device)
+        self._sums.copy_(tensors["sums"])
         self._place = _Place(*meta["place"])
         self.history = meta["history"]
         self._seconds = meta["seconds"]
