@@ -85,6 +85,7 @@ def plain_halves(
     mean: float | Sequence[float],
     std: float | Sequence[float],
     stem: int | None = None,
+    squash: bool = True,
 ) -> tuple[OrderedDict[str, nn.Module], OrderedDict[str, nn.Module]]:
     """The layers of encoder and decoder of a plain network, by name, without the decoder's head.
 
@@ -98,6 +99,7 @@ def plain_halves(
         mean: of `Normalize`, the encoder's first layer.
         std: likewise.
         stem: channels of one more convolution with BatchNorm and ReLU in front, or None.
+        squash: False leaves the sigmoid behind the bottleneck out; the feature is then unbounded.
 
     Raises:
         ConfigError: the cut is not offered, or a number of channels is below 1.
@@ -118,7 +120,8 @@ def plain_halves(
             side = back
             if bottleneck is not None:
                 front["bottleneck"] = nn.Conv2d(channels, bottleneck, 3, padding=1)
-                front["sigmoid"] = nn.Sigmoid()
+                if squash:
+                    front["sigmoid"] = nn.Sigmoid()
                 back["expand"] = nn.Conv2d(bottleneck, channels, 3, padding=1)
         if entry == POOL:
             side[f"pool{number}"] = nn.MaxPool2d(2)

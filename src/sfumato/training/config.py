@@ -40,6 +40,7 @@ class TrainConfig:
         augment: random crop and flip (for digits: shifts only).
         rotation: with `augment`, also turn the images by up to so many degrees.
         noise_std: standard deviation of the noise on the wire.
+        bound: `sigmoid`, or `none` for a feature without bounds, which only `clip_norm` then bounds.
         clip_norm: L2 radius to which the feature is clipped, or none.
         quantize_bits: bits per value on the wire, or none for floats.
         defense: besides noise and CEM: `none`, `distcorr`, `dropout`, `patrol`, `ressfl`, `label_smoothing`.
@@ -82,6 +83,7 @@ class TrainConfig:
     augment: bool = True
     rotation: float = 0.0
     noise_std: float = 0.025
+    bound: Literal["sigmoid", "none"] = "sigmoid"
     clip_norm: float | None = None
     quantize_bits: int | None = None
     defense: str = "none"
@@ -147,6 +149,8 @@ class TrainConfig:
         """What decides the resulting weights: all settings but those of storage and of the machine."""
         ignored = {"checkpoint_seconds", "data_dir", "device", "engine", "micro_batch"}
         kept = {name: value for name, value in self.as_dict().items() if name not in ignored}
+        if self.bound == "sigmoid":  # came later: results stored before it existed keep their names
+            del kept["bound"]
         return kept | {"cut": self.cut_at, "defense_version": defenses.version(self.defense)}
 
     def digest(self) -> str:

@@ -182,7 +182,8 @@ def _claim(folder: Path, config: TrainConfig, sets: DataSets) -> None:
     theirs = TrainConfig.from_dict(before["config"])
     if theirs.identity() != config.identity():
         mine, old = config.identity(), theirs.identity()
-        changed = ", ".join(f"{name} {old[name]} -> {mine[name]}" for name in mine if mine[name] != old[name])
+        names = [name for name in {**old, **mine} if old.get(name) != mine.get(name)]
+        changed = ", ".join(f"{name} {old.get(name, 'as usual')} -> {mine.get(name, 'as usual')}" for name in names)
         raise CheckpointError(f"{folder} holds another run ({changed}); choose another --run folder")
     if before["data"] != claim["data"]:
         raise CheckpointError(
