@@ -54,14 +54,13 @@ def bench(result: dict[str, Any]) -> str:
 
 def ranks(result: dict[str, Any]) -> str:
     lines = [
-        "| training | processes | accuracy, each seed | information bound, diagonal, each seed | seconds |",
-        "|---|---|---|---|---|",
+        "| training | processes | accuracy, each seed | information bound, diagonal, each seed |",
+        "|---|---|---|---|",
     ]
     for row in result["rows"]:
         accuracy = ", ".join(f"{100 * value:.1f}" for value in row["accuracy"])
         information = ", ".join(f"{value:.1f}" for value in row["information"])
-        seconds = ", ".join(f"{value:.0f}" for value in row["seconds"])
-        lines.append(f"| {row['training']} | {row['ranks']} | {accuracy} % | {information} nats | {seconds} |")
+        lines.append(f"| {row['training']} | {row['ranks']} | {accuracy} % | {information} nats |")
     evidence, seeds = result["evidence"], ", ".join(map(str, result["seeds"]))
     lines += [
         "",

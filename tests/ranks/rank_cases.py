@@ -13,7 +13,7 @@ from sfumato.defenses import Batch, CEMDefense, Defense, Site, build
 from sfumato.errors import Interrupted
 from sfumato.mixture import kmeans
 from sfumato.models import build as build_network
-from sfumato.ranks import Part, Ranks, share_batch_norm
+from sfumato.ranks import Gradients, Part, Ranks, share_batch_norm
 from sfumato.training import TrainConfig, Trainer, train_run
 
 Results = dict[str, Tensor]
@@ -233,6 +233,24 @@ def loop_of_a_user() -> Results:
     return {name: value.detach().clone() for name, value in encoder.named_parameters()}
 
 
+def accumulated() -> Results:
+    """Gradients added up over two backward passes, of parameters of which one rank or none knows anything."""
+    ranks = Ranks.current()
+    torch.manual_seed(0)
+    net, spare, unused = nn.Linear(4, 3), nn.Parameter(torch.ones(4)), nn.Parameter(torch.ones(2))
+    x = torch.randn(12, 4)
+    gradients = Gradients([*net.parameters(), spare, unused], (), ranks)
+    for number, rows in enumerate(own(x, 0.6).tensor_split(2)):
+        value = net(rows).square().sum() / 12
+        if number == 1 and ranks.rank == ranks.size - 1:
+            value = value + spare @ x[-1]
+        gradients.backward(value * ranks.size, last=number == 1)
+    assert unused.grad is None
+    assert spare.grad is not None
+    found = {name: value.grad for name, value in net.named_parameters() if value.grad is not None}
+    return found | {"spare": spare.grad}
+
+
 def parts() -> Results:
     """Shards cover everything once, and so do the parts of a batch or each rank has all of it."""
     ranks = Ranks.current()
@@ -256,7 +274,7 @@ def parts() -> Results:
 
 DETERMINISTIC = TrainConfig(
     data="digits", width=6, epochs=2, limit=200, batch_size=48, lr=0.1, cem=True, noise_std=0.1, device="cpu",
-    defense="ressfl", defense_options={"width": 4, "blocks": 1, "threshold": -1.0},
+    micro_batch=10, defense="ressfl", defense_options={"width": 4, "blocks": 1, "threshold": -1.0},
 )  # fmt: skip
 
 
@@ -293,7 +311,7 @@ def cases() -> dict[str, Callable[[], Results]]:
     found |= {f"mixture {name}": lambda case=case: mixture(*case) for name, case in MIXTURES.items()}
     found |= {f"loss {name}": lambda case=case: loss(*case) for name, case in LOSSES.items()}
     found |= {f"training {name}": lambda name=name: training(name) for name in TRAININGS}
-    for case in (mixture_as_on_a_gpu, empty_clusters, batch_norm, loop_of_a_user, parts):
+    for case in (mixture_as_on_a_gpu, empty_clusters, batch_norm, loop_of_a_user, accumulated, parts):
         found[case.__name__] = case
     return found
 

@@ -46,6 +46,7 @@ def refusals(folder: Path) -> dict[str, str]:
         "images": raised(lambda: train_run(CONFIG, folder / "images", sets=other)),
         "setting": raised(lambda: train_run(replace(CONFIG, lr=0.1 + ranks.rank), folder / "setting", sets=sets)),
         "batch": raised(lambda: train_run(replace(CONFIG, batch_size=1), folder / "batch", sets=sets)),
+        "engine": raised(lambda: train_run(replace(CONFIG, engine="compiled"), folder / "engine", sets=sets)),
         "folder": raised(lambda: train_run(replace(CONFIG, lr=0.3), folder / "undisturbed", sets=sets)),
         "shared": json.dumps(ranks.first(lambda: {"from": ranks.rank, "umlaut": "ü", "nothing": None})),
     }

@@ -79,6 +79,7 @@ def test_stopped_by_one_rank_all_go_on_and_end_as_if_undisturbed(together):
         ("images", "ConfigError: rank 1 has another data fingerprint than rank 0; give all ranks the same images"),
         ("setting", "ConfigError: rank 1 has another setting lr than rank 0; start all ranks with the same command"),
         ("batch", "ConfigError: a batch has 1 images, fewer than the 2 ranks; start fewer processes"),
+        ("engine", "ConfigError: engine compiled works in one process; give --engine eager"),
         ("folder", "CheckpointError: .*undisturbed holds another run"),
     ],
 )  # fmt: skip
