@@ -92,7 +92,7 @@ class Trainer:
             model.edge.compile()
             model.cloud.compile()
         self._whole_step = Replay(
-            lambda: self._compute(self._indices, self.ranks.split(len(self._indices))),
+            lambda: self._compute(self._indices),
             self.device,
             tuple(self._random.values()),
             enabled=self.ranks.alone
@@ -268,8 +268,9 @@ class Trainer:
             with part.working():
                 self._compute(indices[part.rows], part)
 
-    def _compute(self, indices: Tensor, part: Part) -> None:
+    def _compute(self, indices: Tensor, part: Part | None = None) -> None:
         """What happens on the device in a step, with this rank's images, and may be captured; see `Replay`."""
+        part = part or Part(slice(0, len(indices)))
         images = self.augmentation(self._pixels[indices], self._random["augment"], memory_format=torch.channels_last)
         sizes = part.sizes(self.config.micro_batch)
         self.optimizer.zero_grad(set_to_none=True)
