@@ -38,7 +38,7 @@ def test_a_killed_rank_ends_all_with_one_sentence_and_the_same_command_goes_on(t
         env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
-        wait_for(tmp_path / "run/state.safetensors")
+        wait_for(tmp_path / "run/metrics.jsonl")  # written after the checkpoint of the same epoch
         children = Path(f"/proc/{torchrun.pid}/task/{torchrun.pid}/children").read_text().split()
         os.kill(int(children[1]), signal.SIGKILL)
         killed = time.monotonic()
