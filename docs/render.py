@@ -13,7 +13,7 @@ from sfumato.experiments.store import Store
 from sfumato.report.study import study_markdown
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "docs/digits.md", "docs/speed.md", "docs/reproduce.md")
+PAGES = ("README.md", "docs/digits.md", "docs/speed.md", "docs/reproduce.md", "docs/distributed.md")
 
 
 def demo(result: dict[str, Any]) -> str:
@@ -52,6 +52,24 @@ def bench(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def ranks(result: dict[str, Any]) -> str:
+    lines = [
+        "| training | processes | accuracy, each seed | information bound, diagonal, each seed |",
+        "|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        accuracy = ", ".join(f"{100 * value:.1f}" for value in row["accuracy"])
+        information = ", ".join(f"{value:.1f}" for value in row["information"])
+        lines.append(f"| {row['training']} | {row['ranks']} | {accuracy} % | {information} nats |")
+    evidence, seeds = result["evidence"], ", ".join(map(str, result["seeds"]))
+    lines += [
+        "",
+        f"Digits, {result['epochs']} epochs, σ = {result['noise_std']:g}, seeds {seeds}; "
+        f"{evidence['device']}, {evidence['threads']} thread per process, torch {evidence['torch']}, gloo.",
+    ]
+    return "\n".join(lines)
+
+
 def reproduced(name: str) -> str:
     """A table or figure at the lite budget, from the store in results/."""
     budget = load_budget("lite")
@@ -63,6 +81,7 @@ BLOCKS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "demo": ("demo.json", demo),
     "study": ("digits-study.json", study_markdown),
     "bench": ("bench.json", bench),
+    "ranks": ("ranks.json", ranks),
 }
 
 

@@ -13,6 +13,7 @@ from sfumato.defenses.registry import register
 from sfumato.errors import ConfigError, NotFittedError
 from sfumato.metrics import ssim
 from sfumato.models import ReconstructionNet
+from sfumato.ranks import whole
 
 __all__ = ["ResSFL"]
 
@@ -86,7 +87,7 @@ class ResSFL(Defense):
         z = batch.released.view_as(batch.released)
         with autocast(z.device, self._bf16):
             redrawn = self.adversary(z)
-        similarity = ssim(batch.images, redrawn.float()).mean()
+        similarity = whole(ssim(batch.images, redrawn.float())).mean()
         self.last.copy_(similarity.detach())
         excess = (similarity.detach() - self.threshold).clamp_min(0.0)
         # To the adversary the loss is -SSIM; to the encoder, whose gradient passes through z, it is alpha SSIM where

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from sfumato.errors import ConfigError, FeatureError
+from sfumato.ranks import Ranks
 
 __all__ = [
     "check_assignment",
@@ -38,12 +39,18 @@ def check_features(features: Tensor, dim: int | None = None) -> None:
         )
 
 
-def check_finite(features: Tensor) -> None:
-    """FeatureError when there are no features, or one holds NaN or infinity."""
-    if features.numel() == 0:
+def check_finite(features: Tensor, ranks: Ranks = Ranks.ALONE) -> None:
+    """FeatureError on all ranks when there are no features, or one holds NaN or infinity."""
+    count, damaged = len(features), False
+    if features.numel():
+        low, high = features.aminmax()
+        damaged = not bool(torch.isfinite(low) & torch.isfinite(high))
+    if not ranks.alone:
+        count, found = ranks.sum(torch.tensor([count, int(damaged)])).tolist()
+        damaged = bool(found)
+    if count == 0 or features.shape[1] == 0:
         raise FeatureError(f"there is nothing to fit in features of shape {tuple(features.shape)}; pass samples")
-    low, high = features.aminmax()
-    if not bool(torch.isfinite(low) & torch.isfinite(high)):
+    if damaged:
         raise FeatureError("features hold NaN or infinite values; find the step that produced them first")
 
 

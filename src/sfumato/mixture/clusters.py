@@ -16,6 +16,7 @@ from sfumato.mixture.precision import (
     low_rank_precision,
 )
 from sfumato.mixture.running import batch_covariances, subtract_noise, update_covariances, update_weights
+from sfumato.ranks import Ranks
 
 __all__ = ["Clusters"]
 
@@ -134,10 +135,13 @@ class Clusters(nn.Module):
             self._information.copy_(information)
         self._stale = False
 
-    def refresh(self, features: Tensor, labels: Tensor | None, *, noisy: bool) -> None:
+    def refresh(self, features: Tensor, labels: Tensor | None, *, noisy: bool, ranks: Ranks = Ranks.ALONE) -> None:
         """Cluster (N, D) features and take their moments.
 
-        k-means++ and up to 20 Lloyd iterations at first, two iterations from the last centres later.
+        k-means++ and up to 20 Lloyd iterations at first, two iterations from the last centres later. Where ranks hold a
+        part of the features each, assignments are made where the features are, and counts, sums and squares are summed
+        over the ranks. Only the dual form, which consists of samples, gathers them: N D numbers on every rank, at most
+        half of what k covariances take.
         """
         partition = Partition.fit(
             features,
@@ -147,12 +151,13 @@ class Clusters(nn.Module):
             previous=self._partition if self.refreshes else None,
             iterations=_WARM_ITERATIONS if self.refreshes else _FIRST_ITERATIONS,
             generator=torch.Generator(device=features.device).manual_seed(self.seed),
+            ranks=ranks,
         )
         assignment = partition.assign(features, labels)
         self._put("centres", partition.centres)
-        self._put("counts", torch.bincount(assignment, minlength=self.size))
-        self._put("weights", self.counts.to(features.dtype) / len(features))
-        self.samples = len(features)
+        self._put("counts", ranks.sum(torch.bincount(assignment, minlength=self.size)))
+        self.samples = ranks.total(len(features))
+        self._put("weights", self.counts.to(features.dtype) / self.samples)
         self._is_dual = self._may_be_dual and not noisy and int(self.counts.max()) * 2 <= features.shape[1]
         fitted = moments(
             features,
@@ -160,14 +165,18 @@ class Clusters(nn.Module):
             self.size,
             "spherical" if self._is_dual else self.covariance,
             fallback=self.centres,
+            ranks=ranks,
         )
         self._put("means", fitted.means)
         if self._is_dual:
-            self._put("spread", centred_samples(features, assignment, self.means, self.counts))
+            everything, clusters = ranks.gather(features), ranks.gather(assignment)
+            self._put("spread", centred_samples(everything, clusters, self.means, self.counts))
         else:
             self._put("spread", subtract_noise(fitted.covariances, self.variance) if noisy else fitted.covariances)
-        keep = torch.linspace(0, len(features) - 1, min(len(features), _KEPT), device=features.device).long()
-        self.kept, self.kept_clusters = features[keep].clone(), assignment[keep]
+        keep = torch.linspace(0, self.samples - 1, min(self.samples, _KEPT), device=features.device).long()
+        start = ranks.before(len(features))
+        keep = keep[(keep >= start) & (keep < start + len(features))] - start
+        self.kept, self.kept_clusters = ranks.gather(features[keep].clone()), ranks.gather(assignment[keep])
         self.refreshes += 1
         self._forget_factors()
         self._prepare()  # now, not in the first step, which may be a replayed one
@@ -176,11 +185,15 @@ class Clusters(nn.Module):
         """(n,) cluster of each row: the nearest centre, of its own class where clusters belong to classes."""
         return self._partition.assign(rows, labels)
 
-    def carry(self, rows: Tensor, assignment: Tensor) -> None:
-        """Eq. 5 and Eq. 6 for one batch; what is carried has no graph."""
-        counts = torch.bincount(assignment, minlength=self.size)
-        self.weights = update_weights(self.weights, counts, self.samples, len(rows))
+    def carry(self, rows: Tensor, assignment: Tensor, ranks: Ranks = Ranks.ALONE) -> None:
+        """Eq. 5 and Eq. 6 for one batch, that of all ranks; what is carried has no graph."""
+        own = torch.bincount(assignment, minlength=self.size)
+        counts = ranks.sum(own)
+        self.weights = update_weights(self.weights, counts, self.samples, ranks.total(len(rows)))
         fresh = batch_covariances(rows, assignment, self.means, self.covariance)
+        if not ranks.alone:  # all are centred at the stored means
+            share = (own / counts.clamp(min=1)).to(fresh.dtype)
+            fresh = ranks.sum(share.reshape(-1, *[1] * (fresh.ndim - 1)) * fresh)
         self.spread = update_covariances(self.spread, fresh, counts, self.weights, self.samples)
         self._forget_factors()
 

@@ -19,6 +19,7 @@ from sfumato.mixture._inputs import (
 from sfumato.mixture.kmeans import kmeans, nearest, scores
 from sfumato.mixture.lloyd import lloyd_by_class
 from sfumato.modes import free_to_look
+from sfumato.ranks import Ranks
 
 __all__ = ["Partition"]
 
@@ -70,6 +71,7 @@ class Partition:
         previous: Self | None = None,
         iterations: int = 20,
         generator: torch.Generator | None = None,
+        ranks: Ranks = Ranks.ALONE,
     ) -> Self:
         """Cluster by k-means: from k-means++ at first, from the centres of `previous` later.
 
@@ -84,6 +86,7 @@ class Partition:
             previous: a partition of the same shape to start from.
             iterations: at most so many updates of the centres by Lloyd's algorithm; 2 or 3 do for a warm start.
             generator: source of randomness for k-means++; a new one with seed 0 when left out.
+            ranks: processes that hold a part of the samples each; the partition is that of all samples in rank order.
 
         Raises:
             ConfigError: a count below 1.
@@ -92,7 +95,7 @@ class Partition:
         """
         check_positive(num_classes=num_classes, clusters_per_class=clusters_per_class)
         check_features(features)
-        check_finite(features)
+        check_finite(features, ranks)
         clusters, dim = num_classes * clusters_per_class, features.shape[1]
         if previous is not None:
             shape = tuple(previous.centres.shape)
@@ -105,22 +108,24 @@ class Partition:
         source = seeded(generator)
         if labels is None:
             start = None if previous is None else previous.centres
-            found = kmeans(features, clusters, init=start, iterations=iterations, generator=source)
+            found = kmeans(features, clusters, init=start, iterations=iterations, generator=source, ranks=ranks)
             return cls(found.centres, None)
-        labels = check_labels(labels, len(features), num_classes)
+        with ranks.together():
+            labels = check_labels(labels, len(features), num_classes)
         if previous is None:
-            centres = features.mean(0).repeat(clusters, 1)
+            centres = ranks.mean(features).repeat(clusters, 1)
         else:
             centres = previous.centres.detach().to(features).clone()
         order, counts, ends = sorted_clusters(labels, num_classes)
+        everywhere: list[int] = ranks.sum(counts).tolist()
         left = set(range(num_classes))
         if previous is not None and not free_to_look(features):
             blocks = centres.view(num_classes, clusters_per_class, dim)
-            moved, ran_empty = lloyd_by_class(features, order, counts.cpu(), blocks, iterations)
+            moved, ran_empty = lloyd_by_class(features, order, counts.cpu(), blocks, iterations, ranks)
             centres = moved.view(clusters, dim)
             left = set(ran_empty.nonzero().squeeze(1).tolist())
         for c, (start_row, end) in enumerate(zip([0, *ends], ends, strict=False)):
-            if end == start_row or c not in left:
+            if everywhere[c] == 0 or c not in left:
                 continue
             block = slice(c * clusters_per_class, (c + 1) * clusters_per_class)
             centres[block] = kmeans(
@@ -129,6 +134,7 @@ class Partition:
                 init=None if previous is None else centres[block],
                 iterations=iterations,
                 generator=source,
+                ranks=ranks,
             ).centres
         return cls.of(centres, num_classes)
 

@@ -17,6 +17,7 @@ from sfumato.defenses import Batch, Defense, Epoch
 from sfumato.errors import CheckpointError, ConfigError, Interrupted, SfumatoError
 from sfumato.models.layers import Dropout
 from sfumato.models.widths import fit_to_state
+from sfumato.ranks import Gradients, Part, Ranks, share_batch_norm
 from sfumato.replay import Replay
 from sfumato.seeds import derive_seed, generator
 from sfumato.split import SplitModel
@@ -42,6 +43,10 @@ class Trainer:
 
     Every random number depends on (seed, purpose, epoch, step), never on what was drawn before; with the state that a
     checkpoint holds, a resumed training ends with the same weights, bit for bit on the CPU, as an undisturbed one.
+
+    Where torch.distributed is initialised, every rank makes such an object and each works on its part of every batch,
+    without replaying steps. They are those of one process but for the random numbers of the other ranks' rows and for
+    rounding. Rank 0 alone measures the held-out images and touches the checkpoint, which any number of ranks resumes.
 
     Args:
         model: the split model; trained in place.
@@ -73,6 +78,8 @@ class Trainer:
         self.augmentation = _augmentation(config)
         self.steps = math.ceil(len(train) / config.batch_size)
         self.history: list[dict[str, Any]] = []
+        self.ranks = Ranks.current()
+        self._gradients = Gradients((), (), Ranks.ALONE)
         self._pixels = train.images.to(self.device)
         self._labels = train.labels.to(self.device)
         self._place = _Place(0, 0)
@@ -88,7 +95,9 @@ class Trainer:
             lambda: self._compute(self._indices),
             self.device,
             tuple(self._random.values()),
-            enabled=config.engine in ("auto", "compiled") and all(defense.replayable for defense in defenses),
+            enabled=self.ranks.alone
+            and config.engine in ("auto", "compiled")
+            and all(defense.replayable for defense in defenses),
         )
         self._layout: tuple[int, ...] = ()
 
@@ -106,15 +115,19 @@ class Trainer:
             state: checkpoint file, or None to keep none.
             on_step: called as `(steps done, steps in all)`.
             on_epoch: called with the epoch's line.
-            should_stop: asked after every step; True saves and leaves.
+            should_stop: asked after every step; True, on any rank, saves and leaves, on all.
 
         Raises:
             CheckpointError: `state` belongs to another training.
+            ConfigError: the ranks differ in settings or images, or are more than the images of a batch.
             Interrupted: `should_stop` said so.
+            RankLost: another rank ended or does not answer.
             SfumatoError: the loss became NaN or infinite.
         """
-        if state is not None and state.exists():
+        self._meet()
+        if state is not None and self.ranks.first(state.exists):
             self._resume(state)
+        self._connect()
         try:
             with (
                 torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []),
@@ -127,9 +140,29 @@ class Trainer:
                 f"the device ran out of memory in epoch {self._place.epoch}; run fewer trainings on it at once, or "
                 f"give --micro-batch {part}: the same command with it goes on from the checkpoint"
             ) from error
+        self._gradients.close()
         self._own_random(None)
         self.model.eval()
         return self.history
+
+    def _meet(self) -> None:
+        """Check that the ranks do the same training, and give all of them the initial weights of rank 0."""
+        if self.ranks.alone:
+            return
+        check_ranks(self.ranks, self.train, self.config)
+        told = {"precision": "bf16" if self.bf16 else "fp32", "kind of device": self.device.type}
+        self.ranks.check_same(told, "give all ranks the same kind of machine, or name --precision and --device")
+        for module in (self.model, self._modules):
+            share_batch_norm(module)
+            for tensor in (*module.parameters(), *module.buffers()):
+                self.ranks.broadcast(tensor.data)
+
+    def _connect(self) -> None:
+        """Average over the ranks the gradients of the parameters that there are now."""
+        self._gradients.close()
+        if not self.ranks.alone:
+            parameters = (*self.model.parameters(), *self._modules.parameters())
+            self._gradients = Gradients(parameters, self._own_optimizers().values(), self.ranks)
 
     def _run(
         self,
@@ -151,8 +184,11 @@ class Trainer:
                 self._place = _Place(epoch, step + 1)
                 if on_step is not None:
                     on_step(epoch * self.steps + step + 1, total)
-                stop = should_stop is not None and should_stop()
-                if state is not None and (stop or time.monotonic() - saved > self.config.checkpoint_seconds):
+                stop, due = self.ranks.any(
+                    should_stop is not None and should_stop(),
+                    time.monotonic() - saved > self.config.checkpoint_seconds,
+                )
+                if state is not None and (stop or due):
                     self._seconds += time.monotonic() - began
                     self._save(state)
                     began = saved = time.monotonic()
@@ -194,7 +230,8 @@ class Trainer:
         """Let the defences act before the first step of an epoch, and start its sums."""
 
         def collect() -> tuple[Tensor, Tensor]:
-            return collect_features(self.model, self._pixels, bf16=self.bf16), self._labels
+            own = self.ranks.shard(len(self._labels))
+            return collect_features(self.model, self._pixels[own], bf16=self.bf16), self._labels[own]
 
         self._sums.zero_()
         self._seconds = 0.0
@@ -203,6 +240,7 @@ class Trainer:
             defense.on_epoch(Epoch(epoch, self.config.epochs, collect, self.model, lambda: replaced.append(True)))
         if replaced:
             self.optimizer = self._optimizer()
+            self._connect()
         layout = tuple(defense.layout for defense in self.defenses)
         if replaced or layout != self._layout:
             self._layout = layout
@@ -213,33 +251,39 @@ class Trainer:
     def step(self, epoch: int, step: int, indices: Tensor) -> None:
         """One step on the images at `indices`; a pure function of the state, the seed, the epoch and the step."""
         seed = self.config.seed
+        part = self.ranks.split(len(indices))
         lr = self._rate(epoch, step)
         for group in self.optimizer.param_groups:
             group["lr"].fill_(lr)
         for defense in self.defenses:
             defense.before_step((epoch + step / self.steps) / self.config.epochs, lr)
         for name, random in self._random.items():
-            random.manual_seed(derive_seed(seed, name, epoch, step))
-        torch.manual_seed(derive_seed(seed, "step", epoch, step))  # layers and defences without a generator of ours
-        if len(indices) == len(self._indices):
+            random.manual_seed(derive_seed(seed, name, epoch, step, *part.stream))
+        # Layers and defences without a generator of ours:
+        torch.manual_seed(derive_seed(seed, "step", epoch, step, *part.stream))
+        if self.ranks.alone and len(indices) == len(self._indices):
             self._indices.copy_(indices)
             self._whole_step()
         else:
-            self._compute(indices)
+            with part.working():
+                self._compute(indices[part.rows], part)
 
-    def _compute(self, indices: Tensor) -> None:
-        """The part of a step that happens on the device and may be captured; see `Replay`."""
+    def _compute(self, indices: Tensor, part: Part | None = None) -> None:
+        """What happens on the device in a step, with this rank's images, and may be captured; see `Replay`."""
+        part = part or Part(slice(0, len(indices)))
         images = self.augmentation(self._pixels[indices], self._random["augment"], memory_format=torch.channels_last)
-        part = self.config.micro_batch or len(indices)
+        sizes = part.sizes(self.config.micro_batch)
         self.optimizer.zero_grad(set_to_none=True)
-        for x, labels in zip(images.split(part), self._labels[indices].split(part), strict=True):
-            batch = self._backward(x, labels, len(x) / len(indices))
+        left = len(sizes)
+        for x, labels in zip(images.split(sizes), self._labels[indices].split(sizes), strict=True):
+            left -= 1
+            batch = self._backward(x, labels, part.weight * len(x) / len(indices), part.counted, last=left == 0)
         self.optimizer.step()
         for defense in self.defenses:
             defense.on_step(batch)
 
-    def _backward(self, x: Tensor, labels: Tensor, share: float) -> Batch:
-        """Forward and backward of images that are this share of the step's batch."""
+    def _backward(self, x: Tensor, labels: Tensor, share: float, counted: bool, *, last: bool) -> Batch:
+        """Forward and backward of images that have this share in the step's gradient, the average over the ranks."""
         with autocast(self.device, self.bf16):
             features, released, logits = self.model.outputs(x, self._random["step"])
         loss = task = cross_entropy(logits.float(), labels)
@@ -247,18 +291,23 @@ class Trainer:
         for defense in self.defenses:
             if (penalty := defense.penalty(batch)) is not None:
                 loss = loss + penalty
-        (loss if share == 1 else share * loss).backward()
-        right = (logits.detach().argmax(1) == labels).sum()
-        self._sums += torch.stack([loss.detach() * len(x), task.detach() * len(x), right]).double()
+        self._gradients.backward(loss if share == 1 else share * loss, last=last)
+        if counted:
+            right = (logits.detach().argmax(1) == labels).sum()
+            self._sums += torch.stack([loss.detach() * len(x), task.detach() * len(x), right]).double()
         return batch
 
     def _rate(self, epoch: int, step: int) -> float:
         return learning_rate(self.config.lr_schedule, self.config.lr, (epoch + step / self.steps) / self.config.epochs)
 
     def _end(self, epoch: int) -> None:
-        loss, task, right = (self._sums / len(self.train)).tolist()
+        loss, task, right = (self.ranks.sum(self._sums) / len(self.train)).tolist()
         if not math.isfinite(loss):
             raise SfumatoError(f"the loss became {loss} in epoch {epoch}; lower --lr or --lam and start a new run")
+        self.history.append(self.ranks.first(lambda: self._line(epoch, loss, task, right)))
+        self._place = _Place(epoch + 1, 0)
+
+    def _line(self, epoch: int, loss: float, task: float, right: float) -> dict[str, Any]:
         line: dict[str, Any] = {
             "epoch": epoch,
             "lr": self._rate(epoch, self.steps - 1),
@@ -273,18 +322,21 @@ class Trainer:
             )
         for defense in self.defenses:
             line |= {f"{defense.name}_{name}": value for name, value in defense.report().items()}
-        self.history.append(line)
-        self._place = _Place(epoch + 1, 0)
+        return line
 
     def _identity(self) -> dict[str, Any]:
         return {"config": self.config.identity(), "data": self.train.fingerprint(), "bf16": self.bf16}
 
     def _save(self, path: Path) -> None:
+        sums = self.ranks.sum(self._sums)
+        self.ranks.first(lambda: self._write(path, sums))
+
+    def _write(self, path: Path, sums: Tensor) -> None:
         tensors = {
             **checkpoint.flatten_state("model", self.model.state_dict()),
             **checkpoint.flatten_state("defenses", self._modules.state_dict()),
             **checkpoint.flatten_state("optimizer", checkpoint.optimizer_state(self.optimizer)),
-            "sums": self._sums,
+            "sums": sums,
         }
         for name, optimizer in self._own_optimizers().items():
             tensors |= checkpoint.flatten_state(name, checkpoint.optimizer_state(optimizer))
@@ -297,7 +349,7 @@ class Trainer:
         checkpoint.save(path, tensors, meta)
 
     def _resume(self, path: Path) -> None:
-        tensors, meta = checkpoint.load(path)
+        tensors, meta = self.ranks.first_tensors(lambda: checkpoint.load(path))
         if meta["identity"] != self._identity():
             raise CheckpointError(
                 f"{path} belongs to a training with other settings, data or precision; choose another --run folder"
@@ -310,7 +362,10 @@ class Trainer:
         checkpoint.load_optimizer_state(self.optimizer, checkpoint.unflatten_state("optimizer", tensors))
         for name, optimizer in self._own_optimizers().items():
             checkpoint.load_optimizer_state(optimizer, checkpoint.unflatten_state(name, tensors))
-        self._sums.copy_(tensors["sums"])
+        if self.ranks.is_first:
+            self._sums.copy_(tensors["sums"])
+        else:
+            self._sums.zero_()
         self._place = _Place(*meta["place"])
         self.history = meta["history"]
         self._seconds = meta["seconds"]
@@ -337,3 +392,19 @@ def check_enough(train: ImageSet, config: TrainConfig) -> None:
             f"{len(train)} training images for {train.num_classes} classes are too few; raise --limit or lower "
             "--hold-out"
         )
+
+
+def check_ranks(ranks: Ranks, train: ImageSet, config: TrainConfig) -> None:
+    """Refuse ranks that do not do the same training, and more of them than a batch has images.
+
+    Raises:
+        ConfigError: settings or images differ, there is not one image per rank, or the engine knows one process only.
+    """
+    settings = {f"setting {name}": value for name, value in config.identity().items()}
+    ranks.check_same(settings | {"setting micro_batch": config.micro_batch}, "start all ranks with the same command")
+    ranks.check_same({"data fingerprint": train.fingerprint()}, "give all ranks the same images with --data-dir")
+    for count, what in ((config.batch_size, "a batch has"), (len(train), "the training set has")):
+        if count < ranks.size:
+            raise ConfigError(f"{what} {count} images, fewer than the {ranks.size} ranks; start fewer processes")
+    if config.engine == "compiled" and not ranks.alone:
+        raise ConfigError("engine compiled works in one process; give --engine eager")
