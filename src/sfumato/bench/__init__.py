@@ -13,7 +13,7 @@ from sfumato.bench.published_loop import against_published
 from sfumato.bench.roofline import roofline
 from sfumato.bench.rows import Row
 from sfumato.bench.scaling import scaling
-from sfumato.bench.step import CONFIG, cem_step, defense_steps, many_clusters, random_images, throughput
+from sfumato.bench.step import CONFIG, cem_step, defense_steps, feature_pass, many_clusters, random_images, throughput
 from sfumato.bench.timing import Timing, take_turns
 from sfumato.compute import cpu_has_bf16
 from sfumato.evidence import evidence
@@ -44,6 +44,7 @@ def run_bench(*, rounds: int = 15, quick: bool = False, tell: Callable[[Row], No
     attack, attack_seconds = attack_step(max(2, rounds // 2), 16 if quick else 256)
     add(attack)
     add(batches(rounds, images, config.batch_size))
+    add(feature_pass(max(2, rounds // 3), images, config))
     add(refresh(max(2, rounds // 3), seconds, count, dim))
     add(refresh_memory(count, dim))
     add(em_against_scikit_learn(count, dim, 6 if quick else 30))

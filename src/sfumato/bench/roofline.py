@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,10 +23,10 @@ def ceilings(device: torch.device, rounds: int, *, quick: bool = False) -> dict[
     found = {}
     for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
         a, b = (torch.rand(side, side, device=device).to(dtype) for _ in range(2))
-        found[name] = 2.0 * side**3 / _fastest(lambda a=a, b=b: a @ b, device, rounds)
+        found[name] = 2.0 * side**3 / _usual(partial(torch.matmul, a, b), device, rounds)
     source = torch.rand(copied, device=device)
     target = torch.empty_like(source)
-    found["copy"] = 2.0 * source.numel() * 4 / _fastest(lambda: target.copy_(source), device, rounds)
+    found["copy"] = 2.0 * source.numel() * 4 / _usual(lambda: target.copy_(source), device, rounds)
     return found
 
 
@@ -60,7 +61,7 @@ def _line(what: str, operations: float, seconds: float, ceiling: float, bf16: bo
     }
 
 
-def _fastest(call: Callable[[], object], device: torch.device, rounds: int) -> float:
+def _usual(call: Callable[[], object], device: torch.device, rounds: int) -> float:
     """The median of rounds; ceilings should be what can be had, not the luckiest moment."""
     taken = []
     for index in range(rounds + 2):

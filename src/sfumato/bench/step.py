@@ -17,12 +17,14 @@ from sfumato.compute import cpu_has_bf16
 from sfumato.data import ImageSet
 from sfumato.defenses import CEMDefense
 from sfumato.training import TrainConfig, Trainer, build_defenses, build_model
+from sfumato.training.evaluate import collect_features
 
 __all__ = [
     "CONFIG",
     "PerImage",
     "cem_step",
     "defense_steps",
+    "feature_pass",
     "many_clusters",
     "plain_loop",
     "random_images",
@@ -110,6 +112,26 @@ def defense_steps(rounds: int, images: ImageSet, config: TrainConfig = CONFIG) -
         for name in variants
         if name != "none"
     ]
+
+
+def feature_pass(rounds: int, images: ImageSet, config: TrainConfig = CONFIG) -> Row:
+    """The pass that collects the features for a refresh, over the steps of the epoch that it serves."""
+    chosen = build_defenses(config, images.num_classes)
+    model = build_model(config, images, chosen)
+    trainer = Trainer(model, chosen, images, None, config)
+    steps = len(images) // config.batch_size
+    variants = {
+        "pass": lambda: collect_features(trainer.model, images.images, bf16=trainer.bf16),
+        "step": stepper(config, images),
+    }
+    timings, ratio = take_turns(variants, rounds=rounds)
+    return Row(
+        "one pass for the features of a refresh",
+        ratio("pass", "step") / steps,
+        "the epoch's training steps",
+        detail=f"{timings['pass'].median:.2f} s for {len(images):,} images against {steps} steps of "
+        f"{1e3 * timings['step'].median:.0f} ms",
+    )
 
 
 def throughput(rounds: int, images: ImageSet, config: TrainConfig = CONFIG) -> Row:
