@@ -15,7 +15,7 @@ from sfumato.report.loglog import scaling_figure
 from sfumato.report.study import study_markdown
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "docs/digits.md", "docs/speed.md", "docs/reproduce.md", "docs/distributed.md")
+PAGES = ("README.md", "docs/digits.md", "docs/speed.md", "docs/ablation.md", "docs/reproduce.md", "docs/distributed.md")
 
 
 def demo(result: dict[str, Any]) -> str:
@@ -101,7 +101,15 @@ def reproduced(name: str) -> str:
     """A table or figure at the lite budget, from the store in results/."""
     budget = load_budget("lite")
     shown = present(load_spec(name), budget, load_rows(), Store(ROOT / "results" / budget.name))
-    return shown.markdown()
+    text = shown.markdown()
+    if name != "ablation":
+        return text
+    for number, (caption, svg) in enumerate(shown.figures):
+        path = ROOT / "docs" / f"ablation-{number}.svg"
+        write_text(path, svg)
+        title, _, rest = caption.partition("\n")
+        text += f"\n\n![{title}: accuracy against the attacker's error]({path.name})\n\n{title.capitalize()}. {rest}"
+    return text
 
 
 BLOCKS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
