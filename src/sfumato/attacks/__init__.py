@@ -10,6 +10,7 @@ from sfumato.attacks.queries import Queries, aggregate, encode_repeated
 from sfumato.attacks.registry import ATTACKS, build, config_from_dict, name_of
 from sfumato.attacks.ridge import RidgeAttack, RidgeConfig
 from sfumato.attacks.settings import AttackConfig, LearnedConfig
+from sfumato.attacks.strong import StrongAttack, StrongConfig
 
 __all__ = [
     "ATTACKS",
@@ -29,6 +30,8 @@ __all__ = [
     "Queries",
     "RidgeAttack",
     "RidgeConfig",
+    "StrongAttack",
+    "StrongConfig",
     "aggregate",
     "build",
     "chosen_images",

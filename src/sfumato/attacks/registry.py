@@ -8,6 +8,7 @@ from sfumato.attacks.gan import GanAttack, GanConfig
 from sfumato.attacks.nearest import NearestAttack, NearestConfig
 from sfumato.attacks.ridge import RidgeAttack, RidgeConfig
 from sfumato.attacks.settings import AttackConfig
+from sfumato.attacks.strong import StrongAttack, StrongConfig
 from sfumato.errors import ConfigError
 
 __all__ = ["ATTACKS", "Entry", "build", "config_from_dict", "name_of"]
@@ -25,6 +26,7 @@ ATTACKS: dict[str, Entry] = {
     "gan": Entry(GanAttack, GanConfig),
     "ridge": Entry(RidgeAttack, RidgeConfig),
     "nearest": Entry(NearestAttack, NearestConfig),
+    "strong": Entry(StrongAttack, StrongConfig),
 }
 
 
