@@ -5,7 +5,9 @@ from typing import Any, NamedTuple
 from sfumato.attacks.base import Attack
 from sfumato.attacks.decoder import DecoderAttack, DecoderConfig
 from sfumato.attacks.gan import GanAttack, GanConfig
+from sfumato.attacks.latent import LatentAttack, LatentConfig
 from sfumato.attacks.nearest import NearestAttack, NearestConfig
+from sfumato.attacks.optimization import OptimizationAttack, OptimizationConfig
 from sfumato.attacks.ridge import RidgeAttack, RidgeConfig
 from sfumato.attacks.settings import AttackConfig
 from sfumato.attacks.strong import StrongAttack, StrongConfig
@@ -27,6 +29,8 @@ ATTACKS: dict[str, Entry] = {
     "ridge": Entry(RidgeAttack, RidgeConfig),
     "nearest": Entry(NearestAttack, NearestConfig),
     "strong": Entry(StrongAttack, StrongConfig),
+    "optimization": Entry(OptimizationAttack, OptimizationConfig),
+    "latent": Entry(LatentAttack, LatentConfig),
 }
 
 

@@ -1,5 +1,6 @@
 """Networks: the ones that are cut in two, and the one that redraws images from features."""
 
+from sfumato.models.autoencoder import Autoencoder
 from sfumato.models.count import count_macs, count_parameters
 from sfumato.models.critic import Critic
 from sfumato.models.digits import digits
@@ -12,6 +13,7 @@ from sfumato.models.vgg import vgg11
 
 __all__ = [
     "RESNET20_CUTS",
+    "Autoencoder",
     "BasicBlock",
     "Critic",
     "Normalize",
