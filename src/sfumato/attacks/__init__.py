@@ -1,28 +1,65 @@
 """Attacks: one file per attack. Each sees exactly what leaves the device, through an `Observer`."""
 
-from sfumato.attacks.base import Attack, Fit, Observer
+from sfumato.attacks.base import Attack, Fit, Observer, hold_out
 from sfumato.attacks.decoder import DecoderAttack, DecoderConfig
-from sfumato.attacks.evaluate import Inversion, invert
+from sfumato.attacks.evaluate import Inversion, chosen_images, invert
 from sfumato.attacks.gan import GanAttack, GanConfig, gradient_penalty
+from sfumato.attacks.knowledge import Knowledge, NoiseObserver, PairsObserver, observe
+from sfumato.attacks.latent import LatentAttack, LatentConfig
 from sfumato.attacks.learned import LearnedAttack
+from sfumato.attacks.nearest import NearestAttack, NearestConfig
+from sfumato.attacks.optimization import OptimizationAttack, OptimizationConfig
+from sfumato.attacks.probes import ATTRIBUTES, Probe, probe_attribute, probe_identity
+from sfumato.attacks.queries import Queries, aggregate, encode_repeated
+from sfumato.attacks.query_curve import QueryObserver, QueryPoint, query_curve, release_of
 from sfumato.attacks.registry import ATTACKS, build, config_from_dict, name_of
-from sfumato.attacks.settings import LearnedConfig
+from sfumato.attacks.ridge import RidgeAttack, RidgeConfig
+from sfumato.attacks.settings import AttackConfig, LearnedConfig
+from sfumato.attacks.strong import StrongAttack, StrongConfig
 
 __all__ = [
     "ATTACKS",
+    "ATTRIBUTES",
     "Attack",
+    "AttackConfig",
     "DecoderAttack",
     "DecoderConfig",
     "Fit",
     "GanAttack",
     "GanConfig",
     "Inversion",
+    "Knowledge",
+    "LatentAttack",
+    "LatentConfig",
     "LearnedAttack",
     "LearnedConfig",
+    "NearestAttack",
+    "NearestConfig",
+    "NoiseObserver",
     "Observer",
+    "OptimizationAttack",
+    "OptimizationConfig",
+    "PairsObserver",
+    "Probe",
+    "Queries",
+    "QueryObserver",
+    "QueryPoint",
+    "RidgeAttack",
+    "RidgeConfig",
+    "StrongAttack",
+    "StrongConfig",
+    "aggregate",
     "build",
+    "chosen_images",
     "config_from_dict",
+    "encode_repeated",
     "gradient_penalty",
+    "hold_out",
     "invert",
     "name_of",
+    "observe",
+    "probe_attribute",
+    "probe_identity",
+    "query_curve",
+    "release_of",
 ]

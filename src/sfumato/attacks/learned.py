@@ -6,17 +6,17 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import ClassVar, Generic, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from sfumato.attacks.base import Attack, Observer, Progress
+from sfumato.attacks.base import Attack, Fit, Observer, Progress, hold_out
 from sfumato.attacks.learner import Learner
 from sfumato.attacks.outcome import judge_outcome
 from sfumato.attacks.settings import LearnedConfig
 from sfumato.compute import autocast, channels_last, use_bf16
-from sfumato.errors import ConfigError, Interrupted, NotFittedError, SfumatoError
+from sfumato.errors import Interrupted, NotFittedError, SfumatoError
 from sfumato.metrics import mse
 from sfumato.seeds import derive_seed, generator
 
@@ -51,9 +51,9 @@ class LearnedAttack(Attack, Generic[Config]):
     A part of the attacker's own images is held out. The epoch with the smallest error on them is kept, so that a small
     set is not simply memorised, and they show whether the training has come to rest; nothing is chosen on test images.
 
-    Every learning rate is annealed to 0 along a cosine, step by step. Every random number depends on
-    (seed, purpose, epoch, step), so that a resumed training ends with the same weights, bit for bit on the CPU, as an
-    undisturbed one.
+    Every learning rate is annealed to 0 along a cosine, step by step, unless a leaf says otherwise. Every random number
+    depends on (seed, purpose, epoch, step), so that a resumed training ends with the same weights, bit for bit on the
+    CPU, as an undisturbed one.
 
     Attributes:
         figures: names of what `_step` gives; `mse` is among them.
@@ -65,11 +65,11 @@ class LearnedAttack(Attack, Generic[Config]):
 
     figures: ClassVar[tuple[str, ...]] = ("mse",)
 
+    config: Config
+
     def __init__(self, config: Config) -> None:
-        self.config = config
+        super().__init__(config)
         self.net: nn.Module | None = None
-        self.history: list[dict[str, float]] = []
-        self.seconds = 0.0
 
     @abstractmethod
     def _networks(self, observer: Observer) -> dict[str, nn.Module]:
@@ -91,7 +91,6 @@ class LearnedAttack(Attack, Generic[Config]):
         state: Path | None = None,
         should_stop: Callable[[], bool] | None = None,
         checkpoint_seconds: float = 30.0,
-        **_: Any,
     ) -> Self:
         """Train the network.
 
@@ -109,7 +108,7 @@ class LearnedAttack(Attack, Generic[Config]):
             SfumatoError: the error became NaN or infinite.
         """
         cfg = self.config
-        judge, learn = self._hold_out(observer)
+        judge, learn = hold_out(len(observer), cfg.hold_out, cfg.seed)
         learner = self._learner(observer)
         identity = {"attack": asdict(cfg), "images": observer.images.fingerprint()}
         if state is not None and state.exists():
@@ -133,7 +132,7 @@ class LearnedAttack(Attack, Generic[Config]):
                 raise Interrupted("the attack was stopped; the same command goes on from there")
 
         bf16 = use_bf16(cfg.precision, observer.device, learner.net, observer.feature_shape)
-        while learner.epoch < cfg.epochs:
+        while learner.epoch < cfg.epochs and not self._finished(learner):
             self._epoch(learner, observer, learn, bf16, after_step)
             self._close_epoch(learner, self._judge(learner.net, observer, judge, bf16), len(learn))
             save()
@@ -144,7 +143,7 @@ class LearnedAttack(Attack, Generic[Config]):
         self.net = learner.net.eval()
         pixels = observer.pixels(judge)
         trivial = float(mse(pixels, observer.pixels(learn).mean(0, keepdim=True).expand_as(pixels)).mean())
-        self.outcome = judge_outcome([line["held_out_mse"] for line in self.history], trivial)
+        self.outcome = self._judge_outcome([line["held_out_mse"] for line in self.history], trivial)
         return self
 
     @torch.no_grad()
@@ -155,13 +154,24 @@ class LearnedAttack(Attack, Generic[Config]):
         parts = [self.net(part.float()) for part in z.split(1024)]
         return torch.cat(parts).float()
 
-    def _hold_out(self, observer: Observer) -> tuple[Tensor, Tensor]:
-        """Indices of the images that judge, and of those to learn from."""
-        order = torch.randperm(len(observer), generator=generator(self.config.seed, "hold-out"))
-        held = max(1, round(self.config.hold_out * len(observer)))
-        if held >= len(observer):
-            raise ConfigError(f"an attack needs at least 2 images, got {len(observer)}")
-        return order[:held], order[held:]
+    def _rate(self, learner: Learner, into: float) -> float:
+        """The factor on every learning rate when the share `into` of the learner's epoch is over: a cosine."""
+        done = (learner.epoch + into) / self.config.epochs
+        return 0.5 * (1.0 + float(torch.cos(torch.tensor(torch.pi * done))))
+
+    def _finished(self, learner: Learner) -> bool:
+        """Whether to end before the last epoch."""
+        return False
+
+    def _judge_outcome(self, errors: list[float], trivial: float) -> Fit:
+        """How the training went, from the held-out error of every epoch and that of the mean image."""
+        return judge_outcome(errors, trivial)
+
+    def weights(self) -> dict[str, Tensor]:
+        """The weights of the network that redraws."""
+        if self.net is None:
+            raise NotFittedError("the attack has not been fitted; call fit(observer) first")
+        return self.net.state_dict()
 
     def _learner(self, observer: Observer) -> Learner:
         device = observer.device
@@ -185,13 +195,18 @@ class LearnedAttack(Attack, Generic[Config]):
             def random(purpose: str, step: int = step) -> torch.Generator:
                 return generator(cfg.seed, purpose, epoch, step, device=observer.device)
 
-            _anneal(learner, (epoch + step / len(batches)) / cfg.epochs)
-            x = observer.pixels(batches[step])
-            z = observer.encode(x, random("noise"))
+            _set_rates(learner, self._rate(learner, step / len(batches)))
+            x, z = self._batch(observer, batches[step], random)
             means = self._step(learner, Turn(epoch * len(batches) + step, x, z, bf16, random))
             learner.sums += means * len(x)
             learner.step = step + 1
             after_step()
+
+    def _batch(
+        self, observer: Observer, indices: Tensor, random: Callable[[str], torch.Generator]
+    ) -> tuple[Tensor, Tensor]:
+        """What a step learns from: images and what left the device for them."""
+        return observer.pairs(indices, random("noise"))
 
     def _close_epoch(self, learner: Learner, held_out: float, learned: int) -> None:
         """Note an epoch's figures and go to the next one."""
@@ -212,16 +227,15 @@ class LearnedAttack(Attack, Generic[Config]):
         noise = generator(self.config.seed, "judge", device=observer.device)  # the same noise in every epoch
         total = 0.0
         for indices in judge.split(1024):
-            x = observer.pixels(indices)
+            x, z = observer.pairs(indices, noise)
             with autocast(observer.device, bf16):
-                x_hat = net(observer.encode(x, noise))
+                x_hat = net(z)
             total += float(mse(x, x_hat.float()).sum())
         return total / len(judge)
 
 
-def _anneal(learner: Learner, done: float) -> None:
-    """Set every learning rate to where it is on its cosine when the share `done` of the training is over."""
-    factor = 0.5 * (1.0 + float(torch.cos(torch.tensor(torch.pi * done))))
+def _set_rates(learner: Learner, factor: float) -> None:
+    """Set every learning rate to `factor` times what its optimizer began with."""
     for optimizer in learner.optimizers.values():
         for group in optimizer.param_groups:
             group["lr"] = optimizer.defaults["lr"] * factor
