@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.attacks.base import Observer
-from sfumato.attacks.learned import LearnedAttack, Turn
+from sfumato.attacks.learned import LearnedAttack
 from sfumato.attacks.learner import Learner
 from sfumato.attacks.settings import check_common
+from sfumato.attacks.steps import Turn
 from sfumato.compute import Precision, autocast
 from sfumato.models import ReconstructionNet
 
@@ -63,6 +64,9 @@ class DecoderAttack(LearnedAttack[DecoderConfig]):
         cfg = self.config
         adam = torch.optim.Adam(networks["net"].parameters(), cfg.lr, weight_decay=cfg.weight_decay, fused=True)
         return {"optimizer": adam}
+
+    def _form(self, number: int) -> str:
+        return "step"
 
     def _step(self, learner: Learner, turn: Turn) -> Tensor:
         with autocast(turn.x.device, turn.bf16):

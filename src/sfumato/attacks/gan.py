@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.attacks.base import Observer
-from sfumato.attacks.learned import LearnedAttack, Turn
+from sfumato.attacks.learned import LearnedAttack
 from sfumato.attacks.learner import Learner
 from sfumato.attacks.settings import check_common
+from sfumato.attacks.steps import Turn
 from sfumato.compute import Precision, autocast
 from sfumato.errors import ConfigError
 from sfumato.models import Critic, ReconstructionNet
@@ -93,8 +94,14 @@ class GanAttack(LearnedAttack[GanConfig]):
             for name, lr in rates.items()
         }
 
+    def _form(self, number: int) -> str:
+        return "both" if self._generator_moves(number) else "critic"
+
+    def _generator_moves(self, number: int) -> bool:
+        return (number + 1) % self.config.critic_steps == 0
+
     def _step(self, learner: Learner, turn: Turn) -> Tensor:
-        moves = (turn.number + 1) % self.config.critic_steps == 0
+        moves = self._generator_moves(turn.number)
         with torch.set_grad_enabled(moves), autocast(turn.x.device, turn.bf16):
             x_hat = learner.net(turn.z).float()
         gap = self._critic_step(learner, turn, x_hat.detach())

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from sfumato.attacks.base import Fit, Observer, Progress, hold_out
 from sfumato.attacks.descent import Likelihood, descend, need_white_box
-from sfumato.attacks.learned import LearnedAttack, Turn
+from sfumato.attacks.learned import LearnedAttack
 from sfumato.attacks.learner import Learner
 from sfumato.attacks.linear import Linear, best_linear
 from sfumato.attacks.settings import check_common
+from sfumato.attacks.steps import Turn
 from sfumato.compute import Precision
 from sfumato.errors import ConfigError, NotFittedError
 from sfumato.metrics import mse

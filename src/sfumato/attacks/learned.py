@@ -3,8 +3,8 @@
 import math
 import time
 from abc import abstractmethod
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Hashable
+from dataclasses import asdict
 from pathlib import Path
 from typing import ClassVar, Generic, Self, TypeVar
 
@@ -15,6 +15,7 @@ from sfumato.attacks.base import Attack, Fit, Observer, Progress, hold_out
 from sfumato.attacks.learner import Learner
 from sfumato.attacks.outcome import judge_outcome
 from sfumato.attacks.settings import LearnedConfig
+from sfumato.attacks.steps import Randomness, Steps, Turn, hand_over_rates
 from sfumato.compute import autocast, channels_last, use_bf16
 from sfumato.errors import Interrupted, NotFittedError, SfumatoError
 from sfumato.metrics import mse
@@ -24,25 +25,6 @@ __all__ = ["LearnedAttack", "Turn"]
 
 
 Config = TypeVar("Config", bound=LearnedConfig)
-
-
-@dataclass(frozen=True)
-class Turn:
-    """What one step of an attack gets.
-
-    Attributes:
-        number: steps made before, over all epochs.
-        x: (n, C, H, W) the attacker's images, in [0, 1].
-        z: (n, ...) what leaves the device for them, with fresh noise.
-        bf16: whether to autocast.
-        random: a generator for a purpose, that depends on (seed, purpose, epoch, step) alone.
-    """
-
-    number: int
-    x: Tensor
-    z: Tensor
-    bf16: bool
-    random: Callable[[str], torch.Generator]
 
 
 class LearnedAttack(Attack, Generic[Config]):
@@ -132,8 +114,10 @@ class LearnedAttack(Attack, Generic[Config]):
                 raise Interrupted("the attack was stopped; the same command goes on from there")
 
         bf16 = use_bf16(cfg.precision, observer.device, learner.net, observer.feature_shape)
+        random = Randomness(cfg.seed, observer.device)
+        steps = Steps(self._step, self._form, learner, random, cfg.batch_size, bf16)
         while learner.epoch < cfg.epochs and not self._finished(learner):
-            self._epoch(learner, observer, learn, bf16, after_step)
+            self._epoch(learner, observer, learn, random, steps, after_step)
             self._close_epoch(learner, self._judge(learner.net, observer, judge, bf16), len(learn))
             save()
             if progress is not None:
@@ -153,6 +137,10 @@ class LearnedAttack(Attack, Generic[Config]):
             raise NotFittedError("the attack has not been fitted; call fit(observer) first")
         parts = [self.net(part.float()) for part in z.split(1024)]
         return torch.cat(parts).float()
+
+    def _form(self, number: int) -> Hashable | None:
+        """Which form step `number` has for `Steps`; None has every step computed."""
+        return None
 
     def _rate(self, learner: Learner, into: float) -> float:
         """The factor on every learning rate when the share `into` of the learner's epoch is over: a cosine."""
@@ -179,10 +167,18 @@ class LearnedAttack(Attack, Generic[Config]):
             torch.manual_seed(derive_seed(self.config.seed, "attack"))
             networks = {name: channels_last(network.to(device)) for name, network in self._networks(observer).items()}
         sums = torch.zeros(len(self.figures), dtype=torch.float64, device=device)
-        return Learner(networks, self._optimizers(networks), sums)
+        learner = Learner(networks, self._optimizers(networks), sums)
+        hand_over_rates(learner, device)
+        return learner
 
     def _epoch(
-        self, learner: Learner, observer: Observer, learn: Tensor, bf16: bool, after_step: Callable[[], None]
+        self,
+        learner: Learner,
+        observer: Observer,
+        learn: Tensor,
+        random: Randomness,
+        steps: Steps,
+        after_step: Callable[[], None],
     ) -> None:
         """The steps of the learner's epoch, from its step on."""
         cfg, epoch = self.config, learner.epoch
@@ -191,14 +187,10 @@ class LearnedAttack(Attack, Generic[Config]):
         for network in learner.networks.values():
             network.train()
         for step in range(learner.step, len(batches)):
-
-            def random(purpose: str, step: int = step) -> torch.Generator:
-                return generator(cfg.seed, purpose, epoch, step, device=observer.device)
-
+            random.at(epoch, step)
             _set_rates(learner, self._rate(learner, step / len(batches)))
             x, z = self._batch(observer, batches[step], random)
-            means = self._step(learner, Turn(epoch * len(batches) + step, x, z, bf16, random))
-            learner.sums += means * len(x)
+            steps(epoch * len(batches) + step, x, z)
             learner.step = step + 1
             after_step()
 
@@ -236,6 +228,6 @@ class LearnedAttack(Attack, Generic[Config]):
 
 def _set_rates(learner: Learner, factor: float) -> None:
     """Set every learning rate to `factor` times what its optimizer began with."""
-    for optimizer in learner.optimizers.values():
+    for name, optimizer in learner.optimizers.items():
         for group in optimizer.param_groups:
-            group["lr"] = optimizer.defaults["lr"] * factor
+            group["lr"].fill_(learner.rates[name] * factor)

@@ -22,6 +22,7 @@ class Learner:
         optimizers: by name.
         sums: (figures,) float64, of the epoch that is under way.
         epoch, step: the next step to make.
+        rates: the learning rate that each optimizer began with, by name.
         best: weights of `net` after the epoch with the smallest held-out error.
         best_error: that error.
         history: one line of figures per finished epoch.
@@ -33,6 +34,7 @@ class Learner:
     sums: Tensor
     epoch: int = 0
     step: int = 0
+    rates: dict[str, float] = field(default_factory=dict)
     best: dict[str, Tensor] = field(default_factory=dict)
     best_error: float = float("inf")
     history: list[dict[str, float]] = field(default_factory=list)

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.attacks.base import Fit, Observer, hold_out
-from sfumato.attacks.learned import LearnedAttack, Turn
+from sfumato.attacks.learned import LearnedAttack
 from sfumato.attacks.learner import Learner
 from sfumato.attacks.linear import Linear, best_linear
 from sfumato.attacks.settings import check_common
+from sfumato.attacks.steps import Turn
 from sfumato.attacks.views import VIEWS, Views, view
 from sfumato.compute import Precision, autocast
 from sfumato.errors import ConfigError
@@ -151,6 +152,12 @@ class StrongAttack(LearnedAttack[StrongConfig]):
         x = view(observer.pixels(indices), views, moves)
         return x, observer.encode(x, noise)
 
+    def _form(self, number: int) -> str | None:
+        return "step" if self._decay(number) == self.config.average else None  # at first the decay still grows
+
+    def _decay(self, number: int) -> float:
+        return min(self.config.average, (1 + number) / (10 + number))
+
     def _step(self, learner: Learner, turn: Turn) -> Tensor:
         student = learner.networks["student"]
         with autocast(turn.x.device, turn.bf16):
@@ -160,7 +167,7 @@ class StrongAttack(LearnedAttack[StrongConfig]):
         optimizer.zero_grad(set_to_none=True)
         self._loss(turn.x, x_hat.float(), error).backward()
         optimizer.step()
-        _follow(learner.net, student, min(self.config.average, (1 + turn.number) / (10 + turn.number)))
+        _follow(learner.net, student, self._decay(turn.number))
         return error.detach()[None]
 
     def _loss(self, x: Tensor, x_hat: Tensor, error: Tensor) -> Tensor:
