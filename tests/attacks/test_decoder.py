@@ -33,7 +33,7 @@ def test_the_learning_rate_follows_a_cosine():
 
     class Watching(DecoderAttack):
         def _step(self, learner, turn):
-            rates.append(learner.optimizers["optimizer"].param_groups[0]["lr"])
+            rates.append(float(learner.optimizers["optimizer"].param_groups[0]["lr"]))
             return super()._step(learner, turn)
 
     config = ATTACKS["decoder"]

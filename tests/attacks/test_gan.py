@@ -132,7 +132,7 @@ def test_both_rates_follow_the_cosine_and_adam_is_as_published():
     class Watching(GanAttack):
         def _step(self, learner, turn):
             groups = {name: optimizer.param_groups[0] for name, optimizer in learner.optimizers.items()}
-            seen.append({name: group["lr"] for name, group in groups.items()})
+            seen.append({name: float(group["lr"]) for name, group in groups.items()})
             assert all(group["betas"] == (0.5, 0.999) and group["weight_decay"] == 0 for group in groups.values())
             return super()._step(learner, turn)
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from sfumato.attacks.learner import Learner
+from sfumato.modes import free_to_look
 from sfumato.replay import Replay
 from sfumato.seeds import derive_seed
 
@@ -84,7 +85,7 @@ class Steps:
     def __call__(self, number: int, x: Tensor, z: Tensor) -> None:
         """One step on images x and what left the device for them."""
         form = self._form(number)
-        if form is None or len(x) != self._batch_size or x.device.type == "cpu":
+        if form is None or len(x) != self._batch_size or free_to_look(x):
             self._compute(number, x, z)
             return
         if self._stays is None:
