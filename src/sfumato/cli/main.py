@@ -17,6 +17,7 @@ COMMANDS = {
     "attack": "redraw the inputs of a trained run from what leaves the device",
     "reproduce": "run the paper's tables and figures, ours beside the published numbers",
     "bench": "measure speed as ratios to baselines in the same run",
+    "serve": "answer over the Open Inference Protocol, REST and gRPC",
 }
 
 # Commands that several processes, started by torchrun, work on together.
