@@ -7,11 +7,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sfumato.deploy.answers import Prediction
+    from sfumato.deploy.edge import EdgeClient
+    from sfumato.deploy.export import ExportConfig, Exported, export_bundle
     from sfumato.deploy.manifest import Manifest
 
-__all__ = ["Manifest"]
+__all__ = ["EdgeClient", "ExportConfig", "Exported", "Manifest", "Prediction", "export_bundle"]
 
-_HOME = {"Manifest": "sfumato.deploy.manifest"}
+_HOME = {
+    "EdgeClient": "sfumato.deploy.edge",
+    "ExportConfig": "sfumato.deploy.export",
+    "Exported": "sfumato.deploy.export",
+    "Manifest": "sfumato.deploy.manifest",
+    "Prediction": "sfumato.deploy.answers",
+    "export_bundle": "sfumato.deploy.export",
+}
 
 
 def __getattr__(name: str) -> Any:

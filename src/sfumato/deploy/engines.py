@@ -83,7 +83,7 @@ def kserve_manifest(manifest: Manifest) -> str:
 
 
 def write_engines(manifest: Manifest, folder: Path) -> None:
-    """Write `triton/NAME/` and `kserve.yaml` into a bundle; the decoder is linked, or copied where links do not work."""
+    """Write `triton/NAME/` and `kserve.yaml` into a bundle; the decoder is linked, or copied."""
     repository = folder / "triton" / manifest.name
     write_text(repository / "config.pbtxt", triton_config(manifest))
     write_text(repository / "labels.txt", "".join(f"{' '.join(name.split())}\n" for name in manifest.classes))
@@ -100,6 +100,6 @@ def _remark(manifest: Manifest) -> str:
     if manifest.output.reveal == "logits":
         return ""
     return (
-        f"# CAUTION: the manifest reveals {json.dumps(manifest.output.reveal)} only, but this engine always answers all "
-        "logits.\n"
+        f"# CAUTION: the manifest reveals {json.dumps(manifest.output.reveal)} only, but this engine always answers "
+        "all logits.\n"
     )

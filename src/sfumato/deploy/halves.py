@@ -1,4 +1,4 @@
-"""The two halves of a split model as they are exported: everything between image and wire, and between wire and logits."""
+"""The two halves of a split model as they are exported: image to wire, and wire to logits."""
 
 import copy
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -198,11 +198,30 @@ class Manifest:
         Raises:
             BundleError: it is not listed, missing, or has changed since the export.
         """
+        self._compare(folder, name, file_digest)
+
+    def read_file(self, folder: Path, name: str) -> bytes:
+        """The bytes of one file of the bundle, verified: what is used is what was hashed.
+
+        Raises:
+            BundleError: it is not listed, missing, or has changed since the export.
+        """
+        data = b""
+
+        def read(path: Path) -> str:
+            nonlocal data
+            data = path.read_bytes()
+            return hashlib.sha256(data).hexdigest()
+
+        self._compare(folder, name, read)
+        return data
+
+    def _compare(self, folder: Path, name: str, digest_of: Callable[[Path], str]) -> None:
         if name not in self.files:
             raise BundleError(f"the manifest in {folder} lists no {name}; export the bundle again")
         path = folder / name
         try:
-            found = file_digest(path)
+            found = digest_of(path)
         except OSError as error:
             raise BundleError(f"cannot read {path}: {error.strerror}; copy the whole bundle again") from error
         if found != self.files[name]:

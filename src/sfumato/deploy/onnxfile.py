@@ -87,9 +87,7 @@ def fold_batch_norms(model: "onnx.ModelProto") -> None:
         return
     constants = {one.name: numpy_helper.to_array(one) for one in graph.initializer}
     known = shape_inference.infer_shapes(model).graph
-    ranks = {
-        one.name: len(one.type.tensor_type.shape.dim) for one in (*known.value_info, *known.input, *known.output)
-    }
+    ranks = {one.name: len(one.type.tensor_type.shape.dim) for one in (*known.value_info, *known.input, *known.output)}
     nodes: list[Any] = []
     for node in graph.node:
         if node.op_type != "BatchNormalization":
