@@ -1,6 +1,7 @@
 """Small bundles made with onnx itself, so that the client is tested without the exporter, and a server to misbehave."""
 
 import json
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -139,9 +140,19 @@ class Recorder:
 
 
 @contextmanager
-def recording(answer: Any) -> Iterator[Recorder]:
+def recording(answer: Any, tls: ssl.SSLContext | None = None) -> Iterator[Recorder]:
     """A server on a free port; an answer of None closes the connection without a word."""
     recorder = Recorder(answer)
+
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+
+        def handle_error(self, *_: Any) -> None:
+            pass  # a refused handshake is what a test is about
+
+        def get_request(self) -> Any:
+            connection, address = super().get_request()
+            return (tls.wrap_socket(connection, server_side=True) if tls else connection), address
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -165,9 +176,9 @@ def recording(answer: Any) -> Iterator[Recorder]:
         def log_message(self, *_: Any) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    recorder.url = f"http://127.0.0.1:{server.server_address[1]}"
+    server = Server(("127.0.0.1", 0), Handler)
+    where = "https://localhost" if tls else "http://127.0.0.1"
+    recorder.url = f"{where}:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:

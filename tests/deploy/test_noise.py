@@ -1,4 +1,4 @@
-"""Noise: Gaussian to every test, the documented function of its key, and out of reach of the attack that works on ONNX."""
+"""Noise: Gaussian to every test, the documented function of its key, safe from the attack that works on ONNX."""
 
 import math
 import os
