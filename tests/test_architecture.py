@@ -13,8 +13,8 @@ SOURCE = Path(__file__).parents[1] / "src" / "sfumato"
 LAYERS = [
     {"cli"},
     {"bench"},
-    {"experiments", "audit", "deploy"},
-    {"report", "training"},
+    {"experiments", "audit"},
+    {"report", "training", "deploy"},
     {"defenses", "attacks"},
     {"compute", "cem"},
     {"health", "published", "split", "models", "data", "metrics"},

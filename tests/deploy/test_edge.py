@@ -36,6 +36,22 @@ from sfumato.errors import BundleError, ConfigError, DataError, FeatureError, Re
 LOGITS = [[0.0, 3.0, 1.0, -1.0]]
 
 
+BAD_IMAGES = {
+    "nothing": (Path("none.png"), "there is no image"),
+    "text": (b"hello", "cannot read the image"),
+    "a truncated PNG": (None, "cannot read the image"),
+    "an object": (3, "give a path, a Pillow image or an array"),
+    "float pixels of another shape": (np.zeros((6, 5, 3), np.float32), "the encoder takes"),
+    "NaN": (np.full(IMAGE, np.nan, np.float32), "NaN"),
+    "255": (np.full(IMAGE, 255, np.float32), r"outside \[0, 1\]"),
+    "infinity": (np.full(IMAGE, np.inf), r"outside \[0, 1\]"),
+    "integers": (np.zeros((6, 5, 3), np.int64), "give uint8 pixels"),
+    "four channels": (np.zeros((6, 5, 4), np.uint8), "4 channels"),
+    "no pixels": (np.zeros((0, 5, 3), np.uint8), "give uint8 pixels"),
+    "16 bits": (Image.fromarray(np.zeros((6, 5), np.int32)), "more than 8 bits"),
+}
+
+
 def right(*_):
     return logits_answer(LOGITS)
 
@@ -351,24 +367,9 @@ class TestFailsClosed:
         with pytest.raises(StorageError, match="cannot make the device key"):
             client_of(bundle, server.url, device_key=path / "below")
 
-    BAD_IMAGES = {
-        "nothing": (Path("none.png"), "there is no image"),
-        "text": (b"hello", "cannot read the image"),
-        "a truncated PNG": (None, "cannot read the image"),
-        "an object": (3, "give a path, a Pillow image or an array"),
-        "float pixels of another shape": (np.zeros((6, 5, 3), np.float32), "the encoder takes"),
-        "NaN": (np.full(IMAGE, np.nan, np.float32), "NaN"),
-        "255": (np.full(IMAGE, 255, np.float32), r"outside \[0, 1\]"),
-        "infinity": (np.full(IMAGE, np.inf), r"outside \[0, 1\]"),
-        "integers": (np.zeros((6, 5, 3), np.int64), "give uint8 pixels"),
-        "four channels": (np.zeros((6, 5, 4), np.uint8), "4 channels"),
-        "no pixels": (np.zeros((0, 5, 3), np.uint8), "give uint8 pixels"),
-        "16 bits": (Image.fromarray(np.zeros((6, 5), np.int32)), "more than 8 bits"),
-    }
-
     @pytest.mark.parametrize("name", BAD_IMAGES)
     def test_an_image_that_is_none(self, bundle, server, tmp_path, name):
-        image, said = self.BAD_IMAGES[name]
+        image, said = BAD_IMAGES[name]
         if name in ("text", "a truncated PNG"):
             path = tmp_path / "x.png"
             Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)).save(path)
@@ -415,6 +416,21 @@ class TestImages:
             assert np.array_equal(client.release([image]), client.release([-image]))
 
 
+WRONG_ANSWERS = {
+    "nothing": [],
+    "another name": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [0] * 4}],
+    "too few classes": [{"name": "logits", "datatype": "FP32", "shape": [1, 3], "data": [0] * 3}],
+    "too many rows": [{"name": "logits", "datatype": "FP32", "shape": [2, 4], "data": [0] * 8}],
+    "another type": [{"name": "logits", "datatype": "INT64", "shape": [1, 4], "data": [0] * 4}],
+    "an unknown type": [{"name": "logits", "datatype": "BYTES", "shape": [1, 4], "data": ["a"] * 4}],
+    "fewer values": [{"name": "logits", "datatype": "FP32", "shape": [1, 4], "data": [0] * 3}],
+    "null": [{"name": "logits", "datatype": "FP32", "shape": [1, 4], "data": [None] * 4}],
+    "a class too high": [{"name": "indices", "datatype": "INT64", "shape": [1, 1], "data": [CLASSES]}],
+    "a class below 0": [{"name": "indices", "datatype": "INT64", "shape": [1, 1], "data": [-1]}],
+    "no class": [{"name": "indices", "datatype": "INT64", "shape": [1, 0], "data": []}],
+}
+
+
 class TestAnswers:
     def answer(self, bundle, outputs, count=1):
         body = json.dumps({"outputs": outputs}).encode()
@@ -429,24 +445,10 @@ class TestAnswers:
         (found,) = self.answer(bundle, [indices | {"shape": [1, 1], "data": [3]}])
         assert (found.label, found.index, found.probabilities) == ("class 3", 3, {})
 
-    WRONG = {
-        "nothing": [],
-        "another name": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [0] * 4}],
-        "too few classes": [{"name": "logits", "datatype": "FP32", "shape": [1, 3], "data": [0] * 3}],
-        "too many rows": [{"name": "logits", "datatype": "FP32", "shape": [2, 4], "data": [0] * 8}],
-        "another type": [{"name": "logits", "datatype": "INT64", "shape": [1, 4], "data": [0] * 4}],
-        "an unknown type": [{"name": "logits", "datatype": "BYTES", "shape": [1, 4], "data": ["a"] * 4}],
-        "fewer values": [{"name": "logits", "datatype": "FP32", "shape": [1, 4], "data": [0] * 3}],
-        "null": [{"name": "logits", "datatype": "FP32", "shape": [1, 4], "data": [None] * 4}],
-        "a class too high": [{"name": "indices", "datatype": "INT64", "shape": [1, 1], "data": [CLASSES]}],
-        "a class below 0": [{"name": "indices", "datatype": "INT64", "shape": [1, 1], "data": [-1]}],
-        "no class": [{"name": "indices", "datatype": "INT64", "shape": [1, 0], "data": []}],
-    }
-
-    @pytest.mark.parametrize("name", WRONG)
+    @pytest.mark.parametrize("name", WRONG_ANSWERS)
     def test_an_answer_that_does_not_fit(self, bundle, name):
         with pytest.raises(RemoteError) as caught:
-            self.answer(bundle, self.WRONG[name])
+            self.answer(bundle, WRONG_ANSWERS[name])
         assert "\n" not in str(caught.value)
 
 

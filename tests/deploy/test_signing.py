@@ -77,7 +77,8 @@ def test_another_signer_and_no_signer(signed, keys):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"signature": "!!", "key": "a"}', '{"signature": "", "key": "a"}', '{"signature": 3, "key": 4}']
+    "text",
+    ["", "[]", "{}", '{"signature": "!!", "key": "a"}', '{"signature": "", "key": "a"}', '{"signature": 3, "key": 4}'],
 )
 def test_a_damaged_signature_is_refused(signed, keys, text):
     (signed / "manifest.sig").write_text(text)
