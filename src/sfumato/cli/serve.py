@@ -16,11 +16,12 @@ def run(words: Sequence[str]) -> None:
         "serve",
         "Serve the decoders of exported bundles over REST and gRPC (Open Inference Protocol 2), until SIGTERM. "
         "SIGHUP reads bundles, tokens and certificates again without dropping a request. "
-        "Events are JSON lines on standard error.",
+        "Events are JSON lines on standard error; --json writes the addresses once requests are answered.",
         "sfumato serve bundles/first --port 8080 --grpc-port 8081",
     )
     parser.add_argument("bundles", nargs="+", type=str, help="folders made by `sfumato export`")
-    add_settings(parser, ServeConfig, skip={"bundles"})
+    add_settings(parser, ServeConfig, skip={"bundles", "announce"})
     parsed = parser.read(words)
     chosen = settings(parsed, ServeConfig)
-    serve(replace(chosen, bundles=tuple(map(Path, parsed.bundles))))
+    announce = None if parsed.json is None else Path(parsed.json)
+    serve(replace(chosen, bundles=tuple(map(Path, parsed.bundles)), announce=announce))

@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import socket
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from sfumato.deploy.server.core import Core
@@ -15,6 +15,7 @@ from sfumato.deploy.server.rpc import build_grpc
 from sfumato.deploy.server.settings import ServeConfig
 from sfumato.deploy.server.sockets import address_of, listen, with_port
 from sfumato.errors import ConfigError
+from sfumato.files import write_json
 
 __all__ = ["Addresses", "Service", "run_worker"]
 
@@ -75,6 +76,8 @@ class Service:
                 self._rest_task.result()
             await asyncio.sleep(0.001)
         addresses = Addresses(address, grpc_address)
+        if config.announce is not None:
+            write_json(config.announce, asdict(addresses))
         core.log.event("listening", rest=addresses.rest, grpc=addresses.grpc, models=core.models.names())
         _warn(config, core.log)
         return addresses

@@ -51,6 +51,7 @@ class ServeConfig:
         drain_seconds: how long to go on serving after SIGTERM while readiness says no, so that balancers notice.
         shutdown_seconds: longest wait for answers that are still due after that.
         log_requests: write one JSON line for each request.
+        announce: file that gets the addresses as JSON as soon as requests are answered.
     """
 
     bundles: tuple[Path, ...]
@@ -77,6 +78,7 @@ class ServeConfig:
     drain_seconds: float = 0.5
     shutdown_seconds: float = 30.0
     log_requests: bool = True
+    announce: Path | None = None
 
     def __post_init__(self) -> None:
         if not self.bundles:
