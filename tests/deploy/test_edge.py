@@ -26,7 +26,7 @@ from edge_support import (
 from onnx import helper
 from PIL import Image
 
-from sfumato.deploy import EdgeClient, Manifest
+from sfumato.deploy import EdgeClient, Manifest, noise
 from sfumato.deploy.budget import Budget
 from sfumato.deploy.device_key import load_device_key
 from sfumato.deploy.manifest import InputSpec, NoiseSpec, OutputSpec
@@ -116,15 +116,15 @@ class TestWire:
             wire = client.release(images)
         levels = client.manifest.quantization
         values = wire if levels is None else levels.low + wire.astype(np.float64) * 1.8 / (2**bits - 1)
-        noise = values - np.concatenate([z_hat(bundle, image) for image in images])
+        added = values - np.concatenate([z_hat(bundle, image) for image in images])
         step = 0 if bits is None else 1.8 / (2**bits - 1)
         wanted = np.sqrt(STD**2 + step**2 / 12)
-        assert abs(noise.mean()) < 5 * wanted / np.sqrt(noise.size)
-        assert abs(noise.std() / wanted - 1) < 0.05
+        assert abs(added.mean()) < 5 * wanted / np.sqrt(added.size)
+        assert abs(added.std() / wanted - 1) < 0.05
         if bits is None:
             from scipy import stats
 
-            assert stats.kstest(noise.ravel() / STD, "norm").pvalue > 1e-3
+            assert stats.kstest(added.ravel() / STD, "norm").pvalue > 1e-3
 
     def test_a_batch_is_what_its_images_are_alone(self, floats, server):
         images = [pixels_of(seed) for seed in (0, 1, 0)]
@@ -176,9 +176,9 @@ class TestMemoised:
                 three.release([pixels_of()]) - z_hat(other, pixels_of()),
                 one.release([near]) - z_hat(floats, near),
             ]
-        for noise in others:
-            assert np.abs(noise - base).min() > 1e-6
-            assert abs(np.corrcoef(noise.ravel(), base.ravel())[0, 1]) < 0.95
+        for added in others:
+            assert np.abs(added - base).min() > 1e-6
+            assert abs(np.corrcoef(added.ravel(), base.ravel())[0, 1]) < 0.95
 
     def test_averaging_repeats_gains_nothing_and_near_duplicates_do_average(self, floats):
         """The limit that docs/security.md states: memoising covers exact repeats only."""
@@ -348,6 +348,7 @@ class TestFailsClosed:
         for name in [name for name in sys.modules if name.split(".")[0] == missing]:
             monkeypatch.delitem(sys.modules, name)
         monkeypatch.setitem(sys.modules, missing, None)
+        noise._cipher.cache_clear()
         with pytest.raises(ConfigError, match=rf"needs the package {missing}; install sfumato\[edge\]"):
             client_of(bundle, server.url)
 

@@ -16,11 +16,11 @@ COMMANDS = {
     "train": "train a split model, with or without defences",
     "attack": "redraw the inputs of a trained run from what leaves the device",
     "reproduce": "run the paper's tables and figures, ours beside the published numbers",
+    "bench": "measure speed as ratios to baselines in the same run",
     "export": "write a run's two halves as a bundle for devices and servers",
     "verify": "check that a bundle is complete, unchanged and signed",
-    "query": "ask a served bundle about images, as a device does",
-    "bench": "measure speed as ratios to baselines in the same run",
     "serve": "answer over the Open Inference Protocol, REST and gRPC",
+    "query": "ask a served bundle about images, as a device does",
 }
 
 # Commands that several processes, started by torchrun, work on together.

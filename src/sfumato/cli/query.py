@@ -80,13 +80,14 @@ def run(words: Sequence[str]) -> None:
 
 
 def _token(path: str | None) -> str | None:
-    """The first line of a file: on the command line a token would be seen by every user of the machine."""
+    """The first token of a file, such as the server's own; on the command line every user of the machine sees it."""
     if path is None:
         return None
     try:
-        lines = Path(path).read_text(encoding="utf-8").split()
+        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read the token file {path} ({error}); give a text file") from error
-    if not lines:
+    tokens = [line for line in lines if line and not line.startswith("#")]
+    if not tokens:
         raise ConfigError(f"the token file {path} is empty; write the token into it")
-    return lines[0]
+    return tokens[0]

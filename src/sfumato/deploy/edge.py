@@ -1,5 +1,6 @@
 """The client on the device: image in, prediction out, and nothing on the wire but the noisy feature."""
 
+import math
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -75,6 +76,7 @@ class EdgeClient:
     ) -> None:
         folder = Path(bundle)
         self.manifest = Manifest.load(folder, require_signature=require_signature, files=())
+        self._shape = (1, *self.manifest.feature.shape)
         model = self.manifest.read_file(folder, ENCODER)
         check_graph(model, ENCODER)
         self._session = session_of(model, ENCODER)
@@ -156,8 +158,7 @@ class EdgeClient:
         return noisy if levels is None else quantise(noisy, levels)
 
     def _encode(self, image: npt.NDArray[np.float32], stream: Stream) -> npt.NDArray[np.float32]:
-        shape = (1, *self.manifest.feature.shape)
-        count = int(np.prod(shape))
+        shape, count = self._shape, math.prod(self._shape)
         given = {self.manifest.input.name: image, "noise": stream.normals(count).reshape(shape)}
         for name in self.manifest.noise.uniforms:
             given[name] = stream.uniforms(count).reshape(shape)
@@ -176,13 +177,13 @@ class EdgeClient:
 
     def _check_noise(self, allow_no_noise: bool) -> None:
         """Run the encoder with and without noise: the difference has to be `std noise`."""
-        std, shape = self.manifest.noise.std, (1, *self.manifest.feature.shape)
+        std, shape = self.manifest.noise.std, self._shape
         if std == 0 and not allow_no_noise:
             raise BundleError(
                 "this bundle adds no noise, so nothing would protect what is sent; export a run with noise, or allow "
                 "it by name (allow_no_noise)"
             )
-        noise = Stream(_TEST_KEY).normals(int(np.prod(shape))).reshape(shape)
+        noise = Stream(_TEST_KEY).normals(math.prod(shape)).reshape(shape)
         given = {self.manifest.input.name: np.full((1, *self.manifest.input.shape), 0.5, np.float32)}
         given |= {name: np.full(shape, 1 - 2**-24, np.float32) for name in self.manifest.noise.uniforms}
         quiet, noisy = self._run(given | {"noise": np.zeros_like(noise)}), self._run(given | {"noise": noise})

@@ -11,6 +11,7 @@ What it does not do is in `docs/security.md`: memoised noise repeats for an exac
 import hashlib
 import hmac
 import os
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -45,12 +46,9 @@ class Stream:
     def __init__(self, key: bytes) -> None:
         if len(key) != KEY_BYTES:
             raise ConfigError(f"the key of a noise stream has {len(key)} bytes; it needs {KEY_BYTES}")
-        try:
-            from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
-        except ImportError:
-            raise ConfigError("noise needs the package cryptography; install sfumato[edge]") from None
+        cipher, chacha20 = _cipher()
         # Every key is used for one stream only, so counter and nonce begin at zero.
-        self._keystream: Any = Cipher(algorithms.ChaCha20(key, bytes(16)), mode=None).encryptor()
+        self._keystream: Any = cipher(chacha20(key, bytes(16)), mode=None).encryptor()
 
     def normals(self, count: int) -> Floats:
         """`count` standard normal numbers by Box and Muller, in float64, rounded to float32.
@@ -60,12 +58,17 @@ class Stream:
         """
         pairs = (count + 1) // 2
         # (0, 1]: 53 random bits plus one step; the logarithm of 0 cannot occur.
-        uniform = ((self._words(2 * pairs) >> np.uint64(11)).astype(np.float64) + 1.0) * _STEP_53
-        radius = np.sqrt(-2.0 * np.log(uniform[:pairs]))
-        angle = 2.0 * np.pi * uniform[pairs:]
+        uniform = (self._words(2 * pairs) >> np.uint64(11)).astype(np.float64)
+        uniform += 1.0
+        uniform *= _STEP_53
+        radius = np.log(uniform[:pairs])
+        radius *= -2.0
+        np.sqrt(radius, out=radius)
+        angle = uniform[pairs:]
+        angle *= 2.0 * np.pi
         found = np.empty(2 * pairs, np.float32)
-        found[:pairs] = radius * np.cos(angle)
-        found[pairs:] = radius * np.sin(angle)
+        np.multiply(radius, np.cos(angle), out=found[:pairs], casting="same_kind")
+        np.multiply(radius, np.sin(angle), out=found[pairs:], casting="same_kind")
         return found[:count]
 
     def uniforms(self, count: int) -> Floats:
@@ -79,6 +82,15 @@ class Stream:
     def _bytes(self, count: int) -> bytes:
         data: bytes = self._keystream.update(bytes(count))
         return data
+
+
+@cache
+def _cipher() -> tuple[Any, Any]:
+    try:
+        from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
+    except ImportError:
+        raise ConfigError("noise needs the package cryptography; install sfumato[edge]") from None
+    return Cipher, algorithms.ChaCha20
 
 
 def fresh_key() -> bytes:

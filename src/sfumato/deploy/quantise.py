@@ -31,8 +31,12 @@ def quantise(z: Floats, levels: QuantizationSpec) -> npt.NDArray[Any]:
         uint8 up to 8 bits, uint16 above, of z's shape.
     """
     top = 2**levels.bits - 1
-    numbers = np.rint((z - np.float32(levels.low)) / _width(levels))
-    return np.clip(numbers, 0, top).astype(np.uint8 if levels.bits <= 8 else np.dtype("<u2"))
+    numbers = z - np.float32(levels.low)
+    numbers /= _width(levels)
+    np.rint(numbers, out=numbers)
+    np.maximum(numbers, 0, out=numbers)  # half the time of np.clip
+    np.minimum(numbers, top, out=numbers)
+    return numbers.astype(np.uint8 if levels.bits <= 8 else np.dtype("<u2"))
 
 
 def dequantise(numbers: npt.NDArray[Any], levels: QuantizationSpec) -> Floats:
