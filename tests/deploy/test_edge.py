@@ -166,7 +166,8 @@ class TestMemoised:
             assert client.release([pixels_of()]).tobytes().hex() == there
 
     def test_another_device_image_or_bundle_gets_other_noise(self, floats, tmp_path):
-        other = make_bundle(tmp_path / "other", bits=None, training={"accuracy": 0.5})
+        other = make_bundle(tmp_path / "other", bits=None, seed=1)
+        renamed = make_bundle(tmp_path / "renamed", bits=None, name="renamed", training={"accuracy": 0.5})
         near = pixels_of()
         near[0, 0, 0] ^= 1
         with client_of(floats) as one, client_of(floats, device_key=bytes(KEY[::-1])) as two, client_of(other) as three:
@@ -176,6 +177,8 @@ class TestMemoised:
                 three.release([pixels_of()]) - z_hat(other, pixels_of()),
                 one.release([near]) - z_hat(floats, near),
             ]
+        with client_of(renamed) as client:
+            assert np.array_equal(client.release([pixels_of()]) - z_hat(renamed, pixels_of()), base)
         for added in others:
             assert np.abs(added - base).min() > 1e-6
             assert abs(np.corrcoef(added.ravel(), base.ravel())[0, 1]) < 0.95

@@ -15,7 +15,7 @@ from tritonclient.grpc import service_pb2
 from sfumato.deploy import EdgeClient
 from sfumato.deploy.manifest import NoiseSpec
 from sfumato.deploy.transport import base
-from sfumato.errors import ConfigError, RemoteError
+from sfumato.errors import ConfigError, RemoteError, SfumatoWarning
 
 LOGITS = [[0.0, 3.0, 1.0, -1.0]]
 
@@ -345,3 +345,12 @@ def test_threads_share_a_client(bundle):
         for thread in threads:
             thread.join()
     assert found == ["class 1"] * 8
+
+
+@pytest.mark.parametrize(("transport", "prefix"), [("http", "http://"), ("grpc", "")])
+def test_a_token_in_the_open_is_warned_of(bundle, transport, prefix):
+    for host in ("127.0.0.1", "localhost", "[::1]"):
+        client_of(bundle, f"{prefix}{host}:1", transport=transport, token="s3cret").close()
+    with pytest.warns(SfumatoWarning, match="the token travels unencrypted to example.org"):
+        client_of(bundle, f"{prefix}example.org:1", transport=transport, token="s3cret").close()
+    client_of(bundle, f"{prefix}example.org:1", transport=transport).close()

@@ -190,10 +190,11 @@ def test_a_network_that_draws_random_numbers_is_refused(tmp_path):
     ("changes", "settings", "said"),
     [
         ({"noise_std": 0.0}, {}, "adds no noise"),
-        ({}, {"name": "a/b"}, "name 'a/b'"),
-        ({}, {"version": 0}, "version '0'"),
-        ({}, {"reveal": "top_k"}, "top_k None"),
+        ({}, {"name": "a/b"}, "the name 'a/b'"),
+        ({}, {"version": 0}, "version is 0"),
+        ({}, {"reveal": "top_k"}, "top_k is None"),
         ({}, {"reveal": "top_k", "top_k": 4}, "top_k 4"),
+        ({}, {"top_k": 2}, "reveal is logits and top_k is 2"),
         ({}, {"quantize_bits": 17}, "quantize_bits is 17"),
     ],
 )

@@ -82,7 +82,8 @@ class EdgeClient:
         self._session = session_of(model, ENCODER)
         self._check_inputs()
         self._check_noise(allow_no_noise)
-        self._identity = self.manifest.digest()
+        # Not the manifest's digest: the same encoder under another name has to repeat its noise as well.
+        self._identity = self.manifest.files[ENCODER]
         self._device_key = load_device_key(device_key)
         self._budget: Budget | None = None
         if self.manifest.noise.mode == "fresh":

@@ -15,6 +15,7 @@ from sfumato.deploy.halves import DecoderHalf, EncoderHalf, check_exportable, en
 from sfumato.deploy.manifest import (
     DECODER,
     ENCODER,
+    NAME,
     FeatureSpec,
     InputSpec,
     Manifest,
@@ -63,6 +64,19 @@ class ExportConfig:
     resize: Literal["bilinear", "exact"] = "bilinear"
     without_noise: bool = False
     unbounded: bool = False
+
+    def __post_init__(self) -> None:
+        if not NAME.fullmatch(self.name):
+            raise ConfigError(
+                f"the name {self.name!r} is not made of letters, digits and ._-; give one that is (--name)"
+            )
+        if not 1 <= self.version < 10**9:
+            raise ConfigError(f"version is {self.version}; give a whole number from 1")
+        if (self.top_k is None) == (self.reveal == "top_k") or (self.top_k or 1) < 1:
+            raise ConfigError(
+                f"reveal is {self.reveal} and top_k is {self.top_k}; give the number of classes with top_k, and only "
+                "with it, such as --reveal top_k --top-k 3"
+            )
 
 
 @dataclass(frozen=True)
@@ -146,12 +160,12 @@ def export_bundle(
         training=training or {},
         audit=audit,
     )
-    Manifest.from_dict(draft.as_dict())  # a wrong name or version is found before the work
+    Manifest.from_dict(draft.as_dict())  # what contradicts the model (top_k, the classes) is found before the work
     draws = [torch.rand((2, *feature_shape), generator=generator) for _ in range(1 + len(uniforms))]
     encoder_bytes = to_onnx(encoder, (example, *draws), ("image", "noise", *uniforms), "feature")
+    check_graph(encoder_bytes, ENCODER)
     wire = torch.zeros((2, *feature_shape), dtype=_TORCH_TYPES[datatype])
     decoder_bytes = to_onnx(decoder, (wire,), ("feature",), "logits")
-    check_graph(encoder_bytes, ENCODER)
     check_graph(decoder_bytes, DECODER)
     parity = measure_parity(encoder, decoder, draft, encoder_bytes, decoder_bytes, images, generator)
     signed_by = None

@@ -16,6 +16,7 @@ __all__ = [
     "DECODER",
     "ENCODER",
     "MANIFEST",
+    "NAME",
     "SCHEMA_VERSION",
     "FeatureSpec",
     "InputSpec",
@@ -32,7 +33,7 @@ ENCODER = "encoder.onnx"
 DECODER = "decoder.onnx"
 
 Datatype = Literal["FP32", "UINT8", "UINT16"]
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _CHUNK = 1 << 20
 _LARGEST = 16 << 20  # bytes of a manifest; a larger one is no manifest
@@ -283,7 +284,7 @@ class Manifest:
 
     def _check(self) -> None:
         for wrong, sentence in (
-            (not _NAME.fullmatch(self.name), f"name {self.name!r} holds more than letters, digits and ._-"),
+            (not NAME.fullmatch(self.name), f"name {self.name!r} holds more than letters, digits and ._-"),
             (not re.fullmatch(r"[1-9][0-9]{0,8}", self.version), f"version {self.version!r} is no whole number from 1"),
             (
                 len(self.input.shape) != 3 or self.input.shape[0] not in (1, 3),

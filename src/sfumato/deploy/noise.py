@@ -98,18 +98,18 @@ def fresh_key() -> bytes:
     return os.urandom(KEY_BYTES)
 
 
-def memoised_key(device_key: bytes, bundle: str, image: bytes) -> bytes:
-    """`HMAC-SHA256(device key, purpose | SHA-256 of the bundle's identity | SHA-256 of the input)`.
+def memoised_key(device_key: bytes, encoder: str, image: bytes) -> bytes:
+    """`HMAC-SHA256(device key, purpose | SHA-256 of the encoder's digest | SHA-256 of the input)`.
 
-    A pseudo-random function of the input: an exact repeat gets the same key, any other input, bundle or device one that
-    is independent of it to everyone without the device key.
+    A pseudo-random function of the input: an exact repeat gets the same key; any other input, encoder or device
+    gets one that is independent of it to everyone without the device key.
 
     Args:
         device_key: 32 secret bytes.
-        bundle: the manifest's digest, so that another encoder gets other noise.
+        encoder: its SHA-256 in hexadecimal digits, so that another encoder gets other noise.
         image: the exact bytes that enter the encoder.
     """
-    parts = hashlib.sha256(bundle.encode()).digest() + hashlib.sha256(image).digest()
+    parts = hashlib.sha256(encoder.encode()).digest() + hashlib.sha256(image).digest()
     return hmac.digest(device_key, _NOISE_PURPOSE + parts, "sha256")
 
 

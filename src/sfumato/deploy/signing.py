@@ -68,7 +68,7 @@ def private_key(path: Path) -> "Ed25519PrivateKey":
             f"cannot read the key {path}: {error.strerror}; make one with `sfumato export --new-key {path}`"
         ) from error
     except Exception as error:  # wrong PEM, a passphrase, an algorithm that is not built in: many types
-        raise ConfigError(f"{path} is no Ed25519 private key in PEM without a passphrase ({error})") from error
+        raise ConfigError(f"{path} is no Ed25519 private key in PEM without a passphrase; give one of those") from error
     if not isinstance(key, Ed25519PrivateKey):
         raise ConfigError(f"{path} is a key of another kind; make one with `sfumato export --new-key PATH`")
     return key
@@ -92,9 +92,7 @@ def public_key(source: Any) -> "Ed25519PublicKey":
         raise ConfigError(f"cannot read the public key {source}: {error.strerror}; give a PEM file") from error
     except Exception as error:
         name = "the given value" if isinstance(source, bytes) else source
-        raise ConfigError(
-            f"{name} is no Ed25519 public key in PEM ({error}); give the .pub file of the signing key"
-        ) from error
+        raise ConfigError(f"{name} is no Ed25519 public key in PEM; give the .pub file of the signing key") from error
     if not isinstance(key, Ed25519PublicKey):
         raise ConfigError(f"{source} is a public key of another kind; give an Ed25519 one")
     return key

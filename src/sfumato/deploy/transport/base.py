@@ -78,6 +78,8 @@ class Remote(Transport):
     """
 
     name: ClassVar[str]
+    host: str
+    encrypted: bool
 
     def __init__(self, url: str, security: Security, *, timeout: float, retries: int) -> None:
         self.url = url

@@ -1,7 +1,10 @@
 """Transports by name, each loaded when it is chosen."""
 
+import ipaddress
+import warnings
+
 from sfumato.deploy.transport.base import Remote, Security
-from sfumato.errors import ConfigError
+from sfumato.errors import ConfigError, SfumatoWarning
 
 __all__ = ["connect", "names"]
 
@@ -26,6 +29,17 @@ def connect(name: str, url: str, security: Security, *, timeout: float, retries:
         raise ConfigError(
             "the token is empty or holds blanks or special characters; give the one that the server knows"
         )
+    remote = _connect(name, url, security, timeout=timeout, retries=retries)
+    if token is not None and not remote.encrypted and not _loopback(remote.host):
+        warnings.warn(
+            f"the token travels unencrypted to {remote.host}, where others can read it; ask over TLS",
+            SfumatoWarning,
+            stacklevel=4,
+        )
+    return remote
+
+
+def _connect(name: str, url: str, security: Security, *, timeout: float, retries: int) -> Remote:
     if name == "http":
         from sfumato.deploy.transport.http import HttpTransport
 
@@ -35,3 +49,10 @@ def connect(name: str, url: str, security: Security, *, timeout: float, retries:
 
         return GrpcTransport(url, security, timeout=timeout, retries=retries)
     raise ConfigError(f"unknown transport {name!r}; known are {', '.join(names())}")
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

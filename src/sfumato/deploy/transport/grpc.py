@@ -35,6 +35,7 @@ class GrpcTransport(Remote):
         encrypted = scheme == "grpcs" or security.ca is not None or security.cert is not None
         if encrypted and scheme == "grpc":
             raise ConfigError(f"certificates are given, but {url} is not encrypted; write grpcs://")
+        self.host, self.encrypted = target.rpartition(":")[0].strip("[]"), encrypted
         if encrypted:
             self._channel = grpc.secure_channel(target, _credentials(grpc, security))
         else:

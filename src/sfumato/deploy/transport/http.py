@@ -34,6 +34,7 @@ class HttpTransport(Remote):
             port = -1
         if parts.scheme not in ("http", "https") or not parts.hostname or port == -1 or parts.username is not None:
             raise ConfigError(f"{url} is no address of an HTTP server; give one such as http://127.0.0.1:8000")
+        self.host, self.encrypted = parts.hostname, parts.scheme == "https"
         self._prefix = parts.path.rstrip("/")
         self._lock = threading.Lock()
         if parts.scheme == "https":
