@@ -120,9 +120,9 @@ class TestEndpoints:
         model = "/v2/models/{model}"
         version = model + "/versions/{version}"
         assert paths == {
-            **dict.fromkeys(("/v2", "/v2/health/live", "/v2/health/ready", "/metrics"), {"get"}),
-            **dict.fromkeys((model, version, model + "/ready", version + "/ready"), {"get"}),
-            **dict.fromkeys((model + "/infer", version + "/infer"), {"post"}),
+            **{path: {"get"} for path in ("/v2", "/v2/health/live", "/v2/health/ready", "/metrics")},
+            **{path: {"get"} for path in (model, version, model + "/ready", version + "/ready")},
+            **{path: {"post"} for path in (model + "/infer", version + "/infer")},
         }
 
 
@@ -252,7 +252,7 @@ BAD = {
     "no data": (_changed(data=...), "not a list of numbers"),
     "data an object": (_changed(data={}), "not a list of numbers"),
     "beyond FP32": (_changed(data=[1e39] * 8), "not finite"),
-    "beyond FP64": (b'{"inputs":[{"name":"feature","datatype":"FP32","shape":[1,8],"data":[1e999,1,1,1,1,1,1,1]}]}', "not finite"),
+    "beyond FP64": (json.dumps(_changed(data=[7.5] * 8)).replace("7.5", "1e999").encode(), "not finite"),
     "id a number": ({**_changed(), "id": 3}, "'id' is not a text"),
     "parameters a list": ({**_changed(), "parameters": []}, "'parameters' is not"),
     "timeout a text": ({**_changed(), "parameters": {"timeout": "1"}}, "'timeout' is not"),
@@ -260,7 +260,10 @@ BAD = {
     "unknown output": ({**_changed(), "outputs": [{"name": "softmax"}]}, "outputs are logits"),
     "output twice": ({**_changed(), "outputs": [{"name": "logits"}] * 2}, "twice"),
     "output without name": ({**_changed(), "outputs": [{}]}, "no name"),
-    "classification": ({**_changed(), "outputs": [{"name": "logits", "parameters": {"classification": 1}}]}, "not supported"),
+    "classification": (
+        {**_changed(), "outputs": [{"name": "logits", "parameters": {"classification": 1}}]},
+        "not supported",
+    ),
     "flag a number": ({**_changed(), "parameters": {"binary_data_output": 1}}, "not true or false"),
     "size without header": (_changed(data=..., parameters={"binary_data_size": 32}), "differs from the 0 bytes"),
     "shared memory": (_changed(data=..., parameters={"shared_memory_region": "a"}), "not a list of numbers"),

@@ -11,7 +11,7 @@ from sfumato.deploy.server.access import Tokens
 from sfumato.deploy.server.logs import Log
 from sfumato.deploy.server.metrics import Metrics
 from sfumato.deploy.server.model import PLATFORM
-from sfumato.deploy.server.refusals import BUSY, STOPPING, Refusal
+from sfumato.deploy.server.refusals import BUSY, Refusal
 from sfumato.deploy.server.repository import Repository, Served
 from sfumato.deploy.server.settings import ServeConfig
 from sfumato.deploy.server.tls import Certificates
@@ -28,7 +28,7 @@ class Core:
 
     Attributes:
         ready: whether balancers should send requests.
-        stopping: whether new requests are refused, because only accepted ones are still answered.
+        stopping: whether the transports take no new connections and calls, and only finish what they have accepted.
     """
 
     def __init__(self, config: ServeConfig, log: Log | None = None) -> None:
@@ -65,10 +65,8 @@ class Core:
         """The model of an inference request, if one more request may be read for it.
 
         Raises:
-            Refusal: UNKNOWN, BUSY or STOPPING.
+            Refusal: UNKNOWN or BUSY.
         """
-        if self.stopping:
-            raise Refusal(STOPPING, "the server is shutting down; ask another one")
         served = self.models.find(name, version)
         if served.batcher.full:
             raise Refusal(BUSY, f"{self.config.queue} requests wait already; try again a little later")

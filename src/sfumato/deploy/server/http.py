@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 import socket
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import uvicorn
@@ -16,6 +16,7 @@ __all__ = ["RestServer"]
 
 _LARGEST_HEAD = 64 << 10
 _KEEP_ALIVE = 75
+_GRACE = 0.25  # seconds
 
 
 class RestServer(uvicorn.Server):
@@ -49,15 +50,9 @@ class RestServer(uvicorn.Server):
         """Listen. Unlike uvicorn's own, with a limit on the TLS handshake."""
         await self.lifespan.startup()
         loop = asyncio.get_running_loop()
-
-        def protocol() -> Any:
-            return self.config.http_protocol_class(  # type: ignore[call-arg]
-                config=self.config, server_state=self.server_state, app_state=self.lifespan.state, _loop=loop
-            )
-
         self.servers = [
             await loop.create_server(
-                protocol,
+                self._protocol,
                 sock=sock,
                 ssl=self._context,
                 ssl_handshake_timeout=self._handshake,
@@ -67,10 +62,41 @@ class RestServer(uvicorn.Server):
         ]
         self.started = True
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close the sockets. Unlike uvicorn's own, not on those who have connected and wait to be accepted."""
+        waiting = [connection for sock in sockets or [] for connection in _accept_all(sock)]
+        for server in self.servers:
+            server.close()
+        loop = asyncio.get_running_loop()
+        for connection in waiting:
+            with contextlib.suppress(OSError):
+                await loop.connect_accepted_socket(
+                    self._protocol, connection, ssl=self._context, ssl_handshake_timeout=self._handshake
+                )
+        await super().shutdown(sockets)
+
+    def _protocol(self) -> Any:
+        return self.config.http_protocol_class(  # type: ignore[call-arg]
+            config=self.config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+            _loop=asyncio.get_running_loop(),
+        )
+
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         """The service has its own handlers."""
         yield
+
+
+def _accept_all(sock: socket.socket) -> Iterator[socket.socket]:
+    sock.setblocking(False)
+    while True:
+        try:
+            connection, _ = sock.accept()
+        except OSError:  # nobody is left
+            return
+        yield connection
 
 
 def _protocol(config: ServeConfig) -> type[HttpToolsProtocol]:
@@ -82,6 +108,7 @@ def _protocol(config: ServeConfig) -> type[HttpToolsProtocol]:
         head_timer: asyncio.TimerHandle | None = None
         head_size = 0
         in_head = False
+        ending = False
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
@@ -111,6 +138,20 @@ def _protocol(config: ServeConfig) -> type[HttpToolsProtocol]:
             self.in_head = False
             self._head_is_here()
             super().on_headers_complete()
+            if self.ending:
+                self.cycle.keep_alive = False
+
+        def shutdown(self) -> None:
+            """Finish the request at hand; a connection without one may have one on its way, and gets a moment for it."""
+            self.ending = True
+            if self.cycle is None or self.cycle.response_complete:
+                self.loop.call_later(_GRACE, self._end_if_idle)
+            else:
+                self.cycle.keep_alive = False
+
+        def _end_if_idle(self) -> None:
+            if self.cycle is None or self.cycle.response_complete:
+                self.transport.close()
 
         def send_400_response(self, msg: str) -> None:
             self._refuse(400, "this is not a valid HTTP request")

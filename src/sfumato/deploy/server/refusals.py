@@ -9,7 +9,6 @@ __all__ = [
     "INVALID",
     "LATE",
     "STALLED",
-    "STOPPING",
     "TOO_LARGE",
     "UNAUTHENTICATED",
     "UNKNOWN",
@@ -46,7 +45,6 @@ UNSUPPORTED = Reason("unsupported", 415, "INVALID_ARGUMENT")
 BUSY = Reason("busy", 429, "UNAVAILABLE", retry=True)
 INTERNAL = Reason("internal", 500, "INTERNAL")
 LATE = Reason("late", 503, "DEADLINE_EXCEEDED", retry=True)
-STOPPING = Reason("stopping", 503, "UNAVAILABLE", retry=True)
 
 
 class Refusal(Exception):

@@ -70,6 +70,10 @@ def build_app(core: Core) -> FastAPI:
     async def of_values(_: Request, __: RequestValidationError) -> Response:
         return refused(Refusal(INVALID, "a parameter of the request is not valid"))
 
+    @app.exception_handler(Exception)  # the answer; the gate hears of the error as well, and logs it
+    async def of_nobody(_: Request, __: Exception) -> Response:
+        return refused(Refusal(INTERNAL, "the server failed on this request"))
+
     @app.exception_handler(Refusal)
     async def of_ours(_: Request, refusal: Refusal) -> Response:
         return refused(refusal)

@@ -148,6 +148,7 @@ class _Supervisor:
     def _forward(self, number: int, _: Any = None) -> None:
         if number != signal.SIGHUP:
             self._stopping = True
+            self._rest.close()  # the last worker that closes its copy is the last that accepts
         for pid in list(self._workers):
             os.kill(pid, signal.SIGTERM if number == signal.SIGINT else number)
 
