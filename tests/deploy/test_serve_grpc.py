@@ -177,6 +177,7 @@ def _contents(**contents):
     return request
 
 
+REQUESTED = pb.ModelInferRequest.InferRequestedOutputTensor
 NAN = features()
 NAN[0, 0] = np.nan
 BAD = {
@@ -198,7 +199,7 @@ BAD = {
     "typed NaN": (asked(NAN, raw=False), "not finite"),
     "level beyond the last": (asked(np.full((1, 8), 64, np.uint8), model="levels"), "last level 63"),
     "level beyond the type": (asked(np.full((1, 8), 300, np.uint16), model="levels", raw=False), "no UINT8 number"),
-    "unknown output": (_with(outputs=[pb.ModelInferRequest.InferRequestedOutputTensor(name="x")]), "outputs are logits"),
+    "unknown output": (_with(outputs=[REQUESTED(name="x")]), "outputs are logits"),
     "timeout of nothing": (_timeout(int64_param=0), "'timeout'"),
     "timeout a text": (_timeout(string_param="1"), "'timeout'"),
     "timeout unset": (_timeout(), "'timeout'"),

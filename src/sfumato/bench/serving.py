@@ -101,7 +101,8 @@ def serving(*, rounds: int = 5, seconds: float = 2.0) -> list[Row]:
         small = np.random.default_rng(0).random((1, _TINY), dtype=np.float32)
         runs = {
             "in process": (in_process(bundle), 8),
-            "in process, tiny": (in_process(tiny), 8),
+            "in process, one thread a call": (in_process(bundle, threads=1), 8),
+            "in process, tiny": (in_process(tiny, threads=1), 8),
             "rest": (rest_caller(batched.rest, "vgg11", feature), 8),
             "grpc": (grpc_caller(batched.grpc, "vgg11", feature), 8),
             "rest, 32 clients": (rest_caller(batched.rest, "vgg11", feature), 32),
@@ -114,6 +115,9 @@ def serving(*, rounds: int = 5, seconds: float = 2.0) -> list[Row]:
             for name in runs if index % 2 else reversed(runs):
                 make, clients = runs[name]
                 loads[name].append(load(make, clients, seconds))
+    # Whoever calls ONNX Runtime from 8 threads would take the faster of its two settings.
+    pair = zip(loads["in process"], loads.pop("in process, one thread a call"), strict=True)
+    loads["in process"] = [max(both, key=lambda one: one.rate) for both in pair]
     failures = sum(one.failures for many in loads.values() for one in many)
     if failures:
         raise RuntimeError(f"{failures} requests failed under load")
@@ -148,9 +152,8 @@ def _rate(loads: dict[str, list[Load]], ours: str, base: str, name: str, target:
 
 
 def _wait(loads: dict[str, list[Load]], ours: str, base: str, name: str) -> Row:
-    ratio = statistics.median(
-        a.quantile(0.99) / b.quantile(0.99) for a, b in zip(loads[ours], loads[base], strict=True)
-    )
+    pairs = zip(loads[ours], loads[base], strict=True)
+    ratio = statistics.median(a.quantile(0.99) / b.quantile(0.99) for a, b in pairs)
     values = [1e3 * statistics.median(one.quantile(share) for one in loads[ours]) for share in (0.5, 0.99)]
     other = 1e3 * statistics.median(one.quantile(0.99) for one in loads[base])
     detail = f"p50 {values[0]:.1f} ms, p99 {values[1]:.1f} ms against p99 {other:.1f} ms"
@@ -158,7 +161,7 @@ def _wait(loads: dict[str, list[Load]], ours: str, base: str, name: str) -> Row:
 
 
 _BASES = {
-    "in process": "ONNX Runtime in process, 8 threads",
+    "in process": "ONNX Runtime in process, 8 threads, the faster of 1 and all threads for a call",
     "in process, tiny": "ONNX Runtime in process, 8 threads",
     "rest, 32 clients, not batched": "the same server with --max-batch 1",
 }
@@ -184,11 +187,18 @@ def server(bundles: list[Path], *options: str) -> Iterator[Served]:
         process.wait(60)
 
 
-def in_process(bundle: Path) -> Callable[[], Callable[[], None]]:
-    """What a program does that calls ONNX Runtime itself: one session, default settings, one row at a time."""
+def in_process(bundle: Path, *, threads: int = 0) -> Callable[[], Callable[[], None]]:
+    """What a program does that calls ONNX Runtime itself: one session, one row at a time.
+
+    Args:
+        bundle: with the decoder.
+        threads: of one call; 0 is ONNX Runtime's default, all cores.
+    """
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(str(bundle / "decoder.onnx"), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(str(bundle / "decoder.onnx"), options, providers=["CPUExecutionProvider"])
     shape = [1, *session.get_inputs()[0].shape[1:]]
     feature = np.random.default_rng(0).random(shape, dtype=np.float32)
 
@@ -224,3 +234,14 @@ def _tiny(folder: Path) -> Path:
     model = SplitModel(edge, Channel(noise_std=0.025), nn.Linear(_TINY, 10)).eval()
     export_bundle(model, folder, ExportConfig("tiny"), classes=[str(c) for c in range(10)], image_shape=(1, 8, 8))
     return folder
+
+
+def main() -> None:
+    """Measure and print."""
+    for row in serving():
+        target = "" if row.target is None else f" [{row.better} {row.target:g}: {'met' if row.met else 'MISSED'}]"
+        sys.stdout.write(f"{row.name}: {row.ratio:.3f} x {row.baseline} ({row.detail}){target}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -142,7 +142,7 @@ def _protocol(config: ServeConfig) -> type[HttpToolsProtocol]:
                 self.cycle.keep_alive = False
 
         def shutdown(self) -> None:
-            """Finish the request at hand; a connection without one may have one on its way, and gets a moment for it."""
+            """Finish the request at hand; where there is none, one may be on its way, and gets a moment."""
             self.ending = True
             if self.cycle is None or self.cycle.response_complete:
                 self.loop.call_later(_GRACE, self._end_if_idle)
