@@ -29,8 +29,8 @@ def wait_until_ready(process: "subprocess.Popen[str]") -> tuple[str, str]:
 
 def rest_request(model: str, feature: NDArray[Any]) -> bytes:
     """A whole HTTP request with a binary tensor and a binary answer."""
-    tensor = {"name": "feature", "datatype": "FP32", "shape": feature.shape}
-    tensor["parameters"] = {"binary_data_size": feature.nbytes}
+    size = {"binary_data_size": feature.nbytes}
+    tensor = {"name": "feature", "datatype": "FP32", "shape": feature.shape, "parameters": size}
     head = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
     body = head + feature.tobytes()
     return (
