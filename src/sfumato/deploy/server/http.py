@@ -16,7 +16,7 @@ __all__ = ["RestServer"]
 
 _LARGEST_HEAD = 64 << 10
 _KEEP_ALIVE = 75
-_GRACE = 0.25  # seconds
+_FRESH, _IDLE = 2.0, 0.25  # seconds that a connection is left open at the end for a request on its way
 
 
 class RestServer(uvicorn.Server):
@@ -144,8 +144,10 @@ def _protocol(config: ServeConfig) -> type[HttpToolsProtocol]:
         def shutdown(self) -> None:
             """Finish the request at hand; where there is none, one may be on its way, and gets a moment."""
             self.ending = True
-            if self.cycle is None or self.cycle.response_complete:
-                self.loop.call_later(_GRACE, self._end_if_idle)
+            if self.cycle is None:  # who has just connected is about to ask
+                self.loop.call_later(_FRESH, self._end_if_idle)
+            elif self.cycle.response_complete:
+                self.loop.call_later(_IDLE, self._end_if_idle)
             else:
                 self.cycle.keep_alive = False
 
