@@ -7,7 +7,7 @@ from importlib import import_module
 
 from sfumato import __version__
 from sfumato.errors import ConfigError, SfumatoError, SfumatoWarning
-from sfumato.ranks import Ranks, launched, may_tell
+from sfumato.ranks import launched, may_tell
 
 __all__ = ["main"]
 
@@ -75,8 +75,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _warn(message: Warning | str, category: type[Warning], *_: object) -> None:
     """Our own warnings as one sentence; those of libraries are for their developers."""
-    if issubclass(category, SfumatoWarning) and Ranks.current().is_first:
+    if issubclass(category, SfumatoWarning) and _is_first():
         print(f"sfumato: warning: {message}", file=sys.stderr)
+
+
+def _is_first() -> bool:
+    if not launched():
+        return True
+    from sfumato.ranks import Ranks  # loads torch
+
+    return Ranks.current().is_first
 
 
 def _usage() -> str:
