@@ -1,6 +1,6 @@
 """Sfumato: split inference whose features cannot be redrawn.
 
-The public names are loaded when first used, so that `import sfumato` costs little more than torch.
+The public names are loaded when first used, so that `import sfumato` costs little, and a device needs no torch.
 """
 
 from importlib import import_module
@@ -25,6 +25,7 @@ _ROOMS = {
     "bounds",
     "data",
     "defenses",
+    "deploy",
     "errors",
     "metrics",
     "mixture",

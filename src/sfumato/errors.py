@@ -1,6 +1,7 @@
 """What can go wrong because of an input: one class per reason, one sentence with cause and remedy each."""
 
 __all__ = [
+    "BundleError",
     "CheckpointError",
     "ConfigError",
     "DataError",
@@ -8,6 +9,7 @@ __all__ = [
     "Interrupted",
     "NotFittedError",
     "RankLost",
+    "RemoteError",
     "SfumatoError",
     "SfumatoWarning",
     "StorageError",
@@ -36,6 +38,14 @@ class NotFittedError(SfumatoError):
 
 class CheckpointError(SfumatoError):
     """A checkpoint or run folder belongs to another model, another version, or is damaged."""
+
+
+class BundleError(SfumatoError):
+    """A bundle is missing, damaged, forged, or of a newer version than this one reads."""
+
+
+class RemoteError(SfumatoError):
+    """A server cannot be reached, or refused a query."""
 
 
 class StorageError(SfumatoError):

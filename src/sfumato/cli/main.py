@@ -7,7 +7,7 @@ from importlib import import_module
 
 from sfumato import __version__
 from sfumato.errors import ConfigError, SfumatoError, SfumatoWarning
-from sfumato.ranks import Ranks, launched, may_tell
+from sfumato.ranks import launched, may_tell
 
 __all__ = ["main"]
 
@@ -17,6 +17,10 @@ COMMANDS = {
     "attack": "redraw the inputs of a trained run from what leaves the device",
     "reproduce": "run the paper's tables and figures, ours beside the published numbers",
     "bench": "measure speed as ratios to baselines in the same run",
+    "export": "write a run's two halves as a bundle for devices and servers",
+    "verify": "check that a bundle is complete, unchanged and signed",
+    "serve": "answer over the Open Inference Protocol, REST and gRPC",
+    "query": "ask a served bundle about images, as a device does",
 }
 
 # Commands that several processes, started by torchrun, work on together.
@@ -71,8 +75,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _warn(message: Warning | str, category: type[Warning], *_: object) -> None:
     """Our own warnings as one sentence; those of libraries are for their developers."""
-    if issubclass(category, SfumatoWarning) and Ranks.current().is_first:
+    if issubclass(category, SfumatoWarning) and _is_first():
         print(f"sfumato: warning: {message}", file=sys.stderr)
+
+
+def _is_first() -> bool:
+    if not launched():
+        return True
+    from sfumato.ranks import Ranks  # loads torch
+
+    return Ranks.current().is_first
 
 
 def _usage() -> str:

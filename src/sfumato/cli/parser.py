@@ -8,7 +8,6 @@ from typing import Any, NoReturn
 
 from jsonargparse import ActionYesNo, ArgumentParser, Namespace
 
-from sfumato import defenses
 from sfumato.files import write_json
 from sfumato.ranks import may_tell
 
@@ -72,7 +71,11 @@ def load_plugins(parsed: Namespace) -> None:
     Raises:
         ConfigError: a file is missing or registers nothing.
     """
-    for plugin in parsed.plugin or []:
+    if not parsed.plugin:
+        return
+    from sfumato import defenses  # loads torch, which the commands of device and server do without
+
+    for plugin in parsed.plugin:
         defenses.load_plugin(plugin)
 
 

@@ -32,8 +32,12 @@ class RandomDrop(nn.Module):
 
     def forward(self, feature: Tensor, generator: torch.Generator | None = None) -> Tensor:
         device = feature.device if generator is None else generator.device
-        kept = torch.rand(feature.shape, generator=generator, device=device) >= self.rate
-        return feature * kept.to(feature.device)
+        uniform = torch.rand(feature.shape, generator=generator, device=device)
+        return self.with_uniform(feature, uniform.to(feature.device))
+
+    def with_uniform(self, feature: Tensor, uniform: Tensor) -> Tensor:
+        """The same with numbers in [0, 1) of the feature's shape that were drawn elsewhere, as exported encoders do."""
+        return feature * (uniform >= self.rate)
 
     def extra_repr(self) -> str:
         return f"rate={self.rate}"

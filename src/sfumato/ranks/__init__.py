@@ -1,12 +1,36 @@
 """Several processes that train one model: what they share, how each finds its part, how they start and end together.
 
 `Ranks.current()` is the only thing that the rest of the library asks; in one process everything it does is a no-op.
+
+The names are loaded when first used: whether there are several processes can be asked without torch.
 """
 
-from sfumato.ranks.gradients import Gradients
-from sfumato.ranks.group import Part, Ranks
-from sfumato.ranks.launch import TIMEOUT, joined, launched, may_tell
-from sfumato.ranks.norm import share_batch_norm
-from sfumato.ranks.rows import whole
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from sfumato.ranks.started import launched, may_tell
+
+if TYPE_CHECKING:
+    from sfumato.ranks.gradients import Gradients
+    from sfumato.ranks.group import Part, Ranks
+    from sfumato.ranks.launch import TIMEOUT, joined
+    from sfumato.ranks.norm import share_batch_norm
+    from sfumato.ranks.rows import whole
 
 __all__ = ["TIMEOUT", "Gradients", "Part", "Ranks", "joined", "launched", "may_tell", "share_batch_norm", "whole"]
+
+_HOME = {
+    "Gradients": "gradients",
+    "Part": "group",
+    "Ranks": "group",
+    "TIMEOUT": "launch",
+    "joined": "launch",
+    "share_batch_norm": "norm",
+    "whole": "rows",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(f"sfumato.ranks.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'sfumato.ranks' has no attribute {name!r}")

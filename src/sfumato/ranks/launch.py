@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -12,29 +11,12 @@ import torch.distributed as dist
 from sfumato.errors import ConfigError, RankLost
 from sfumato.ranks.collectives import first_line
 from sfumato.ranks.group import Ranks
+from sfumato.ranks.started import keep_store, launched
 
-__all__ = ["TIMEOUT", "joined", "launched", "may_tell"]
+__all__ = ["TIMEOUT", "joined"]
 
 TIMEOUT = 600.0
 """Seconds after which a rank that does not answer ends the others; one that has died ends them at once."""
-
-_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-_store: Any = None
-
-
-def launched() -> bool:
-    """Whether torchrun, or something that sets the same variables, started several processes like this one."""
-    return all(name in os.environ for name in _VARIABLES) and os.environ["WORLD_SIZE"] != "1"
-
-
-def may_tell() -> bool:
-    """Whether this process is the one to print why all of them end: the first that asks, or rank 0 before they met."""
-    if _store is not None:
-        try:
-            return bool(_store.add("sfumato/told", 1) == 1)
-        except RuntimeError:  # whoever kept the store has ended
-            return True
-    return not launched() or os.environ["RANK"] == "0"
 
 
 @contextmanager
@@ -51,7 +33,6 @@ def joined(device: str = "auto", *, timeout: float = TIMEOUT) -> Iterator[Ranks]
         ConfigError: a rank has no GPU of its own, or the environment is not torchrun's.
         RankLost: the others did not come.
     """
-    global _store
     if not launched() or (dist.is_available() and dist.is_initialized()):
         yield Ranks.current()
         return
@@ -73,11 +54,11 @@ def joined(device: str = "auto", *, timeout: float = TIMEOUT) -> Iterator[Ranks]
             f"rank {rank} did not meet the other {size - 1} ranks at {os.environ['MASTER_ADDR']}:"
             f"{os.environ['MASTER_PORT']} ({first_line(error)}); start all of them with torchrun"
         ) from error
-    _store = store
+    keep_store(store)
     yield Ranks.current()
     # Not reached by an error: the others may wait for this rank, and only its leaving the process tells them.
     dist.destroy_process_group()
-    _store = None
+    keep_store(None)
 
 
 def _take_gpu(device: str, local: int) -> None:

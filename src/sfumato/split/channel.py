@@ -1,7 +1,7 @@
 """What happens to the feature before it leaves the device: transform, clip, drop, add noise, quantise."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +34,9 @@ class Channel(nn.Module):
     A transform is a module `feature -> feature` that a defence contributes. A transform that draws random numbers
     declares `stochastic = True`, acts on z_hat and is called as `transform(z_hat, generator=generator)`, so that one
     seed decides the whole release; its result is clipped again. Information bounds for z_hat + eps hold for z as long
-    as S only takes away (a random mask does: given the mask, z is a part of z_hat + eps), not if it amplifies.
+    as S only takes away (a random mask does: given the mask, z is a part of z_hat + eps), not if it amplifies. One that
+    also offers `with_uniform(feature, uniform)`, which does the same with numbers in [0, 1) of the feature's shape that
+    were drawn elsewhere, can be exported (`perturb`).
 
     NaN or infinite features come out as NaN: a broken encoder stays visible, it is neither clipped nor rounded away.
 
@@ -122,15 +124,36 @@ class Channel(nn.Module):
             (N, ...) z, differentiable with respect to z_hat (with gradient 1 where no transform acts).
         """
         z = z_hat
-        for transform in self.transforms:
-            if getattr(transform, "stochastic", False):
-                z = transform(z, generator=generator)
-                z = z if self.clip_norm is None else _clip(z, self.clip_norm)
+        for transform in self.stochastic_transforms:
+            z = transform(z, generator=generator)
+            z = z if self.clip_norm is None else _clip(z, self.clip_norm)
         if self.noise_std > 0:
             device = z.device if generator is None else generator.device
             noise = torch.randn(z.shape, generator=generator, device=device, dtype=z.dtype)
             z = z + self.noise_std * noise.to(z.device)
         return z if self.quantize_bits is None else _quantize(z, self.quantize_bits, *self.quantization_range)
+
+    @property
+    def stochastic_transforms(self) -> list[nn.Module]:
+        """The transforms that draw random numbers, in their order."""
+        return [transform for transform in self.transforms if getattr(transform, "stochastic", False)]
+
+    def perturb(self, z_hat: Tensor, noise: Tensor, uniforms: Sequence[Tensor] = ()) -> Tensor:
+        """What `release` does before it quantises, with numbers drawn elsewhere: deterministic, for export.
+
+        Args:
+            z_hat: (N, ...) bounded feature.
+            noise: standard normal numbers of z_hat's shape.
+            uniforms: for each stochastic transform, numbers in [0, 1) of z_hat's shape.
+
+        Returns:
+            (N, ...) S(z_hat) + sigma noise.
+        """
+        z = z_hat
+        for transform, uniform in zip(self.stochastic_transforms, uniforms, strict=True):
+            z = transform.with_uniform(z, uniform)  # type: ignore[operator]
+            z = z if self.clip_norm is None else _clip(z, self.clip_norm)
+        return z + self.noise_std * noise
 
     def forward(self, edge_output: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """`release(bound(edge_output))`."""

@@ -1,0 +1,105 @@
+"""What serving engines of other people need beside the decoder: a Triton model repository, a KServe manifest."""
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+from sfumato.deploy.manifest import DECODER, Manifest
+from sfumato.files import write_text
+
+__all__ = ["kserve_manifest", "triton_config", "write_engines"]
+
+_MAX_BATCH = 64
+_QUEUE_DELAY_US = 500
+_QUEUE_TIMEOUT_US = 1_000_000
+_MAX_QUEUE = 512
+
+_TRITON = """\
+# Triton model repository of the decoder: tritonserver --model-repository=triton
+{remark}name: "{name}"
+backend: "onnxruntime"
+max_batch_size: {batch}
+input [ {{ name: "{feature}" data_type: TYPE_{datatype} dims: [ {dims} ] }} ]
+output [ {{ name: "{output}" data_type: TYPE_FP32 dims: [ {classes} ] label_filename: "labels.txt" }} ]
+version_policy {{ specific {{ versions: [ {version} ] }} }}
+dynamic_batching {{
+  max_queue_delay_microseconds: {delay}
+  default_queue_policy {{
+    timeout_action: REJECT
+    default_timeout_microseconds: {timeout}
+    max_queue_size: {queue}
+  }}
+}}
+"""
+
+_KSERVE = """\
+# Serves the decoder with Triton in a cluster: kubectl apply -f kserve.yaml
+# Copy the folder `triton` to your storage and put its address in the place of storageUri.
+{remark}apiVersion: serving.kserve.io/v1beta1
+kind: InferenceService
+metadata:
+  name: {host}
+  annotations:
+    sfumato/manifest: "{digest}"
+spec:
+  predictor:
+    minReplicas: 1
+    model:
+      modelFormat:
+        name: triton
+      protocolVersion: v2
+      runtime: kserve-tritonserver
+      storageUri: pvc://models/{name}/triton
+      resources:
+        requests: {{cpu: "1", memory: 1Gi}}
+        limits: {{cpu: "2", memory: 2Gi}}
+"""
+
+
+def triton_config(manifest: Manifest) -> str:
+    """The text of `config.pbtxt`."""
+    return _TRITON.format(
+        remark=_remark(manifest),
+        name=manifest.name,
+        batch=_MAX_BATCH,
+        feature=manifest.feature.name,
+        datatype=manifest.feature.datatype,
+        dims=", ".join(map(str, manifest.feature.shape)),
+        output=manifest.output.name,
+        classes=manifest.output.shape[0],
+        version=manifest.version,
+        delay=_QUEUE_DELAY_US,
+        timeout=_QUEUE_TIMEOUT_US,
+        queue=_MAX_QUEUE,
+    )
+
+
+def kserve_manifest(manifest: Manifest) -> str:
+    """The text of an InferenceService; the cluster's name of it is the model's in small letters, digits and dashes."""
+    host = re.sub(r"[^a-z0-9]+", "-", manifest.name.lower()).strip("-")[:63].strip("-")
+    return _KSERVE.format(remark=_remark(manifest), host=host, name=manifest.name, digest=manifest.digest())
+
+
+def write_engines(manifest: Manifest, folder: Path) -> None:
+    """Write `triton/NAME/` and `kserve.yaml` into a bundle; the decoder is linked, or copied."""
+    repository = folder / "triton" / manifest.name
+    write_text(repository / "config.pbtxt", triton_config(manifest))
+    write_text(repository / "labels.txt", "".join(f"{' '.join(name.split())}\n" for name in manifest.classes))
+    weights = repository / manifest.version / "model.onnx"
+    weights.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(folder / DECODER, weights)
+    except OSError:
+        shutil.copyfile(folder / DECODER, weights)
+    write_text(folder / "kserve.yaml", kserve_manifest(manifest))
+
+
+def _remark(manifest: Manifest) -> str:
+    if manifest.output.reveal == "logits":
+        return ""
+    return (
+        f"# CAUTION: the manifest reveals {json.dumps(manifest.output.reveal)} only, but this engine always answers "
+        "all logits.\n"
+    )

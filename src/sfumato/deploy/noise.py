@@ -1,0 +1,118 @@
+"""Noise that nobody can predict: a ChaCha20 keystream, turned into uniform and Gaussian numbers.
+
+The key of a stream is either 32 bytes of the operating system (`fresh`), drawn for every query, or an HMAC of the input
+under the device's secret key (`memoised`). There is no generator state between two queries, so nothing can be shared by
+processes, sessions or forked children, and nothing can be recovered from earlier noise: telling a ChaCha20 keystream
+from random bits without its key is what no published attack can do.
+
+What it does not do is in `docs/security.md`: memoised noise repeats for an exact repeat on one device only.
+"""
+
+import hashlib
+import hmac
+import os
+from functools import cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sfumato.errors import ConfigError
+
+__all__ = ["Stream", "fresh_key", "input_digest", "memoised_key"]
+
+KEY_BYTES = 32
+
+# Bytes in front of every derivation, so that one secret never serves two purposes with one result.
+_NOISE_PURPOSE = b"sfumato noise 1\n"
+_DIGEST_PURPOSE = b"sfumato input digest 1\n"
+
+_STEP_53 = 2.0**-53
+_STEP_24 = np.float32(2.0**-24)
+
+Floats = npt.NDArray[np.float32]
+
+
+class Stream:
+    """The numbers of one query, from one 32-byte key that serves for nothing else.
+
+    Args:
+        key: 32 bytes.
+
+    Raises:
+        ConfigError: the package `cryptography` is missing: there is no fallback to a weaker source.
+    """
+
+    def __init__(self, key: bytes) -> None:
+        if len(key) != KEY_BYTES:
+            raise ConfigError(f"the key of a noise stream has {len(key)} bytes; it needs {KEY_BYTES}")
+        cipher, chacha20 = _cipher()
+        # Every key is used for one stream only, so counter and nonce begin at zero.
+        self._keystream: Any = cipher(chacha20(key, bytes(16)), mode=None).encryptor()
+
+    def normals(self, count: int) -> Floats:
+        """`count` standard normal numbers by Box and Muller, in float64, rounded to float32.
+
+        With u, v uniform on the multiples of 2^-53 in (0, 1]: `sqrt(-2 log u) cos(2 pi v)` and the same with the sine.
+        Exact up to float64 rounding; the largest possible value is 8.57.
+        """
+        pairs = (count + 1) // 2
+        # (0, 1]: 53 random bits plus one step; the logarithm of 0 cannot occur.
+        uniform = (self._words(2 * pairs) >> np.uint64(11)).astype(np.float64)
+        uniform += 1.0
+        uniform *= _STEP_53
+        radius = np.log(uniform[:pairs])
+        radius *= -2.0
+        np.sqrt(radius, out=radius)
+        angle = uniform[pairs:]
+        angle *= 2.0 * np.pi
+        found = np.empty(2 * pairs, np.float32)
+        np.multiply(radius, np.cos(angle), out=found[:pairs], casting="same_kind")
+        np.multiply(radius, np.sin(angle), out=found[pairs:], casting="same_kind")
+        return found[:count]
+
+    def uniforms(self, count: int) -> Floats:
+        """`count` numbers uniform on the multiples of 2^-24 in [0, 1), float32."""
+        words = np.frombuffer(self._bytes(4 * count), dtype="<u4")
+        return (words >> np.uint32(8)).astype(np.float32) * _STEP_24
+
+    def _words(self, count: int) -> npt.NDArray[np.uint64]:
+        return np.frombuffer(self._bytes(8 * count), dtype="<u8")
+
+    def _bytes(self, count: int) -> bytes:
+        data: bytes = self._keystream.update(bytes(count))
+        return data
+
+
+@cache
+def _cipher() -> tuple[Any, Any]:
+    try:
+        from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
+    except ImportError:
+        raise ConfigError("noise needs the package cryptography; install sfumato[edge]") from None
+    return Cipher, algorithms.ChaCha20
+
+
+def fresh_key() -> bytes:
+    """32 bytes of the operating system's randomness."""
+    return os.urandom(KEY_BYTES)
+
+
+def memoised_key(device_key: bytes, encoder: str, image: bytes) -> bytes:
+    """`HMAC-SHA256(device key, purpose | SHA-256 of the encoder's digest | SHA-256 of the input)`.
+
+    A pseudo-random function of the input: an exact repeat gets the same key; any other input, encoder or device
+    gets one that is independent of it to everyone without the device key.
+
+    Args:
+        device_key: 32 secret bytes.
+        encoder: its SHA-256 in hexadecimal digits, so that another encoder gets other noise.
+        image: the exact bytes that enter the encoder.
+    """
+    parts = hashlib.sha256(encoder.encode()).digest() + hashlib.sha256(image).digest()
+    return hmac.digest(device_key, _NOISE_PURPOSE + parts, "sha256")
+
+
+def input_digest(device_key: bytes, image: bytes) -> bytes:
+    """16 bytes that identify an input to the device and tell nothing to anyone else."""
+    return hmac.digest(device_key, _DIGEST_PURPOSE + hashlib.sha256(image).digest(), "sha256")[:16]

@@ -1,0 +1,116 @@
+"""From an image file, a Pillow image or an array to the encoder's input, as training saw it."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sfumato.deploy.manifest import InputSpec
+from sfumato.errors import ConfigError, DataError
+
+__all__ = ["prepare"]
+
+Floats = npt.NDArray[np.float32]
+
+_MOST_PIXELS = 100_000_000  # of a file that claims to be an image; decoding a larger one could exhaust the memory
+
+
+def prepare(image: Any, spec: InputSpec) -> Floats:
+    """One image as float32 (1, C, H, W) in [0, 1], contiguous.
+
+    Files are decoded by Pillow, made grey or RGB as the encoder needs, stretched to (H, W) bilinearly if their size
+    differs, and divided by 255. An EXIF orientation is not applied, as in training.
+
+    Args:
+        image: path of a file; a Pillow image; uint8 pixels (H, W) or (H, W, C); or float32 (C, H, W) in [0, 1] of
+            exactly the encoder's shape, which is taken as it is.
+        spec: of the manifest.
+
+    Raises:
+        DataError: it is no image, truncated, of another size where that must not be, or holds NaN.
+        ConfigError: Pillow is missing and needed.
+    """
+    if isinstance(image, np.ndarray) and image.dtype in (np.float32, np.float64):
+        return _floats(image, spec)
+    if isinstance(image, np.ndarray):
+        pixels = _pixels(image, spec)
+    else:
+        pixels = _from_pillow(_open(image) if isinstance(image, str | Path) else image, spec)
+    channels_first = pixels[None, None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)[None]
+    return np.ascontiguousarray(channels_first, dtype=np.float32) / np.float32(255)
+
+
+def _floats(image: npt.NDArray[Any], spec: InputSpec) -> Floats:
+    if image.shape != spec.shape:
+        raise DataError(
+            f"the float image has shape {image.shape}, the encoder takes {spec.shape} in [0, 1]; give that, or uint8 "
+            "pixels (H, W, C)"
+        )
+    if not (np.isfinite(image).all() and image.min() >= 0 and image.max() <= 1):
+        raise DataError("the float image holds values outside [0, 1] or NaN; divide 8-bit pixels by 255")
+    # + 0 turns -0.0 into 0.0: equal images have equal bytes, and so equal memoised noise.
+    return np.ascontiguousarray(image[None], dtype=np.float32) + np.float32(0)
+
+
+def _pixels(image: npt.NDArray[Any], spec: InputSpec) -> npt.NDArray[np.uint8]:
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or 0 in image.shape:
+        raise DataError(
+            f"the image is an array of {image.dtype} and shape {image.shape}; give uint8 pixels (H, W) or (H, W, C)"
+        )
+    channels, *size = spec.shape
+    if image.ndim == 3 and image.shape[2] == 1:
+        image = image[:, :, 0]
+    found = 1 if image.ndim == 2 else image.shape[2]
+    if found not in (1, 3):
+        raise DataError(f"the image has {found} channels; give 1 (grey) or 3 (RGB)")
+    if found == channels and list(image.shape[:2]) == size:
+        return image
+    return _from_pillow(_pillow().fromarray(np.ascontiguousarray(image)), spec)
+
+
+def _open(path: str | Path) -> Any:
+    images = _pillow()
+    path = Path(path)
+    try:
+        found = images.open(path)
+        width, height = found.size
+        if width * height > _MOST_PIXELS:
+            raise ValueError(f"it claims to have {width} x {height} pixels")
+        found.load()  # a truncated file shows here
+        return found
+    except FileNotFoundError:
+        raise DataError(f"there is no image {path}; give the path of an image file") from None
+    except Exception as error:
+        # Decoders raise OSError, SyntaxError, ValueError, struct.error, their own warnings-as-errors and more.
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+        raise DataError(f"cannot read the image {path}: {reason}; give an undamaged 8-bit image") from error
+
+
+def _from_pillow(image: Any, spec: InputSpec) -> npt.NDArray[np.uint8]:
+    images = _pillow()
+    if not isinstance(image, images.Image):
+        raise DataError(f"the image is a {type(image).__name__}; give a path, a Pillow image or an array")
+    if image.mode[0] in "IF":
+        raise DataError(f"the image has more than 8 bits (mode {image.mode}); give an 8-bit one")
+    channels, height, width = spec.shape
+    # As in training, colour first and size second; grey is converted to RGB, colour to grey.
+    image = image.convert("L" if channels == 1 else "RGB")
+    if image.size != (width, height):
+        if spec.resize == "exact":
+            raise DataError(
+                f"the image has {image.width} x {image.height} pixels, the encoder takes {width} x {height}; resize it"
+            )
+        image = image.resize((width, height), images.Resampling.BILINEAR)
+    return np.asarray(image)
+
+
+def _pillow() -> Any:
+    try:
+        from PIL import Image
+    except ImportError:
+        raise ConfigError(
+            "reading and resizing images needs the package pillow; install it, or give uint8 pixels of the encoder's "
+            "size"
+        ) from None
+    return Image

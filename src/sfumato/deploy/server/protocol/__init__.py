@@ -1,0 +1,1 @@
+"""The Open Inference Protocol's messages, generated from `open_inference.proto` and committed."""

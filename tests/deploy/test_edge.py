@@ -1,0 +1,463 @@
+"""The client on the device: what it sends, how often, and when it sends nothing."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from edge_support import (
+    CLASSES,
+    FEATURE,
+    IMAGE,
+    KEY,
+    STD,
+    logits_answer,
+    make_bundle,
+    manifest_of,
+    pixels_of,
+    recording,
+)
+from onnx import helper
+from PIL import Image
+
+from sfumato.deploy import EdgeClient, Manifest, noise
+from sfumato.deploy.budget import Budget
+from sfumato.deploy.device_key import load_device_key
+from sfumato.deploy.manifest import InputSpec, NoiseSpec, OutputSpec
+from sfumato.deploy.signing import new_key, private_key, sign
+from sfumato.errors import BundleError, ConfigError, DataError, FeatureError, RemoteError, StorageError
+
+LOGITS = [[0.0, 3.0, 1.0, -1.0]]
+
+
+BAD_IMAGES = {
+    "nothing": (Path("none.png"), "there is no image"),
+    "text": (b"hello", "cannot read the image"),
+    "a truncated PNG": (None, "cannot read the image"),
+    "an object": (3, "give a path, a Pillow image or an array"),
+    "float pixels of another shape": (np.zeros((6, 5, 3), np.float32), "the encoder takes"),
+    "NaN": (np.full(IMAGE, np.nan, np.float32), "NaN"),
+    "255": (np.full(IMAGE, 255, np.float32), r"outside \[0, 1\]"),
+    "infinity": (np.full(IMAGE, np.inf), r"outside \[0, 1\]"),
+    "integers": (np.zeros((6, 5, 3), np.int64), "give uint8 pixels"),
+    "four channels": (np.zeros((6, 5, 4), np.uint8), "4 channels"),
+    "no pixels": (np.zeros((0, 5, 3), np.uint8), "give uint8 pixels"),
+    "16 bits": (Image.fromarray(np.zeros((6, 5), np.int32)), "more than 8 bits"),
+}
+
+
+def right(*_):
+    return logits_answer(LOGITS)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return make_bundle(tmp_path_factory.mktemp("bundle"))
+
+
+@pytest.fixture(scope="module")
+def floats(tmp_path_factory):
+    return make_bundle(tmp_path_factory.mktemp("floats"), bits=None)
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory):
+    return make_bundle(tmp_path_factory.mktemp("fresh"), bits=None, noise=NoiseSpec(STD, "fresh"))
+
+
+@pytest.fixture
+def server():
+    with recording(right) as one:
+        yield one
+
+
+def client_of(bundle, url=None, **settings):
+    return EdgeClient(bundle, url, **({"device_key": KEY, "retries": 0} | settings))
+
+
+def z_hat(bundle: Path, pixels: np.ndarray) -> np.ndarray:
+    """The feature before the noise, by ONNX Runtime alone."""
+    image = (pixels.astype(np.float64) / 255).astype(np.float32).transpose(2, 0, 1)[None]
+    session = onnxruntime.InferenceSession(bundle / "encoder.onnx")
+    return session.run(None, {"image": image, "noise": np.zeros((1, *FEATURE), np.float32)})[0]
+
+
+def body_parts(body: bytes, headers) -> tuple[dict, bytes]:
+    length = int(headers["Inference-Header-Content-Length"])
+    return json.loads(body[:length]), body[length:]
+
+
+class TestWire:
+    def test_one_query(self, bundle, server):
+        with client_of(bundle, server.url) as client:
+            answer = client.predict(pixels_of())
+        assert (answer.label, answer.index) == ("class 1", 1)
+        odds = np.exp(LOGITS[0])
+        assert list(answer.probabilities) == ["class 1", "class 2", "class 0", "class 3"]
+        assert np.allclose(list(answer.probabilities.values()), sorted(odds / odds.sum(), reverse=True))
+        head, raw = body_parts(server.bodies[0], server.headers[0])
+        assert server.paths == ["/v2/models/small/versions/1/infer"]
+        (given,) = head["inputs"]
+        assert given["parameters"] == {"binary_data_size": len(raw)}
+        assert (given["name"], given["shape"], given["datatype"]) == ("feature", [1, *FEATURE], "UINT8")
+        assert len(raw) == np.prod(FEATURE)
+
+    @pytest.mark.parametrize("bits", [None, 4, 8, 12])
+    def test_what_arrives_is_the_feature_plus_noise_of_the_stated_size(self, tmp_path, bits):
+        bundle = make_bundle(tmp_path, bits=bits)
+        with client_of(bundle) as client:
+            images = [pixels_of(seed) for seed in range(300)]
+            wire = client.release(images)
+        levels = client.manifest.quantization
+        values = wire if levels is None else levels.low + wire.astype(np.float64) * 1.8 / (2**bits - 1)
+        added = values - np.concatenate([z_hat(bundle, image) for image in images])
+        step = 0 if bits is None else 1.8 / (2**bits - 1)
+        wanted = np.sqrt(STD**2 + step**2 / 12)
+        assert abs(added.mean()) < 5 * wanted / np.sqrt(added.size)
+        assert abs(added.std() / wanted - 1) < 0.05
+        if bits is None:
+            from scipy import stats
+
+            assert stats.kstest(added.ravel() / STD, "norm").pvalue > 1e-3
+
+    def test_a_batch_is_what_its_images_are_alone(self, floats, server):
+        images = [pixels_of(seed) for seed in (0, 1, 0)]
+        server.answer = lambda *_: logits_answer(LOGITS * 3)
+        with client_of(floats, server.url) as client:
+            assert len(client.predict_batch(images)) == 3
+            assert client.predict_batch([]) == []
+            alone = np.concatenate([client.release([image]) for image in images])
+        _, raw = body_parts(server.bodies[0], server.headers[0])
+        assert raw == alone.tobytes()
+        assert len(server.bodies) == 1
+
+    def test_no_float_before_quantisation_and_no_secret_leaves(self, bundle, server):
+        with client_of(bundle, server.url, token="s3cret") as client:
+            client.predict(pixels_of())
+        (headers,) = server.headers
+        assert headers["Authorization"] == "Bearer s3cret"
+        assert KEY not in server.bodies[0]
+        assert pixels_of().tobytes() not in server.bodies[0]
+
+
+class TestMemoised:
+    def test_a_repeat_is_byte_identical_on_the_wire_in_other_sessions_too(self, floats, server):
+        for _ in range(2):
+            with client_of(floats, server.url) as client:
+                client.predict(pixels_of())
+                client.predict(pixels_of())
+        assert len(set(server.bodies)) == 1
+        assert len(server.bodies) == 4
+
+    def test_in_another_process_too(self, floats, tmp_path):
+        code = (
+            "import sys; sys.path.insert(0, sys.argv[2]); from edge_support import *; from sfumato.deploy import "
+            "EdgeClient; print(EdgeClient(sys.argv[1], device_key=KEY).release([pixels_of()]).tobytes().hex())"
+        )
+        command = [sys.executable, "-c", code, str(floats), str(Path(__file__).parent)]
+        there = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        with client_of(floats) as client:
+            assert client.release([pixels_of()]).tobytes().hex() == there
+
+    def test_another_device_image_or_bundle_gets_other_noise(self, floats, tmp_path):
+        other = make_bundle(tmp_path / "other", bits=None, seed=1)
+        renamed = make_bundle(tmp_path / "renamed", bits=None, name="renamed", training={"accuracy": 0.5})
+        near = pixels_of()
+        near[0, 0, 0] ^= 1
+        with client_of(floats) as one, client_of(floats, device_key=bytes(KEY[::-1])) as two, client_of(other) as three:
+            base = one.release([pixels_of()]) - z_hat(floats, pixels_of())
+            others = [
+                two.release([pixels_of()]) - z_hat(floats, pixels_of()),
+                three.release([pixels_of()]) - z_hat(other, pixels_of()),
+                one.release([near]) - z_hat(floats, near),
+            ]
+        with client_of(renamed) as client:
+            assert np.array_equal(client.release([pixels_of()]) - z_hat(renamed, pixels_of()), base)
+        for added in others:
+            assert np.abs(added - base).min() > 1e-6
+            assert abs(np.corrcoef(added.ravel(), base.ravel())[0, 1]) < 0.95
+
+    def test_averaging_repeats_gains_nothing_and_near_duplicates_do_average(self, floats):
+        """The limit that docs/security.md states: memoising covers exact repeats only."""
+        truth = z_hat(floats, pixels_of())
+        with client_of(floats) as client:
+            repeats = client.release([pixels_of()] * 64)
+            images = []
+            for index in range(64):
+                image = pixels_of()
+                image.ravel()[index] ^= 1
+                images.append(image)
+            near = client.release(images)
+        assert np.array_equal(repeats, np.repeat(repeats[:1], 64, axis=0))
+        assert np.abs(repeats.mean(axis=0) - truth).mean() > STD / 3
+        assert np.abs(near.mean(axis=0) - truth).mean() < STD / 4
+
+    def test_random_masks_are_memoised_as_well(self, tmp_path):
+        bundle = make_bundle(tmp_path, bits=None, noise=NoiseSpec(STD, "memoised", ("uniform0",)))
+        with client_of(bundle) as one, client_of(bundle) as two:
+            first, second, other = one.release([pixels_of()]), two.release([pixels_of()]), one.release([pixels_of(1)])
+        assert np.array_equal(first, second)
+        assert not np.array_equal(first, other)
+
+
+class TestFresh:
+    def test_sessions_threads_and_forked_children_never_share_noise(self, fresh):
+        one, two = (client_of(fresh, budget=100) for _ in range(2))
+        found = [client.release([pixels_of()]).tobytes() for client in (one, two) for _ in range(3)]
+        threads = [
+            threading.Thread(target=lambda: found.append(one.release([pixels_of()]).tobytes())) for _ in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        for _ in range(2):
+            reading, writing = os.pipe()
+            child = os.fork()
+            if child == 0:
+                os.write(writing, one.release([pixels_of()]).tobytes())
+                os._exit(0)
+            found.append(os.read(reading, 4096))
+            os.waitpid(child, 0)
+            os.close(reading)
+            os.close(writing)
+        assert {len(data) for data in found} == {4 * np.prod(FEATURE)}
+        assert len(set(found)) == len(found) == 12
+
+    def test_the_budget_of_one_input(self, fresh, server):
+        with client_of(fresh, server.url, budget=2) as client:
+            for _ in range(2):
+                client.predict(pixels_of())
+            with pytest.raises(FeatureError, match="asked about 2 times with fresh noise"):
+                client.predict(pixels_of())
+            assert len(server.bodies) == 2
+            client.predict(pixels_of(1))
+            assert len(set(server.bodies)) == 3
+
+    def test_a_file_carries_the_budget_over(self, fresh, tmp_path):
+        for _ in range(2):
+            with client_of(fresh, budget=2, budget_file=tmp_path / "counts") as client:
+                client.release([pixels_of()])
+        with client_of(fresh, budget=2, budget_file=tmp_path / "counts") as client:
+            with pytest.raises(FeatureError, match="budget"):
+                client.release([pixels_of()])
+            client.release([pixels_of(1)])
+        assert (tmp_path / "counts").stat().st_mode & 0o777 == 0o600
+
+    def test_a_budget_file_is_not_for_memoised_noise(self, bundle, tmp_path):
+        with pytest.raises(ConfigError, match="belongs to fresh noise"):
+            client_of(bundle, budget_file=tmp_path / "counts")
+
+
+class TestBudget:
+    def test_two_processes_share_a_file(self, tmp_path):
+        one, two = Budget(3, tmp_path / "b"), Budget(3, tmp_path / "b")
+        one.charge(bytes(16))
+        two.charge(bytes(16))
+        one.charge(bytes(16))
+        for budget in (one, two):
+            with pytest.raises(FeatureError):
+                budget.charge(bytes(16))
+
+    def test_memory_is_bounded_and_a_full_table_refuses_new_inputs_only(self):
+        budget = Budget(2, capacity=3)
+        for index in range(3):
+            budget.charge(bytes([index]) * 16)
+        with pytest.raises(FeatureError, match="table is full"):
+            budget.charge(b"x" * 16)
+        budget.charge(bytes(16))
+        assert len(budget._counts) == 3
+
+    def test_half_a_record_is_cut_off_and_a_shortened_file_is_refused(self, tmp_path):
+        path = tmp_path / "b"
+        path.write_bytes(bytes(16) + b"half")
+        budget = Budget(2, path)
+        budget.charge(bytes(16))
+        assert path.read_bytes() == bytes(32)
+        path.write_bytes(b"")
+        with pytest.raises(StorageError, match="nothing was sent"):
+            budget.charge(b"x" * 16)
+
+    def test_numbers_and_places_that_make_no_sense(self, tmp_path):
+        with pytest.raises(ConfigError, match="at least 1"):
+            Budget(0)
+        (tmp_path / "file").write_text("")
+        with pytest.raises(StorageError, match="budget file"):
+            Budget(1, tmp_path / "file" / "below")
+
+
+class TestFailsClosed:
+    """Each of these has to happen before anything is sent, so a server's address is given and never asked."""
+
+    @pytest.fixture(autouse=True)
+    def _nothing_is_sent(self, server):
+        yield
+        assert server.bodies == []
+
+    def test_an_unsigned_or_forged_bundle_where_a_signature_is_required(self, tmp_path, server):
+        bundle = make_bundle(tmp_path / "bundle")
+        public = new_key(tmp_path / "key.pem")
+        with pytest.raises(BundleError, match="is not signed"):
+            client_of(bundle, server.url, require_signature=public)
+        sign(bundle, Manifest.load(bundle).canonical_bytes(), private_key(tmp_path / "key.pem"))
+        client_of(bundle, server.url, require_signature=public).close()
+        manifest_of(bundle, noise=NoiseSpec(0.0)).save(bundle)
+        with pytest.raises(BundleError, match="changed since it was signed"):
+            client_of(bundle, server.url, require_signature=public)
+
+    def test_another_encoder_than_the_manifest_says(self, tmp_path, server):
+        bundle, other = make_bundle(tmp_path / "a"), make_bundle(tmp_path / "b", seed=1)
+        shutil.copy(other / "encoder.onnx", bundle)
+        with pytest.raises(BundleError, match="encoder.onnx is not the file"):
+            client_of(bundle, server.url)
+
+    def test_a_device_needs_no_decoder(self, tmp_path, server):
+        bundle = make_bundle(tmp_path)
+        (bundle / "decoder.onnx").unlink()
+        client_of(bundle, server.url).close()
+        with pytest.raises(BundleError, match=r"cannot read .*decoder.onnx"):
+            client_of(bundle)
+
+    def test_an_encoder_that_draws_random_numbers(self, tmp_path, server):
+        hidden = helper.make_node("RandomNormalLike", ["noise"], ["unused"])
+        with pytest.raises(BundleError, match="RandomNormalLike"):
+            client_of(make_bundle(tmp_path, extra=[hidden]), server.url)
+
+    @pytest.mark.parametrize("gain", [0.0, STD / 2, 2 * STD, -STD])
+    def test_an_encoder_that_adds_other_noise_than_it_says(self, tmp_path, server, gain):
+        with pytest.raises(BundleError, match="does not add the noise that its manifest states"):
+            client_of(make_bundle(tmp_path, noise_gain=gain), server.url)
+
+    def test_a_bundle_without_noise(self, tmp_path, server):
+        bundle = make_bundle(tmp_path, noise_gain=0.0, noise=NoiseSpec(0.0))
+        with pytest.raises(BundleError, match="adds no noise"):
+            client_of(bundle, server.url)
+        client_of(bundle, server.url, allow_no_noise=True).close()
+
+    def test_other_inputs_than_the_manifest_says(self, tmp_path, server):
+        bundle = make_bundle(tmp_path)
+        manifest_of(bundle, noise=NoiseSpec(STD, "memoised", ("uniform0",))).save(bundle)
+        with pytest.raises(BundleError, match="the manifest says"):
+            client_of(bundle, server.url)
+
+    @pytest.mark.parametrize("missing", ["cryptography", "onnxruntime"])
+    def test_a_missing_package_has_no_replacement(self, bundle, server, monkeypatch, missing):
+        for name in [name for name in sys.modules if name.split(".")[0] == missing]:
+            monkeypatch.delitem(sys.modules, name)
+        monkeypatch.setitem(sys.modules, missing, None)
+        noise._cipher.cache_clear()
+        with pytest.raises(ConfigError, match=rf"needs the package {missing}; install sfumato\[edge\]"):
+            client_of(bundle, server.url)
+
+    def test_a_device_key_that_others_can_read_or_that_is_none(self, bundle, server, tmp_path):
+        path = tmp_path / "device.key"
+        assert load_device_key(path) == load_device_key(path)
+        assert path.stat().st_mode & 0o777 == 0o600
+        assert load_device_key(tmp_path / "other.key") != load_device_key(path)
+        path.chmod(0o640)
+        with pytest.raises(ConfigError, match="others may read .*chmod 600"):
+            client_of(bundle, server.url, device_key=path)
+        for data in (b"", bytes(32), os.urandom(31), os.urandom(33)):
+            (tmp_path / "bad").write_bytes(data)
+            (tmp_path / "bad").chmod(0o600)
+            with pytest.raises(ConfigError, match="not a key of 32 random bytes"):
+                client_of(bundle, server.url, device_key=tmp_path / "bad")
+        with pytest.raises(StorageError, match="cannot make the device key"):
+            client_of(bundle, server.url, device_key=path / "below")
+
+    @pytest.mark.parametrize("name", BAD_IMAGES)
+    def test_an_image_that_is_none(self, bundle, server, tmp_path, name):
+        image, said = BAD_IMAGES[name]
+        if name in ("text", "a truncated PNG"):
+            path = tmp_path / "x.png"
+            Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)).save(path)
+            path.write_bytes(image or path.read_bytes()[:2000])
+            image = path
+        with client_of(bundle, server.url) as client, pytest.raises(DataError, match=said) as caught:
+            client.predict(image)
+        assert "\n" not in str(caught.value)
+
+
+class TestImages:
+    def test_a_file_a_pillow_image_and_its_pixels_are_the_same(self, floats, tmp_path):
+        pixels = pixels_of()
+        path = tmp_path / "x.png"
+        Image.fromarray(pixels).save(path)
+        scaled = (pixels / 255).astype(np.float32).transpose(2, 0, 1)
+        with client_of(floats) as client:
+            found = [client.release([one]) for one in (pixels, path, str(path), Image.fromarray(pixels))]
+            exact = client.release([scaled])
+        assert all(np.array_equal(one, found[0]) for one in found)
+        assert np.array_equal(exact, found[0])
+
+    def test_other_sizes_and_colours_are_converted_as_in_training(self, floats, tmp_path):
+        from sfumato.data.images import read_image
+
+        big = np.random.default_rng(3).integers(0, 256, (20, 31), np.uint8)
+        path = tmp_path / "grey.png"
+        Image.fromarray(big).save(path)
+        trained_on = read_image(path, IMAGE[1:]).transpose(1, 2, 0)
+        with client_of(floats) as client:
+            assert np.array_equal(client.release([path]), client.release([trained_on]))
+            assert np.array_equal(client.release([big]), client.release([trained_on]))
+
+    def test_exact_size_where_the_bundle_asks_for_it(self, tmp_path):
+        bundle = make_bundle(tmp_path, input=InputSpec("image", IMAGE, (0.0, 1.0), "exact"))
+        with client_of(bundle) as client:
+            client.release([pixels_of()])
+            with pytest.raises(DataError, match="has 7 x 6 pixels, the encoder takes 5 x 6"):
+                client.release([np.zeros((6, 7, 3), np.uint8)])
+
+    def test_minus_zero_is_zero(self, floats):
+        image = np.zeros(IMAGE, np.float32)
+        with client_of(floats) as client:
+            assert np.array_equal(client.release([image]), client.release([-image]))
+
+
+WRONG_ANSWERS = {
+    "nothing": [],
+    "another name": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [0] * 4}],
+    "too few classes": [{"name": "logits", "datatype": "FP32", "shape": [1, 3], "data": [0] * 3}],
+    "too many rows": [{"name": "logits", "datatype": "FP32", "shape": [2, 4], "data": [0] * 8}],
+    "another type": [{"name": "logits", "datatype": "INT64", "shape": [1, 4], "data": [0] * 4}],
+    "an unknown type": [{"name": "logits", "datatype": "BYTES", "shape": [1, 4], "data": ["a"] * 4}],
+    "fewer values": [{"name": "logits", "datatype": "FP32", "shape": [1, 4], "data": [0] * 3}],
+    "null": [{"name": "logits", "datatype": "FP32", "shape": [1, 4], "data": [None] * 4}],
+    "a class too high": [{"name": "indices", "datatype": "INT64", "shape": [1, 1], "data": [CLASSES]}],
+    "a class below 0": [{"name": "indices", "datatype": "INT64", "shape": [1, 1], "data": [-1]}],
+    "no class": [{"name": "indices", "datatype": "INT64", "shape": [1, 0], "data": []}],
+}
+
+
+class TestAnswers:
+    def answer(self, bundle, outputs, count=1):
+        body = json.dumps({"outputs": outputs}).encode()
+        with recording(lambda *_: (200, {}, body)) as server, client_of(bundle, server.url) as client:
+            return client.predict_batch([pixels_of()] * count)
+
+    def test_top_k_and_label_alone(self, bundle):
+        indices = {"name": "indices", "datatype": "INT64", "shape": [1, 2], "data": [2, 0]}
+        shares = {"name": "probabilities", "datatype": "FP32", "shape": [1, 2], "data": [0.75, 0.125]}
+        (found,) = self.answer(bundle, [indices, shares])
+        assert (found.label, found.probabilities) == ("class 2", {"class 2": 0.75, "class 0": 0.125})
+        (found,) = self.answer(bundle, [indices | {"shape": [1, 1], "data": [3]}])
+        assert (found.label, found.index, found.probabilities) == ("class 3", 3, {})
+
+    @pytest.mark.parametrize("name", WRONG_ANSWERS)
+    def test_an_answer_that_does_not_fit(self, bundle, name):
+        with pytest.raises(RemoteError) as caught:
+            self.answer(bundle, WRONG_ANSWERS[name])
+        assert "\n" not in str(caught.value)
+
+
+class TestReveal:
+    def test_the_offline_decoder_answers_all_logits(self, tmp_path):
+        bundle = make_bundle(tmp_path, output=OutputSpec("logits", (CLASSES,), "label"))
+        with client_of(bundle) as client:
+            assert len(client.predict(pixels_of()).probabilities) == CLASSES

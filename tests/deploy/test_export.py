@@ -1,0 +1,319 @@
+"""Bundles compute what PyTorch does, for every network and defence; what cannot be exported safely is refused."""
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from sfumato import defenses, models
+from sfumato.defenses import Site
+from sfumato.deploy import EdgeClient, ExportConfig, Manifest, export_bundle
+from sfumato.deploy.bundle import replace_folder
+from sfumato.deploy.graph import check_graph
+from sfumato.deploy.halves import EncoderHalf, check_exportable
+from sfumato.deploy.onnxfile import to_onnx
+from sfumato.deploy.quantise import dequantise, quantise
+from sfumato.errors import BundleError, ConfigError
+from sfumato.split import Channel, SplitModel
+
+CLASSES = ("a", "b", "c")
+SMALL = {"ressfl": {"width": 4, "blocks": 0}, "patrol": {"width": 4, "blocks": 0, "stem": 3}}
+
+
+def split_model(network="digits", shape=(1, 8, 8), channel=None, chosen=(), **options):
+    torch.manual_seed(0)
+    for one in chosen:
+        options |= one.model_options()
+    edge, cloud = models.build(
+        network, cut=models.default_cut(network), num_classes=len(CLASSES), image_shape=shape, bottleneck=4, **options
+    )
+    transforms = [module for one in chosen if (module := one.transform()) is not None]
+    model = SplitModel(edge, channel or Channel(noise_std=0.1, quantize_bits=8, transforms=transforms), cloud)
+    for one in chosen:
+        one.attach(Site(model.feature_shape(shape), shape, len(CLASSES)))
+    for part in model.modules():  # as after training: statistics that are not 0 and 1
+        if isinstance(part, nn.BatchNorm2d):
+            nn.init.uniform_(part.running_mean, -0.5, 0.5)
+            nn.init.uniform_(part.running_var, 0.5, 2)
+    return model.eval()
+
+
+def exported(folder, model, shape=(1, 8, 8), **settings):
+    settings = {"name": "model", **settings}
+    return export_bundle(model, folder, ExportConfig(**settings), classes=CLASSES, image_shape=shape)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return split_model(channel=Channel(noise_std=0.1, quantize_bits=8, clip_norm=4.0))
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory, model):
+    return exported(tmp_path_factory.mktemp("export") / "bundle", model)
+
+
+def session(folder: Path, name: str) -> onnxruntime.InferenceSession:
+    return onnxruntime.InferenceSession(folder / name, providers=["CPUExecutionProvider"])
+
+
+def run_as_device_and_server(folder, images, noise, uniforms=()):
+    manifest = Manifest.load(folder)
+    given = {"image": images, "noise": noise} | dict(zip(manifest.noise.uniforms, uniforms, strict=True))
+    (feature,) = session(folder, "encoder.onnx").run(None, given)
+    wire = feature if manifest.quantization is None else quantise(feature, manifest.quantization)
+    (logits,) = session(folder, "decoder.onnx").run(None, {"feature": wire})
+    return feature, wire, logits
+
+
+def as_in_training(model, images, seed=5):
+    """The split model's own release and logits, and the numbers that it drew for them."""
+    images = torch.from_numpy(images)
+    with torch.no_grad():
+        out = model.outputs(images, torch.Generator().manual_seed(seed))
+        generator = torch.Generator().manual_seed(seed)
+        uniforms = [torch.rand(out.features.shape, generator=generator) for _ in model.channel.stochastic_transforms]
+        noise = torch.randn(out.features.shape, generator=generator)
+    return out, noise.numpy(), [one.numpy() for one in uniforms]
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_device_and_server_together_are_the_split_model(bundle, model, batch):
+    images = np.random.default_rng(0).random((batch, 1, 8, 8), np.float32)
+    out, noise, _ = as_in_training(model, images)
+    _, wire, logits = run_as_device_and_server(bundle.folder, images, noise)
+    assert wire.dtype == np.uint8
+    # Equal levels but for values that float rounding puts on the other side of a half.
+    levels = bundle.manifest.quantization
+    difference = np.abs(dequantise(wire, levels) - out.released.numpy())
+    assert (difference > 1e-5).mean() < 0.01
+    assert difference.max() < 1.01 * (levels.high - levels.low) / 255
+    if difference.max() < 1e-5:
+        assert np.abs(logits - out.logits.numpy()).max() < 1e-5
+
+
+@pytest.mark.parametrize("network", ["vgg11", "resnet20"])
+def test_the_networks_of_the_paper(tmp_path, network):
+    shape = (3, 16, 16)
+    model = split_model(network, shape, Channel(noise_std=0.05))
+    done = exported(tmp_path / "bundle", model, shape)
+    assert done.parity.feature < 1e-5
+    assert done.parity.logits < 1e-5
+    images = np.random.default_rng(1).random((4, *shape), np.float32)
+    out, noise, _ = as_in_training(model, images)
+    feature, _, logits = run_as_device_and_server(done.folder, images, noise)
+    assert feature.dtype == np.float32
+    assert np.abs(feature - out.released.numpy()).max() < 1e-5
+    assert np.abs(logits - out.logits.numpy()).max() < 1e-5
+    for name in ("encoder.onnx", "decoder.onnx"):
+        operators = [node.op_type for node in onnx.load(done.folder / name).graph.node]
+        assert "BatchNormalization" not in operators
+        assert "Conv" in operators
+
+
+OWN = [name for name in defenses.names() if defenses.version(name) is None]
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_the_encoder_of_every_defence(name):
+    """The random mask of dropout becomes an input; with it, the encoder does what it did in training."""
+    defense = defenses.build(name, **SMALL.get(name, {}))
+    model = split_model(chosen=[defense])
+    half = EncoderHalf(model).eval()
+    if not (defense.changes_released_features or defense.changes_architecture):
+        assert repr(half) == repr(EncoderHalf(split_model()))  # the plain encoder, which other tests export
+        return
+    images = np.random.default_rng(2).random((3, 1, 8, 8), np.float32)
+    out, noise, uniforms = as_in_training(model, images)
+    names = ["image", "noise", *(f"uniform{index}" for index in range(len(uniforms)))]
+    assert len(uniforms) == (name == "dropout")
+    example = [torch.rand(2, 1, 8, 8), *(torch.rand(2, *noise.shape[1:]) for _ in names[1:])]
+    running = onnxruntime.InferenceSession(to_onnx(half, example, names, "feature"))
+    (feature,) = running.run(None, dict(zip(names, (images, noise, *uniforms), strict=True)))
+    levels = model.channel.quantization_range
+    width = (levels[1] - levels[0]) / 255
+    released = np.clip(np.rint((feature - np.float32(levels[0])) / np.float32(width)), 0, 255) * width + levels[0]
+    assert (np.abs(released - out.released.numpy()) > 1e-5).mean() < 0.01
+
+
+def test_dropout_in_a_bundle_and_on_the_device(tmp_path):
+    model = split_model(chosen=[defenses.build("dropout", rate=0.5)])
+    done = exported(tmp_path / "bundle", model)
+    assert done.manifest.noise.uniforms == ("uniform0",)
+    image = np.full((8, 8), 128, np.uint8)
+    with EdgeClient(done.folder, device_key=bytes(range(32))) as client:
+        wire = client.release([image])
+    values = dequantise(wire, done.manifest.quantization)
+    with torch.no_grad():
+        z_hat = model.features(torch.full((1, 1, 8, 8), 128 / 255)).numpy()
+    dropped = np.abs(values) < np.abs(values - z_hat)  # z_hat is near 0.5, the noise 0.1
+    assert 0.2 < dropped.mean() < 0.8
+
+
+def test_a_random_transform_without_explicit_numbers_is_refused(tmp_path):
+    class Shuffle(nn.Module):
+        stochastic = True
+
+        def forward(self, feature, generator=None):
+            return feature * torch.rand(feature.shape, generator=generator)
+
+    model = split_model(channel=Channel(noise_std=0.1, transforms=[Shuffle()]))
+    with pytest.raises(ConfigError, match=r"Shuffle draws random numbers .* with_uniform"):
+        exported(tmp_path / "bundle", model)
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_a_network_that_draws_random_numbers_is_refused(tmp_path):
+    class Noisy(nn.Module):
+        def forward(self, x):
+            return torch.sigmoid(x + torch.randn_like(x))
+
+    model = split_model()
+    model.edge = nn.Sequential(model.edge, Noisy(), nn.Sigmoid())
+    with pytest.raises(BundleError, match=r"encoder.onnx draws random numbers itself \(operator RandomNormalLike\)"):
+        exported(tmp_path / "bundle", model.eval())
+    assert list(tmp_path.iterdir()) == []
+    data = to_onnx(nn.Dropout(0.5), (torch.rand(2, 3),), ("feature",), "logits")  # in evaluation, where it does nothing
+    check_graph(data, "decoder.onnx")
+
+
+@pytest.mark.parametrize(
+    ("changes", "settings", "said"),
+    [
+        ({"noise_std": 0.0}, {}, "adds no noise"),
+        ({}, {"name": "a/b"}, "the name 'a/b'"),
+        ({}, {"version": 0}, "version is 0"),
+        ({}, {"reveal": "top_k"}, "top_k is None"),
+        ({}, {"reveal": "top_k", "top_k": 4}, "top_k 4"),
+        ({}, {"top_k": 2}, "reveal is logits and top_k is 2"),
+        ({}, {"quantize_bits": 17}, "quantize_bits is 17"),
+    ],
+)
+def test_settings_that_make_no_sense(tmp_path, changes, settings, said):
+    model = split_model(channel=Channel(**({"noise_std": 0.1} | changes)))
+    with pytest.raises((BundleError, ConfigError), match=said):
+        exported(tmp_path / "bundle", model, **settings)
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_a_feature_that_nothing_bounds_is_refused():
+    edge, cloud = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.ReLU()), nn.Linear(4, 3)
+    check = {"allow_no_noise": False, "allow_unbounded": False}
+    with pytest.raises(ConfigError, match="outgrow any noise"):
+        check_exportable(SplitModel(edge, Channel(noise_std=0.1), cloud), **check)
+    for bounded in (Channel(noise_std=0.1, clip_norm=1.0), Channel(noise_std=0.1, quantize_bits=8)):
+        check_exportable(SplitModel(edge, bounded, cloud), **check)
+    check_exportable(SplitModel(edge, Channel(noise_std=0.1), cloud), **(check | {"allow_unbounded": True}))
+    check_exportable(SplitModel(nn.Sequential(edge, nn.Sigmoid()), Channel(noise_std=0.1), cloud), **check)
+
+
+def test_a_network_whose_export_is_not_faithful_is_refused(tmp_path, model, monkeypatch):
+    """The comparison is on the bytes that are written: change a weight in them, and the export fails."""
+    from sfumato.deploy import export
+
+    def damaged(*args):
+        whole = onnx.load_from_string(to_onnx(*args))
+        weight = next(one for one in whole.graph.initializer if len(one.dims) == 4)
+        values = onnx.numpy_helper.to_array(weight) + np.float32(1e-3)
+        weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
+        return whole.SerializeToString()
+
+    monkeypatch.setattr(export, "to_onnx", damaged)
+    with pytest.raises(BundleError, match=r"differs from PyTorch's by .* in the feature"):
+        exported(tmp_path / "bundle", model)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_of_the_builders_machine_is_in_the_files(bundle):
+    for name in ("encoder.onnx", "decoder.onnx"):
+        data = (bundle.folder / name).read_bytes()
+        for word in (b"site-packages", b'File "', str(Path.cwd()).encode(), b"sfumato.models", sys.prefix.encode()):
+            assert word not in data
+
+
+def test_the_triton_repository(bundle):
+    """Read by Triton's own schema."""
+    from google.protobuf import text_format
+    from tritonclient.grpc import model_config_pb2
+
+    folder = bundle.folder / "triton" / "model"
+    config = text_format.Parse((folder / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
+    assert (config.name, config.backend, config.max_batch_size) == ("model", "onnxruntime", 64)
+    (given,), (answer,) = config.input, config.output
+    assert (given.name, given.data_type, list(given.dims)) == ("feature", model_config_pb2.TYPE_UINT8, [4, 4, 4])
+    assert (answer.name, answer.data_type, list(answer.dims)) == ("logits", model_config_pb2.TYPE_FP32, [3])
+    assert (folder / answer.label_filename).read_text().split() == list(CLASSES)
+    assert os.path.samefile(folder / "1" / "model.onnx", bundle.folder / "decoder.onnx")
+
+
+def test_the_kserve_manifest(bundle):
+    service = yaml.safe_load((bundle.folder / "kserve.yaml").read_text())
+    assert (service["apiVersion"], service["kind"]) == ("serving.kserve.io/v1beta1", "InferenceService")
+    assert service["metadata"] == {"name": "model", "annotations": {"sfumato/manifest": bundle.manifest.digest()}}
+    model = service["spec"]["predictor"]["model"]
+    assert (model["modelFormat"]["name"], model["protocolVersion"]) == ("triton", "v2")
+
+
+def test_a_second_export_replaces_a_bundle_and_nothing_else(tmp_path, bundle):
+    target = tmp_path / "bundle"
+    shutil.copytree(bundle.folder, target)
+    (target / "stray").write_text("of the old bundle")
+
+    def fail() -> None:
+        with replace_folder(target) as fresh:
+            (fresh / "half").write_text("")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert (target / "stray").exists()
+    with replace_folder(target) as fresh:
+        (fresh / "manifest.json").write_text("{}")
+    assert [path.name for path in target.iterdir()] == ["manifest.json"]
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.txt").write_text("")
+    with pytest.raises(ConfigError, match="no bundle"), replace_folder(tmp_path / "home"):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "home"]
+
+
+def test_from_a_run_to_an_answer_on_the_command_line(tmp_path, capsys):
+    from PIL import Image
+
+    from sfumato import data
+    from sfumato.cli.main import main
+
+    run, out, key = tmp_path / "run", tmp_path / "bundle", tmp_path / "key.pem"
+    train = ["train", "--data", "digits", "--epochs", "1", "--limit", "200", "--width", "4", "--device", "cpu"]
+    assert main([*train, "--run", str(run)]) == 0
+    export = ["export", str(run), "--out", str(out), "--quantize-bits", "6", "--json", str(tmp_path / "e.json")]
+    assert main([*export, "--new-key", str(key), "--sign", str(key)]) == 0
+    told = json.loads((tmp_path / "e.json").read_text())
+    assert told["manifest"]["training"]["accuracy"] == json.loads((run / "result.json").read_text())["accuracy"]
+    assert told["manifest"]["feature"]["datatype"] == "UINT8"
+    assert told["parity"]["images"] == 72
+    assert main(["verify", str(out), "--key", f"{key}.pub"]) == 0
+    image = tmp_path / "digit.png"
+    test = data.load("digits").test
+    Image.fromarray(test.images[0, 0].numpy()).save(image)
+    query = ["query", str(out), str(image), "--device-key", str(tmp_path / "dk"), "--json", str(tmp_path / "q.json")]
+    assert main([*query, "--offline"]) == 0
+    (answer,) = json.loads((tmp_path / "q.json").read_text())["answers"]
+    with EdgeClient(out, device_key=tmp_path / "dk") as client:
+        assert client.predict(test.images[0, 0].numpy()).probabilities == answer["probabilities"]
+    capsys.readouterr()
+    assert main(query) == 2
+    assert "say whom to ask" in capsys.readouterr().err
+    (out / "triton" / "run" / "1" / "model.onnx").unlink()
+    (out / "triton" / "run" / "1" / "model.onnx").write_bytes(b"other")
+    assert main(["verify", str(out)]) == 2
+    assert "is not the bundle's decoder" in capsys.readouterr().err
