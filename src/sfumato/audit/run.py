@@ -1,0 +1,212 @@
+"""One audit from beginning to end: check, plan, attack, bound, judge; resumed by calling again."""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sfumato.attacks import ATTACKS
+from sfumato.audit.assemble import assemble
+from sfumato.audit.checks import check_subject, passes_gradients
+from sfumato.audit.floors import measure_bounds
+from sfumato.audit.folder import AuditFolder
+from sfumato.audit.inversion import Stop, Tell, run_attack
+from sfumato.audit.ledger import Ledger
+from sfumato.audit.measure import Redrawn
+from sfumato.audit.stage import Stage, set_stage
+from sfumato.audit.subject import Subject, placed
+from sfumato.audit.suite import Piece, Untested, affordable, load_suite, runnable
+from sfumato.audit.training import Cost, decide, measure_cost
+from sfumato.data import DataSets
+from sfumato.errors import ConfigError
+from sfumato.evidence import evidence
+from sfumato.files import write_json
+from sfumato.training.evaluate import accuracy
+
+__all__ = ["Audited", "run_audit"]
+
+_BOUNDS_SHARE = 0.08
+_RUNNERS: dict[str, Callable[[Piece, Stage, dict[str, Any], Tell, Stop | None], None]] = {"attack": run_attack}
+
+
+@dataclass(frozen=True)
+class Audited:
+    """A finished audit.
+
+    Attributes:
+        result: as in `audit.json`.
+        redrawn: per attack what it made of the test images of the exposure.
+        stage: what was attacked, for pictures.
+    """
+
+    result: dict[str, Any]
+    redrawn: dict[str, Redrawn]
+    stage: Stage
+
+
+def run_audit(
+    subject: Subject,
+    sets: DataSets,
+    out: Path,
+    *,
+    minutes: float = 10.0,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    began: float | None = None,
+    tell: Tell | None = None,
+    progress: Callable[[float, float], None] | None = None,
+    should_stop: Stop | None = None,
+) -> Audited:
+    """Audit a subject in `out`, from where an earlier call was interrupted, and write `audit.json`.
+
+    Args:
+        subject: see `load_target`.
+        sets: the attacker's images (`train`) and images that it never saw (`test`).
+        out: folder of the audit.
+        minutes: for the whole audit, kept within a tenth unless a single epoch takes longer than that.
+        seed: of everything random.
+        device: where to compute.
+        began: `time.monotonic()` when the budget started to run; now, if not said.
+        tell: called with a line about what goes on.
+        progress: called with (seconds used, seconds in all).
+        should_stop: asked after every step of an attack; True saves and leaves.
+
+    Raises:
+        ConfigError: the budget is not positive.
+        FeatureError: the encoder cannot be audited; the sentence says why.
+        CheckpointError: `out` holds another audit.
+        Interrupted: `should_stop` said so; the same call goes on from there.
+    """
+    if not minutes > 0:
+        raise ConfigError(f"minutes is {minutes}; give a positive number")
+    tell = tell or (lambda _: None)
+    early = 0.0 if began is None else time.monotonic() - began
+    place = torch.device(device)
+    subject = placed(subject)
+    subject.model.eval().to(place)
+    few = sets.test.float(torch.arange(min(4, len(sets.test)))).to(place)
+    if len(few) < 3:
+        raise ConfigError(f"{len(sets.test)} test images are too few for an audit; give at least 3")
+    check_subject(subject, few)
+    gradients = passes_gradients(subject, few)
+    identity = {
+        "target": subject.digest,
+        "train": sets.train.fingerprint(),
+        "test": sets.test.fingerprint(),
+        "minutes": minutes,
+        "seed": seed,
+    }
+    folder = AuditFolder(out, identity)
+    ledger = Ledger(60 * minutes, folder.spent + early, reserve=2.0 + 0.03 * 60 * minutes)
+    stage = set_stage(subject, sets, gradients=gradients, device=place, seed=seed, folder=folder)
+    if folder.finished("bounds") is None:
+        floors = measure_bounds(
+            subject,
+            sets,
+            gradients=gradients,
+            seconds=_BOUNDS_SHARE * ledger.left,
+            seed=seed,
+            tell=lambda text: tell(f"bounds: {text}"),
+        )
+        folder.finish("bounds", {"bounds": floors})
+    pieces, costs, untested = _plan(stage, ledger, tell)
+    _work(pieces, costs, stage, ledger, tell, progress, should_stop)
+    share = None
+    if subject.classifies and sets.labelled:
+        share = accuracy(subject.model, sets.test, seed=seed)
+    redrawn = {
+        piece.name: Redrawn.from_tensors("test", folder.tensors(piece.name))
+        for piece in pieces
+        if piece.kind == "attack"
+    }
+    folder.note_spent(ledger.spent)
+    result = assemble(
+        stage,
+        pieces,
+        untested,
+        accuracy=share,
+        minutes=minutes,
+        seconds=ledger.spent,
+        redrawn=redrawn,
+        evidence=evidence(place),
+    )
+    write_json(out / "audit.json", result)
+    return Audited(result, redrawn, stage)
+
+
+def _plan(stage: Stage, ledger: Ledger, tell: Tell) -> tuple[list[Piece], dict[str, Cost], list[Untested]]:
+    """What runs, decided once per audit, and what it costs."""
+    known = {piece.name: piece for piece in load_suite()}
+    stored = stage.folder.decided("plan")
+    if stored is None:
+        tell("plan: measure what an epoch of each attack takes here")
+        possible, missing = runnable([piece for piece in known.values() if piece.attack in ATTACKS], has=_has(stage))
+        costs = {piece.name: measure_cost(piece, stage) for piece in _one_per_attack(possible)}
+        by_attack = {piece.attack: costs[piece.name] for piece in possible if piece.name in costs}
+        costs = {piece.name: by_attack[piece.attack] for piece in possible if piece.attack in by_attack}
+        fewest = {
+            piece.name: piece.epochs[0] * costs[piece.name].epoch + costs[piece.name].redraw
+            for piece in possible
+            if piece.epochs is not None
+        }
+        kept, dropped = affordable(possible, ledger.left, fewest)
+        plan = {
+            "pieces": [piece.name for piece in kept],
+            "costs": {name: list(cost) for name, cost in costs.items()},
+            "untested": [asdict(one) for one in [*missing, *dropped]],
+        }
+        stored = stage.folder.decide("plan", json.loads(json.dumps(plan)))
+    costs = {name: Cost(*cost) for name, cost in stored["costs"].items()}
+    return [known[name] for name in stored["pieces"]], costs, [Untested(**one) for one in stored["untested"]]
+
+
+def _one_per_attack(pieces: Sequence[Piece]) -> list[Piece]:
+    """The first piece of every attack that trains in epochs."""
+    first: dict[str, Piece] = {}
+    for piece in pieces:
+        if piece.epochs is not None:
+            first.setdefault(piece.attack, piece)
+    return list(first.values())
+
+
+def _has(stage: Stage) -> dict[str, str | None]:
+    noise = stage.subject.model.channel.noise_std > 0
+    return {
+        "gradients": None if stage.gradients else "the target passes no gradients, so white-box attacks cannot run",
+        "noise": None if noise else "nothing random is added on the wire, so another query gives the same feature",
+        "labels": None if stage.sets.labelled else "the images have no labels",
+    }
+
+
+def _work(
+    pieces: Sequence[Piece],
+    costs: dict[str, Cost],
+    stage: Stage,
+    ledger: Ledger,
+    tell: Tell,
+    progress: Callable[[float, float], None] | None,
+    should_stop: Stop | None,
+) -> None:
+    """Run what is not finished; each piece gets its share of what is left when it begins."""
+    open_pieces = [piece for piece in pieces if stage.folder.finished(piece.name) is None]
+
+    def tell_on(text: str) -> None:
+        if progress is not None:
+            progress(ledger.spent, ledger.spent + ledger.left)
+        tell(text)
+
+    for index, piece in enumerate(open_pieces):
+        seconds = ledger.allowance(piece.share, [one.share for one in open_pieces[index:]])
+        decided = stage.folder.decided(piece.name)
+        if decided is None:
+            choice = decide(piece, stage, seconds, costs[piece.name]) if piece.epochs is not None else {}
+            decided = stage.folder.decide(piece.name, choice | {"seconds": round(seconds, 1)})
+        tell_on(f"{piece.name}: {seconds:.0f} s" + (f", {decided['epochs']} epochs" if "epochs" in decided else ""))
+        try:
+            _RUNNERS[piece.kind](piece, stage, decided, tell_on, should_stop)
+        finally:
+            stage.folder.note_spent(ledger.spent)
