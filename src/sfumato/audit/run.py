@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from sfumato.attacks import ATTACKS
 from sfumato.audit.assemble import assemble
@@ -46,6 +47,20 @@ class Audited:
     result: dict[str, Any]
     redrawn: dict[str, Redrawn]
     stage: Stage
+
+    def pictures(self, count: int = 8) -> dict[str, tuple[Tensor, dict[str, Tensor]]]:
+        """`typical` (drawn at random) and `worst` (redrawn best by the strongest attack): originals, and per attack."""
+        strongest = self.redrawn[self.result["best"]["test"]["mse"]]
+        worst = strongest.mse.argsort()[:count]
+        found = {}
+        for name, indices in (("typical", torch.arange(min(count, len(strongest.mse)))), ("worst", worst)):
+            shown = {
+                attack: one.pixels[indices].float() / 255
+                for attack, one in self.redrawn.items()
+                if int(indices.max()) < len(one.mse)
+            }
+            found[name] = (self.stage.test.images.float(indices), shown)
+        return found
 
 
 def run_audit(
