@@ -6,17 +6,17 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import ClassVar, Generic, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from sfumato.attacks.base import Attack, Observer, Progress
+from sfumato.attacks.base import Attack, Observer, Progress, hold_out
 from sfumato.attacks.learner import Learner
 from sfumato.attacks.outcome import judge_outcome
 from sfumato.attacks.settings import LearnedConfig
 from sfumato.compute import autocast, channels_last, use_bf16
-from sfumato.errors import ConfigError, Interrupted, NotFittedError, SfumatoError
+from sfumato.errors import Interrupted, NotFittedError, SfumatoError
 from sfumato.metrics import mse
 from sfumato.seeds import derive_seed, generator
 
@@ -65,11 +65,11 @@ class LearnedAttack(Attack, Generic[Config]):
 
     figures: ClassVar[tuple[str, ...]] = ("mse",)
 
+    config: Config
+
     def __init__(self, config: Config) -> None:
-        self.config = config
+        super().__init__(config)
         self.net: nn.Module | None = None
-        self.history: list[dict[str, float]] = []
-        self.seconds = 0.0
 
     @abstractmethod
     def _networks(self, observer: Observer) -> dict[str, nn.Module]:
@@ -91,7 +91,6 @@ class LearnedAttack(Attack, Generic[Config]):
         state: Path | None = None,
         should_stop: Callable[[], bool] | None = None,
         checkpoint_seconds: float = 30.0,
-        **_: Any,
     ) -> Self:
         """Train the network.
 
@@ -109,7 +108,7 @@ class LearnedAttack(Attack, Generic[Config]):
             SfumatoError: the error became NaN or infinite.
         """
         cfg = self.config
-        judge, learn = self._hold_out(observer)
+        judge, learn = hold_out(len(observer), cfg.hold_out, cfg.seed)
         learner = self._learner(observer)
         identity = {"attack": asdict(cfg), "images": observer.images.fingerprint()}
         if state is not None and state.exists():
@@ -155,13 +154,11 @@ class LearnedAttack(Attack, Generic[Config]):
         parts = [self.net(part.float()) for part in z.split(1024)]
         return torch.cat(parts).float()
 
-    def _hold_out(self, observer: Observer) -> tuple[Tensor, Tensor]:
-        """Indices of the images that judge, and of those to learn from."""
-        order = torch.randperm(len(observer), generator=generator(self.config.seed, "hold-out"))
-        held = max(1, round(self.config.hold_out * len(observer)))
-        if held >= len(observer):
-            raise ConfigError(f"an attack needs at least 2 images, got {len(observer)}")
-        return order[:held], order[held:]
+    def weights(self) -> dict[str, Tensor]:
+        """The weights of the network that redraws."""
+        if self.net is None:
+            raise NotFittedError("the attack has not been fitted; call fit(observer) first")
+        return self.net.state_dict()
 
     def _learner(self, observer: Observer) -> Learner:
         device = observer.device
@@ -186,12 +183,17 @@ class LearnedAttack(Attack, Generic[Config]):
                 return generator(cfg.seed, purpose, epoch, step, device=observer.device)
 
             _anneal(learner, (epoch + step / len(batches)) / cfg.epochs)
-            x = observer.pixels(batches[step])
-            z = observer.encode(x, random("noise"))
+            x, z = self._batch(observer, batches[step], random)
             means = self._step(learner, Turn(epoch * len(batches) + step, x, z, bf16, random))
             learner.sums += means * len(x)
             learner.step = step + 1
             after_step()
+
+    def _batch(
+        self, observer: Observer, indices: Tensor, random: Callable[[str], torch.Generator]
+    ) -> tuple[Tensor, Tensor]:
+        """What a step learns from: images and what left the device for them."""
+        return observer.pairs(indices, random("noise"))
 
     def _close_epoch(self, learner: Learner, held_out: float, learned: int) -> None:
         """Note an epoch's figures and go to the next one."""
@@ -212,9 +214,9 @@ class LearnedAttack(Attack, Generic[Config]):
         noise = generator(self.config.seed, "judge", device=observer.device)  # the same noise in every epoch
         total = 0.0
         for indices in judge.split(1024):
-            x = observer.pixels(indices)
+            x, z = observer.pairs(indices, noise)
             with autocast(observer.device, bf16):
-                x_hat = net(observer.encode(x, noise))
+                x_hat = net(z)
             total += float(mse(x, x_hat.float()).sum())
         return total / len(judge)
 

@@ -2,10 +2,12 @@
 
 from typing import Any, NamedTuple
 
+from sfumato.attacks.base import Attack
 from sfumato.attacks.decoder import DecoderAttack, DecoderConfig
 from sfumato.attacks.gan import GanAttack, GanConfig
-from sfumato.attacks.learned import LearnedAttack
-from sfumato.attacks.settings import LearnedConfig
+from sfumato.attacks.nearest import NearestAttack, NearestConfig
+from sfumato.attacks.ridge import RidgeAttack, RidgeConfig
+from sfumato.attacks.settings import AttackConfig
 from sfumato.errors import ConfigError
 
 __all__ = ["ATTACKS", "Entry", "build", "config_from_dict", "name_of"]
@@ -14,17 +16,19 @@ __all__ = ["ATTACKS", "Entry", "build", "config_from_dict", "name_of"]
 class Entry(NamedTuple):
     """An attack and the class of its settings."""
 
-    attack: type[LearnedAttack[Any]]
+    attack: type[Attack]
     config: type[Any]
 
 
 ATTACKS: dict[str, Entry] = {
     "decoder": Entry(DecoderAttack, DecoderConfig),
     "gan": Entry(GanAttack, GanConfig),
+    "ridge": Entry(RidgeAttack, RidgeConfig),
+    "nearest": Entry(NearestAttack, NearestConfig),
 }
 
 
-def name_of(config: LearnedConfig) -> str:
+def name_of(config: AttackConfig) -> str:
     """The name of the attack that these settings belong to.
 
     Raises:
@@ -37,7 +41,7 @@ def name_of(config: LearnedConfig) -> str:
     raise ConfigError(f"{type(config).__name__} holds the settings of no attack; give one of {known}")
 
 
-def build(config: LearnedConfig) -> LearnedAttack[Any]:
+def build(config: AttackConfig) -> Any:
     """The attack with these settings, not fitted yet.
 
     Raises:

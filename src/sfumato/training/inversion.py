@@ -1,12 +1,14 @@
 """Attacking a finished run, in the run's own folder.
 
 attacks/NAME/state.safetensors      checkpoint while the attack trains
-attacks/NAME/attack.safetensors     weights of the network that redraws
-attacks/NAME/pictures.safetensors   a few originals and what became of them
+attacks/NAME/redrawn-*.safetensors  what was redrawn so far, while an attack works image by image
+attacks/NAME/attack.safetensors     weights of what redraws
+attacks/NAME/pictures.safetensors   a few originals, what became of them, and the errors image by image
 attacks/NAME/result.json            written last: its presence means the attack is complete
 """
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +17,7 @@ from typing import Any
 import torch
 
 from sfumato import attacks, checkpoint, metrics
-from sfumato.attacks import Inversion, LearnedConfig, Observer, invert
+from sfumato.attacks import AttackConfig, Inversion, Observer, invert
 from sfumato.data import DataSets, ImageSet
 from sfumato.errors import CheckpointError
 from sfumato.evidence import evidence
@@ -48,7 +50,7 @@ def attack_folder(run: Run, name: str) -> Path:
 def attack_run(
     run: Run,
     sets: DataSets,
-    config: LearnedConfig,
+    config: AttackConfig,
     *,
     device: torch.device | str = "cpu",
     progress: Callable[[int, int, dict[str, float]], None] | None = None,
@@ -86,11 +88,15 @@ def attack_run(
     observer = Observer(run.model, sets.train, device=device)
     state = folder / "state.safetensors"
     attack.fit(observer, state=state, progress=progress, should_stop=should_stop)
-    assert attack.net is not None
     assert attack.outcome is not None
-    checkpoint.save(folder / "attack.safetensors", attack.net.state_dict(), {"config": asdict(config)})
-    train = invert(attack, run.model, _sample(sets.train, len(sets.test), config.seed), seed=config.seed)
-    test = invert(attack, run.model, sets.test, seed=config.seed)
+    checkpoint.save(folder / "attack.safetensors", attack.weights(), {"config": asdict(config)})
+    began = time.monotonic()
+    shown = {"train": _sample(sets.train, len(sets.test), config.seed), "test": sets.test}
+    partly = {name: folder / f"redrawn-{name}.safetensors" for name in shown}
+    train, test = (
+        invert(attack, run.model, images, seed=config.seed, state=partly[name], should_stop=should_stop)
+        for name, images in shown.items()
+    )
     _save_pictures(folder, train, test)
     result = {
         "attack": attack.name,
@@ -101,12 +107,15 @@ def attack_run(
         "outcome": asdict(attack.outcome),
         "history": attack.history,
         "seconds": round(attack.seconds, 3),
+        "redraw_seconds": round(time.monotonic() - began, 3),
+        "images": {"train": len(train.each["mse"]), "test": len(test.each["mse"])},
         **identity,
         "caveat": sets.caveat,
         "evidence": evidence(device),
     }
     write_json(folder / "result.json", result)
-    state.unlink(missing_ok=True)
+    for path in (state, *partly.values()):
+        path.unlink(missing_ok=True)
     return Attacked(result, train, test)
 
 
@@ -125,7 +134,12 @@ def _stored(folder: Path, identity: dict[str, Any]) -> Attacked | None:
         raise CheckpointError(f"{folder} holds another attack ({changed}); delete that folder to attack anew")
     pictures, _ = checkpoint.load(pictures_path)
     train, test = (
-        Inversion(**part, originals=pictures[f"{name}.originals"], redrawn=pictures[f"{name}.redrawn"])
+        Inversion(
+            **part,
+            originals=pictures[f"{name}.originals"],
+            redrawn=pictures[f"{name}.redrawn"],
+            each=checkpoint.unflatten_state(f"{name}.each", pictures),
+        )
         for name, part in parts.items()
     )
     return Attacked(result, train, test)
@@ -148,6 +162,8 @@ def _save_pictures(folder: Path, train: Inversion, test: Inversion) -> None:
         for name, part in (("train", train), ("test", test))
         for kind, images in (("originals", part.originals), ("redrawn", part.redrawn))
     }
+    for name, part in (("train", train), ("test", test)):
+        tensors |= checkpoint.flatten_state(f"{name}.each", part.each)
     checkpoint.save(folder / "pictures.safetensors", tensors, {})
 
 
