@@ -18,6 +18,7 @@ from sfumato.audit.folder import AuditFolder
 from sfumato.audit.inversion import Stop, Tell, run_attack
 from sfumato.audit.ledger import Ledger
 from sfumato.audit.measure import Redrawn
+from sfumato.audit.repeats import run_repeats
 from sfumato.audit.stage import Stage, set_stage
 from sfumato.audit.subject import Subject, placed
 from sfumato.audit.suite import Piece, Untested, affordable, load_suite, runnable
@@ -31,7 +32,10 @@ from sfumato.training.evaluate import accuracy
 __all__ = ["Audited", "run_audit"]
 
 _BOUNDS_SHARE = 0.08
-_RUNNERS: dict[str, Callable[[Piece, Stage, dict[str, Any], Tell, Stop | None], None]] = {"attack": run_attack}
+_RUNNERS: dict[str, Callable[[Piece, Stage, dict[str, Any], Tell, Stop | None], None]] = {
+    "attack": run_attack,
+    "queries": run_repeats,
+}
 
 
 @dataclass(frozen=True)
