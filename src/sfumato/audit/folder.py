@@ -34,7 +34,7 @@ class AuditFolder:
     def __init__(self, path: Path, identity: dict[str, Any]) -> None:
         self.path = path
         self._plan_path = path / "plan.json"
-        fresh = {"identity": identity, "decided": {}, "spent": 0.0}
+        fresh: dict[str, Any] = {"identity": identity, "decided": {}, "spent": 0.0}
         plan = _read(self._plan_path) if self._plan_path.exists() else fresh
         known = json.loads(json.dumps(identity))
         if plan["identity"] != known:

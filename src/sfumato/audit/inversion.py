@@ -2,8 +2,10 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict
 from typing import Any
+
+from torch import Tensor
 
 from sfumato import attacks
 from sfumato.attacks import Attack
@@ -24,8 +26,8 @@ def run_attack(piece: Piece, stage: Stage, decided: dict[str, Any], tell: Tell, 
     began = time.monotonic()
     attack, described = fit_attack(piece, stage, decided, tell, should_stop)
     most = decided.get("shown", piece.images)
-    parts = {}
-    tensors = {}
+    parts: dict[str, Any] = {}
+    tensors: dict[str, Tensor] = {}
     for name, exposure in (("train", stage.train), ("test", stage.test)):
         redrawn = redraw(attack, exposure if most is None else exposure.first(most), stage.device)
         parts[name] = summary(redrawn)
@@ -54,7 +56,7 @@ def fit_attack(
         "name": piece.name,
         "attack": piece.attack,
         "images": len(observer),
-        "settings": asdict(config) if is_dataclass(config) else {},
+        "settings": asdict(config),
         **outcome_of(attack),
         "history": [
             {name: line[name] for name in ("epoch", "mse", "held_out_mse") if name in line}

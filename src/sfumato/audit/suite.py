@@ -62,15 +62,7 @@ def load_suite() -> tuple[Piece, ...]:
     import yaml
 
     lines = yaml.safe_load((Path(__file__).parent / "suite.yaml").read_text(encoding="utf-8"))
-    pieces = tuple(
-        Piece(
-            **{
-                name: tuple(value) if isinstance(value, list) and name in ("epochs", "needs") else value
-                for name, value in line.items()
-            }
-        )
-        for line in lines
-    )
+    pieces = tuple(_piece(line) for line in lines)
     names = [piece.name for piece in pieces]
     if len(set(names)) < len(names):
         raise ConfigError("two pieces of the suite have one name")
@@ -84,7 +76,8 @@ def runnable(pieces: Sequence[Piece], *, has: Mapping[str, str | None]) -> tuple
         pieces: of the suite.
         has: per need None where it is met, else why it is not.
     """
-    kept, dropped = [], []
+    kept: list[Piece] = []
+    dropped: list[Untested] = []
     for piece in pieces:
         lacking = [reason for need in piece.needs if (reason := has[need]) is not None]
         if lacking:
@@ -105,7 +98,7 @@ def affordable(
         fewest_seconds: per piece that trains, how long it takes with its fewest epochs.
     """
     kept = list(pieces)
-    dropped = []
+    dropped: list[Untested] = []
     while True:
         total = sum(piece.share for piece in kept)
         short = [
@@ -121,6 +114,11 @@ def affordable(
         needed = fewest_seconds[last.name] * total / last.share / 60
         kept.remove(last)
         dropped.append(Untested(last.name, f"too little time: give about --minutes {_upper(needed)} or more"))
+
+
+def _piece(line: dict[str, Any]) -> Piece:
+    fewest_most = line.pop("epochs", None)
+    return Piece(**line | {"needs": tuple(line.get("needs", ()))}, epochs=tuple(fewest_most) if fewest_most else None)
 
 
 def _upper(minutes: float) -> int:

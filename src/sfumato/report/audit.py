@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sfumato.report.audit_tables import attack_table, bound_rows, probe_table, sweep_table
+from sfumato.report.audit_tables import attack_table, bound_rows, probe_table, query_table, sweep_table
 from sfumato.report.averages import error_text, percent_text
 from sfumato.report.lines import Line, line_figure
 from sfumato.report.page import write_page
@@ -102,6 +102,8 @@ def _convergence(attacks: Sequence[Mapping[str, Any]]) -> str | None:
         for attack in attacks
         if len(attack["history"]) <= 1 and attack["held_out_mse"] is not None
     }
+    name = min(flat, key=lambda one: flat[one]) if flat else ""
+    lowest = {f"{name}, in closed form": flat[name]} if flat else {}
     return line_figure(
         lines,
         x_label="share of the training, %",
@@ -109,14 +111,14 @@ def _convergence(attacks: Sequence[Mapping[str, Any]]) -> str | None:
         key="convergence",
         title="Error on images that an attack did not learn from, while it trains",
         log_y=True,
-        references=flat,
+        references=lowest,
         looks=styles(attack["name"] for attack in attacks),
     )
 
 
 def _sweeps(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Repeated queries first, then what the attacker knows: a figure where there is a scale, and a table."""
-    found = []
+    found: list[dict[str, Any]] = []
     queries = result["queries"]
     if queries:
         lines = [
@@ -140,7 +142,7 @@ def _sweeps(result: Mapping[str, Any]) -> list[dict[str, Any]]:
             {
                 "heading": "The same image more than once",
                 "figure": figure,
-                "table": to_html(sweep_table("Repeated queries", queries)),
+                "table": to_html(query_table(queries)),
                 "notes": [one["note"] for one in queries if one.get("note")],
             }
         )
