@@ -16,6 +16,7 @@ from sfumato.audit.checks import check_subject, passes_gradients
 from sfumato.audit.floors import measure_bounds
 from sfumato.audit.folder import AuditFolder
 from sfumato.audit.inversion import Stop, Tell, run_attack
+from sfumato.audit.knowledge import run_knowledge
 from sfumato.audit.ledger import Ledger
 from sfumato.audit.measure import Redrawn
 from sfumato.audit.repeats import run_repeats
@@ -35,6 +36,7 @@ _BOUNDS_SHARE = 0.08
 _RUNNERS: dict[str, Callable[[Piece, Stage, dict[str, Any], Tell, Stop | None], None]] = {
     "attack": run_attack,
     "queries": run_repeats,
+    "knowledge": run_knowledge,
 }
 
 
@@ -211,21 +213,27 @@ def _work(
     should_stop: Stop | None,
 ) -> None:
     """Run what is not finished; each piece gets its share of what is left when it begins."""
+    slower = 1.0  # than measured: other programs came or went
     open_pieces = [piece for piece in pieces if stage.folder.finished(piece.name) is None]
 
     def tell_on(text: str) -> None:
         if progress is not None:
             progress(ledger.spent, ledger.spent + ledger.left)
-        tell(text)
+        tell(f"{ledger.spent:6.0f} s  {text}")
 
     for index, piece in enumerate(open_pieces):
         seconds = ledger.allowance(piece.share, [one.share for one in open_pieces[index:]])
         decided = stage.folder.decided(piece.name)
         if decided is None:
-            choice = decide(piece, stage, seconds, costs[piece.name]) if piece.epochs is not None else {}
+            choice = decide(piece, stage, seconds, costs[piece.name].times(slower)) if piece.epochs else {}
             decided = stage.folder.decide(piece.name, choice | {"seconds": round(seconds, 1)})
         tell_on(f"{piece.name}: {seconds:.0f} s" + (f", {decided['epochs']} epochs" if "epochs" in decided else ""))
+        before = ledger.spent
         try:
             _RUNNERS[piece.kind](piece, stage, decided, tell_on, should_stop)
         finally:
             stage.folder.note_spent(ledger.spent)
+        if piece.kind == "attack" and piece.epochs:
+            share = decided["images"] / len(stage.sets.train)
+            expected = decided["epochs"] * share * costs[piece.name].epoch + costs[piece.name].redraw
+            slower = max(1.0, (ledger.spent - before) / expected)

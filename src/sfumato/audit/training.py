@@ -27,6 +27,10 @@ class Cost(NamedTuple):
     epoch: float
     redraw: float
 
+    def times(self, factor: float) -> "Cost":
+        """On a machine that is so many times slower."""
+        return Cost(factor * self.epoch, factor * self.redraw)
+
 
 def config_of(piece: Piece, stage: Stage, decided: dict[str, Any]) -> Any:
     """The attack's settings: the suite's, what was decided, the seed, and a smaller batch for small sets."""
