@@ -1,5 +1,6 @@
 """One audit from beginning to end: check, plan, attack, bound, judge; resumed by calling again."""
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -23,7 +24,7 @@ from sfumato.audit.repeats import run_repeats
 from sfumato.audit.stage import Stage, set_stage
 from sfumato.audit.subject import Subject, placed
 from sfumato.audit.suite import Piece, Untested, affordable, load_suite, runnable
-from sfumato.audit.training import Cost, decide, measure_cost
+from sfumato.audit.training import Cost, decide, measure_cost, of_piece
 from sfumato.data import DataSets
 from sfumato.errors import ConfigError
 from sfumato.evidence import evidence
@@ -77,6 +78,7 @@ def run_audit(
     minutes: float = 10.0,
     seed: int = 0,
     device: torch.device | str = "cpu",
+    suite: Sequence[Piece] | None = None,
     began: float | None = None,
     tell: Tell | None = None,
     progress: Callable[[float, float], None] | None = None,
@@ -91,6 +93,7 @@ def run_audit(
         minutes: for the whole audit, kept within a tenth unless a single epoch takes longer than that.
         seed: of everything random.
         device: where to compute.
+        suite: the pieces; those of `suite.yaml`, if not said.
         began: `time.monotonic()` when the budget started to run; now, if not said.
         tell: called with a line about what goes on.
         progress: called with (seconds used, seconds in all).
@@ -114,12 +117,14 @@ def run_audit(
         raise ConfigError(f"{len(sets.test)} test images are too few for an audit; give at least 3")
     check_subject(subject, few)
     gradients = passes_gradients(subject, few)
+    known = load_suite() if suite is None else tuple(suite)
     identity = {
         "target": subject.digest,
         "train": sets.train.fingerprint(),
         "test": sets.test.fingerprint(),
         "minutes": minutes,
         "seed": seed,
+        "suite": hashlib.sha256(repr(known).encode()).hexdigest(),
     }
     folder = AuditFolder(out, identity)
     ledger = Ledger(60 * minutes, folder.spent + early, reserve=2.0 + 0.03 * 60 * minutes)
@@ -134,7 +139,7 @@ def run_audit(
             tell=lambda text: tell(f"bounds: {text}"),
         )
         folder.finish("bounds", {"bounds": floors})
-    pieces, costs, untested = _plan(stage, ledger, tell)
+    pieces, costs, untested = _plan(known, stage, ledger, tell)
     _work(pieces, costs, stage, ledger, tell, progress, should_stop)
     share = None
     if subject.classifies and sets.labelled:
@@ -159,16 +164,18 @@ def run_audit(
     return Audited(result, redrawn, stage)
 
 
-def _plan(stage: Stage, ledger: Ledger, tell: Tell) -> tuple[list[Piece], dict[str, Cost], list[Untested]]:
+def _plan(
+    suite: Sequence[Piece], stage: Stage, ledger: Ledger, tell: Tell
+) -> tuple[list[Piece], dict[str, Cost], list[Untested]]:
     """What runs, decided once per audit, and what it costs."""
-    known = {piece.name: piece for piece in load_suite()}
+    known = {piece.name: piece for piece in suite}
     stored = stage.folder.decided("plan")
     if stored is None:
         tell("plan: measure what an epoch of each attack takes here")
         possible, missing = runnable([piece for piece in known.values() if piece.attack in ATTACKS], has=_has(stage))
         costs = {piece.name: measure_cost(piece, stage) for piece in _one_per_attack(possible)}
         by_attack = {piece.attack: costs[piece.name] for piece in possible if piece.name in costs}
-        costs = {piece.name: by_attack[piece.attack] for piece in possible if piece.attack in by_attack}
+        costs = {piece.name: of_piece(piece, by_attack[piece.attack]) for piece in possible if piece.epochs is not None}
         fewest = {
             piece.name: piece.epochs[0] * costs[piece.name].epoch + costs[piece.name].redraw
             for piece in possible

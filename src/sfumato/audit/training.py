@@ -14,7 +14,7 @@ from sfumato.audit.stage import Stage
 from sfumato.audit.suite import Piece
 from sfumato.data import ImageSet
 
-__all__ = ["Cost", "config_of", "decide", "measure_cost"]
+__all__ = ["Cost", "config_of", "decide", "measure_cost", "of_piece"]
 
 _TRIAL_BATCHES = 4
 _SMALL_SET = 10_000
@@ -60,6 +60,12 @@ def measure_cost(piece: Piece, stage: Stage) -> Cost:
     began = time.perf_counter()
     redraw(attack, some, stage.device)
     return Cost(epoch, (time.perf_counter() - began) * (len(stage.train) + len(stage.test)) / len(some))
+
+
+def of_piece(piece: Piece, cost: Cost) -> Cost:
+    """What an attack costs within a piece that trains it several times, on shares of the images."""
+    shares = piece.options.get("shares")
+    return cost if shares is None else Cost(cost.epoch * sum(shares), cost.redraw * len(shares) / 2)
 
 
 def decide(piece: Piece, stage: Stage, seconds: float, cost: Cost) -> dict[str, Any]:
