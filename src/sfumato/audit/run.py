@@ -4,7 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from sfumato.audit.ledger import Ledger
 from sfumato.audit.measure import Redrawn
 from sfumato.audit.repeats import run_repeats
 from sfumato.audit.stage import Stage, set_stage
-from sfumato.audit.subject import Subject, placed
+from sfumato.audit.subject import Subject, digest_of_module, placed
 from sfumato.audit.suite import Piece, Untested, affordable, load_suite, runnable
 from sfumato.audit.training import Cost, decide, measure_cost, of_piece
 from sfumato.data import DataSets
@@ -111,6 +111,7 @@ def run_audit(
     early = 0.0 if began is None else time.monotonic() - began
     place = torch.device(device)
     subject = placed(subject)
+    subject = subject if subject.digest else replace(subject, digest=digest_of_module(subject.model))
     subject.model.eval().to(place)
     few = sets.test.float(torch.arange(min(4, len(sets.test)))).to(place)
     if len(few) < 3:

@@ -4,14 +4,13 @@ import hashlib
 import importlib
 import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from sfumato.audit.foreign import load_exported, load_onnx, load_script
-from sfumato.audit.subject import ChannelOptions, Kind, Subject, digest_of_module, encoder_only
+from sfumato.audit.subject import ChannelOptions, Kind, Subject, encoder_only
 from sfumato.errors import ConfigError
 from sfumato.split import SplitModel
 from sfumato.training import load_run
@@ -109,17 +108,16 @@ def _function(target: str, options: ChannelOptions) -> Subject:
         raise ConfigError(f"{target} raised {type(error).__name__}: {error}") from error
     if isinstance(made, Subject):
         _refuse(options, f"{target} says what happens on the wire")
-        return made if made.digest else replace(made, digest=digest_of_module(made.model))
+        return made
     if isinstance(made, SplitModel):
         _refuse(options, f"{target} returns a SplitModel, which says what happens on the wire")
-        return Subject(name=name, model=made, digest=digest_of_module(made))
+        return Subject(name=name, model=made)
     if isinstance(made, nn.Module):
         model = encoder_only(made, options)
         return Subject(
             name=name,
             model=model,
             classifies=False,
-            digest=digest_of_module(model),
             setting=f"σ {model.channel.noise_std:g}",
         )
     raise ConfigError(f"{target} returned a {type(made).__name__}; return an encoder (torch.nn.Module) or a SplitModel")
