@@ -55,7 +55,7 @@ def assemble(
         "probes": by_kind["probe"],
         "bounds": floors,
         "law": check_law(attacks, floors),
-        "not_tested": [vars(one) for one in [*untested, *_always_untested(stage, floors, accuracy)]],
+        "not_tested": [vars(one) for one in [*untested, *_always_untested(stage, floors, by_kind["probe"], accuracy)]],
         "thresholds": [],
         "evidence": evidence,
     }
@@ -131,9 +131,13 @@ def _best(attacks: Sequence[dict[str, Any]], redrawn: Mapping[str, Redrawn]) -> 
     return best
 
 
-def _always_untested(stage: Stage, floors: Sequence[dict[str, Any]], accuracy: float | None) -> list[Untested]:
+def _always_untested(
+    stage: Stage, floors: Sequence[dict[str, Any]], probes: Sequence[Any], accuracy: float | None
+) -> list[Untested]:
     """What no run of this suite covers, or what this subject does not allow."""
     found = []
+    if not probes:
+        found.append(Untested("attributes and identity", "no probe ran"))
     if not stage.sets.labelled:
         found.append(Untested("accuracy", "the images have no labels"))
     elif accuracy is None:

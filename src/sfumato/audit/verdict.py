@@ -36,7 +36,7 @@ def verdict(result: Mapping[str, Any]) -> dict[str, Any]:
             "are no evidence of safety. Give more --minutes."
         )
     if result["accuracy"] is not None:
-        notes.append(f"The decoder recognises {_percent(result['accuracy'])} of the test images.")
+        notes.append(f"The cloud recognises {_percent(result['accuracy'])} of the test images.")
     gates = [one for one in result["bounds"] if one["gates"]]
     if gates:
         names = ", ".join(one["label"] for one in gates)

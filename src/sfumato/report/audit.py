@@ -178,8 +178,8 @@ def _floor_curve(result: Mapping[str, Any]) -> str | None:
     return line_figure(
         lines,
         x_label="bound on the information in a feature, nats",
-        y_label="floor of the error, relative",
+        y_label="floor, relative",
         key="floor",
         title="How far the floor of Theorem 1 sinks with the information released",
-        height=3.0,
+        height=3.4,
     )

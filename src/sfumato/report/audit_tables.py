@@ -58,7 +58,7 @@ def query_table(sweeps: Sequence[Mapping[str, Any]]) -> Table:
         ]
         best = min(one["mean"] for one in by_count.values())
         first = by_count[min(by_count)]["mean"]
-        gained = Cell(1 - best / first if first > 0 else None, percent=True, digits=1)
+        gained = Cell(round(1 - best / first, 4) if first > 0 else None, percent=True, digits=1)
         rows.append(Row(sweep["label"], (*cells, gained)))
     heads = tuple(f"K = {count}" for count in counts)
     note = (

@@ -102,8 +102,8 @@ def line_figure(
         for name, value in (references or {}).items():
             axes.axhline(value, color=MUTED, linewidth=1.0, linestyle=(0, (2, 3)))
             axes.annotate(
-                name, (1, value), xycoords=("axes fraction", "data"), xytext=(-2, 3), textcoords="offset points",
-                ha="right", color=MUTED, fontsize=10.5,
+                name, (0, value), xycoords=("axes fraction", "data"), xytext=(4, 3), textcoords="offset points",
+                ha="left", color=MUTED, fontsize=10.5,
             )  # fmt: skip
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
