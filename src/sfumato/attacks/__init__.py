@@ -4,15 +4,22 @@ from sfumato.attacks.base import Attack, Fit, Observer, hold_out
 from sfumato.attacks.decoder import DecoderAttack, DecoderConfig
 from sfumato.attacks.evaluate import Inversion, chosen_images, invert
 from sfumato.attacks.gan import GanAttack, GanConfig, gradient_penalty
+from sfumato.attacks.knowledge import Knowledge, NoiseObserver, PairsObserver, observe
+from sfumato.attacks.latent import LatentAttack, LatentConfig
 from sfumato.attacks.learned import LearnedAttack
 from sfumato.attacks.nearest import NearestAttack, NearestConfig
+from sfumato.attacks.optimization import OptimizationAttack, OptimizationConfig
+from sfumato.attacks.probes import ATTRIBUTES, Probe, probe_attribute, probe_identity
 from sfumato.attacks.queries import Queries, aggregate, encode_repeated
+from sfumato.attacks.query_curve import QueryObserver, QueryPoint, query_curve, release_of
 from sfumato.attacks.registry import ATTACKS, build, config_from_dict, name_of
 from sfumato.attacks.ridge import RidgeAttack, RidgeConfig
 from sfumato.attacks.settings import AttackConfig, LearnedConfig
+from sfumato.attacks.strong import StrongAttack, StrongConfig
 
 __all__ = [
     "ATTACKS",
+    "ATTRIBUTES",
     "Attack",
     "AttackConfig",
     "DecoderAttack",
@@ -21,14 +28,26 @@ __all__ = [
     "GanAttack",
     "GanConfig",
     "Inversion",
+    "Knowledge",
+    "LatentAttack",
+    "LatentConfig",
     "LearnedAttack",
     "LearnedConfig",
     "NearestAttack",
     "NearestConfig",
+    "NoiseObserver",
     "Observer",
+    "OptimizationAttack",
+    "OptimizationConfig",
+    "PairsObserver",
+    "Probe",
     "Queries",
+    "QueryObserver",
+    "QueryPoint",
     "RidgeAttack",
     "RidgeConfig",
+    "StrongAttack",
+    "StrongConfig",
     "aggregate",
     "build",
     "chosen_images",
@@ -38,4 +57,9 @@ __all__ = [
     "hold_out",
     "invert",
     "name_of",
+    "observe",
+    "probe_attribute",
+    "probe_identity",
+    "query_curve",
+    "release_of",
 ]

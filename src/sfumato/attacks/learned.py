@@ -11,7 +11,7 @@ from typing import ClassVar, Generic, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
-from sfumato.attacks.base import Attack, Observer, Progress, hold_out
+from sfumato.attacks.base import Attack, Fit, Observer, Progress, hold_out
 from sfumato.attacks.learner import Learner
 from sfumato.attacks.outcome import judge_outcome
 from sfumato.attacks.settings import LearnedConfig
@@ -51,9 +51,9 @@ class LearnedAttack(Attack, Generic[Config]):
     A part of the attacker's own images is held out. The epoch with the smallest error on them is kept, so that a small
     set is not simply memorised, and they show whether the training has come to rest; nothing is chosen on test images.
 
-    Every learning rate is annealed to 0 along a cosine, step by step. Every random number depends on
-    (seed, purpose, epoch, step), so that a resumed training ends with the same weights, bit for bit on the CPU, as an
-    undisturbed one.
+    Every learning rate is annealed to 0 along a cosine, step by step, unless a leaf says otherwise. Every random number
+    depends on (seed, purpose, epoch, step), so that a resumed training ends with the same weights, bit for bit on the
+    CPU, as an undisturbed one.
 
     Attributes:
         figures: names of what `_step` gives; `mse` is among them.
@@ -132,7 +132,7 @@ class LearnedAttack(Attack, Generic[Config]):
                 raise Interrupted("the attack was stopped; the same command goes on from there")
 
         bf16 = use_bf16(cfg.precision, observer.device, learner.net, observer.feature_shape)
-        while learner.epoch < cfg.epochs:
+        while learner.epoch < cfg.epochs and not self._finished(learner):
             self._epoch(learner, observer, learn, bf16, after_step)
             self._close_epoch(learner, self._judge(learner.net, observer, judge, bf16), len(learn))
             save()
@@ -143,7 +143,7 @@ class LearnedAttack(Attack, Generic[Config]):
         self.net = learner.net.eval()
         pixels = observer.pixels(judge)
         trivial = float(mse(pixels, observer.pixels(learn).mean(0, keepdim=True).expand_as(pixels)).mean())
-        self.outcome = judge_outcome([line["held_out_mse"] for line in self.history], trivial)
+        self.outcome = self._judge_outcome([line["held_out_mse"] for line in self.history], trivial)
         return self
 
     @torch.no_grad()
@@ -153,6 +153,19 @@ class LearnedAttack(Attack, Generic[Config]):
             raise NotFittedError("the attack has not been fitted; call fit(observer) first")
         parts = [self.net(part.float()) for part in z.split(1024)]
         return torch.cat(parts).float()
+
+    def _rate(self, learner: Learner, into: float) -> float:
+        """The factor on every learning rate when the share `into` of the learner's epoch is over: a cosine."""
+        done = (learner.epoch + into) / self.config.epochs
+        return 0.5 * (1.0 + float(torch.cos(torch.tensor(torch.pi * done))))
+
+    def _finished(self, learner: Learner) -> bool:
+        """Whether to end before the last epoch."""
+        return False
+
+    def _judge_outcome(self, errors: list[float], trivial: float) -> Fit:
+        """How the training went, from the held-out error of every epoch and that of the mean image."""
+        return judge_outcome(errors, trivial)
 
     def weights(self) -> dict[str, Tensor]:
         """The weights of the network that redraws."""
@@ -182,7 +195,7 @@ class LearnedAttack(Attack, Generic[Config]):
             def random(purpose: str, step: int = step) -> torch.Generator:
                 return generator(cfg.seed, purpose, epoch, step, device=observer.device)
 
-            _anneal(learner, (epoch + step / len(batches)) / cfg.epochs)
+            _set_rates(learner, self._rate(learner, step / len(batches)))
             x, z = self._batch(observer, batches[step], random)
             means = self._step(learner, Turn(epoch * len(batches) + step, x, z, bf16, random))
             learner.sums += means * len(x)
@@ -221,9 +234,8 @@ class LearnedAttack(Attack, Generic[Config]):
         return total / len(judge)
 
 
-def _anneal(learner: Learner, done: float) -> None:
-    """Set every learning rate to where it is on its cosine when the share `done` of the training is over."""
-    factor = 0.5 * (1.0 + float(torch.cos(torch.tensor(torch.pi * done))))
+def _set_rates(learner: Learner, factor: float) -> None:
+    """Set every learning rate to `factor` times what its optimizer began with."""
     for optimizer in learner.optimizers.values():
         for group in optimizer.param_groups:
             group["lr"] = optimizer.defaults["lr"] * factor

@@ -5,9 +5,12 @@ from typing import Any, NamedTuple
 from sfumato.attacks.base import Attack
 from sfumato.attacks.decoder import DecoderAttack, DecoderConfig
 from sfumato.attacks.gan import GanAttack, GanConfig
+from sfumato.attacks.latent import LatentAttack, LatentConfig
 from sfumato.attacks.nearest import NearestAttack, NearestConfig
+from sfumato.attacks.optimization import OptimizationAttack, OptimizationConfig
 from sfumato.attacks.ridge import RidgeAttack, RidgeConfig
 from sfumato.attacks.settings import AttackConfig
+from sfumato.attacks.strong import StrongAttack, StrongConfig
 from sfumato.errors import ConfigError
 
 __all__ = ["ATTACKS", "Entry", "build", "config_from_dict", "name_of"]
@@ -25,6 +28,9 @@ ATTACKS: dict[str, Entry] = {
     "gan": Entry(GanAttack, GanConfig),
     "ridge": Entry(RidgeAttack, RidgeConfig),
     "nearest": Entry(NearestAttack, NearestConfig),
+    "strong": Entry(StrongAttack, StrongConfig),
+    "optimization": Entry(OptimizationAttack, OptimizationConfig),
+    "latent": Entry(LatentAttack, LatentConfig),
 }
 
 

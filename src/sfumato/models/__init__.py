@@ -1,20 +1,24 @@
 """Networks: the ones that are cut in two, and the one that redraws images from features."""
 
+from sfumato.models.autoencoder import Autoencoder
 from sfumato.models.count import count_macs, count_parameters
 from sfumato.models.critic import Critic
 from sfumato.models.digits import digits
 from sfumato.models.layers import Normalize
 from sfumato.models.reconstruction import ReconstructionNet, ResBlock
+from sfumato.models.refinement import RefinementNet
 from sfumato.models.registry import build, default_cut, names
 from sfumato.models.resnet import RESNET20_CUTS, BasicBlock, resnet20
 from sfumato.models.vgg import vgg11
 
 __all__ = [
     "RESNET20_CUTS",
+    "Autoencoder",
     "BasicBlock",
     "Critic",
     "Normalize",
     "ReconstructionNet",
+    "RefinementNet",
     "ResBlock",
     "build",
     "count_macs",

@@ -1,0 +1,190 @@
+"""Optimisation in the latent space of a generator that has learned what the attacker's images look like."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from sfumato.attacks.base import Fit, Observer, Progress, hold_out
+from sfumato.attacks.descent import Likelihood, descend, need_white_box
+from sfumato.attacks.learned import LearnedAttack, Turn
+from sfumato.attacks.learner import Learner
+from sfumato.attacks.linear import Linear, best_linear
+from sfumato.attacks.settings import check_common
+from sfumato.compute import Precision
+from sfumato.errors import ConfigError, NotFittedError
+from sfumato.metrics import mse
+from sfumato.models import Autoencoder
+from sfumato.seeds import derive_seed, generator
+
+__all__ = ["LatentAttack", "LatentConfig"]
+
+_PRIORS = (0.1, 1.0, 10.0)
+
+
+@dataclass(frozen=True)
+class LatentConfig:
+    """Settings of optimisation in a generator's latent space.
+
+    Attributes:
+        epochs: passes over the attacker's images in which the generator is trained.
+        batch_size: images per step.
+        lr: of the generator's Adam, annealed to 0 along a cosine.
+        code: dimension of the latent space.
+        noise: standard deviation of a pixel given its code: the smaller, the closer the generator keeps to its images.
+        width: channels of the generator's layers.
+        blocks: residual blocks of the generator.
+        images: how many images of a set it is tried on; each costs `restarts` times `iterations` passes.
+        iterations: steps of Adam on the code.
+        step: of Adam on the code.
+        restarts: starting points: the code of the linear solution, 0, then draws from N(0, I).
+        prior: weight of the code's Gaussian prior; none takes the best of a few on held-out images.
+        choose_on: held-out images for that choice.
+        hold_out: fraction of the attacker's images that only judge.
+        precision: `auto`, `fp32` or `bf16`, of which only fp32 is used here.
+        seed: of initial weights, order, noise and starts.
+    """
+
+    epochs: int = 30
+    batch_size: int = 64
+    lr: float = 2e-3
+    code: int = 128
+    noise: float = 0.05
+    width: int = 32
+    blocks: int = 1
+    images: int = 64
+    iterations: int = 150
+    step: float = 0.05
+    restarts: int = 3
+    prior: float | None = None
+    choose_on: int = 16
+    hold_out: float = 0.1
+    precision: Precision = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_common(self)
+        if min(self.code, self.images, self.iterations, self.restarts, self.choose_on) < 1:
+            raise ConfigError("code, images, iterations, restarts and choose_on must be at least 1")
+        if min(self.noise, self.step) <= 0:
+            raise ConfigError("noise and step of the latent attack must be above 0")
+
+
+class LatentAttack(LearnedAttack[LatentConfig]):
+    """Minimises a regularised negative log-likelihood over the code w of a generator G.
+
+        |z_hat(G(w)) - z|^2 / (2 sigma^2) + prior |w|^2 / 2
+
+    G is the decoder of a variational autoencoder that is trained on the attacker's images with the objective
+    `|x - G(w)|^2 / (2 noise^2) + KL`. The start with the smallest value of this objective is the answer. It can only
+    answer with images that G can draw, which helps where the feature says little.
+    """
+
+    name: ClassVar[str] = "latent"
+    figures: ClassVar[tuple[str, ...]] = ("mse", "divergence")
+
+    def __init__(self, config: LatentConfig | None = None) -> None:
+        super().__init__(config or LatentConfig())
+        self.most_images = self.config.images
+        self.prior = 1.0
+        self._linear: Linear | None = None
+        self._likelihood: Likelihood | None = None
+
+    def _networks(self, observer: Observer) -> dict[str, nn.Module]:
+        cfg = self.config
+        return {"net": Autoencoder(observer.image_shape, code=cfg.code, width=cfg.width, blocks=cfg.blocks)}
+
+    def _optimizers(self, networks: dict[str, nn.Module]) -> dict[str, torch.optim.Optimizer]:
+        return {"optimizer": torch.optim.Adam(networks["net"].parameters(), self.config.lr, fused=True)}
+
+    def _batch(
+        self, observer: Observer, indices: Tensor, random: Callable[[str], torch.Generator]
+    ) -> tuple[Tensor, Tensor]:
+        x = observer.pixels(indices)
+        return x, x  # the generator learns from images alone
+
+    def _step(self, learner: Learner, turn: Turn) -> Tensor:
+        net = learner.net
+        assert isinstance(net, Autoencoder)
+        mean, log_variance = net.encode(turn.x)
+        x_hat = net.decode(net.sample(mean, log_variance, turn.random("code")))
+        error = (x_hat - turn.x).square()
+        divergence = net.divergence(mean, log_variance).mean()
+        loss = error.flatten(1).sum(1).mean() / (2 * self.config.noise**2) + divergence
+        optimizer = learner.optimizers["optimizer"]
+        optimizer.zero_grad(set_to_none=True)
+        (loss / turn.x[0].numel()).backward()
+        optimizer.step()
+        return torch.stack([error.mean(), divergence]).detach()
+
+    def _judge(self, net: nn.Module, observer: Observer, judge: Tensor, bf16: bool) -> float:
+        """How well the generator draws images that it has not seen."""
+        net.eval()
+        with torch.no_grad():
+            parts = [mse(x, net(x)) for part in judge.split(1024) if len(x := observer.pixels(part))]
+        return float(torch.cat(parts).double().mean())
+
+    def fit(
+        self,
+        observer: Observer,
+        *,
+        progress: Progress | None = None,
+        state: Path | None = None,
+        should_stop: Callable[[], bool] | None = None,
+        checkpoint_seconds: float = 30.0,
+    ) -> Self:
+        """Train the generator, then choose the prior's weight on held-out images."""
+        cfg = self.config
+        need_white_box(observer, self.name)
+        options: dict[str, Any] = {"progress": progress, "state": state, "should_stop": should_stop}
+        super().fit(observer, checkpoint_seconds=checkpoint_seconds, **options)
+        assert self.net is not None
+        self.net.requires_grad_(False)
+        judge, learn = hold_out(len(observer), cfg.hold_out, cfg.seed)
+        self._linear = best_linear(observer, learn, judge, seed=cfg.seed)[0]
+        x, z = observer.pairs(judge, generator(cfg.seed, "judge", device=observer.device))
+        self._likelihood = Likelihood(observer, float(z.std()))
+        few_x, few_z = x[: cfg.choose_on], z[: cfg.choose_on]
+        errors: dict[float, float] = {}
+        for prior in _PRIORS if cfg.prior is None else (cfg.prior,):
+            self.prior = prior
+            errors[prior] = float(mse(few_x, self.reconstruct(few_z)).mean())
+        self.prior = min(errors, key=lambda prior: errors[prior])
+        assert self.outcome is not None
+        reason = f"generator: {self.outcome.reason}; prior {self.prior:g} chosen on {len(few_x)} images"
+        self.outcome = Fit(self.outcome.converged, reason, errors[self.prior])
+        return self
+
+    @torch.no_grad()
+    def reconstruct(self, z: Tensor) -> Tensor:
+        """(N, ...) released features -> (N, C, H, W) in [0, 1], each by an optimisation of its own."""
+        if self._likelihood is None or self._linear is None or not isinstance(self.net, Autoencoder):
+            raise NotFittedError("the attack has not been fitted; call fit(observer) first")
+        cfg, net, likelihood, z = self.config, self.net, self._likelihood, z.float()
+        sketch = self._linear(z).reshape(len(z), *net.write.image_shape).clamp(0, 1)
+
+        def objective(code: Tensor) -> Tensor:
+            return likelihood(net.decode(code), z) + self.prior * code.square().sum(1) / 2
+
+        found: list[tuple[Tensor, Tensor]] = []
+        for number in range(cfg.restarts):
+            if number == 0:
+                start = net.encode(sketch)[0]
+            else:
+                # One draw for all images: what an image gets does not depend on the others in its batch.
+                seeded = torch.Generator().manual_seed(derive_seed(cfg.seed, "restart", number))
+                start = torch.randn(cfg.code, generator=seeded).to(z).expand(len(z), -1) * (number > 1)
+            found.append(descend(objective, start, iterations=cfg.iterations, lr=cfg.step))
+        codes, values = (torch.stack(part) for part in zip(*found, strict=True))
+        best = codes[values.argmin(0), torch.arange(len(z), device=z.device)]
+        return net.decode(best)
+
+    def weights(self) -> dict[str, Tensor]:
+        """The generator, the linear solution that gives a start, and the chosen weight."""
+        if self._linear is None:
+            raise NotFittedError("the attack has not been fitted; call fit(observer) first")
+        linear = {"slope": self._linear.slope, "offset": self._linear.offset, "prior": torch.tensor(self.prior)}
+        return {**super().weights(), **linear}

@@ -1,0 +1,210 @@
+"""What else can be read: attributes and identity, from what leaves the device or from a redrawn image."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sfumato.attacks.base import Attack, Observer, hold_out
+from sfumato.data import ImageSet
+from sfumato.errors import ConfigError
+from sfumato.seeds import generator
+from sfumato.split import SplitModel
+
+__all__ = ["ATTRIBUTES", "Probe", "attributes_of", "probe_attribute", "probe_identity"]
+
+_PENALTIES = (1e-3, 1e-1, 1e1)
+_STEPS = 60
+
+
+@dataclass(frozen=True)
+class Probe:
+    """How often something is read correctly.
+
+    Attributes:
+        what: name of the attribute, or `identity`.
+        source: `feature` or `reconstruction`.
+        accuracy: share of images.
+        error: its standard error, `sqrt(accuracy (1 - accuracy) / images)`.
+        chance: accuracy of always giving the commonest answer of the attacker's images; one in `images` for identity.
+        images: how many were probed.
+    """
+
+    what: str
+    source: str
+    accuracy: float
+    error: float
+    chance: float
+    images: int
+
+
+def _brightness(x: Tensor) -> Tensor:
+    return x.flatten(1).mean(1)
+
+
+def _contrast(x: Tensor) -> Tensor:
+    return x.flatten(1).std(1)
+
+
+def _asymmetry(x: Tensor) -> Tensor:
+    return (x - x.flip(3)).abs().flatten(1).mean(1)
+
+
+_MEASURES: dict[str, Callable[[Tensor], Tensor]] = {
+    "brightness": _brightness,
+    "contrast": _contrast,
+    "asymmetry": _asymmetry,
+}
+ATTRIBUTES = (*_MEASURES, "colour", "class")
+"""Attributes that every set of images has: three measures above or below the median of the attacker's images, the
+channel with the largest mean, and the class."""
+
+
+def attributes_of(known: ImageSet, others: ImageSet, name: str) -> tuple[Tensor, Tensor]:
+    """An attribute of the attacker's images and of others, as class numbers (N,) and (M,).
+
+    Raises:
+        ConfigError: there is no such attribute.
+    """
+    if name == "class":
+        return known.labels, others.labels
+    if name == "colour":
+        first, second = (part.float().mean((2, 3)).argmax(1) for part in (known, others))
+        return first, second
+    if name not in _MEASURES:
+        raise ConfigError(f"unknown attribute {name!r}; choose one of {', '.join(ATTRIBUTES)}")
+    mine, theirs = (_MEASURES[name](part.float()) for part in (known, others))
+    median = mine.median()
+    return (mine > median).long(), (theirs > median).long()
+
+
+def probe_attribute(
+    observer: Observer,
+    model: SplitModel,
+    images: ImageSet,
+    name: str,
+    *,
+    labels: tuple[Tensor, Tensor] | None = None,
+    attack: Attack | None = None,
+    draws: int = 2,
+    seed: int = 0,
+) -> Probe:
+    """Read an attribute of unseen images with a linear classifier that learned on the attacker's images.
+
+    Softmax regression on standardised inputs with an L2 penalty chosen on held-out images, fitted by L-BFGS.
+
+    Args:
+        observer: what the attacker sees.
+        model: the victim.
+        images: unseen by attacker and victim.
+        name: one of `ATTRIBUTES`, or what `labels` is to be called.
+        labels: class numbers of the attacker's images and of `images`; None computes the attribute called `name`.
+        attack: a fitted attack whose redrawn images are read; None reads the feature itself.
+        draws: releases of each of the attacker's images to learn from.
+        seed: of the noise.
+    """
+    mine, theirs = labels if labels is not None else attributes_of(observer.images, images, name)
+    if len(mine) != len(observer) or len(theirs) != len(images):
+        raise ConfigError(
+            f"{name} has {len(mine)} and {len(theirs)} labels for {len(observer)} and {len(images)} images"
+        )
+    judge, learn = hold_out(len(observer), 0.1, seed)
+    noise = generator(seed, "probe", device=observer.device)
+    reads = _reader(attack)
+    device = observer.device
+
+    def seen(indices: Tensor) -> Tensor:
+        return torch.cat([reads(observer.pairs(part, noise)[1]) for part in indices.split(512)])
+
+    rows = torch.cat([seen(learn) for _ in range(draws)])
+    answers = mine[learn].repeat(draws).to(device)
+    mean, std = rows.mean(0), rows.std(0) + 1e-3 * rows.std() + 1e-8
+    classes = int(max(mine.max(), theirs.max())) + 1
+    checked, truth = (seen(judge) - mean) / std, mine[judge].to(device)
+    best: tuple[float, Tensor] | None = None
+    for penalty in _PENALTIES:
+        weights = _softmax_regression((rows - mean) / std, answers, classes, penalty)
+        right = float((_scores(checked, weights).argmax(1) == truth).double().mean())
+        if best is None or right > best[0]:
+            best = right, weights
+    assert best is not None
+    released = [_release(model, images, part, noise) for part in torch.arange(len(images)).split(512)]
+    shown = (torch.cat([reads(z) for z in released]) - mean) / std
+    correct = (_scores(shown, best[1]).argmax(1).cpu() == theirs).double()
+    commonest = mine.bincount().argmax()
+    return _probe(name, attack, correct, float((theirs == commonest).double().mean()))
+
+
+def probe_identity(
+    observer: Observer,
+    model: SplitModel,
+    gallery: ImageSet,
+    *,
+    attack: Attack | None = None,
+    draws: int = 4,
+    seed: int = 0,
+) -> Probe:
+    """Tell which image of a gallery a release belongs to: the nearest one is the answer, and right or wrong.
+
+    Distances are between the release and the mean of `draws` other releases of each gallery image, which the attacker
+    has encoded itself; with `attack`, between the redrawn image and the gallery's pixels.
+
+    Raises:
+        ConfigError: the attacker cannot encode the gallery, and no attack is given.
+    """
+    noise = generator(seed, "identity", device=observer.device)
+    parts = torch.arange(len(gallery)).split(512)
+    reads = _reader(attack)
+    if attack is None:
+        if not observer.encodes:
+            raise ConfigError("this attacker cannot encode a gallery; probe the identity of redrawn images instead")
+        faces = [
+            observer.encode_repeated(gallery.float(part), queries=draws, generator=noise).mean(1) for part in parts
+        ]
+        known = torch.cat(faces).flatten(1)
+    else:
+        known = gallery.float().flatten(1).to(observer.device)
+    right = []
+    for part in parts:
+        nearest = torch.cdist(reads(_release(model, gallery, part, noise)), known).argmin(1)
+        right.append(nearest.cpu() == part)
+    return _probe("identity", attack, torch.cat(right).double(), 1.0 / len(gallery))
+
+
+def _reader(attack: Attack | None) -> Callable[[Tensor], Tensor]:
+    if attack is None:
+        return lambda z: z.float().flatten(1)
+    return lambda z: attack.reconstruct(z).flatten(1)
+
+
+@torch.no_grad()
+def _release(model: SplitModel, images: ImageSet, part: Tensor, noise: torch.Generator) -> Tensor:
+    return model.encode(images.float(part).to(noise.device), noise).float()
+
+
+def _probe(what: str, attack: Attack | None, correct: Tensor, chance: float) -> Probe:
+    share, count = float(correct.mean()), len(correct)
+    source = "feature" if attack is None else "reconstruction"
+    return Probe(what, source, share, (share * (1 - share) / count) ** 0.5, chance, count)
+
+
+def _softmax_regression(x: Tensor, labels: Tensor, classes: int, penalty: float) -> Tensor:
+    """Weights (D + 1, classes) that minimise mean cross-entropy + penalty |W|^2 / (2 D), last row unpenalised."""
+    weights = torch.zeros(x.shape[1] + 1, classes, device=x.device, requires_grad=True)
+    optimizer = torch.optim.LBFGS([weights], max_iter=_STEPS, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(_scores(x, weights), labels) + penalty * weights[:-1].square().sum() / (2 * x.shape[1])
+        loss.backward()
+        return loss
+
+    with torch.enable_grad():
+        optimizer.step(closure)
+    return weights.detach()
+
+
+def _scores(x: Tensor, weights: Tensor) -> Tensor:
+    return x @ weights[:-1] + weights[-1]

@@ -1,0 +1,211 @@
+"""The strong decoding attack: a multi-scale network on top of the linear solution, trained until nothing is gained."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from sfumato.attacks.base import Fit, Observer, hold_out
+from sfumato.attacks.learned import LearnedAttack, Turn
+from sfumato.attacks.learner import Learner
+from sfumato.attacks.linear import Linear, best_linear
+from sfumato.attacks.settings import check_common
+from sfumato.attacks.views import VIEWS, Views, view
+from sfumato.compute import Precision, autocast
+from sfumato.errors import ConfigError
+from sfumato.metrics import ssim
+from sfumato.models import RefinementNet
+from sfumato.seeds import generator
+
+__all__ = ["StrongAttack", "StrongConfig"]
+
+_GAIN = 0.01  # a smaller gain over `patience` epochs is none
+_TOLERANCE = 1.02  # by how much more views may worsen the linear attack and still be taken
+_STATISTICS = 2048  # images for mean and spread of the feature
+
+
+@dataclass(frozen=True)
+class StrongConfig:
+    """Settings of the strong decoding attack.
+
+    Attributes:
+        epochs: the most passes over the attacker's images; it ends earlier where held-out images show no gain.
+        patience: epochs without a gain of 1 % on held-out images after which the learning rate goes down.
+        cooldown: epochs in which the learning rate then falls to 0.
+        batch_size: images per step.
+        lr: of AdamW, constant until the cooldown.
+        weight_decay: of AdamW.
+        average: decay per step of the moving average of the weights, which is what redraws.
+        loss: `mse`, `ssim` (1 - SSIM), or `mse+ssim` (MSE over the mean image's MSE, plus 1 - SSIM).
+        views: what else the attacker has encoded: `none`, `flip`, `flip+shift`, or `auto`: the most that does not
+            worsen the linear attack on held-out images.
+        width: channels on the finest scale.
+        blocks: residual blocks on the finest scale.
+        hold_out: fraction of the attacker's images that only judge: they choose the epoch and show convergence.
+        precision: `auto`, `fp32` or `bf16`.
+        seed: of initial weights, order, views and noise.
+    """
+
+    epochs: int = 60
+    patience: int = 5
+    cooldown: int = 8
+    batch_size: int = 64
+    lr: float = 2e-3
+    weight_decay: float = 1e-2
+    average: float = 0.99
+    loss: Literal["mse", "ssim", "mse+ssim"] = "mse"
+    views: Literal["auto", "none", "flip", "flip+shift"] = "auto"
+    width: int = 32
+    blocks: int = 1
+    hold_out: float = 0.1
+    precision: Precision = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_common(self)
+        if self.patience < 1 or self.cooldown < 1:
+            raise ConfigError("patience and cooldown of the strong attack must be at least 1")
+        if not 0 <= self.average < 1:
+            raise ConfigError(f"average is {self.average}; give a decay from 0 to below 1, such as 0.99")
+        if self.loss not in ("mse", "ssim", "mse+ssim"):
+            raise ConfigError(f"unknown loss {self.loss!r}; choose one of mse, ssim, mse+ssim")
+        if self.views != "auto" and self.views not in VIEWS:
+            raise ConfigError(f"unknown views {self.views!r}; choose one of auto, {', '.join(VIEWS)}")
+
+
+class StrongAttack(LearnedAttack[StrongConfig]):
+    """Learns what is missing in the linear reconstruction, over fresh views and fresh noise.
+
+    Where the decoding attack has its network, its 50 epochs and the attacker's images as they are, this one has
+
+    - the ridge solution as a start: the network adds to it, and begins at adding nothing;
+    - a pyramid of maps (`RefinementNet`) that brings in feature and linear reconstruction on every scale;
+    - mirrored and shifted images, which an attacker can have encoded as well as any other;
+    - the moving average of the weights as its answer;
+    - an end: the learning rate stays up until held-out images show no gain for `patience` epochs, then falls to 0
+      within `cooldown` epochs.
+
+    `net` is the average; `student` is what the optimizer moves.
+    """
+
+    name: ClassVar[str] = "strong"
+
+    def __init__(self, config: StrongConfig | None = None) -> None:
+        super().__init__(config or StrongConfig())
+        self.views: Views = "none"
+        self._variance = 1.0
+
+    def _networks(self, observer: Observer) -> dict[str, nn.Module]:
+        cfg = self.config
+        judge, learn = hold_out(len(observer), cfg.hold_out, cfg.seed)
+        self.views, linear = self._start(observer, learn, judge)
+        x, z = observer.pairs(learn[:_STATISTICS], generator(cfg.seed, "statistics", device=observer.device))
+        self._variance = float((x - x.mean(0)).square().mean().clamp_min(1e-8))
+        columns = z.transpose(0, 1).flatten(1) if z.ndim == 4 else z.flatten(1).T
+        mean, std = columns.mean(1), columns.std(1).clamp_min(1e-6 + 1e-3 * float(columns.std()))
+
+        def network() -> RefinementNet:
+            return RefinementNet(
+                observer.feature_shape, observer.image_shape, *linear, mean, std, width=cfg.width, blocks=cfg.blocks
+            )
+
+        student = network()
+        average = network()
+        average.load_state_dict(student.state_dict())
+        return {"net": average.requires_grad_(False), "student": student}
+
+    def _start(self, observer: Observer, learn: Tensor, judge: Tensor) -> tuple[Views, Linear]:
+        """The views to learn from, and the linear attack that learned from them."""
+        asked = self.config.views
+        if not observer.encodes:
+            offered: tuple[Views, ...] = ("none",)
+        else:
+            offered = VIEWS if asked == "auto" else (asked,)
+        found: list[tuple[Views, Linear, float]] = []
+        for views in offered:
+
+            def pairs(indices: Tensor, noise: torch.Generator, views: Views = views) -> tuple[Tensor, Tensor]:
+                return self._view(observer, indices, views, noise, noise)
+
+            found.append((views, *best_linear(observer, learn, judge, seed=self.config.seed, pairs=pairs)[:2]))
+        good = [(views, linear) for views, linear, error in found if error <= _TOLERANCE * found[0][2]]
+        return good[-1]
+
+    def _optimizers(self, networks: dict[str, nn.Module]) -> dict[str, torch.optim.Optimizer]:
+        cfg = self.config
+        adam = torch.optim.AdamW(networks["student"].parameters(), cfg.lr, weight_decay=cfg.weight_decay, fused=True)
+        return {"optimizer": adam}
+
+    def _batch(
+        self, observer: Observer, indices: Tensor, random: Callable[[str], torch.Generator]
+    ) -> tuple[Tensor, Tensor]:
+        return self._view(observer, indices, self.views, random("views"), random("noise"))
+
+    def _view(
+        self, observer: Observer, indices: Tensor, views: Views, moves: torch.Generator, noise: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        if views == "none":
+            return observer.pairs(indices, noise)
+        x = view(observer.pixels(indices), views, moves)
+        return x, observer.encode(x, noise)
+
+    def _step(self, learner: Learner, turn: Turn) -> Tensor:
+        student = learner.networks["student"]
+        with autocast(turn.x.device, turn.bf16):
+            x_hat = student(turn.z)
+        error = (x_hat.float() - turn.x).square().mean()
+        optimizer = learner.optimizers["optimizer"]
+        optimizer.zero_grad(set_to_none=True)
+        self._loss(turn.x, x_hat.float(), error).backward()
+        optimizer.step()
+        _follow(learner.net, student, min(self.config.average, (1 + turn.number) / (10 + turn.number)))
+        return error.detach()[None]
+
+    def _loss(self, x: Tensor, x_hat: Tensor, error: Tensor) -> Tensor:
+        if self.config.loss == "mse":
+            return error
+        unlike = 1.0 - ssim(x, x_hat).mean()
+        return unlike if self.config.loss == "ssim" else error / self._variance + unlike
+
+    def _rate(self, learner: Learner, into: float) -> float:
+        turned = self._turned(learner.history)
+        if turned is None or learner.epoch < turned:
+            return 1.0
+        return max(0.0, 1.0 - (learner.epoch - turned + into) / self.config.cooldown)
+
+    def _finished(self, learner: Learner) -> bool:
+        turned = self._turned(learner.history)
+        return turned is not None and learner.epoch >= min(turned + self.config.cooldown, self.config.epochs)
+
+    def _turned(self, history: list[dict[str, float]]) -> int | None:
+        """The epoch with which the learning rate begins to fall; None while that is not decided."""
+        cfg = self.config
+        errors = [line["held_out_mse"] for line in history]
+        latest = max(0, cfg.epochs - cfg.cooldown)
+        for epoch in range(cfg.patience + 1, min(len(errors), latest) + 1):
+            if min(errors[epoch - cfg.patience : epoch]) > (1 - _GAIN) * min(errors[: epoch - cfg.patience]):
+                return epoch
+        return latest if len(errors) >= latest else None
+
+    def _judge_outcome(self, errors: list[float], trivial: float) -> Fit:
+        turned = self._turned(self.history)
+        best = min(errors)
+        if turned is None or turned >= self.config.epochs - self.config.cooldown:
+            return Fit(False, f"still gaining when its {self.config.epochs} epochs ended; attack for more epochs", best)
+        reason = f"no gain of {_GAIN:.0%} in {self.config.patience} epochs before the learning rate fell"
+        if best > 0.98 * trivial:
+            return Fit(False, f"no better than predicting the mean image ({trivial:.4f}): {reason}", best)
+        return Fit(True, f"{reason}, after {len(errors)} epochs", best)
+
+
+@torch.no_grad()
+def _follow(average: nn.Module, student: nn.Module, decay: float) -> None:
+    """Move the average's weights and buffers towards the student's."""
+    theirs = student.state_dict()
+    for name, value in average.state_dict().items():
+        if value.is_floating_point():
+            value.lerp_(theirs[name], 1.0 - decay)
+        else:
+            value.copy_(theirs[name])

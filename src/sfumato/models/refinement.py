@@ -1,0 +1,129 @@
+"""The network of the strong attack: a linear reconstruction, and what has to be added to it, from coarse to fine."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sfumato.errors import ConfigError, FeatureError
+from sfumato.models.layers import check_image_shape
+from sfumato.models.reconstruction import ResBlock
+
+__all__ = ["RefinementNet"]
+
+_COARSEST = 8  # the coarsest level is at most this high and wide
+_FLAT_CHANNELS = 16  # a feature without height and width is laid out as a map of so many channels
+_WIDEST = 4  # times the width of the finest level
+
+
+class RefinementNet(nn.Module):
+    """Released feature -> image: `x_hat = x_0 + r(z, x_0)` with the linear reconstruction `x_0 = offset + z slope`.
+
+    r works on a pyramid of maps: the image's size halved until it is at most 8x8, and back up. On every level the
+    feature map and x_0, brought to its size, are added through a 1x1 convolution; then come residual blocks, `blocks`
+    on the finest level and one more on each coarser one, whose width doubles from level to level up to four times
+    `width`. The last convolution begins at zero, so that training begins at x_0. The feature is standardised
+    channel by channel first. In evaluation mode x_hat is clipped to [0, 1].
+
+    From 8x8x8 to 3x32x32 with the defaults: 115 million multiply-adds, twice those of `ReconstructionNet`.
+
+    Args:
+        feature_shape: (C, h, w), or any other shape, which is flattened.
+        image_shape: (C, H, W).
+        slope: (D, d) of the linear reconstruction; fixed.
+        offset: (d,).
+        mean: (C,) of the feature's channels, or (D,) where it is flattened.
+        std: likewise, positive.
+        width: channels of the finest level.
+        blocks: residual blocks on the finest level.
+
+    Raises:
+        ConfigError: a shape or number is out of its range.
+    """
+
+    slope: Tensor
+    offset: Tensor
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        feature_shape: Sequence[int],
+        image_shape: Sequence[int],
+        slope: Tensor,
+        offset: Tensor,
+        mean: Tensor,
+        std: Tensor,
+        *,
+        width: int = 32,
+        blocks: int = 1,
+    ) -> None:
+        super().__init__()
+        self.feature_shape = tuple(int(size) for size in feature_shape)
+        self.image_shape = check_image_shape(image_shape)
+        if width < 1 or blocks < 0:
+            raise ConfigError(f"width is {width} and blocks is {blocks}; give at least 1 and at least 0")
+        for name, value in (("slope", slope), ("offset", offset), ("mean", mean), ("std", std)):
+            self.register_buffer(name, value.detach().clone())
+        self.sizes = [self.image_shape[1:]]
+        while max(self.sizes[-1]) > _COARSEST:
+            self.sizes.append((-(-self.sizes[-1][0] // 2), -(-self.sizes[-1][1] // 2)))
+        self.lay_out: nn.Module = nn.Identity()
+        channels = self.feature_shape[0]
+        if len(self.feature_shape) != 3:
+            channels, (height, breadth) = _FLAT_CHANNELS, self.sizes[-1]
+            flat = nn.Linear(slope.shape[0], channels * height * breadth)
+            self.lay_out = nn.Sequential(nn.Flatten(), flat, nn.Unflatten(1, (channels, height, breadth)))
+        widths = [min(2**level, _WIDEST) * width for level in range(len(self.sizes))]
+        inputs = channels + self.image_shape[0]
+        self.entries = nn.ModuleList(nn.Conv2d(inputs, wide, 1) for wide in widths)
+        self.rises = nn.ModuleList(nn.Conv2d(coarse, fine, 1) for fine, coarse in pairwise(widths))
+        self.levels = nn.ModuleList(
+            nn.Sequential(*(ResBlock(wide, wide) for _ in range(blocks + level))) for level, wide in enumerate(widths)
+        )
+        self.norm = nn.BatchNorm2d(widths[0])
+        self.last = nn.Conv2d(widths[0], self.image_shape[0], 3, padding=1)
+        for value in self.last.parameters():
+            nn.init.zeros_(value)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """(N, *feature_shape) -> (N, C, H, W); in [0, 1] in evaluation mode.
+
+        Raises:
+            FeatureError: `z` has another shape than the network was built for.
+        """
+        if tuple(z.shape[1:]) != self.feature_shape:
+            raise FeatureError(
+                f"the network was built for features {self.feature_shape}, got {tuple(z.shape[1:])}; "
+                "build it with the model's feature_shape"
+            )
+        with torch.autocast(z.device.type, enabled=False):
+            linear = torch.addmm(self.offset, z.float().flatten(1), self.slope).unflatten(1, self.image_shape)
+            if z.ndim == 4:
+                normal = (z - self.mean[:, None, None]) / self.std[:, None, None]
+            else:
+                normal = (z.flatten(1) - self.mean) / self.std
+        sketch = 4.0 * (linear - 0.5)
+        feature = self.lay_out(normal)
+        h: Tensor | None = None
+        for level in reversed(range(len(self.sizes))):
+            size = self.sizes[level]
+            entry = self.entries[level](torch.cat([_resized(feature, size), _resized(sketch.to(feature), size)], 1))
+            if h is not None:
+                entry = entry + F.interpolate(self.rises[level](h), size=size)
+            h = self.levels[level](entry)
+        assert h is not None
+        out: Tensor = linear + self.last(F.relu(self.norm(h))).float()
+        return out if self.training else out.clamp(0, 1)
+
+
+def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Averaged where the new size is smaller, repeated where it is larger."""
+    height, width = x.shape[2:]
+    if (height, width) == size:
+        return x
+    if height >= size[0] and width >= size[1]:
+        return F.adaptive_avg_pool2d(x, size)
+    return F.interpolate(x, size=size)
