@@ -52,7 +52,7 @@ def assemble(
         "best": _best(attacks, redrawn),
         "queries": by_kind["queries"],
         "knowledge": by_kind["knowledge"],
-        "probes": by_kind["probe"],
+        "probes": [probe for one in by_kind["probe"] for probe in one["probes"]],
         "bounds": floors,
         "law": check_law(attacks, floors),
         "not_tested": [vars(one) for one in [*untested, *_always_untested(stage, floors, by_kind["probe"], accuracy)]],

@@ -6,6 +6,7 @@ from typing import Any
 
 from sfumato import attacks
 from sfumato.attacks import Observer
+from sfumato.attacks.knowledge import Knowledge, observe
 from sfumato.audit.images import shuffled
 from sfumato.audit.inversion import Stop, Tell, outcome_of
 from sfumato.audit.measure import redraw, summary
@@ -13,7 +14,6 @@ from sfumato.audit.stage import Stage
 from sfumato.audit.suite import Piece
 from sfumato.audit.training import config_of
 from sfumato.errors import Interrupted
-from sfumato.split import Channel, SplitModel
 
 __all__ = ["run_knowledge"]
 
@@ -45,20 +45,17 @@ def run_knowledge(piece: Piece, stage: Stage, decided: dict[str, Any], tell: Tel
 
 def _attackers(piece: Piece, stage: Stage) -> Iterator[tuple[str, Observer]]:
     """What each attacker is called, and what it may see."""
-    total = len(stage.sets.train)
-    for count in dict.fromkeys(max(4, round(share * total)) for share in piece.options.get("shares", ())):
-        yield f"{count:,} pairs", stage.observer(shuffled(stage.sets.train, count, stage.seed, "attacker"))
+    train, model = stage.sets.train, stage.subject.model
+    for count in dict.fromkeys(max(4, round(share * len(train))) for share in piece.options.get("shares", ())):
+        knowledge = Knowledge(fraction=count / len(train), seed=stage.seed)
+        yield f"{count:,} images", observe(model, train, knowledge, device=stage.device)
+    for count in dict.fromkeys(min(count, len(train)) for count in piece.options.get("pairs", ())):
+        knowledge = Knowledge(pairs=count, seed=stage.seed)
+        yield f"{count:,} recorded pairs", observe(model, train, knowledge, device=stage.device)
+    known = shuffled(train, piece.options.get("train", len(train)), stage.seed, "attacker")
     for factor in piece.options.get("noises", ()):
         # The attacker trains on features that it makes itself, with the noise that it believes in.
-        model, channel = stage.subject.model, stage.subject.model.channel
-        believed = Channel(
-            noise_std=factor * channel.noise_std,
-            clip_norm=channel.clip_norm,
-            quantize_bits=channel.quantize_bits,
-            low=channel.low,
-            high=channel.high,
-            transforms=channel.transforms,
-        )
-        label = "no noise believed" if factor == 0 else f"noise believed {factor:g} times as strong"
-        belief = SplitModel(model.edge, believed, model.cloud)
-        yield label, Observer(belief, stage.sets.train, device=stage.device)
+        knowledge = Knowledge(noise_std=factor * model.channel.noise_std)
+        words = {0: "believes in no noise", 1: "knows the noise"}
+        label = words.get(factor, f"believes in {factor:g} times the noise")
+        yield label, observe(model, known, knowledge, device=stage.device)

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sfumato.attacks import ATTACKS
 from sfumato.audit.assemble import assemble
 from sfumato.audit.checks import check_subject, passes_gradients
 from sfumato.audit.floors import measure_bounds
@@ -20,8 +19,10 @@ from sfumato.audit.inversion import Stop, Tell, run_attack
 from sfumato.audit.knowledge import run_knowledge
 from sfumato.audit.ledger import Ledger
 from sfumato.audit.measure import Redrawn
+from sfumato.audit.reading import run_probes
 from sfumato.audit.repeats import run_repeats
-from sfumato.audit.stage import Stage, set_stage
+from sfumato.audit.search import FEWEST, decide_search, searches
+from sfumato.audit.stage import MOST_IMAGES, Stage, set_stage
 from sfumato.audit.subject import Subject, digest_of_module, placed
 from sfumato.audit.suite import Piece, Untested, affordable, load_suite, runnable
 from sfumato.audit.training import Cost, decide, measure_cost, of_piece
@@ -34,10 +35,14 @@ from sfumato.training.evaluate import accuracy
 __all__ = ["Audited", "run_audit"]
 
 _BOUNDS_SHARE = 0.08
+_PATIENCE = 2.0  # times its share that a piece in closed form may take before it is left out
+_FEWEST_IMAGES = 400
+_IMAGES_PER_MINUTE = 100
 _RUNNERS: dict[str, Callable[[Piece, Stage, dict[str, Any], Tell, Stop | None], None]] = {
     "attack": run_attack,
     "queries": run_repeats,
     "knowledge": run_knowledge,
+    "probe": run_probes,
 }
 
 
@@ -129,7 +134,8 @@ def run_audit(
     }
     folder = AuditFolder(out, identity)
     ledger = Ledger(60 * minutes, folder.spent + early, reserve=2.0 + 0.03 * 60 * minutes)
-    stage = set_stage(subject, sets, gradients=gradients, device=place, seed=seed, folder=folder)
+    most = round(min(MOST_IMAGES, max(_FEWEST_IMAGES, _IMAGES_PER_MINUTE * minutes)))
+    stage = set_stage(subject, sets, gradients=gradients, device=place, seed=seed, folder=folder, most=most)
     if folder.finished("bounds") is None:
         floors = measure_bounds(
             subject,
@@ -142,6 +148,9 @@ def run_audit(
         folder.finish("bounds", {"bounds": floors})
     pieces, costs, untested = _plan(known, stage, ledger, tell)
     _work(pieces, costs, stage, ledger, tell, progress, should_stop)
+    left_out = {piece.name: skip for piece in pieces if (skip := (folder.decided(piece.name) or {}).get("skip"))}
+    untested = [*untested, *(Untested(name, why) for name, why in left_out.items())]
+    pieces = [piece for piece in pieces if piece.name not in left_out]
     share = None
     if subject.classifies and sets.labelled:
         share = accuracy(subject.model, sets.test, seed=seed)
@@ -173,9 +182,10 @@ def _plan(
     stored = stage.folder.decided("plan")
     if stored is None:
         tell("plan: measure what an epoch of each attack takes here")
-        possible, missing = runnable([piece for piece in known.values() if piece.attack in ATTACKS], has=_has(stage))
-        costs = {piece.name: measure_cost(piece, stage) for piece in _one_per_attack(possible)}
-        by_attack = {piece.attack: costs[piece.name] for piece in possible if piece.name in costs}
+        possible, missing = runnable(list(known.values()), has=_has(stage))
+        by_attack, hopeless = _measured(possible, stage, ledger)
+        missing += hopeless
+        possible = [piece for piece in possible if piece.name not in {one.what for one in hopeless}]
         costs = {piece.name: of_piece(piece, by_attack[piece.attack]) for piece in possible if piece.epochs is not None}
         fewest = {
             piece.name: piece.epochs[0] * costs[piece.name].epoch + costs[piece.name].redraw
@@ -193,13 +203,22 @@ def _plan(
     return [known[name] for name in stored["pieces"]], costs, [Untested(**one) for one in stored["untested"]]
 
 
-def _one_per_attack(pieces: Sequence[Piece]) -> list[Piece]:
-    """The first piece of every attack that trains in epochs."""
-    first: dict[str, Piece] = {}
-    for piece in pieces:
-        if piece.epochs is not None:
-            first.setdefault(piece.attack, piece)
-    return list(first.values())
+def _measured(pieces: Sequence[Piece], stage: Stage, ledger: Ledger) -> tuple[dict[str, Cost], list[Untested]]:
+    """What every attack costs that trains in epochs; none is measured whose better ranked ones do not fit already."""
+    costs: dict[str, Cost] = {}
+    hopeless: list[Untested] = []
+    total = sum(piece.share for piece in pieces)
+    full = False
+    for piece in sorted((piece for piece in pieces if piece.epochs is not None), key=lambda piece: piece.rank):
+        if full and piece.attack not in costs:
+            hopeless.append(Untested(piece.name, "too little time: not even better ranked attacks fit"))
+            continue
+        if piece.attack not in costs:
+            costs[piece.attack] = measure_cost(piece, stage)
+        assert piece.epochs is not None
+        cost = of_piece(piece, costs[piece.attack])
+        full = full or piece.epochs[0] * cost.epoch > ledger.left * piece.share / total
+    return costs, hopeless
 
 
 def _has(stage: Stage) -> dict[str, str | None]:
@@ -229,19 +248,46 @@ def _work(
             progress(ledger.spent, ledger.spent + ledger.left)
         tell(f"{ledger.spent:6.0f} s  {text}")
 
+    durations: dict[str, float] = {}
     for index, piece in enumerate(open_pieces):
         seconds = ledger.allowance(piece.share, [one.share for one in open_pieces[index:]])
         decided = stage.folder.decided(piece.name)
         if decided is None:
-            choice = decide(piece, stage, seconds, costs[piece.name].times(slower)) if piece.epochs else {}
+            choice = _choose(piece, stage, seconds, costs, slower, durations)
             decided = stage.folder.decide(piece.name, choice | {"seconds": round(seconds, 1)})
+        if "skip" in decided:
+            tell_on(f"{piece.name}: left out, {decided['skip']}")
+            continue
         tell_on(f"{piece.name}: {seconds:.0f} s" + (f", {decided['epochs']} epochs" if "epochs" in decided else ""))
         before = ledger.spent
         try:
             _RUNNERS[piece.kind](piece, stage, decided, tell_on, should_stop)
         finally:
             stage.folder.note_spent(ledger.spent)
+        durations[piece.attack] = (ledger.spent - before) / _fits(piece, stage)
         if piece.kind == "attack" and piece.epochs:
             share = decided["images"] / len(stage.sets.train)
             expected = decided["epochs"] * share * costs[piece.name].epoch + costs[piece.name].redraw
             slower = max(1.0, (ledger.spent - before) / expected)
+
+
+def _choose(
+    piece: Piece, stage: Stage, seconds: float, costs: dict[str, Cost], slower: float, durations: dict[str, float]
+) -> dict[str, Any]:
+    """How deep a piece goes in its time, or why it is left out."""
+    if piece.kind == "attack" and searches(piece):
+        choice = decide_search(piece, stage, seconds)
+        return choice if choice["shown"] >= FEWEST else {"skip": "too little time for a search image by image"}
+    if piece.epochs:
+        return decide(piece, stage, seconds, costs[piece.name].times(slower))
+    if piece.rank > 0 and durations.get(piece.attack, 0.0) * _fits(piece, stage) > _PATIENCE * seconds:
+        return {"skip": f"too little time: give more than {seconds:.0f} s, its share of --minutes"}
+    return {}
+
+
+def _fits(piece: Piece, stage: Stage) -> float:
+    """How many fits over all images a piece in closed form amounts to."""
+    total, options = len(stage.sets.train), piece.options
+    share = min(1.0, options.get("train", total) / total)
+    counted = len(options.get("queries", ())) + len(options.get("noises", ())) or 1
+    return sum(options.get("shares", ())) or sum(options.get("pairs", ())) / total or share * counted

@@ -15,7 +15,7 @@ from sfumato.seeds import derive_seed
 __all__ = ["MOST_IMAGES", "Stage", "set_stage"]
 
 MOST_IMAGES = 2000
-"""So many training and test images, drawn at random, are redrawn by every attack."""
+"""At most so many training and test images, drawn at random, are redrawn by every attack."""
 
 
 @dataclass(frozen=True)
@@ -47,13 +47,20 @@ class Stage:
 
 
 def set_stage(
-    subject: Subject, sets: DataSets, *, gradients: bool, device: torch.device, seed: int, folder: AuditFolder
+    subject: Subject,
+    sets: DataSets,
+    *,
+    gradients: bool,
+    device: torch.device,
+    seed: int,
+    folder: AuditFolder,
+    most: int = MOST_IMAGES,
 ) -> Stage:
-    """Draw the samples and release their features."""
+    """Draw the samples, of at most `most` images each, and release their features."""
     exposures = {
         part: expose(
             subject.model,
-            shuffled(images, MOST_IMAGES, seed, part),
+            shuffled(images, most, seed, part),
             seed=derive_seed(seed, "audit", part),
             device=device,
         )

@@ -92,6 +92,8 @@ def affordable(
 ) -> tuple[list[Piece], list[Untested]]:
     """Those for which there is time: pieces are left out, highest rank first, until all others get their fewest epochs.
 
+    A piece that would fit gives way too, if one of a lower rank does not fit.
+
     Args:
         pieces: those that are runnable.
         seconds: for all of them.
@@ -110,10 +112,13 @@ def affordable(
         ]
         if not short:
             return kept, dropped
-        last = max(short, key=lambda piece: piece.rank)
-        needed = fewest_seconds[last.name] * total / last.share / 60
+        last = max(kept, key=lambda piece: piece.rank)
         kept.remove(last)
-        dropped.append(Untested(last.name, f"too little time: give about --minutes {_upper(needed)} or more"))
+        why = "too little time: it gives way to better ranked attacks"
+        if last.name in fewest_seconds:
+            needed = max(fewest_seconds[last.name] * total / last.share, seconds) / 60
+            why = f"too little time: give about --minutes {_rounded(needed) + 1} or more"
+        dropped.append(Untested(last.name, why))
 
 
 def _piece(line: dict[str, Any]) -> Piece:
@@ -121,7 +126,7 @@ def _piece(line: dict[str, Any]) -> Piece:
     return Piece(**line | {"needs": tuple(line.get("needs", ()))}, epochs=tuple(fewest_most) if fewest_most else None)
 
 
-def _upper(minutes: float) -> int:
-    """Rounded up to two digits."""
+def _rounded(minutes: float) -> int:
+    """Rounded down to two digits."""
     unit = 10 ** max(0, len(str(int(minutes))) - 2)
-    return int(-(-minutes // unit) * unit)
+    return int(minutes // unit * unit)

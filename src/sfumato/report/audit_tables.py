@@ -89,7 +89,10 @@ def probe_table(probes: Sequence[Mapping[str, Any]]) -> Table:
     rows = tuple(
         Row(
             probe["label"],
-            (Cell(probe["accuracy"], percent=True, digits=1), Cell(probe["chance"], percent=True, digits=1)),
+            (
+                Cell(probe["accuracy"], spread=probe["error"], percent=True, digits=1),
+                Cell(probe["chance"], percent=True, digits=1),
+            ),
             note=probe.get("note", ""),
         )
         for probe in probes
