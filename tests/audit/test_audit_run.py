@@ -71,10 +71,35 @@ def test_fewer_images_make_the_attacker_weaker(audited):
     assert sweep["points"][1]["mse"]["mean"] > sweep["points"][0]["mse"]["mean"]
 
 
+def test_what_else_can_be_read(audited):
+    probes = {one["name"]: one for one in audited[1].result["probes"]}
+    assert set(probes) == {
+        f"{what}_{source}"
+        for what in ("brightness", "contrast", "asymmetry", "identity")  # one class, one channel: nothing to tell apart
+        for source in ("feature", "reconstruction")
+    }
+    assert probes["identity_feature"]["chance"] == pytest.approx(1 / 40)
+    assert probes["identity_feature"]["accuracy"] > 0.2
+    assert probes["brightness_feature"]["images"] == 40
+
+
+def test_a_search_image_by_image_is_tried_on_some(audited):
+    search = next(one for one in audited[1].result["attacks"] if one["name"] == "optimization")
+    assert search["test"]["images"] == 9
+    assert search["history"] == []
+    redrawn = audited[1].redrawn
+    best = audited[1].result["best"]["test"]["mse"]
+    assert best != "optimization"  # means over other images are not compared
+    same = search["same_images"]
+    assert same["attack"] == best
+    assert same["mse"] == pytest.approx(float(redrawn[best].mse[:9].double().mean()), rel=1e-6)
+    assert same["gap"] == pytest.approx(search["test"]["mse"]["mean"] - same["mse"], rel=1e-4)
+
+
 def test_every_metric_of_the_thresholds_is_there(audited):
     metrics = audited[1].result["metrics"]
     assert set(metrics) == set(METRICS)
-    attacks = audited[1].result["attacks"]
+    attacks = [one for one in audited[1].result["attacks"] if one["test"]["images"] == 60]
     assert metrics["psnr_worst5"] == max(one["test"]["psnr"]["worst5"] for one in attacks)
     assert metrics["mse_mean"] == min(one["test"]["mse"]["mean"] for one in attacks)
     assert metrics["mse_any_mean"] <= metrics["mse_mean"]
@@ -109,7 +134,7 @@ def test_the_page_needs_nothing_else(audited, tmp_path):
     assert "http" not in page.replace("http://www.w3.org", "")
     assert "<script" not in page
     images = re.findall(r"<img [^>]*>", page)
-    assert len(images) == 8  # original and three attacks, typical and worst
+    assert len(images) in (9, 10)  # original and three attacks, typical and worst; the search redrew only some
     assert all(re.search(r'alt="[^"]{10,}"', image) for image in images)
     assert page.count('role="img"') == page.count("<desc")  # every figure has a description
     assert "a&lt;b.png" in page
@@ -124,7 +149,7 @@ def test_worst_pictures_are_those_redrawn_best(audited):
     best = done.result["best"]["test"]["mse"]
     errors = (originals - shown[best]).square().mean((1, 2, 3))
     assert float(errors.max()) <= float(done.redrawn[best].mse.sort().values[2]) + 1e-4
-    assert set(shown) == {"ridge", "nearest", "decoder"}
+    assert {"ridge", "nearest", "decoder"} <= set(shown)
 
 
 class Stop:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from audit_cases import SUITE, tiny_subject
@@ -5,6 +7,8 @@ from audit_cases import SUITE, tiny_subject
 from sfumato.attacks import ATTACKS
 from sfumato.audit.folder import AuditFolder
 from sfumato.audit.ledger import Ledger
+from sfumato.audit.run import _choose, _fits
+from sfumato.audit.search import decide_search, searches
 from sfumato.audit.stage import set_stage
 from sfumato.audit.suite import Piece, affordable, load_suite, runnable
 from sfumato.audit.training import Cost, config_of, decide, measure_cost, of_piece
@@ -48,6 +52,42 @@ def test_what_does_not_fit_is_left_out_highest_rank_first():
     assert dropped[0].why == "too little time: give about --minutes 1 or more"
     kept, _ = affordable(pieces, 0.1, fewest)
     assert [piece.name for piece in kept] == ["0"]  # the first always runs
+
+
+def test_what_would_fit_gives_way_to_better_ranked_pieces():
+    pieces = (
+        Piece("first", "attack", "decoder", 1, 0, epochs=(1, 2)),
+        Piece("strong", "attack", "strong", 1, 2, epochs=(1, 2)),
+        Piece("search", "attack", "latent", 1, 4),
+        Piece("cheap", "attack", "gan", 1, 5, epochs=(1, 2)),
+    )
+    kept, dropped = affordable(pieces, 30.0, {"first": 1.0, "strong": 14.0, "cheap": 1.0})
+    assert [piece.name for piece in kept] == ["first", "strong"]
+    assert [one.what for one in dropped] == ["cheap", "search"]
+    assert dropped[1].why == "too little time: it gives way to better ranked attacks"
+
+
+def test_a_search_affords_images_by_its_time(stage):
+    piece = SUITE[-1]
+    assert piece.attack == "optimization"
+    assert searches(piece)
+    assert not searches(SUITE[0])
+    assert decide_search(piece, stage, 0.0) == {"shown": 0}
+    assert decide_search(piece, stage, 1000.0) == {"shown": 9}
+    some = decide_search(replace(piece, images=None, settings={**piece.settings, "iterations": 400}), stage, 30.0)
+    assert 0 <= some["shown"] <= 60
+    latent = Piece("latent", "attack", "latent", 1, 2, images=5, settings={"width": 8, "code": 8, "epochs": 2})
+    assert decide_search(latent, stage, 1000.0) == {"shown": 5}
+
+
+def test_closed_forms_that_take_too_long_are_left_out(stage):
+    piece = Piece("few", "knowledge", "ridge", 1, 2, options={"shares": [1, 0.5]})
+    assert _choose(piece, stage, 10.0, {}, 1.0, {"ridge": 13.0}) == {}
+    assert _choose(piece, stage, 10.0, {}, 1.0, {"ridge": 14.0})["skip"].startswith("too little time")
+    assert _choose(replace(piece, rank=0), stage, 10.0, {}, 1.0, {"ridge": 99.0}) == {}
+    repeats = Piece("r", "queries", "ridge", 1, 2, options={"queries": [1, 4], "train": 150})
+    assert _fits(repeats, stage) == pytest.approx(1.0)
+    assert _fits(SUITE[0], stage) == 1.0
 
 
 def test_epochs_follow_from_the_time(stage):

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sfumato.audit.law import check_law
-from sfumato.audit.measure import WORST_SHARE, Redrawn, mean_image_error, strongest, summary
+from sfumato.audit.measure import WORST_SHARE, Redrawn, mean_image_error, strongest, summary, tried_on_all
 from sfumato.audit.schema import FORMAT, SCHEMA_ID
 from sfumato.audit.stage import Stage
 from sfumato.audit.suite import Piece, Untested
@@ -36,6 +36,8 @@ def assemble(
     }
     attacks = [_against_baselines(one, by_kind["attack"]) for one in by_kind["attack"]]
     floors = (stage.folder.finished("bounds") or {})["bounds"]
+    best = _best(attacks, redrawn)
+    attacks = [_on_the_same_images(one, best["test"]["mse"], redrawn) for one in attacks]
     result: dict[str, Any] = {
         "$schema": SCHEMA_ID,
         "format": FORMAT,
@@ -49,7 +51,7 @@ def assemble(
         },
         "worst_share": WORST_SHARE,
         "attacks": attacks,
-        "best": _best(attacks, redrawn),
+        "best": best,
         "queries": by_kind["queries"],
         "knowledge": by_kind["knowledge"],
         "probes": [probe for one in by_kind["probe"] for probe in one["probes"]],
@@ -75,6 +77,17 @@ def _against_baselines(attack: dict[str, Any], every: Sequence[dict[str, Any]]) 
         return attack
     reason = f"its error is {ratio:.2f} times that of the {best['name']} baseline, which takes seconds"
     return attack | {"converged": False, "reason": reason}
+
+
+def _on_the_same_images(attack: dict[str, Any], strongest_name: str, redrawn: Mapping[str, Redrawn]) -> dict[str, Any]:
+    """Beside an attack that was tried on some images, what the strongest of the others made of the same ones."""
+    few, others = redrawn[attack["name"]].mse.double(), redrawn[strongest_name].mse.double()
+    if len(few) == len(others):
+        return attack
+    gap = few - others[: len(few)]
+    error = float(gap.std() / len(gap) ** 0.5) if len(gap) > 1 else 0.0
+    same = {"attack": strongest_name, "mse": float(others[: len(few)].mean()), "gap": float(gap.mean()), "error": error}
+    return attack | {"same_images": same}
 
 
 def _target(stage: Stage) -> dict[str, Any]:
@@ -115,11 +128,12 @@ def _data(stage: Stage) -> dict[str, Any]:
 
 def _best(attacks: Sequence[dict[str, Any]], redrawn: Mapping[str, Redrawn]) -> dict[str, Any]:
     """The strongest attack of each measure, and the best attacker for each image."""
+    every = tried_on_all(attacks)
     best: dict[str, Any] = {
         part: {
-            "mse": min(attacks, key=lambda attack: attack[part]["mse"]["mean"])["name"],
-            "psnr": max(attacks, key=lambda attack: attack[part]["psnr"]["mean"])["name"],
-            "ssim": max(attacks, key=lambda attack: attack[part]["ssim"]["mean"])["name"],
+            "mse": min(every, key=lambda attack: attack[part]["mse"]["mean"])["name"],
+            "psnr": max(every, key=lambda attack: attack[part]["psnr"]["mean"])["name"],
+            "ssim": max(every, key=lambda attack: attack[part]["ssim"]["mean"])["name"],
         }
         for part in ("train", "test")
     }
@@ -151,7 +165,7 @@ def _always_untested(
 
 def _metrics(result: Mapping[str, Any]) -> dict[str, float | None]:
     """What thresholds may name, see `thresholds.METRICS`."""
-    attacks, any_one = result["attacks"], result["best"]["per_image"]["summary"]
+    attacks, any_one = tried_on_all(result["attacks"]), result["best"]["per_image"]["summary"]
     metrics: dict[str, float | None] = {}
     for kind in ("mse", "psnr", "ssim"):
         pick = min if kind == "mse" else max
@@ -168,5 +182,5 @@ def _metrics(result: Mapping[str, Any]) -> dict[str, float | None]:
     repeated = [point["mse"]["mean"] for one in result["queries"] for point in one["points"]]
     metrics["mse_mean_repeated"] = min(repeated) if repeated else None
     metrics["accuracy"] = result["accuracy"]
-    metrics["unconverged"] = float(sum(one["converged"] is False for one in attacks))
+    metrics["unconverged"] = float(sum(one["converged"] is False for one in result["attacks"]))
     return metrics

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sfumato.audit.measure import WORST_SHARE
+from sfumato.audit.measure import WORST_SHARE, tried_on_all
 from sfumato.audit.schema import FORMAT
 from sfumato.errors import CheckpointError
 
@@ -66,6 +66,7 @@ def compare(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def _line(result: dict[str, Any]) -> dict[str, Any]:
     best = next(one for one in result["attacks"] if one["name"] == result["best"]["test"]["mse"])
+    every = tried_on_all(result["attacks"])
     share, images = result["accuracy"], result["data"]["test_images"]
     target = result["target"]
     return {
@@ -76,9 +77,9 @@ def _line(result: dict[str, Any]) -> dict[str, Any]:
         "accuracy_error": None if share is None else math.sqrt(share * (1 - share) / images),
         "mse_mean": best["test"]["mse"]["mean"],
         "mse_error": best["test"]["mse"]["error"],
-        "mse_worst5": min(one["test"]["mse"]["worst5"] for one in result["attacks"]),
-        "psnr_mean": max(one["test"]["psnr"]["mean"] for one in result["attacks"]),
-        "ssim_mean": max(one["test"]["ssim"]["mean"] for one in result["attacks"]),
+        "mse_worst5": min(one["test"]["mse"]["worst5"] for one in every),
+        "psnr_mean": max(one["test"]["psnr"]["mean"] for one in every),
+        "ssim_mean": max(one["test"]["ssim"]["mean"] for one in every),
         "attack": best["name"],
         "converged": best["converged"],
         "reference": result["reference"]["test"],

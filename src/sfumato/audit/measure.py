@@ -1,6 +1,7 @@
 """How well images were redrawn: one value per image, and what is said of many."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,17 @@ from sfumato.data import ImageSet
 from sfumato.seeds import generator
 from sfumato.split import SplitModel
 
-__all__ = ["WORST_SHARE", "Exposure", "Redrawn", "expose", "mean_image_error", "redraw", "strongest", "summary"]
+__all__ = [
+    "WORST_SHARE",
+    "Exposure",
+    "Redrawn",
+    "expose",
+    "mean_image_error",
+    "redraw",
+    "strongest",
+    "summary",
+    "tried_on_all",
+]
 
 WORST_SHARE = 0.05
 """The share of the images that is called worst: those that are redrawn best."""
@@ -122,6 +133,12 @@ def strongest(parts: list[Redrawn]) -> tuple[Redrawn, Tensor]:
         ),
         best,
     )
+
+
+def tried_on_all(attacks: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The attacks that redrew every image; means over other images than those cannot be compared with theirs."""
+    most = max(attack["test"]["images"] for attack in attacks)
+    return [attack for attack in attacks if attack["test"]["images"] == most]
 
 
 def mean_image_error(train: ImageSet, images: ImageSet) -> float:

@@ -62,7 +62,7 @@ class Audited:
 
     def pictures(self, count: int = 8) -> dict[str, tuple[Tensor, dict[str, Tensor]]]:
         """`typical` (drawn at random) and `worst` (redrawn best by the strongest attack): originals, and per attack."""
-        strongest = self.redrawn[self.result["best"]["test"]["mse"]]
+        strongest = self.redrawn[self.result["best"]["test"]["mse"]]  # it redrew every image
         worst = strongest.mse.argsort()[:count]
         found = {}
         for name, indices in (("typical", torch.arange(min(count, len(strongest.mse)))), ("worst", worst)):
@@ -264,7 +264,8 @@ def _work(
             _RUNNERS[piece.kind](piece, stage, decided, tell_on, should_stop)
         finally:
             stage.folder.note_spent(ledger.spent)
-        durations[piece.attack] = (ledger.spent - before) / _fits(piece, stage)
+        took = (ledger.spent - before) / _fits(piece, stage)
+        durations[piece.attack] = min(took, durations.get(piece.attack, took))
         if piece.kind == "attack" and piece.epochs:
             share = decided["images"] / len(stage.sets.train)
             expected = decided["epochs"] * share * costs[piece.name].epoch + costs[piece.name].redraw

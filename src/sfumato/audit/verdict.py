@@ -29,6 +29,13 @@ def verdict(result: Mapping[str, Any]) -> dict[str, Any]:
     notes = []
     if result["law"]["violations"]:
         notes.append("BROKEN: " + result["law"]["violations"][0]["sentence"] + ".")
+    for one in result["attacks"]:
+        same = one.get("same_images")
+        if same and same["gap"] < -2 * same["error"]:
+            notes.append(
+                f"On the {one['test']['images']} images that it was tried on, {one['name']} redraws better: MSE "
+                f"{one['test']['mse']['mean']:.4f}, where {same['attack']} has {same['mse']:.4f}."
+            )
     loose = [one["name"] for one in result["attacks"] if one["converged"] is False]
     if loose:
         notes.append(

@@ -17,7 +17,8 @@ def attack_table(result: Mapping[str, Any]) -> Table:
         test, train = attack["test"], attack["train"]
         note = "not converged" if attack["converged"] is False else ""
         if test["images"] < result["data"]["redrawn"]["test"]:
-            note += ("; " if note else "") + f"on {test['images']} images"
+            same = attack["same_images"]
+            note += ("; " if note else "") + f"on {test['images']} images, where {same['attack']} has {same['mse']:.4f}"
         cells = [
             Cell(test["mse"]["mean"], spread=test["mse"]["error"]),
             *(Cell(test["mse"][name]) for name in ("worst5", "worst")),
