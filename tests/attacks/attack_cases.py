@@ -1,14 +1,42 @@
 """A toy victim, its images, and a small configuration of every attack."""
 
+from typing import Any
+
 import torch
 
-from sfumato.attacks import DecoderConfig, GanConfig, LearnedAttack, LearnedConfig, Observer, build
+from sfumato.attacks import (
+    AttackConfig,
+    DecoderConfig,
+    GanConfig,
+    LatentConfig,
+    LearnedAttack,
+    LearnedConfig,
+    NearestConfig,
+    Observer,
+    OptimizationConfig,
+    RidgeConfig,
+    StrongConfig,
+    build,
+)
 from sfumato.data import ImageSet
 from sfumato.split import Channel, SplitModel
 
-ATTACKS: dict[str, LearnedConfig] = {
+# Attacks that train a network in epochs of one length; they pass a suite of their own.
+LEARNED: dict[str, LearnedConfig] = {
     "decoder": DecoderConfig(epochs=4, batch_size=32, width=8, blocks=1, lr=5e-3),
     "gan": GanConfig(epochs=4, batch_size=32, width=8, blocks=1, generator_lr=5e-3, critic_steps=2),
+    "strong": StrongConfig(epochs=4, cooldown=2, batch_size=32, width=8, views="none"),
+}
+ATTACKS: dict[str, AttackConfig] = {
+    "decoder": LEARNED["decoder"],
+    "gan": LEARNED["gan"],
+    "ridge": RidgeConfig(),
+    "nearest": NearestConfig(),
+    "strong": LEARNED["strong"],
+    "optimization": OptimizationConfig(images=40, iterations=30, choose_on=4),
+    "latent": LatentConfig(
+        epochs=4, batch_size=32, code=8, width=8, images=40, iterations=30, restarts=2, choose_on=4, step=0.1
+    ),
 }
 
 
@@ -45,6 +73,6 @@ def weights(attack: LearnedAttack) -> dict[str, torch.Tensor]:
     return attack.net.state_dict()
 
 
-def fitted(config: LearnedConfig, noise_std: float = 0.05, **options: object) -> tuple[LearnedAttack, SplitModel]:
+def fitted(config: AttackConfig, noise_std: float = 0.05, **options: Any) -> tuple[Any, SplitModel]:
     model = victim(noise_std)
     return build(config).fit(Observer(model, images(200)), **options), model

@@ -68,9 +68,9 @@ class OptimizationAttack(Attack):
         |z_hat(x) - z|^2 / (2 sigma^2) + tv TV(x) + prior |x - c|^2 / (2 s^2),    0 <= x <= 1
 
     with the anisotropic total variation TV, the centre c (the linear solution for z, or the mean image) and s^2 the
-    mean squared error of that centre on held-out images. Adam from several starts; the one with the smallest value of this
-    objective is the answer, never the one nearest to the true image. Weights that are not given are chosen by the error
-    on a few held-out images of the attacker.
+    mean squared error of that centre on held-out images. Adam from several starts; the one with the smallest value of
+    this objective is the answer, never the one nearest to the true image. Weights that are not given are chosen by the
+    error on a few held-out images of the attacker.
     """
 
     name: ClassVar[str] = "optimization"

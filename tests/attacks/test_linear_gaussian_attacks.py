@@ -1,0 +1,158 @@
+"""Where the smallest possible error is known, attacks reach it, and none falls below it."""
+
+import linear_gaussian
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import Ridge
+
+from sfumato.attacks import (
+    DecoderConfig,
+    NearestConfig,
+    Observer,
+    OptimizationAttack,
+    OptimizationConfig,
+    RidgeAttack,
+    RidgeConfig,
+    StrongConfig,
+    build,
+    invert,
+    query_curve,
+)
+from sfumato.attacks.descent import descend
+from sfumato.attacks.linear import dual_path, primal_path
+
+
+@pytest.fixture(scope="module")
+def problem():
+    return linear_gaussian.problem()
+
+
+def test_the_oracle_is_right(problem):
+    x = problem.test.float()
+    z = problem.model.encode(x, torch.Generator().manual_seed(0)).detach()
+    error = (problem.posterior_mean(z).view_as(x) - x).square().flatten(1).mean(1)
+    assert abs(float(error.mean()) - problem.minimal_mse) < 4 * float(error.std()) / len(x) ** 0.5
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        RidgeConfig(),
+        StrongConfig(epochs=9, patience=3, cooldown=3, width=4, batch_size=128),
+        DecoderConfig(epochs=8, batch_size=64, width=24, blocks=0, lr=5e-3),
+    ],
+    ids=lambda config: type(config).__name__,
+)
+def test_ridge_and_both_decoders_come_within_five_percent_of_the_minimum(problem, config):
+    attack = build(config).fit(Observer(problem.model, problem.train))
+    found = invert(attack, problem.model, problem.test)
+    assert found.mse < 1.05 * problem.minimal_mse
+    assert found.mse > problem.minimal_mse - 3 * found.mse_error
+    assert attack.outcome.held_out_mse == pytest.approx(found.mse, rel=0.1)
+
+
+def test_nearest_neighbours_stay_above_the_minimum(problem):
+    attack = build(NearestConfig()).fit(Observer(problem.model, problem.train))
+    found = invert(attack, problem.model, problem.test)
+    assert problem.minimal_mse - 3 * found.mse_error < found.mse < 1.3 * problem.minimal_mse
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(60, 7), (20, 33)])
+def test_both_forms_of_ridge_are_those_of_scikit_learn(rows, columns):
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(rows, columns, generator=generator) * 3 + 5
+    x = torch.rand(rows, 4, generator=generator)
+    strengths = (1e-4, 1e-1, 10.0)
+    scale = float((z - z.mean(0)).double().square().sum()) / columns
+    batches = [(z[:11], x[:11]), (z[11:], x[11:])]
+    for path in (primal_path(batches, strengths), dual_path(z, x, strengths)):
+        for strength, linear in zip(strengths, path, strict=True):
+            stock = Ridge(alpha=strength * scale).fit(z.numpy().astype(np.float64), x.numpy().astype(np.float64))
+            assert np.allclose(linear(z).numpy(), stock.predict(z.numpy()), atol=2e-4)
+            assert np.allclose(linear.slope.numpy().T, stock.coef_, atol=1e-4)
+
+
+def test_optimisation_finds_the_map_of_a_gaussian_prior_in_closed_form(problem):
+    """With `anchor=mean`, no total variation: x = c + (W W^T / sigma^2 + I p / s^2)^-1 W (z - (c - m) W) / sigma^2."""
+    config = OptimizationConfig(anchor="mean", tv=0.0, prior=1.0, iterations=300, restarts=2, choose_on=2)
+    attack = OptimizationAttack(config).fit(Observer(problem.model, problem.train))
+    x = problem.test.float(torch.arange(20))
+    z = problem.model.encode(x, torch.Generator().manual_seed(0))
+    weight = problem.model.edge.weight.detach().double()
+    centre = attack._mean.flatten().double()
+    precision = weight @ weight.T / problem.sigma**2 + torch.eye(len(weight)).double() / attack._variance
+    pull = (z.double() - (centre - linear_gaussian.MEAN) @ weight) @ weight.T / problem.sigma**2
+    expected = centre + torch.linalg.solve(precision, pull.T).T
+    found = attack.reconstruct(z).flatten(1)
+    assert float((found - expected.clamp(0, 1)).abs().max()) < 2e-3
+    assert attack._variance == pytest.approx(linear_gaussian.STD**2, rel=0.15)
+    assert attack.outcome.converged
+
+
+def test_the_best_start_is_chosen_by_the_objective_and_not_by_the_truth():
+    def objective(x: torch.Tensor) -> torch.Tensor:  # two valleys, at 1 (depth 0) and at -1 (depth 1)
+        return (x.square() - 1).square().sum(1) + (x[:, 0] < 0).float()
+
+    left, above = descend(objective, torch.full((3, 1), -0.5), iterations=200, lr=0.1)
+    right, below = descend(objective, torch.full((3, 1), 0.5), iterations=200, lr=0.1)
+    assert torch.allclose(left, torch.full((3, 1), -1.0), atol=1e-2)
+    assert torch.allclose(right, torch.full((3, 1), 1.0), atol=1e-2)
+    assert bool((below < above).all())
+
+
+class TestQueries:
+    """Averaging is worth what less noise is worth; memoised noise gives nothing away to exact repeats."""
+
+    def curve(self, problem, queries, **kind):
+        return query_curve(
+            lambda seen: RidgeAttack().fit(seen),
+            Observer(problem.model, problem.train),
+            problem.model,
+            problem.test.subset(torch.arange(1000)),
+            queries=queries,
+            **kind,
+        )
+
+    def test_sixty_four_fresh_answers_are_worth_an_eighth_of_the_noise(self):
+        noisy = linear_gaussian.problem(sigma=0.2, features=DIMENSIONS)
+        quiet = linear_gaussian.problem(sigma=0.2 / 8, features=DIMENSIONS)
+        (averaged,) = self.curve(noisy, [64])
+        (one,) = self.curve(quiet, [1])
+        assert averaged.noise_std == pytest.approx(0.2 / 8)
+        assert averaged.inversion.mse == pytest.approx(one.inversion.mse, rel=0.05)
+        assert averaged.inversion.mse == pytest.approx(quiet.minimal_mse, rel=0.1)
+
+    def test_exact_repeats_gain_with_fresh_noise_and_nothing_with_memoised_noise(self):
+        noisy = linear_gaussian.problem(sigma=0.2, features=DIMENSIONS)
+        fresh = [point.inversion.mse for point in self.curve(noisy, [1, 4, 16])]
+        assert fresh[2] < 0.8 * fresh[1] < 0.8 * 0.8 * fresh[0]
+        once, often = self.curve(noisy, [1, 64], noise="memoised")
+        assert often.inversion.mse == pytest.approx(once.inversion.mse, rel=0.02)
+        assert once.inversion.mse == pytest.approx(fresh[0], rel=0.1)
+        assert often.noise_std == 0.2
+
+    def test_several_devices_and_other_levels_get_around_memoised_noise(self):
+        noisy = linear_gaussian.problem(sigma=0.2, features=DIMENSIONS, tests=200)
+        once, often = self.curve_of(noisy, "devices")
+        assert often < 0.7 * once
+        once, often = self.curve_of(noisy, "levels")
+        assert often < 0.7 * once
+
+    def curve_of(self, problem, duplicates):
+        few = linear_gaussian.Problem(
+            problem.model, problem.train, problem.test.subset(torch.arange(100)), problem.covariance, problem.sigma
+        )
+        points = query_curve(
+            lambda seen: RidgeAttack().fit(seen),
+            Observer(few.model, few.train),
+            few.model,
+            few.test,
+            queries=[1, 16],
+            noise="memoised",
+            duplicates=duplicates,
+        )
+        return [point.inversion.mse for point in points]
+
+
+DIMENSIONS = linear_gaussian.DIMENSION
