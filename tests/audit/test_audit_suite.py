@@ -7,7 +7,7 @@ from audit_cases import SUITE, tiny_subject
 from sfumato.attacks import ATTACKS
 from sfumato.audit.folder import AuditFolder
 from sfumato.audit.ledger import Ledger
-from sfumato.audit.run import _choose, _fits
+from sfumato.audit.plan import choose, fits
 from sfumato.audit.search import decide_search, searches
 from sfumato.audit.stage import set_stage
 from sfumato.audit.suite import Piece, affordable, load_suite, runnable
@@ -82,12 +82,12 @@ def test_a_search_affords_images_by_its_time(stage):
 
 def test_closed_forms_that_take_too_long_are_left_out(stage):
     piece = Piece("few", "knowledge", "ridge", 1, 2, options={"shares": [1, 0.5]})
-    assert _choose(piece, stage, 10.0, {}, 1.0, {"ridge": 13.0}) == {}
-    assert _choose(piece, stage, 10.0, {}, 1.0, {"ridge": 14.0})["skip"].startswith("too little time")
-    assert _choose(replace(piece, rank=0), stage, 10.0, {}, 1.0, {"ridge": 99.0}) == {}
+    assert choose(piece, stage, 10.0, {}, 1.0, {"ridge": 13.0}) == {}
+    assert choose(piece, stage, 10.0, {}, 1.0, {"ridge": 14.0})["skip"].startswith("too little time")
+    assert choose(replace(piece, rank=0), stage, 10.0, {}, 1.0, {"ridge": 99.0}) == {}
     repeats = Piece("r", "queries", "ridge", 1, 2, options={"queries": [1, 4], "train": 150})
-    assert _fits(repeats, stage) == pytest.approx(1.0)
-    assert _fits(SUITE[0], stage) == 1.0
+    assert fits(repeats, stage) == pytest.approx(1.0)
+    assert fits(SUITE[0], stage) == 1.0
 
 
 def test_epochs_follow_from_the_time(stage):

@@ -1,10 +1,9 @@
 """One audit from beginning to end: check, plan, attack, bound, judge; resumed by calling again."""
 
 import hashlib
-import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,13 @@ from sfumato.audit.inversion import Stop, Tell, run_attack
 from sfumato.audit.knowledge import run_knowledge
 from sfumato.audit.ledger import Ledger
 from sfumato.audit.measure import Redrawn
+from sfumato.audit.plan import choose, fits, make_plan
 from sfumato.audit.reading import run_probes
 from sfumato.audit.repeats import run_repeats
-from sfumato.audit.search import FEWEST, decide_search, searches
 from sfumato.audit.stage import MOST_IMAGES, Stage, set_stage
 from sfumato.audit.subject import Subject, digest_of_module, placed
-from sfumato.audit.suite import Piece, Untested, affordable, load_suite, runnable
-from sfumato.audit.training import Cost, decide, measure_cost, of_piece
+from sfumato.audit.suite import Piece, Untested, load_suite
+from sfumato.audit.training import Cost
 from sfumato.data import DataSets
 from sfumato.errors import ConfigError
 from sfumato.evidence import evidence
@@ -35,7 +34,6 @@ from sfumato.training.evaluate import accuracy
 __all__ = ["Audited", "run_audit"]
 
 _BOUNDS_SHARE = 0.08
-_PATIENCE = 2.0  # times its share that a piece in closed form may take before it is left out
 _FEWEST_IMAGES = 400
 _IMAGES_PER_MINUTE = 100
 _RUNNERS: dict[str, Callable[[Piece, Stage, dict[str, Any], Tell, Stop | None], None]] = {
@@ -146,7 +144,7 @@ def run_audit(
             tell=lambda text: tell(f"bounds: {text}"),
         )
         folder.finish("bounds", {"bounds": floors})
-    pieces, costs, untested = _plan(known, stage, ledger, tell)
+    pieces, costs, untested = make_plan(known, stage, ledger, tell)
     _work(pieces, costs, stage, ledger, tell, progress, should_stop)
     left_out = {piece.name: skip for piece in pieces if (skip := (folder.decided(piece.name) or {}).get("skip"))}
     untested = [*untested, *(Untested(name, why) for name, why in left_out.items())]
@@ -174,62 +172,6 @@ def run_audit(
     return Audited(result, redrawn, stage)
 
 
-def _plan(
-    suite: Sequence[Piece], stage: Stage, ledger: Ledger, tell: Tell
-) -> tuple[list[Piece], dict[str, Cost], list[Untested]]:
-    """What runs, decided once per audit, and what it costs."""
-    known = {piece.name: piece for piece in suite}
-    stored = stage.folder.decided("plan")
-    if stored is None:
-        tell("plan: measure what an epoch of each attack takes here")
-        possible, missing = runnable(list(known.values()), has=_has(stage))
-        by_attack, hopeless = _measured(possible, stage, ledger)
-        missing += hopeless
-        possible = [piece for piece in possible if piece.name not in {one.what for one in hopeless}]
-        costs = {piece.name: of_piece(piece, by_attack[piece.attack]) for piece in possible if piece.epochs is not None}
-        fewest = {
-            piece.name: piece.epochs[0] * costs[piece.name].epoch + costs[piece.name].redraw
-            for piece in possible
-            if piece.epochs is not None
-        }
-        kept, dropped = affordable(possible, ledger.left, fewest)
-        plan = {
-            "pieces": [piece.name for piece in kept],
-            "costs": {name: list(cost) for name, cost in costs.items()},
-            "untested": [asdict(one) for one in [*missing, *dropped]],
-        }
-        stored = stage.folder.decide("plan", json.loads(json.dumps(plan)))
-    costs = {name: Cost(*cost) for name, cost in stored["costs"].items()}
-    return [known[name] for name in stored["pieces"]], costs, [Untested(**one) for one in stored["untested"]]
-
-
-def _measured(pieces: Sequence[Piece], stage: Stage, ledger: Ledger) -> tuple[dict[str, Cost], list[Untested]]:
-    """What every attack costs that trains in epochs; none is measured whose better ranked ones do not fit already."""
-    costs: dict[str, Cost] = {}
-    hopeless: list[Untested] = []
-    total = sum(piece.share for piece in pieces)
-    full = False
-    for piece in sorted((piece for piece in pieces if piece.epochs is not None), key=lambda piece: piece.rank):
-        if full and piece.attack not in costs:
-            hopeless.append(Untested(piece.name, "too little time: not even better ranked attacks fit"))
-            continue
-        if piece.attack not in costs:
-            costs[piece.attack] = measure_cost(piece, stage)
-        assert piece.epochs is not None
-        cost = of_piece(piece, costs[piece.attack])
-        full = full or piece.epochs[0] * cost.epoch > ledger.left * piece.share / total
-    return costs, hopeless
-
-
-def _has(stage: Stage) -> dict[str, str | None]:
-    noise = stage.subject.model.channel.noise_std > 0
-    return {
-        "gradients": None if stage.gradients else "the target passes no gradients, so white-box attacks cannot run",
-        "noise": None if noise else "nothing random is added on the wire, so another query gives the same feature",
-        "labels": None if stage.sets.labelled else "the images have no labels",
-    }
-
-
 def _work(
     pieces: Sequence[Piece],
     costs: dict[str, Cost],
@@ -253,7 +195,7 @@ def _work(
         seconds = ledger.allowance(piece.share, [one.share for one in open_pieces[index:]])
         decided = stage.folder.decided(piece.name)
         if decided is None:
-            choice = _choose(piece, stage, seconds, costs, slower, durations)
+            choice = choose(piece, stage, seconds, costs, slower, durations)
             decided = stage.folder.decide(piece.name, choice | {"seconds": round(seconds, 1)})
         if "skip" in decided:
             tell_on(f"{piece.name}: left out, {decided['skip']}")
@@ -264,31 +206,9 @@ def _work(
             _RUNNERS[piece.kind](piece, stage, decided, tell_on, should_stop)
         finally:
             stage.folder.note_spent(ledger.spent)
-        took = (ledger.spent - before) / _fits(piece, stage)
+        took = (ledger.spent - before) / fits(piece, stage)
         durations[piece.attack] = min(took, durations.get(piece.attack, took))
         if piece.kind == "attack" and piece.epochs:
             share = decided["images"] / len(stage.sets.train)
             expected = decided["epochs"] * share * costs[piece.name].epoch + costs[piece.name].redraw
             slower = max(1.0, (ledger.spent - before) / expected)
-
-
-def _choose(
-    piece: Piece, stage: Stage, seconds: float, costs: dict[str, Cost], slower: float, durations: dict[str, float]
-) -> dict[str, Any]:
-    """How deep a piece goes in its time, or why it is left out."""
-    if piece.kind == "attack" and searches(piece):
-        choice = decide_search(piece, stage, seconds)
-        return choice if choice["shown"] >= FEWEST else {"skip": "too little time for a search image by image"}
-    if piece.epochs:
-        return decide(piece, stage, seconds, costs[piece.name].times(slower))
-    if piece.rank > 0 and durations.get(piece.attack, 0.0) * _fits(piece, stage) > _PATIENCE * seconds:
-        return {"skip": f"too little time: give more than {seconds:.0f} s, its share of --minutes"}
-    return {}
-
-
-def _fits(piece: Piece, stage: Stage) -> float:
-    """How many fits over all images a piece in closed form amounts to."""
-    total, options = len(stage.sets.train), piece.options
-    share = min(1.0, options.get("train", total) / total)
-    counted = len(options.get("queries", ())) + len(options.get("noises", ())) or 1
-    return sum(options.get("shares", ())) or sum(options.get("pairs", ())) / total or share * counted
