@@ -11,10 +11,19 @@ from sfumato.audit import METRICS
 from sfumato.experiments.budget import load_budget, load_rows, load_spec
 from sfumato.experiments.presentation import present
 from sfumato.experiments.store import Store
+from sfumato.files import write_text
+from sfumato.report.loglog import scaling_figure
 from sfumato.report.study import study_markdown
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "docs/digits.md", "docs/speed.md", "docs/reproduce.md", "docs/audit.md")
+PAGES = (
+    "README.md",
+    "docs/digits.md",
+    "docs/speed.md",
+    "docs/reproduce.md",
+    "docs/distributed.md",
+    "docs/audit.md",
+)
 
 
 def demo(result: dict[str, Any]) -> str:
@@ -53,6 +62,49 @@ def bench(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def ranks(result: dict[str, Any]) -> str:
+    lines = [
+        "| training | processes | accuracy, each seed | information bound, diagonal, each seed |",
+        "|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        accuracy = ", ".join(f"{100 * value:.1f}" for value in row["accuracy"])
+        information = ", ".join(f"{value:.1f}" for value in row["information"])
+        lines.append(f"| {row['training']} | {row['ranks']} | {accuracy} % | {information} nats |")
+    evidence, seeds = result["evidence"], ", ".join(map(str, result["seeds"]))
+    lines += [
+        "",
+        f"Digits, {result['epochs']} epochs, σ = {result['noise_std']:g}, seeds {seeds}; "
+        f"{evidence['device']}, {evidence['threads']} thread per process, torch {evidence['torch']}, gloo.",
+    ]
+    return "\n".join(lines)
+
+
+def scaling(result: dict[str, Any]) -> str:
+    lines = ["| operation | over | sizes | seconds | exponent | limit |", "|---|---|---|---|---|---|"]
+    for sweep in result["scaling"]:
+        sizes = ", ".join(f"{value:,}" for value in sweep["values"])
+        seconds = ", ".join(f"{value:.3g}" for value in sweep["seconds"])
+        limit = "" if sweep["limit"] is None else f"{sweep['limit']:g}: {'met' if sweep['met'] else 'missed'}"
+        lines.append(f"| {sweep['what']} | {sweep['over']} | {sizes} | {seconds} | {sweep['exponent']:.2f} | {limit} |")
+    write_text(ROOT / "docs" / "scaling.svg", scaling_figure(result["scaling"]))
+    return "\n".join([*lines, "", "![How the cost grows: lines on logarithmic axes](scaling.svg)"])
+
+
+def roofline(result: dict[str, Any]) -> str:
+    lines = ["| what | achieved | ceiling | share |", "|---|---|---|---|"]
+    *steps, found = result["roofline"]
+    for line in steps:
+        achieved, ceiling = (f"{line[name] / 1e9:,.0f} GFLOP/s" for name in ("achieved", "ceiling"))
+        lines.append(f"| {line['what']} | {achieved} | {ceiling}, {line['type']} | {line['share']:.0%} |")
+    lines += [
+        "",
+        f"Matrix products reach {found['float32'] / 1e9:,.0f} GFLOP/s in float32 and {found['bfloat16'] / 1e9:,.0f} in "
+        f"bfloat16, a copy {found['copy'] / 1e9:.0f} GB/s (read and written), measured in the same run.",
+    ]
+    return "\n".join(lines)
+
+
 def reproduced(name: str) -> str:
     """A table or figure at the lite budget, from the store in results/."""
     budget = load_budget("lite")
@@ -70,6 +122,9 @@ BLOCKS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "demo": ("demo.json", demo),
     "study": ("digits-study.json", study_markdown),
     "bench": ("bench.json", bench),
+    "roofline": ("bench.json", roofline),
+    "scaling": ("bench.json", scaling),
+    "ranks": ("ranks.json", ranks),
 }
 
 

@@ -20,7 +20,7 @@ LAYERS = [
     {"health", "published", "split", "models", "data", "metrics"},
     {"mixture"},
     {"bounds", "schedules", "paper", "checkpoint", "evidence", "execution"},
-    {"files", "modes", "seeds"},
+    {"files", "modes", "ranks", "replay", "seeds"},
     {"errors"},
 ]
 LEVEL = {room: len(LAYERS) - index for index, layer in enumerate(LAYERS) for room in layer}

@@ -42,6 +42,7 @@ def commands(text: str) -> list[str]:
     lines = [line for block in fenced(text) for line in block.replace("\\\n", " ").splitlines()]
     prose = re.sub(r"^```.*?^```$", "", text, flags=re.S | re.M)
     lines += [" ".join(words.split()) for words in re.findall(r"`([^`]+)`", prose)]
+    lines = [re.sub(r"^torchrun .* -- (?:sfumato|sfumato\.cli\.main) ", "sfumato ", line) for line in lines]
     return [line for line in lines if re.match(r"sfumato [a-z]+ .", line)]
 
 
@@ -270,7 +271,7 @@ class TestTheExample:
 
 def _batch(features: torch.Tensor) -> Batch:
     nothing = torch.zeros(len(features), dtype=torch.int64)
-    return Batch(features, nothing, features, features, features.flatten(1), progress=0.5, lr=0.01)
+    return Batch(features, nothing, features, features, features.flatten(1))
 
 
 def _roughness(z: torch.Tensor) -> float:

@@ -15,12 +15,15 @@ import warnings
 from typing import Any, Literal, Self
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from sfumato.errors import ConfigError, FeatureError, NotFittedError, SfumatoWarning
 from sfumato.health import Diagnostics, Health, diagnose
-from sfumato.mixture import Clusters, Covariance, check_covariance
+from sfumato.mixture import Clusters, Covariance, check_covariance, moments
+from sfumato.modes import free_to_look
 from sfumato.published import published_loss
+from sfumato.ranks import Ranks, whole
 
 __all__ = ["CEM"]
 
@@ -61,6 +64,11 @@ class CEM(nn.Module):
     Full covariances of clusters that have far fewer samples than dimensions are kept in the dual form: n_j x n_j
     matrices instead of D x D ones, exact, without shrinkage (sigma^2 I makes every B_j regular).
 
+    In data-parallel training, where torch.distributed is initialised, every rank passes the features of its own samples
+    and all get the mixture of all samples, in rank order. The losses of the ranks are such that the average of their
+    gradients, which DistributedDataParallel takes, is that of one process with the whole batch, if the ranks have
+    equally many samples (or their losses are weighed by their shares).
+
     Args:
         num_classes: number of classes n.
         clusters_per_class: k / n; the paper has k = 3 n.
@@ -70,6 +78,11 @@ class CEM(nn.Module):
         update: see above.
         class_conditional: False fits all k clusters to the whole set without looking at labels.
         seed: of the first k-means++ start; later refreshes start from the last centres.
+        distributed: whose samples make the mixture: True (default) those of all ranks where torch.distributed is
+            initialised, a process group those of its ranks, False those of this process. All ranks have to call
+            `refresh` together; with `running` or `literal`, the loss too. It is the default because the alternative
+            is wrong without a sign: ranks that minimise bounds of different mixtures. Give False where only some
+            ranks call it, or where every rank has all samples.
 
     Attributes:
         weights: (k,), pi_j.
@@ -92,6 +105,7 @@ class CEM(nn.Module):
         update: Update = "epoch",
         class_conditional: bool = True,
         seed: int = 0,
+        distributed: "bool | dist.ProcessGroup" = True,
     ) -> None:
         super().__init__()
         check_covariance(covariance)
@@ -119,6 +133,7 @@ class CEM(nn.Module):
         self.update: Update = update
         self.class_conditional = class_conditional
         self.seed = seed
+        self.distributed = distributed
         self.mixture = Clusters(
             num_classes,
             clusters_per_class,
@@ -153,17 +168,17 @@ class CEM(nn.Module):
     @property
     def weights(self) -> Tensor:
         """(k,), pi_j."""
-        return self._fitted().weights
+        return self._fitted().weights.clone()
 
     @property
     def means(self) -> Tensor:
         """(k, D), mu_j."""
-        return self._fitted().means
+        return self._fitted().means.clone()
 
     @property
     def covariances(self) -> Tensor:
         """Sigma_j: (k, D, D) full, (k, D) diagonal, (k,) spherical."""
-        return self._fitted().covariances
+        return self._fitted().covariances.clone()
 
     @property
     def information(self) -> float:
@@ -174,7 +189,8 @@ class CEM(nn.Module):
     def refresh(self, features: Tensor, labels: Tensor | None = None, *, noisy: bool = False) -> None:
         """Fit the mixture to the features of the whole training set; call it once per epoch.
 
-        The first call starts from k-means++, later ones from the last centres with two Lloyd iterations.
+        The first call starts from k-means++, later ones from the last centres with two Lloyd iterations. In
+        data-parallel training each rank passes its own part of the set, see `distributed`.
 
         Args:
             features: z_hat of every training sample, (N, ...), without noise.
@@ -184,18 +200,24 @@ class CEM(nn.Module):
 
         Raises:
             FeatureError: NaN or infinite features, no samples, labels missing or out of range, or another number of
-                dimensions than at the last refresh.
+                dimensions than at the last refresh. A mistake on one rank is raised on all.
+            RankLost: another rank has ended.
         """
-        flat = self._flatten(features).float()
-        if len(flat) == 0:
-            raise FeatureError("refresh got no features; pass z_hat of the whole training set")
-        low, high = flat.aminmax()
-        if not (torch.isfinite(low) and torch.isfinite(high)):
-            raise FeatureError(_DIVERGED)
-        labels = self._check_labels(labels, len(flat))
+        ranks = Ranks.current(self.distributed)
+        with ranks.together():
+            flat = self._flatten(features).float()
+            if flat.shape[1] == 0 or (ranks.alone and len(flat) == 0):
+                raise FeatureError("refresh got no features; pass z_hat of the whole training set")
+            if len(flat):
+                low, high = flat.aminmax()
+                if not (torch.isfinite(low) and torch.isfinite(high)):
+                    raise FeatureError(_DIVERGED)
+            labels = self._check_labels(labels, len(flat))
+        if not ranks.alone:
+            ranks.check_same({"number of dimensions": flat.shape[1]}, "give all ranks the same model")
         with torch.autocast(flat.device.type, enabled=False):
-            self.mixture.refresh(flat, labels, noisy=noisy)
-        for message in self._health.check(flat.var(0, unbiased=False), self.variance, self.mixture.counts):
+            self.mixture.refresh(flat, labels, noisy=noisy, ranks=ranks)
+        for message in self._health.check(_variances(flat, ranks), self.variance, self.mixture.counts):
             warnings.warn(message, SfumatoWarning, stacklevel=2)
 
     def forward(self, z_hat: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -213,21 +235,22 @@ class CEM(nn.Module):
         mixture = self._fitted()
         flat = self._flatten(z_hat)
         labels = self._check_labels(labels, len(flat))
-        if len(flat) == 0:
+        ranks = Ranks.current(self.distributed)
+        if len(flat) == 0 and ranks.alone:
             return flat.sum() * 0.0
         with torch.autocast(flat.device.type, enabled=False):
             rows = flat.detach().to(mixture.means.dtype)
             assignment = mixture.assign(rows, labels)
             if self.scaling == "as_published":
-                return self._published(flat.to(rows.dtype), assignment)
+                return self._published(whole(flat.to(rows.dtype), ranks), ranks.gather(assignment))
             if self.update == "running" and self.training:
-                mixture.carry(rows, assignment)
+                mixture.carry(rows, assignment, ranks)
             direction, value = mixture.direction(rows, assignment), mixture.information
             self._check_finite(direction)
             if self.scaling == "literal":
-                return _with_gradient(flat, direction / mixture.samples, value)
+                return _with_gradient(flat, direction * (_batch_share(rows, ranks) / mixture.samples), value)
             dim = rows.shape[1]
-            return _with_gradient(flat, direction / (len(rows) * dim), value / dim)
+            return _with_gradient(flat, direction / (max(1, len(rows)) * dim), value / dim)
 
     def equivalent_weight(self, weight: float, batch_size: int, to: Scaling) -> float:
         """The lambda that gives, under the scaling `to`, the gradients that `weight` gives under this one.
@@ -288,7 +311,7 @@ class CEM(nn.Module):
     @staticmethod
     def _check_finite(direction: Tensor) -> None:
         """On the CPU only: elsewhere the check would wait for the device in every step."""
-        if direction.device.type == "cpu" and not torch.isfinite(direction).all():
+        if free_to_look(direction) and not torch.isfinite(direction).all():
             raise FeatureError(_DIVERGED)
 
     def _fitted(self) -> Clusters:
@@ -320,6 +343,19 @@ class _WithGradient(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         (direction,) = ctx.saved_tensors
         return (grads[0] * direction).to(ctx.dtype), None, None
+
+
+def _batch_share(rows: Tensor, ranks: Ranks) -> float:
+    """Samples of the batch of all ranks over those of this rank: what makes a sum over samples an average of ranks'."""
+    return 1.0 if ranks.alone else ranks.total(len(rows)) / max(1, len(rows))
+
+
+def _variances(flat: Tensor, ranks: Ranks) -> Tensor:
+    """(D,) variance of each dimension over the samples of all ranks."""
+    if ranks.alone:
+        return flat.var(0, unbiased=False)
+    everything = torch.zeros(len(flat), dtype=torch.int64, device=flat.device)
+    return moments(flat, everything, 1, "diagonal", ranks=ranks).covariances[0]
 
 
 def _with_gradient(flat: Tensor, direction: Tensor, value: Tensor) -> Tensor:

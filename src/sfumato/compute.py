@@ -1,6 +1,8 @@
 """Where and how to compute: bfloat16 only where the hardware has it, channels_last, threads."""
 
 import contextlib
+import os
+from collections.abc import Iterator
 from typing import Literal
 
 import torch
@@ -9,9 +11,19 @@ from torch import nn
 from sfumato.errors import ConfigError
 from sfumato.models import count_macs
 
-__all__ = ["Precision", "autocast", "channels_last", "cpu_has_bf16", "device_of", "use_bf16"]
+__all__ = [
+    "Engine",
+    "Precision",
+    "autocast",
+    "channels_last",
+    "cpu_has_bf16",
+    "device_of",
+    "kernels",
+    "use_bf16",
+]
 
 Precision = Literal["auto", "fp32", "bf16"]
+Engine = Literal["auto", "eager", "compiled", "deterministic"]
 
 # Below this many multiply-adds per sample the casts cost more than the faster products save.
 _WORTH_BF16 = 5_000_000
@@ -46,6 +58,28 @@ def use_bf16(precision: Precision, device: torch.device, net: nn.Module, input_s
         return precision == "bf16"
     has = torch.cuda.is_bf16_supported() if device.type == "cuda" else cpu_has_bf16()
     return has and count_macs(net, input_shape) >= _WORTH_BF16
+
+
+@contextlib.contextmanager
+def kernels(device: torch.device, engine: Engine) -> Iterator[None]:
+    """Choose kernels for what runs inside, and restore the choice: the fastest ones, or reproducible ones.
+
+    On a CPU kernels are reproducible anyway. On a GPU `deterministic` forbids kernels whose sums depend on the order in
+    which threads arrive; other engines let cuDNN try out its algorithms once per shape.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    before = torch.backends.cudnn.benchmark, torch.are_deterministic_algorithms_enabled()
+    if engine == "deterministic":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
+    torch.backends.cudnn.benchmark = engine != "deterministic"
+    torch.use_deterministic_algorithms(engine == "deterministic" or before[1])
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before[0]
+        torch.use_deterministic_algorithms(before[1])
 
 
 def autocast(device: torch.device, enabled: bool) -> contextlib.AbstractContextManager[object]:

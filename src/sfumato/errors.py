@@ -7,6 +7,7 @@ __all__ = [
     "FeatureError",
     "Interrupted",
     "NotFittedError",
+    "RankLost",
     "SfumatoError",
     "SfumatoWarning",
     "StorageError",
@@ -43,6 +44,10 @@ class StorageError(SfumatoError):
 
 class Interrupted(SfumatoError):
     """A stop was asked for; what was done until then is saved, and the same call goes on from there."""
+
+
+class RankLost(SfumatoError):
+    """Another process of a distributed training ended, or stopped answering."""
 
 
 class SfumatoWarning(UserWarning):

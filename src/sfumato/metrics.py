@@ -4,6 +4,8 @@ Images are (N, C, H, W) with values in [0, 1]. float32 and float64 are kept, hal
 has no effect in here. All image measures are differentiable; NaN pixels give NaN.
 """
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -84,7 +86,7 @@ def ssim(x: Tensor, x_hat: Tensor) -> Tensor:
     wide = torch.float32 if x.device.type == "mps" else torch.float64
     with torch.autocast(x.device.type, enabled=False):
         a, b = x.to(wide), x_hat.to(wide)
-        down, across = _blur(height, window).to(a), _blur(width, window).T.to(a)
+        down, across = _blur(height, window, a.dtype, a.device), _blur(width, window, a.dtype, a.device).T
         mean_a, mean_b, square_a, square_b, product = down @ torch.stack((a, b, a * a, b * b, a * b)) @ across
         squares, means = mean_a.square() + mean_b.square(), mean_a * mean_b
         luminance = (2.0 * means + _C1) / (squares + _C1)
@@ -114,12 +116,18 @@ def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
     return correct.float().mean()
 
 
-def _blur(size: int, window: int) -> Tensor:
+@functools.lru_cache(maxsize=64)
+def _blur(size: int, window: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """(size - window + 1, size) banded matrix whose rows are the Gaussian window at each valid position.
 
     At the sizes of split inference two matrix products are about ten times faster on a CPU than two one-channel
-    convolutions.
+    convolutions. Kept, because a step that a GPU replays must not copy anything to it.
     """
+    with torch.inference_mode(False):  # what is made in inference mode could not be used in training later
+        return _window_rows(size, window).to(device, dtype)
+
+
+def _window_rows(size: int, window: int) -> Tensor:
     offsets = torch.arange(window)
     sigma = _SIGMA * window / _WINDOW
     weights = torch.exp(-0.5 * ((offsets.double() - window // 2) / sigma).square())

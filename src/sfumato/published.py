@@ -40,7 +40,7 @@ def published_loss(
     Returns:
         A scalar without unit.
     """
-    batch_counts = torch.bincount(assignment, minlength=len(centres))
+    batch_counts = assignment.new_zeros(len(centres)).index_add_(0, assignment, torch.ones_like(assignment))
     present = batch_counts > 0
     squared = (features - centres[assignment]).square().mean(1)
     batch = torch.zeros_like(variances).index_add(0, assignment, squared) / batch_counts.clamp(min=1)

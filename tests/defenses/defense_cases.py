@@ -49,7 +49,7 @@ def split_model(defenses: list[Defense], noise_std: float = 0.1) -> SplitModel:
 
 def batch_of(model: SplitModel, x: torch.Tensor, y: torch.Tensor) -> Batch:
     features, released, logits = model.outputs(x)
-    return Batch(x, y, features, released, logits, progress=0.5, lr=0.01)
+    return Batch(x, y, features, released, logits)
 
 
 def epoch_of(

@@ -23,6 +23,7 @@ def test_the_schedule_weighs_the_penalty():
     one = CEMDefense(CEM(num_classes=3, noise_std=0.1), lam=2.0, lam_schedule="ramp")
     one.on_epoch(epoch_of(model, x, y))
     batch = batch_of(model, x, y)
+    one.before_step(0.5, 0.01)
     value = one.penalty(batch)
     assert value is not None
     assert float(value.detach()) == pytest.approx(

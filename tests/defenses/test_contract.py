@@ -33,6 +33,8 @@ def test_penalties_are_finite_scalars_that_reach_the_encoder(defenses):
     model = split_model(defenses)
     for one in defenses:
         one.on_epoch(epoch_of(model, x, y))
+    for one in defenses:
+        one.before_step(0.5, 0.01)
     batch = batch_of(model, x, y)
     penalties = [value for one in defenses if (value := one.penalty(batch)) is not None]
     for value in penalties:

@@ -19,11 +19,11 @@ __all__ = ["clustered", "em_against_scikit_learn", "refresh", "refresh_memory", 
 _CLASSES, _PER_CLASS = 10, 3
 
 
-def clustered(count: int, dim: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Features in [0, 1] around 30 centres with correlated spread, and their classes."""
+def clustered(count: int, dim: int, seed: int = 0, classes: int = _CLASSES) -> tuple[Tensor, Tensor]:
+    """Features in [0, 1] around three centres per class with correlated spread, and their classes."""
     generator = torch.Generator().manual_seed(seed)
-    component = torch.randint(0, _CLASSES * _PER_CLASS, (count,), generator=generator)
-    centres = 0.3 + 0.4 * torch.rand(_CLASSES * _PER_CLASS, dim, generator=generator)
+    component = torch.randint(0, classes * _PER_CLASS, (count,), generator=generator)
+    centres = 0.3 + 0.4 * torch.rand(classes * _PER_CLASS, dim, generator=generator)
     mix = torch.randn(32, dim, generator=generator) * 0.02
     features = torch.randn(count, 32, generator=generator) @ mix
     features += torch.randn(count, dim, generator=generator).mul_(0.05)

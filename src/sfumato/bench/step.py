@@ -9,16 +9,31 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset
 
-from sfumato import models
+from sfumato import defenses, models
+from sfumato.bench.mixture import clustered
 from sfumato.bench.rows import Row
 from sfumato.bench.timing import take_turns
 from sfumato.compute import cpu_has_bf16
 from sfumato.data import ImageSet
+from sfumato.defenses import CEMDefense
 from sfumato.training import TrainConfig, Trainer, build_defenses, build_model
+from sfumato.training.evaluate import collect_features
 
-__all__ = ["CONFIG", "cem_step", "plain_loop", "random_images", "throughput"]
+__all__ = [
+    "CONFIG",
+    "PerImage",
+    "cem_step",
+    "defense_steps",
+    "feature_pass",
+    "many_clusters",
+    "plain_loop",
+    "random_images",
+    "stepper",
+    "throughput",
+]
 
 CONFIG = TrainConfig(data="cifar10", data_dir=".", model="vgg11", noise_std=0.025, hold_out=0.0)
+_WITHIN_TARGET = ("full (default)", "diagonal", "spherical")
 _FORMS: dict[str, dict[str, Any]] = {
     "full (default)": {},
     "diagonal": {"covariance": "diagonal"},
@@ -29,22 +44,22 @@ _FORMS: dict[str, dict[str, Any]] = {
 }
 
 
-def random_images(count: int) -> ImageSet:
+def random_images(count: int, classes: int = 10) -> ImageSet:
     """Images of CIFAR-10's shape; speed does not depend on what they show."""
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=generator)
-    return ImageSet(pixels, torch.arange(count) % 10, tuple(str(c) for c in range(10)))
+    return ImageSet(pixels, torch.arange(count) % classes, tuple(str(c) for c in range(classes)))
 
 
-def cem_step(rounds: int, images: ImageSet) -> tuple[list[Row], float]:
+def cem_step(rounds: int, images: ImageSet, config: TrainConfig = CONFIG) -> tuple[list[Row], float]:
     """The step of VGG11 cut at its second convolution, batch 128, D = 512, k = 30: with CEM over without.
 
     Returns:
         The rows and the seconds of a step without CEM.
     """
-    variants: dict[str, Callable[[], object]] = {"without": _stepper(CONFIG, images)}
+    variants: dict[str, Callable[[], object]] = {"without": stepper(config, images)}
     for name, options in _FORMS.items():
-        variants[name] = _stepper(replace(CONFIG, cem=True, **options), images)
+        variants[name] = stepper(replace(config, cem=True, **options), images)
     timings, ratio = take_turns(variants, rounds=rounds)
     base = timings["without"].median
     rows = [
@@ -52,7 +67,7 @@ def cem_step(rounds: int, images: ImageSet) -> tuple[list[Row], float]:
             f"training step with CEM, {name}",
             ratio(name, "without"),
             "the same step without CEM",
-            1.03 if name == "full (default)" else None,
+            1.03 if name in _WITHIN_TARGET else None,
             detail=f"{1e3 * timings[name].median:.1f} ms against {1e3 * base:.1f} ms, {rounds} rounds",
         )
         for name in _FORMS
@@ -60,9 +75,68 @@ def cem_step(rounds: int, images: ImageSet) -> tuple[list[Row], float]:
     return rows, base
 
 
-def throughput(rounds: int, images: ImageSet) -> Row:
+def many_clusters(rounds: int, count: int, samples: int, config: TrainConfig = CONFIG) -> Row:
+    """The step with 300 clusters, as for CIFAR-100: CEM over without. The mixture is of `samples` made-up features."""
+    images = random_images(count, classes=100)
+    features, labels = clustered(samples, 512, classes=100)
+    variants = {
+        "without": stepper(config, images),
+        "with": stepper(replace(config, cem=True), images, features, labels),
+    }
+    timings, ratio = take_turns(variants, rounds=rounds)
+    return Row(
+        "training step with CEM, full, 300 clusters",
+        ratio("with", "without"),
+        "the same step without CEM",
+        1.05,
+        detail=f"{1e3 * timings['with'].median:.1f} ms against {1e3 * timings['without'].median:.1f} ms, mixture of "
+        f"{samples:,} features",
+    )
+
+
+def defense_steps(rounds: int, images: ImageSet, config: TrainConfig = CONFIG) -> list[Row]:
+    """The step with each defence, with and without CEM, over the step without any."""
+    variants: dict[str, Callable[[], object]] = {"none": stepper(config, images)}
+    for name in defenses.names():
+        for cem in (False, True):
+            variants[name + (" and CEM" if cem else "")] = stepper(replace(config, defense=name, cem=cem), images)
+    timings, ratio = take_turns(variants, rounds=rounds)
+    base = timings["none"].median
+    return [
+        Row(
+            f"training step with {name}",
+            ratio(name, "none"),
+            "the same step without a defence",
+            detail=f"{1e3 * timings[name].median:.1f} ms against {1e3 * base:.1f} ms",
+        )
+        for name in variants
+        if name != "none"
+    ]
+
+
+def feature_pass(rounds: int, images: ImageSet, config: TrainConfig = CONFIG) -> Row:
+    """The pass that collects the features for a refresh, over the steps of the epoch that it serves."""
+    chosen = build_defenses(config, images.num_classes)
+    model = build_model(config, images, chosen)
+    trainer = Trainer(model, chosen, images, None, config)
+    steps = len(images) // config.batch_size
+    variants = {
+        "pass": lambda: collect_features(trainer.model, images.images, bf16=trainer.bf16),
+        "step": stepper(config, images),
+    }
+    timings, ratio = take_turns(variants, rounds=rounds)
+    return Row(
+        "one pass for the features of a refresh",
+        ratio("pass", "step") / steps,
+        "the epoch's training steps",
+        detail=f"{timings['pass'].median:.2f} s for {len(images):,} images against {steps} steps of "
+        f"{1e3 * timings['step'].median:.0f} ms",
+    )
+
+
+def throughput(rounds: int, images: ImageSet, config: TrainConfig = CONFIG) -> Row:
     """Images per second of the trainer over those of a plain fp32 NCHW loop with per-image transforms on the CPU."""
-    ours, plain = _stepper(CONFIG, images), plain_loop(images)
+    ours, plain = stepper(config, images), plain_loop(images, config.batch_size)
     timings, ratio = take_turns({"ours": ours, "plain": plain}, rounds=rounds)
     bf16 = cpu_has_bf16()
     return Row(
@@ -71,16 +145,22 @@ def throughput(rounds: int, images: ImageSet) -> Row:
         "plain PyTorch loop: fp32, NCHW, per-image transforms",
         1.8 if bf16 else 1.1,
         "at least",
-        f"{128 / timings['ours'].median:.0f} against {128 / timings['plain'].median:.0f} images/s, "
+        f"{config.batch_size / timings['ours'].median:.0f} against "
+        f"{config.batch_size / timings['plain'].median:.0f} images/s, "
         f"CPU {'with' if bf16 else 'without'} bf16",
     )
 
 
-def _stepper(config: TrainConfig, images: ImageSet) -> Callable[[], object]:
-    """A real trainer, begun, whose steps are called one by one."""
-    defenses = build_defenses(config, images.num_classes)
-    trainer = Trainer(build_model(config, images, defenses), defenses, images, None, config)
+def stepper(
+    config: TrainConfig, images: ImageSet, features: Tensor | None = None, labels: Tensor | None = None
+) -> Callable[[], object]:
+    """A real trainer, begun, whose steps are called one by one; CEM's mixture may be that of other features."""
+    chosen = build_defenses(config, images.num_classes)
+    trainer = Trainer(build_model(config, images, chosen), chosen, images, None, config)
     trainer.begin_epoch(0)
+    for one in chosen:
+        if features is not None and isinstance(one, CEMDefense):
+            one.cem.refresh(features, labels)
     batches = torch.arange(len(images)).split(config.batch_size)
     state = {"step": 0}
 
@@ -92,7 +172,7 @@ def _stepper(config: TrainConfig, images: ImageSet) -> Callable[[], object]:
     return step
 
 
-class _PerImage(Dataset[tuple[Tensor, int]]):
+class PerImage(Dataset[tuple[Tensor, int]]):
     """What a data pipeline of separate transforms does for each image."""
 
     def __init__(self, images: ImageSet) -> None:
@@ -112,13 +192,13 @@ class _PerImage(Dataset[tuple[Tensor, int]]):
         return (x - mean[:, None, None]) / std[:, None, None], int(self.images.labels[index])
 
 
-def plain_loop(images: ImageSet) -> Callable[[], object]:
+def plain_loop(images: ImageSet, batch: int = CONFIG.batch_size) -> Callable[[], object]:
     """One step of the loop that everybody writes: DataLoader, fp32, NCHW, SGD."""
     torch.manual_seed(0)
     edge, cloud = models.build("vgg11", cut=2, num_classes=10, image_shape=(3, 32, 32), bottleneck=8)
     net = nn.Sequential(edge, cloud).train()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
-    loader = DataLoader(_PerImage(images), batch_size=128, shuffle=True, drop_last=True)
+    loader = DataLoader(PerImage(images), batch_size=batch, shuffle=True, drop_last=True)
     state = {"batches": iter(loader)}
 
     def step() -> None:

@@ -25,8 +25,9 @@ _errors = Console(stderr=True, soft_wrap=True)
 class Bar:
     """A progress bar on a terminal; plain lines, where there are any, everywhere else."""
 
-    def __init__(self, progress: Progress | None, label: str) -> None:
+    def __init__(self, progress: Progress | None, label: str, *, silent: bool = False) -> None:
         self._progress = progress
+        self._silent = silent
         self._task = progress.add_task(label, total=None) if progress is not None else None
 
     def at(self, done: float, total: float) -> None:
@@ -36,15 +37,16 @@ class Bar:
 
     def line(self, text: str) -> Self:
         """Print one line above the bar."""
-        _errors.print(text, highlight=False, markup=False)
+        if not self._silent:
+            _errors.print(text, highlight=False, markup=False)
         return self
 
 
 @contextmanager
-def progress_bar(label: str) -> Iterator[Bar]:
-    """Show progress on standard error, so that standard output holds only results."""
-    if not sys.stderr.isatty():
-        yield Bar(None, label)
+def progress_bar(label: str, *, shown: bool = True) -> Iterator[Bar]:
+    """Show progress on standard error, so that standard output holds only results; nothing at all unless `shown`."""
+    if not shown or not sys.stderr.isatty():
+        yield Bar(None, label, silent=not shown)
         return
     columns = (
         TextColumn("{task.description}"),

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from sfumato import __version__
-from sfumato.errors import SfumatoError, SfumatoWarning
+from sfumato.errors import ConfigError, SfumatoError, SfumatoWarning
+from sfumato.ranks import Ranks, launched, may_tell
 
 __all__ = ["main"]
 
@@ -18,6 +19,9 @@ COMMANDS = {
     "reproduce": "run the paper's tables and figures, ours beside the published numbers",
     "bench": "measure speed as ratios to baselines in the same run",
 }
+
+# Commands that several processes, started by torchrun, work on together.
+TOGETHER = {"train"}
 
 _USAGE = """usage: sfumato COMMAND [options]
 
@@ -49,12 +53,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _warn  # type: ignore[assignment]
+            if launched() and command not in TOGETHER:
+                raise ConfigError(f"{command} runs in one process; start it without torchrun")
             code: int | None = import_module(f"sfumato.cli.{command}").run(rest)
     except SfumatoError as error:
-        print(f"sfumato: error: {error}", file=sys.stderr)
+        if may_tell():
+            print(f"sfumato: error: {error}", file=sys.stderr, flush=True)
         return 2
     except KeyboardInterrupt:
-        print("\nsfumato: interrupted; the same command resumes where it stopped", file=sys.stderr)
+        if may_tell():
+            print("\nsfumato: interrupted; the same command resumes where it stopped", file=sys.stderr, flush=True)
         return 130
     except BrokenPipeError:
         sys.stderr.close()
@@ -64,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _warn(message: Warning | str, category: type[Warning], *_: object) -> None:
     """Our own warnings as one sentence; those of libraries are for their developers."""
-    if issubclass(category, SfumatoWarning):
+    if issubclass(category, SfumatoWarning) and Ranks.current().is_first:
         print(f"sfumato: warning: {message}", file=sys.stderr)
 
 

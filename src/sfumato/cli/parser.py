@@ -4,12 +4,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from jsonargparse import ActionYesNo, ArgumentParser, Namespace
 
 from sfumato import defenses
 from sfumato.files import write_json
+from sfumato.ranks import may_tell
 
 __all__ = ["CommandParser", "add_plugins", "add_settings", "field_texts", "load_plugins", "save_json", "settings"]
 
@@ -27,6 +28,12 @@ class CommandParser(ArgumentParser):
     def read(self, words: Sequence[str]) -> Namespace:
         """Parse, taking `--data-dir` and `--data_dir` alike."""
         return self.parse_args([_underscored(word) for word in words])
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Say what is wrong and exit with 2; of several processes only one says it."""
+        if not may_tell():
+            self.exit(2)
+        super().error(message, ex)
 
     def format_help(self, formatter: Any = None) -> str:
         """Help with dashes."""

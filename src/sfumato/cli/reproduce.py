@@ -19,8 +19,6 @@ from sfumato.experiments.store import Store
 
 __all__ = ["run"]
 
-_GPU_WORKERS = 4
-
 
 def run(words: Sequence[str]) -> None:
     """Parse, run what is missing, show."""
@@ -43,8 +41,13 @@ def run(words: Sequence[str]) -> None:
     parser.add_argument("--seeds", nargs="+", type=int, help="only these seeds, such as 0")
     parser.add_argument("--as_published", action="store_true", help="with the settings that only the authors' code has")
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--executor", type=Literal["local", "slurm", "ray"], default="local", help="where to run")
-    parser.add_argument("--workers", type=int | None, default=None, help="processes of the local executor")
+    parser.add_argument(
+        "--executor",
+        type=Literal["auto", "local", "interleaved", "slurm", "ray"],
+        default="auto",
+        help="where to run: auto takes processes on a CPU, and streams of one process on a GPU",
+    )
+    parser.add_argument("--workers", type=int | None, default=None, help="how many experiments side by side")
     parser.add_argument(
         "--executor_options", type=dict[str, Any], default={}, help="such as '{partition: gpu, gpus: 1}'"
     )
@@ -97,17 +100,19 @@ def _run(
                 experiments.setdefault(one.key, one)
     if not experiments:
         return None
-    options = dict(parsed.executor_options)
-    if parsed.executor == "local":
-        # Small networks leave a GPU idle: several share it, but not as many as there are cores.
-        on_gpu = device_of(parsed.device).type == "cuda"
-        options |= {"workers": parsed.workers or (_GPU_WORKERS if on_gpu else None)}
-    elif parsed.executor == "slurm":
+    options, executor = dict(parsed.executor_options), parsed.executor
+    if executor == "auto":
+        executor = "interleaved" if device_of(parsed.device).type == "cuda" else "local"
+    if executor == "local":
+        options |= {"workers": parsed.workers}
+    elif executor == "interleaved" and parsed.workers is not None:
+        options |= {"at_once": parsed.workers}
+    elif executor == "slurm":
         options.setdefault("folder", str(Path(parsed.work) / "slurm"))
     with progress_bar("experiments") as bar:
         return run_campaign(
             list(experiments.values()),
-            execution.build(parsed.executor, **options),
+            execution.build(executor, **options),
             results=store.folder,
             work=Path(parsed.work),
             data_dir=None if budget.stand_in else parsed.data_dir,

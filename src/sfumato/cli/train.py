@@ -6,6 +6,9 @@ from typing import Any
 
 from sfumato.cli.console import progress_bar, say, table
 from sfumato.cli.parser import CommandParser, add_plugins, add_settings, load_plugins, save_json, settings
+from sfumato.cli.stopping import until_stopped
+from sfumato.data import DataSets
+from sfumato.ranks import Ranks, joined, launched
 from sfumato.training import TrainConfig, load_data, train_run
 
 __all__ = ["run"]
@@ -15,7 +18,8 @@ def run(words: Sequence[str]) -> None:
     """Parse and train."""
     parser = CommandParser(
         "train",
-        "Train a split model. A second call with the same folder resumes an interrupted training.",
+        "Train a split model. A second call with the same folder resumes an interrupted training. Started by torchrun, "
+        "the processes train one model together.",
         "sfumato train --data cifar10 --data-dir ~/cifar10 --cem --epochs 30 --run runs/first",
     )
     parser.add_argument(
@@ -31,16 +35,34 @@ def run(words: Sequence[str]) -> None:
         parsed.data_dir = str(Path(config.data_dir).expanduser().resolve())
         config = settings(parsed, TrainConfig)
     folder = Path(parsed.run or f"runs/{config.data}-{config.network}-{config.digest()}")
-    with progress_bar(f"read {config.data}") as bar:
-        sets = load_data(config, bar.at)
-    with progress_bar("train") as bar:
-        result = train_run(
-            config,
-            folder,
-            sets=sets,
-            on_step=bar.at,
-            on_epoch=lambda line: _tell(bar.line, line, config.epochs),
-        )
+    with joined(config.device) as ranks:
+        sets = _read(config, ranks)
+        with progress_bar("train", shown=ranks.is_first) as bar, until_stopped(catch=launched()) as stopped:
+            result = train_run(
+                config,
+                folder,
+                sets=sets,
+                on_step=bar.at,
+                on_epoch=lambda line: _tell(bar.line, line, config.epochs),
+                should_stop=stopped,
+            )
+    if ranks.is_first:
+        _show(result, folder)
+        save_json(parsed.json, result)
+
+
+def _read(config: TrainConfig, ranks: Ranks) -> DataSets:
+    """The images; on every machine one rank reads them first, the others then find what it has prepared."""
+    found: list[DataSets] = []
+    for turn in (True, False):
+        with ranks.together():
+            if ranks.leads_machine == turn:
+                with progress_bar(f"read {config.data}", shown=ranks.is_first) as bar:
+                    found.append(load_data(config, bar.at))
+    return found[0]
+
+
+def _show(result: dict[str, Any], folder: Path) -> None:
     rows = [("accuracy, test", f"{result['accuracy']:.2%}")]
     if result["accuracy_held_out"] is not None:
         rows.append(("accuracy, held-out part of the training set", f"{result['accuracy_held_out']:.2%}"))
@@ -51,7 +73,6 @@ def run(words: Sequence[str]) -> None:
     if result["caveat"]:
         say(result["caveat"])
     say(f"next: sfumato attack {folder}")
-    save_json(parsed.json, result)
 
 
 def _tell(print_line: Any, line: dict[str, Any], epochs: int) -> None:

@@ -29,7 +29,10 @@ class Site:
 
 @dataclass(frozen=True)
 class Batch:
-    """One training batch as the defences see it.
+    """One training batch as the defences see it; in data-parallel training this rank's part of it.
+
+    A penalty that is a mean over samples needs to know nothing about that. One that looks at the batch as a whole takes
+    `sfumato.ranks.whole(batch.features)` in the place of `batch.features`.
 
     Attributes:
         images: (n, C, H, W) in [0, 1], after augmentation.
@@ -37,8 +40,6 @@ class Batch:
         features: z_hat (n, ...), with its graph.
         released: z (n, ...), what leaves the device, with its graph.
         logits: (n, classes).
-        progress: in [0, 1) through the whole training.
-        lr: learning rate of this step.
     """
 
     images: Tensor
@@ -46,8 +47,6 @@ class Batch:
     features: Tensor
     released: Tensor
     logits: Tensor
-    progress: float
-    lr: float
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,8 @@ class Epoch:
     Attributes:
         index: from 0.
         total: number of epochs of the whole training.
-        collect: one pass over the training set without gradients: () -> (z_hat of all samples, labels).
+        collect: one pass over the training set without gradients: () -> (z_hat of all samples, labels). In
+            data-parallel training this rank's part of them; `sfumato.ranks.Ranks.current().gather` gives all.
         model: the split model, for defences that change its layers.
         parameters_replaced: to be called by a defence that put new parameters in the place of old ones; the trainer
             then builds its optimizer anew (its momentum starts from zero).
@@ -78,12 +78,20 @@ class Defense(nn.Module):
         changes_released_features: whether `transform` returns a module (a test verifies it).
         trains_adversary: whether `on_step` trains a network of its own (a test verifies it).
         changes_architecture: whether `model_options` asks for another network (a test verifies it).
+        replayable: whether `penalty` and `on_step` may be captured and replayed by a GPU: they never wait for the
+            device and keep what they read in place (a test verifies it for every registered defence).
     """
 
     name: ClassVar[str]
     changes_released_features: ClassVar[bool] = False
     trains_adversary: ClassVar[bool] = False
     changes_architecture: ClassVar[bool] = False
+    replayable: bool = False
+
+    @property
+    def layout(self) -> int:
+        """Counts up whenever a tensor that a step reads has moved; the step is then captured anew."""
+        return 0
 
     def model_options(self) -> dict[str, Any]:
         """How the network has to be built: options of `sfumato.models.build`, such as an extra layer."""
@@ -99,6 +107,17 @@ class Defense(nn.Module):
 
     def attach(self, site: Site) -> None:
         """Before training, once the shapes are known (networks of the defence's own)."""
+
+    def before_step(self, progress: float, lr: float) -> None:
+        """Before every step: write what changes with the time into tensors that `penalty` reads.
+
+        A GPU may replay `penalty` and `on_step` as they were captured once, Python numbers included. What depends on
+        the place in the training is therefore set here, in buffers, in place.
+
+        Args:
+            progress: in [0, 1) through the whole training.
+            lr: learning rate of the step.
+        """
 
     def penalty(self, batch: Batch) -> Tensor | None:
         """What to add to the task loss, already weighed; None adds nothing."""

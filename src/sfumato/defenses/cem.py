@@ -24,7 +24,7 @@ class CEMDefense(Defense):
     """
 
     name: ClassVar[str] = "cem"
-    last_factor: Tensor
+    weight: Tensor
 
     def __init__(self, cem: CEM, *, lam: float, lam_schedule: str = "ramp", refresh_every: int = 1) -> None:
         super().__init__()
@@ -36,13 +36,26 @@ class CEMDefense(Defense):
         self.lam = lam
         self.refresh_every = refresh_every
         self.factor = schedule(lam_schedule)
-        self.register_buffer("last_factor", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("weight", torch.zeros((), dtype=torch.float64))
+
+    @property
+    def replayable(self) -> bool:  # type: ignore[override]
+        """Not with the running update, which factorises every covariance in every step and waits for the results."""
+        return self.cem.update == "epoch"
+
+    @property
+    def layout(self) -> int:
+        """See `Defense.layout`."""
+        return self.cem.mixture.layout
+
+    def before_step(self, progress: float, lr: float) -> None:
+        """Set lambda times the factor of its schedule."""
+        self.weight.fill_(self.lam * self.factor(progress, lr))
 
     def penalty(self, batch: Batch) -> Tensor | None:
         """The weighed loss of Eq. 7 for this batch."""
-        factor = self.factor(batch.progress, batch.lr)
-        self.last_factor.fill_(factor)
-        return self.lam * factor * self.cem(batch.features, batch.labels)
+        value: Tensor = self.weight.float() * self.cem(batch.features, batch.labels)
+        return value
 
     def on_epoch(self, epoch: Epoch) -> None:
         """Refresh the mixture from the features of the whole training set."""
@@ -51,4 +64,4 @@ class CEMDefense(Defense):
 
     def report(self) -> dict[str, Any]:
         """Information, Eq. 4 and the conditions of section 3.4, as of the last refresh."""
-        return {"lam": self.lam * float(self.last_factor), **self.cem.diagnostics().as_dict()}
+        return {"lam": float(self.weight), **self.cem.diagnostics().as_dict()}

@@ -8,6 +8,7 @@ from torch import Tensor
 from sfumato.defenses.base import Batch, Defense
 from sfumato.defenses.registry import register
 from sfumato.errors import ConfigError, FeatureError
+from sfumato.ranks import whole
 
 __all__ = ["DistCorr", "distance_correlation"]
 
@@ -58,7 +59,8 @@ class DistCorr(Defense):
 
     Source: Vepakomma et al., NoPeek, ICDMW 2020 (the paper's [54] and, with more noise, Noise_NoPeek). As in the
     authors' code the feature is the one before the noise. Their alpha is a script's parameter that no table states;
-    ours is a choice, made the same for every data set, where their code takes a tenth of it outside CIFAR-10.
+    ours is a choice, made the same for every data set, where their code takes a tenth of it outside CIFAR-10. In
+    data-parallel training the batch is that of all ranks: pairs of images of different ranks count too.
 
     Args:
         alpha: weight of the distance correlation.
@@ -68,6 +70,7 @@ class DistCorr(Defense):
     """
 
     name: ClassVar[str] = "distcorr"
+    replayable = True
 
     def __init__(self, alpha: float = 1.0) -> None:
         super().__init__()
@@ -79,7 +82,7 @@ class DistCorr(Defense):
 
     def penalty(self, batch: Batch) -> Tensor | None:
         """alpha times the distance correlation of the batch."""
-        value = distance_correlation(batch.images, batch.features)
+        value = distance_correlation(whole(batch.images), whole(batch.features))
         self.last.copy_(value.detach())
         return self.alpha * value
 

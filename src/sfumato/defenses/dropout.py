@@ -54,6 +54,7 @@ class Dropout(Defense):
     """
 
     name: ClassVar[str] = "dropout"
+    replayable = True
     changes_released_features: ClassVar[bool] = True
 
     def __init__(self, rate: float = 0.2) -> None:

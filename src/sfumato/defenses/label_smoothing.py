@@ -30,6 +30,7 @@ class LabelSmoothing(Defense):
     """
 
     name: ClassVar[str] = "label_smoothing"
+    replayable = True
 
     def __init__(self, smoothing: float = 0.1) -> None:
         super().__init__()

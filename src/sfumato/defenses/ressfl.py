@@ -13,6 +13,7 @@ from sfumato.defenses.registry import register
 from sfumato.errors import ConfigError, NotFittedError
 from sfumato.metrics import ssim
 from sfumato.models import ReconstructionNet
+from sfumato.ranks import whole
 
 __all__ = ["ResSFL"]
 
@@ -42,6 +43,7 @@ class ResSFL(Defense):
     """
 
     name: ClassVar[str] = "ressfl"
+    replayable = True
     trains_adversary: ClassVar[bool] = True
 
     def __init__(
@@ -72,7 +74,9 @@ class ResSFL(Defense):
         if self.adversary is None:
             raise NotFittedError("the adversary has no shape yet; call attach(site) before training")
         if self._optimizer is None:
-            self._optimizer = Adam(self.adversary.parameters(), lr=self.lr, fused=True)
+            # On a GPU the number of steps is counted there, so that the step can be replayed.
+            on_gpu = self.last.device.type == "cuda"
+            self._optimizer = Adam(self.adversary.parameters(), lr=self.lr, fused=True, capturable=on_gpu)
             self._bf16 = use_bf16("auto", self.last.device, self.adversary, self._feature_shape)
         return (self._optimizer,)
 
@@ -83,7 +87,7 @@ class ResSFL(Defense):
         z = batch.released.view_as(batch.released)
         with autocast(z.device, self._bf16):
             redrawn = self.adversary(z)
-        similarity = ssim(batch.images, redrawn.float()).mean()
+        similarity = whole(ssim(batch.images, redrawn.float())).mean()
         self.last.copy_(similarity.detach())
         excess = (similarity.detach() - self.threshold).clamp_min(0.0)
         # To the adversary the loss is -SSIM; to the encoder, whose gradient passes through z, it is alpha SSIM where

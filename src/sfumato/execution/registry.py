@@ -6,13 +6,19 @@ from typing import Any
 
 from sfumato.errors import ConfigError
 from sfumato.execution.base import Executor
+from sfumato.execution.interleaved import InterleavedExecutor
 from sfumato.execution.local import LocalExecutor
 from sfumato.execution.ray_cluster import RayExecutor
 from sfumato.execution.slurm import SlurmExecutor
 
 __all__ = ["build", "names"]
 
-_EXECUTORS: dict[str, Callable[..., Executor]] = {"local": LocalExecutor, "ray": RayExecutor, "slurm": SlurmExecutor}
+_EXECUTORS: dict[str, Callable[..., Executor]] = {
+    "interleaved": InterleavedExecutor,
+    "local": LocalExecutor,
+    "ray": RayExecutor,
+    "slurm": SlurmExecutor,
+}
 
 
 def names() -> tuple[str, ...]:

@@ -106,7 +106,7 @@ def _findings(dataset: str, budget: Budget, rows: dict[str, RowSpec], store: Sto
     experiments: dict[str, Any] = {}
     for name in spec_names():
         spec = load_spec(name)
-        if spec["dataset"] == dataset and spec["kind"] != "efficiency":
+        if spec["dataset"] == dataset and spec["kind"] not in ("efficiency", "ablation"):
             for experiment in experiments_of(spec, budget, rows):
                 experiments[experiment.key] = experiment
     return _merged(collect(experiments.values(), store))

@@ -5,6 +5,7 @@ from typing import Any
 
 from sfumato.attacks import DecoderConfig, GanConfig
 from sfumato.errors import ConfigError
+from sfumato.experiments.ablation import ablation_experiments
 from sfumato.experiments.budget import Budget, RowSpec
 from sfumato.experiments.experiment import Experiment
 from sfumato.training import TrainConfig
@@ -95,6 +96,8 @@ def experiments_of(
     Raises:
         ConfigError: a wanted row is unknown.
     """
+    if spec["kind"] == "ablation":
+        return ablation_experiments(spec, budget, wanted=wanted, seeds=seeds)
     found: list[Experiment] = []
     for seed in budget.seeds if seeds is None else seeds:
         found += _of_seed(spec, budget, rows, wanted, seed)

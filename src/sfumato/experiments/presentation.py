@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from sfumato.evidence import evidence
+from sfumato.experiments.ablation import ablation_figures, ablation_table, measure_variants
 from sfumato.experiments.budget import Budget, RowSpec
 from sfumato.experiments.comparison import comparison_table, remarks
 from sfumato.experiments.curves import curve_findings, draw, points_table
@@ -76,6 +77,11 @@ def present(spec: dict[str, Any], budget: Budget, rows: dict[str, RowSpec], stor
     if spec["kind"] == "comparison":
         shown.tables.append(comparison_table(spec, budget, rows, store))
         shown.pictures += _pictures(spec, budget, rows, store)
+    elif spec["kind"] == "ablation":
+        curve, variants = measure_variants(spec, budget, store)
+        notes = remarks(budget, [*curve, *(finding for one in variants for finding in one.findings)])
+        shown.tables.append(ablation_table(spec, variants, notes))
+        shown.figures += ablation_figures(spec, curve, variants)
     elif spec["kind"] == "pictures":
         shown.pictures += _pictures(spec, budget, rows, store)
     else:

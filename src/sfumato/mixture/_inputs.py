@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from sfumato.errors import ConfigError, FeatureError
+from sfumato.ranks import Ranks
 
 __all__ = [
     "check_assignment",
@@ -38,22 +39,28 @@ def check_features(features: Tensor, dim: int | None = None) -> None:
         )
 
 
-def check_finite(features: Tensor) -> None:
-    """FeatureError when there are no features, or one holds NaN or infinity."""
-    if features.numel() == 0:
+def check_finite(features: Tensor, ranks: Ranks = Ranks.ALONE) -> None:
+    """FeatureError on all ranks when there are no features, or one holds NaN or infinity."""
+    count, damaged = len(features), False
+    if features.numel():
+        low, high = features.aminmax()
+        damaged = not bool(torch.isfinite(low) & torch.isfinite(high))
+    if not ranks.alone:
+        count, found = ranks.sum(torch.tensor([count, int(damaged)])).tolist()
+        damaged = bool(found)
+    if count == 0 or features.shape[1] == 0:
         raise FeatureError(f"there is nothing to fit in features of shape {tuple(features.shape)}; pass samples")
-    low, high = features.aminmax()
-    if not bool(torch.isfinite(low) & torch.isfinite(high)):
+    if damaged:
         raise FeatureError("features hold NaN or infinite values; find the step that produced them first")
 
 
-def _check_index(name: str, index: Tensor, count: int, limit: int, what: str, plural: str) -> None:
+def _check_index(name: str, index: Tensor, count: int, limit: int, what: str, plural: str, values: bool) -> None:
     if index.ndim != 1 or len(index) != count or index.dtype != torch.int64:
         raise FeatureError(
             f"{name} must be int64 of shape ({count},) like the features, got {index.dtype} {tuple(index.shape)}; "
             f"pass one {what} index per sample"
         )
-    if count and bool(((index < 0) | (index >= limit)).any()):
+    if values and count and bool(((index < 0) | (index >= limit)).any()):
         raise FeatureError(
             f"{name} reach from {int(index.min())} to {int(index.max())}, outside 0 to {limit - 1}; "
             f"check the number of {plural}"
@@ -62,14 +69,17 @@ def _check_index(name: str, index: Tensor, count: int, limit: int, what: str, pl
 
 def check_assignment(assignment: Tensor, count: int, clusters: int) -> None:
     """FeatureError unless `assignment` is (count,) int64 in [0, clusters)."""
-    _check_index("assignments", assignment, count, clusters, "cluster", "clusters")
+    _check_index("assignments", assignment, count, clusters, "cluster", "clusters", True)
 
 
-def check_labels(labels: Tensor | None, count: int, num_classes: int) -> Tensor:
-    """The labels; FeatureError unless they are (count,) int64 in [0, num_classes)."""
+def check_labels(labels: Tensor | None, count: int, num_classes: int, *, values: bool = True) -> Tensor:
+    """The labels; FeatureError unless they are (count,) int64 in [0, num_classes).
+
+    Looking at the `values` of a tensor on a GPU waits for it; a training step leaves that to the refresh.
+    """
     if labels is None:
         raise FeatureError("these clusters belong to classes; pass labels, or fit them without labels")
-    _check_index("labels", labels, count, num_classes, "class", "classes")
+    _check_index("labels", labels, count, num_classes, "class", "classes", values)
     return labels
 
 

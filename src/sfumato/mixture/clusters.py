@@ -16,6 +16,7 @@ from sfumato.mixture.precision import (
     low_rank_precision,
 )
 from sfumato.mixture.running import batch_covariances, subtract_noise, update_covariances, update_weights
+from sfumato.ranks import Ranks
 
 __all__ = ["Clusters"]
 
@@ -47,6 +48,7 @@ class Clusters(nn.Module):
         centres: (k, D), which define the partition.
         counts: (k,) samples per cluster at the last refresh.
         spread: Sigma_j in its family's shape, or in dual form (k, r, D).
+        layout: counts up whenever a tensor that a step reads has moved to another address.
         kept, kept_clusters: up to 512 features, evenly spread over the data set, and their clusters: a sample to
             measure on.
     """
@@ -82,7 +84,9 @@ class Clusters(nn.Module):
         self._may_be_dual = dual and covariance == "full"
         self._is_dual = False
         self._precision: Precision | None = None
+        self._stale = True
         self._information: Tensor | None = None
+        self.layout = 0
         for name in _BUFFERS:
             self.register_buffer(name, torch.empty(0))
 
@@ -99,27 +103,45 @@ class Clusters(nn.Module):
     @property
     def information(self) -> Tensor:
         """Theorem 2 for the current moments, float64, nats."""
-        if self._information is None:
-            pi = self.weights.double()
-            self._information = (torch.special.entr(pi) + 0.5 * pi * self.precision.log_ratio).sum()
+        self._prepare()
+        assert self._information is not None
         return self._information
 
     @property
     def precision(self) -> Precision:
         """The factors of (Sigma_j + sigma^2 I)^-1."""
-        if self._precision is None:
-            if self.covariance != "full":
-                self._precision = diagonal_precision(self.spread, self.variance, self.means.shape[1])
-            elif self._is_dual:
-                self._precision = low_rank_precision(self.spread, self.variance)
-            else:
-                self._precision = dense_precision(self.spread, self.variance)
+        self._prepare()
+        assert self._precision is not None
         return self._precision
 
-    def refresh(self, features: Tensor, labels: Tensor | None, *, noisy: bool) -> None:
+    def _prepare(self) -> None:
+        """Bring factors and information up to date, in the tensors that a captured step reads where they fit."""
+        if not self._stale:
+            return
+        if self.covariance != "full":
+            fresh: Precision = diagonal_precision(self.spread, self.variance, self.means.shape[1])
+        elif self._is_dual:
+            fresh = low_rank_precision(self.spread, self.variance)
+        else:
+            fresh = dense_precision(self.spread, self.variance)
+        if self._precision is None or not self._precision.adopt(fresh):
+            self._precision = fresh
+            self.layout += 1
+        pi = self.weights.double()
+        information = (torch.special.entr(pi) + 0.5 * pi * self._precision.log_ratio).sum()
+        if self._information is None or self._information.device != information.device:
+            self._information = information
+        else:
+            self._information.copy_(information)
+        self._stale = False
+
+    def refresh(self, features: Tensor, labels: Tensor | None, *, noisy: bool, ranks: Ranks = Ranks.ALONE) -> None:
         """Cluster (N, D) features and take their moments.
 
-        k-means++ and up to 20 Lloyd iterations at first, two iterations from the last centres later.
+        k-means++ and up to 20 Lloyd iterations at first, two iterations from the last centres later. Where ranks hold a
+        part of the features each, assignments are made where the features are, and counts, sums and squares are summed
+        over the ranks. Only the dual form, which consists of samples, gathers them: N D numbers on every rank, at most
+        half of what k covariances take.
         """
         partition = Partition.fit(
             features,
@@ -129,12 +151,13 @@ class Clusters(nn.Module):
             previous=self._partition if self.refreshes else None,
             iterations=_WARM_ITERATIONS if self.refreshes else _FIRST_ITERATIONS,
             generator=torch.Generator(device=features.device).manual_seed(self.seed),
+            ranks=ranks,
         )
         assignment = partition.assign(features, labels)
-        self.centres = partition.centres
-        self.counts = torch.bincount(assignment, minlength=self.size)
-        self.weights = self.counts.to(features.dtype) / len(features)
-        self.samples = len(features)
+        self._put("centres", partition.centres)
+        self._put("counts", ranks.sum(torch.bincount(assignment, minlength=self.size)))
+        self.samples = ranks.total(len(features))
+        self._put("weights", self.counts.to(features.dtype) / self.samples)
         self._is_dual = self._may_be_dual and not noisy and int(self.counts.max()) * 2 <= features.shape[1]
         fitted = moments(
             features,
@@ -142,26 +165,35 @@ class Clusters(nn.Module):
             self.size,
             "spherical" if self._is_dual else self.covariance,
             fallback=self.centres,
+            ranks=ranks,
         )
-        self.means = fitted.means
+        self._put("means", fitted.means)
         if self._is_dual:
-            self.spread = centred_samples(features, assignment, self.means, self.counts)
+            everything, clusters = ranks.gather(features), ranks.gather(assignment)
+            self._put("spread", centred_samples(everything, clusters, self.means, self.counts))
         else:
-            self.spread = subtract_noise(fitted.covariances, self.variance) if noisy else fitted.covariances
-        keep = torch.linspace(0, len(features) - 1, min(len(features), _KEPT), device=features.device).long()
-        self.kept, self.kept_clusters = features[keep].clone(), assignment[keep]
+            self._put("spread", subtract_noise(fitted.covariances, self.variance) if noisy else fitted.covariances)
+        keep = torch.linspace(0, self.samples - 1, min(self.samples, _KEPT), device=features.device).long()
+        start = ranks.before(len(features))
+        keep = keep[(keep >= start) & (keep < start + len(features))] - start
+        self.kept, self.kept_clusters = ranks.gather(features[keep].clone()), ranks.gather(assignment[keep])
         self.refreshes += 1
         self._forget_factors()
+        self._prepare()  # now, not in the first step, which may be a replayed one
 
     def assign(self, rows: Tensor, labels: Tensor | None) -> Tensor:
         """(n,) cluster of each row: the nearest centre, of its own class where clusters belong to classes."""
         return self._partition.assign(rows, labels)
 
-    def carry(self, rows: Tensor, assignment: Tensor) -> None:
-        """Eq. 5 and Eq. 6 for one batch; what is carried has no graph."""
-        counts = torch.bincount(assignment, minlength=self.size)
-        self.weights = update_weights(self.weights, counts, self.samples, len(rows))
+    def carry(self, rows: Tensor, assignment: Tensor, ranks: Ranks = Ranks.ALONE) -> None:
+        """Eq. 5 and Eq. 6 for one batch, that of all ranks; what is carried has no graph."""
+        own = torch.bincount(assignment, minlength=self.size)
+        counts = ranks.sum(own)
+        self.weights = update_weights(self.weights, counts, self.samples, ranks.total(len(rows)))
         fresh = batch_covariances(rows, assignment, self.means, self.covariance)
+        if not ranks.alone:  # all are centred at the stored means
+            share = (own / counts.clamp(min=1)).to(fresh.dtype)
+            fresh = ranks.sum(share.reshape(-1, *[1] * (fresh.ndim - 1)) * fresh)
         self.spread = update_covariances(self.spread, fresh, counts, self.weights, self.samples)
         self._forget_factors()
 
@@ -173,9 +205,20 @@ class Clusters(nn.Module):
     def _partition(self) -> Partition:
         return Partition.of(self.centres, self.num_classes if self.class_conditional else None)
 
+    def _put(self, name: str, value: Tensor) -> None:
+        """Store a buffer: in place where the old one fits, since a captured step reads it at its address.
+
+        Where it does not fit `layout` counts up, and whoever captured a step has to do so again.
+        """
+        old: Tensor = getattr(self, name)
+        if old.shape == value.shape and old.dtype == value.dtype and old.device == value.device:
+            old.copy_(value)
+        else:
+            setattr(self, name, value)
+            self.layout += 1
+
     def _forget_factors(self) -> None:
-        self._precision = None
-        self._information = None
+        self._stale = True
 
     def get_extra_state(self) -> Tensor:
         """Counters as a tensor, so that a state dict holds nothing but tensors."""
@@ -196,4 +239,5 @@ class Clusters(nn.Module):
         for name in _BUFFERS:  # their shapes are those of the saved features
             if (saved := state_dict.get(prefix + name)) is not None:
                 setattr(self, name, torch.empty_like(saved, device=self.weights.device))
+                self.layout += 1
         super()._load_from_state_dict(state_dict, prefix, *rest)

@@ -15,11 +15,12 @@ from sfumato.mixture._inputs import (
     random_unit,
     seeded,
 )
+from sfumato.ranks import Ranks
 
 __all__ = ["KMeansResult", "kmeans", "kmeans_plus_plus", "nearest"]
 
 # Lloyd stops when the centres moved, squared and summed, by less than this share of the mean variance.
-_TOLERANCE = 1e-4
+TOLERANCE = 1e-4
 
 
 class KMeansResult(NamedTuple):
@@ -74,7 +75,9 @@ def nearest(features: Tensor, centres: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def kmeans_plus_plus(features: Tensor, k: int, generator: torch.Generator | None = None) -> Tensor:
+def kmeans_plus_plus(
+    features: Tensor, k: int, generator: torch.Generator | None = None, ranks: Ranks = Ranks.ALONE
+) -> Tensor:
     """k samples as first centres, far apart: greedy k-means++ (Arthur and Vassilvitskii 2007).
 
     Each next centre is drawn with probability proportional to the squared distance to the centres so far; of
@@ -84,10 +87,11 @@ def kmeans_plus_plus(features: Tensor, k: int, generator: torch.Generator | None
     Args:
         features: (n, D) with n >= 1.
         k: number of centres.
-        generator: source of randomness; a new one with seed 0 when left out.
+        generator: source of randomness; a new one with seed 0 when left out, in the same state on all ranks.
+        ranks: processes that hold a part of the samples each; the samples count in rank order.
 
     Returns:
-        (k, D), rows of `features`.
+        (k, D), rows of `features`, of those of all ranks.
 
     Raises:
         ConfigError: k below 1.
@@ -95,37 +99,76 @@ def kmeans_plus_plus(features: Tensor, k: int, generator: torch.Generator | None
     """
     check_positive(k=k)
     check_features(features)
-    check_finite(features)
+    check_finite(features, ranks)
     source = seeded(generator)
-    shift = features.mean(0)
+    shift = ranks.mean(features)
+    samples = _Samples(features, ranks)
     norms = features.new_empty(len(features))
     for part in chunk_slices(features):
         norms[part] = (features[part] - shift).square_().sum(1)
 
     def distances(candidates: Tensor) -> Tensor:
         """(n, t) squared distances of all samples to the candidate samples (t,)."""
-        moved = features[candidates] - shift
-        squared = norms[:, None] + norms[candidates]
+        moved = samples.at(features, candidates) - shift
+        squared = norms[:, None] + samples.at(norms, candidates)
         for part in chunk_slices(features):
             squared[part].addmm_(features[part] - shift, moved.T, alpha=-2.0)
         return squared.clamp_(min=0)
 
     trials = 2 + int(math.log(k))
-    chosen = (random_unit(1, source, features) * len(features)).long()
+    chosen = (random_unit(1, source, features) * samples.total).long()
     closest = distances(chosen).squeeze(1)
     picks = [chosen]
     for _ in range(k - 1):
-        mass = closest.cumsum(0, dtype=torch.float64)
         drawn = random_unit(trials, source, features)
-        if float(mass[-1]) == 0.0:
-            picks.append((drawn[:1] * len(features)).long())
+        candidates = samples.drawn(closest.cumsum(0, dtype=torch.float64), drawn)
+        if candidates is None:
+            picks.append((drawn[:1] * samples.total).long())
             continue
-        candidates = torch.searchsorted(mass, drawn * mass[-1], right=True).clamp_(max=len(features) - 1)
         lowered = torch.minimum(distances(candidates), closest[:, None])
-        best = lowered.sum(0, dtype=torch.float64).argmin()
+        best = ranks.sum(lowered.sum(0, dtype=torch.float64)).argmin()
         closest = lowered[:, best]
         picks.append(candidates[best].reshape(1))
-    return features[torch.cat(picks)]
+    return samples.at(features, torch.cat(picks))
+
+
+class _Samples:
+    """Samples spread over ranks, numbered through in rank order."""
+
+    def __init__(self, features: Tensor, ranks: Ranks) -> None:
+        self.ranks = ranks
+        self.count = len(features)
+        self.total = ranks.total(self.count)
+        self.start = ranks.before(self.count)
+
+    def at(self, values: Tensor, index: Tensor) -> Tensor:
+        """The values (n, ...) of samples (t,), whoever has them."""
+        if self.ranks.alone:
+            return values[index]
+        own = index - self.start
+        mine = (own >= 0) & (own < self.count)
+        found = values.new_zeros(len(index), *values.shape[1:])
+        found[mine] = values[own[mine]]
+        return self.ranks.sum(found)
+
+    def drawn(self, mass: Tensor, unit: Tensor) -> Tensor | None:
+        """Sample numbers (t,) with probability proportional to their mass, whose cumulative sums (n,) are given, from
+        uniform numbers (t,); None where all mass is 0.
+        """
+        own = mass[-1:] if self.count else mass.new_zeros(1)
+        until = self.ranks.stack(own).squeeze(1).cumsum(0)
+        if float(until[-1]) == 0.0:
+            return None
+        target = unit * until[-1]
+        if self.ranks.alone:
+            return torch.searchsorted(mass, target, right=True).clamp_(max=self.count - 1)
+        owner = torch.searchsorted(until, target, right=True).clamp_(max=self.ranks.size - 1)
+        found = torch.zeros_like(owner)
+        mine = owner == self.ranks.rank
+        if self.count:
+            inside = target[mine] - (until[self.ranks.rank] - own)
+            found[mine] = torch.searchsorted(mass, inside, right=True).clamp_(max=self.count - 1) + self.start
+        return self.ranks.sum(found)
 
 
 @torch.no_grad()
@@ -136,6 +179,7 @@ def kmeans(
     init: Tensor | None = None,
     iterations: int = 100,
     generator: torch.Generator | None = None,
+    ranks: Ranks = Ranks.ALONE,
 ) -> KMeansResult:
     """Lloyd's algorithm: assign to the nearest centre, move each centre to the mean of its samples, repeat.
 
@@ -149,6 +193,8 @@ def kmeans(
         init: (k, D) centres to start from; `kmeans_plus_plus` when left out.
         iterations: at most so many updates; 0 assigns to the first centres.
         generator: source of randomness for the start; a new one with seed 0 when left out.
+        ranks: processes that hold a part of the samples each, which may be empty; centres, inertia and iterations are
+            those of all samples, the assignment that of this rank's.
 
     Raises:
         ConfigError: k below 1, a negative number of iterations, or `init` of another shape.
@@ -156,38 +202,42 @@ def kmeans(
     """
     check_positive(k=k)
     check_features(features)
-    check_finite(features)
+    check_finite(features, ranks)
     if iterations < 0:
         raise ConfigError(f"iterations is {iterations}; give 0 or more")
     if init is not None and init.shape != (k, features.shape[1]):
         raise ConfigError(f"init has shape {tuple(init.shape)}; pass centres of shape ({k}, {features.shape[1]})")
     if init is not None and not bool(torch.isfinite(init).all()):
         raise FeatureError("init holds NaN or infinite centres; start without init")
-    start = kmeans_plus_plus(features, k, generator) if init is None else init
+    start = kmeans_plus_plus(features, k, generator, ranks) if init is None else init
     centres = start.detach().to(features)
-    shift = features.mean(0)
+    shift = ranks.mean(features)
     enough = -1.0
     assignment: Tensor | None = None
     updates = 0
     while updates < iterations:
-        found = _assign(features, centres, shift, sums=True)
-        if assignment is not None and torch.equal(assignment, found.assignment):
+        found = _assign(features, centres, shift, ranks, sums=True)
+        if assignment is not None and not ranks.any(not torch.equal(assignment, found.assignment))[0]:
             break
         if assignment is None:
-            enough = _TOLERANCE * _mean_variance(features, shift)
+            enough = TOLERANCE * _mean_variance(features, shift, ranks)
         assignment = found.assignment
-        moved = _update(features, centres, shift, found)
+        moved = _update(features, centres, shift, found, ranks)
         distance = float((moved - centres).double().square().sum())
         centres = moved
         updates += 1
         if distance <= enough:
             break
-    last = _assign(features, centres, centres.mean(0), sums=False)
-    return KMeansResult(centres, last.assignment, float(last.distance.sum(dtype=torch.float64)), updates)
+    last = _assign(features, centres, centres.mean(0), ranks, sums=False)
+    inertia = float(ranks.sum(last.distance.sum(dtype=torch.float64)))
+    return KMeansResult(centres, last.assignment, inertia, updates)
 
 
-def _assign(features: Tensor, centres: Tensor, shift: Tensor, *, sums: bool) -> _Pass:
-    """One pass over all samples: nearest centre, squared distance and, where asked, the sums of rows - shift."""
+def _assign(features: Tensor, centres: Tensor, shift: Tensor, ranks: Ranks, *, sums: bool) -> _Pass:
+    """One pass over all samples: nearest centre, squared distance and, where asked, the sums of rows - shift.
+
+    Assignment and distance are those of this rank's samples, counts and sums those of all.
+    """
     k, dim = centres.shape
     assignment = torch.empty(len(features), dtype=torch.int64, device=features.device)
     distance = features.new_empty(len(features))
@@ -200,15 +250,21 @@ def _assign(features: Tensor, centres: Tensor, shift: Tensor, *, sums: bool) -> 
         distance[part] = rows.square().sum(1).add_(half, alpha=2.0).clamp_(min=0)
         if sums:
             total += torch.nn.functional.one_hot(chosen, k).to(rows.dtype).T @ rows
-    return _Pass(assignment, distance, torch.bincount(assignment, minlength=k), total)
+    counts = torch.bincount(assignment, minlength=k)
+    if sums:
+        counts, total = ranks.sum(counts), ranks.sum(total)
+    return _Pass(assignment, distance, counts, total)
 
 
-def _mean_variance(features: Tensor, mean: Tensor) -> float:
+def _mean_variance(features: Tensor, mean: Tensor, ranks: Ranks) -> float:
     squares = ((features[part] - mean).square_().sum(dtype=torch.float64) for part in chunk_slices(features))
-    return sum(map(float, squares)) / features.numel()
+    spread, numbers = sum(map(float, squares)), float(features.numel())
+    if not ranks.alone:
+        spread, numbers = ranks.sum(torch.tensor([spread, numbers], dtype=torch.float64)).tolist()
+    return spread / numbers
 
 
-def _update(features: Tensor, centres: Tensor, shift: Tensor, found: _Pass) -> Tensor:
+def _update(features: Tensor, centres: Tensor, shift: Tensor, found: _Pass, ranks: Ranks) -> Tensor:
     """The means of the clusters; an empty one gets the sample farthest from its centre, which leaves its cluster."""
     counts, sums = found.counts.clone(), found.sums.clone()
     empty = (counts == 0).nonzero().squeeze(1)
@@ -220,9 +276,11 @@ def _update(features: Tensor, centres: Tensor, shift: Tensor, found: _Pass) -> T
         candidates = torch.where(movable, found.distance, -1.0)
         far = candidates.topk(min(len(empty), len(features))).indices
         far = far[movable[far]]
-        empty = empty[: len(far)]
-        rows = (features[far] - shift).double()
-        donors = found.assignment[far]
+        rows, donors = (features[far] - shift).double(), found.assignment[far]
+        if not ranks.alone:  # the farthest of all ranks' farthest
+            order = ranks.gather(candidates[far]).argsort(descending=True, stable=True)[: len(empty)]
+            rows, donors = ranks.gather(rows)[order], ranks.gather(donors)[order]
+        empty = empty[: len(donors)]
         sums.index_add_(0, donors, -rows)
         counts.index_add_(0, donors, -torch.ones_like(donors))
         sums[empty], counts[empty] = rows, torch.ones_like(empty)

@@ -17,6 +17,9 @@ from sfumato.mixture._inputs import (
     sorted_clusters,
 )
 from sfumato.mixture.kmeans import kmeans, nearest, scores
+from sfumato.mixture.lloyd import lloyd_by_class
+from sfumato.modes import free_to_look
+from sfumato.ranks import Ranks
 
 __all__ = ["Partition"]
 
@@ -32,10 +35,12 @@ class Partition:
         centres: (k, D).
         owner: (k,) int64, the class of each cluster: class c owns clusters c m to c m + m - 1. None when clusters
             belong to no class.
+        num_classes: number of classes; 0 without classes.
     """
 
     centres: Tensor
     owner: Tensor | None
+    num_classes: int = 0
 
     @classmethod
     def of(cls, centres: Tensor, num_classes: int | None) -> Self:
@@ -52,7 +57,7 @@ class Partition:
                 f"{len(centres)} centres cannot be shared evenly by {num_classes} classes; pass a multiple"
             )
         owner = torch.arange(num_classes, device=centres.device)
-        return cls(centres, owner.repeat_interleave(len(centres) // num_classes))
+        return cls(centres, owner.repeat_interleave(len(centres) // num_classes), num_classes)
 
     @classmethod
     @torch.no_grad()
@@ -66,6 +71,7 @@ class Partition:
         previous: Self | None = None,
         iterations: int = 20,
         generator: torch.Generator | None = None,
+        ranks: Ranks = Ranks.ALONE,
     ) -> Self:
         """Cluster by k-means: from k-means++ at first, from the centres of `previous` later.
 
@@ -80,6 +86,7 @@ class Partition:
             previous: a partition of the same shape to start from.
             iterations: at most so many updates of the centres by Lloyd's algorithm; 2 or 3 do for a warm start.
             generator: source of randomness for k-means++; a new one with seed 0 when left out.
+            ranks: processes that hold a part of the samples each; the partition is that of all samples in rank order.
 
         Raises:
             ConfigError: a count below 1.
@@ -88,7 +95,7 @@ class Partition:
         """
         check_positive(num_classes=num_classes, clusters_per_class=clusters_per_class)
         check_features(features)
-        check_finite(features)
+        check_finite(features, ranks)
         clusters, dim = num_classes * clusters_per_class, features.shape[1]
         if previous is not None:
             shape = tuple(previous.centres.shape)
@@ -101,16 +108,24 @@ class Partition:
         source = seeded(generator)
         if labels is None:
             start = None if previous is None else previous.centres
-            found = kmeans(features, clusters, init=start, iterations=iterations, generator=source)
+            found = kmeans(features, clusters, init=start, iterations=iterations, generator=source, ranks=ranks)
             return cls(found.centres, None)
-        labels = check_labels(labels, len(features), num_classes)
+        with ranks.together():
+            labels = check_labels(labels, len(features), num_classes)
         if previous is None:
-            centres = features.mean(0).repeat(clusters, 1)
+            centres = ranks.mean(features).repeat(clusters, 1)
         else:
             centres = previous.centres.detach().to(features).clone()
-        order, _, ends = sorted_clusters(labels, num_classes)
+        order, counts, ends = sorted_clusters(labels, num_classes)
+        everywhere: list[int] = ranks.sum(counts).tolist()
+        left = set(range(num_classes))
+        if previous is not None and not free_to_look(features):
+            blocks = centres.view(num_classes, clusters_per_class, dim)
+            moved, ran_empty = lloyd_by_class(features, order, counts.cpu(), blocks, iterations, ranks)
+            centres = moved.view(clusters, dim)
+            left = set(ran_empty.nonzero().squeeze(1).tolist())
         for c, (start_row, end) in enumerate(zip([0, *ends], ends, strict=False)):
-            if end == start_row:
+            if everywhere[c] == 0 or c not in left:
                 continue
             block = slice(c * clusters_per_class, (c + 1) * clusters_per_class)
             centres[block] = kmeans(
@@ -119,6 +134,7 @@ class Partition:
                 init=None if previous is None else centres[block],
                 iterations=iterations,
                 generator=source,
+                ranks=ranks,
             ).centres
         return cls.of(centres, num_classes)
 
@@ -138,8 +154,8 @@ class Partition:
         check_features(features, self.centres.shape[1])
         if self.owner is None:
             return nearest(features, self.centres)
-        num_classes = int(self.owner[-1]) + 1
-        labels = check_labels(labels, len(features), num_classes)
+        num_classes, look = self.num_classes, free_to_look(features)
+        labels = check_labels(labels, len(features), num_classes, values=look)
         if len(features) <= chunk_rows(features.shape[1], features.device):
             score = scores(features, self.centres, self.centres.mean(0))[1]
             return score.masked_fill_(self.owner != labels[:, None], torch.inf).argmin(1)

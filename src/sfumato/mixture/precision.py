@@ -4,10 +4,13 @@ A training step needs `B_j^-1 (z_i - mu_j)` for every row i of a batch, where `B
 at the last refresh. The factors are prepared once (`dense_precision` and its siblings) and applied in every step.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+
+from sfumato.modes import free_to_look
 
 __all__ = [
     "DensePrecision",
@@ -19,7 +22,14 @@ __all__ = [
     "diagonal_precision",
     "group_rows",
     "low_rank_precision",
+    "tile_rows",
 ]
+
+
+# Rows per tile of `tile_rows`: enough for matrix units to be used, few enough to waste little on small clusters.
+_TILE = 8
+# Numbers in the float64 temporaries of a factorisation: one matrix at a time on a CPU, all at once on most GPUs.
+_GPU_ELEMENTS = 1 << 27
 
 
 class Groups(NamedTuple):
@@ -27,6 +37,14 @@ class Groups(NamedTuple):
 
     slot: Tensor
     width: int
+
+
+class Tiles(NamedTuple):
+    """Rows of a batch in tiles of eight, each of one cluster: row i sits at `[tile[i], slot[i]]`."""
+
+    owner: Tensor
+    tile: Tensor
+    slot: Tensor
 
 
 class Precision(Protocol):
@@ -38,6 +56,13 @@ class Precision(Protocol):
         """(N, D) rows and (N,) clusters -> (N, D): row i multiplied by (Sigma_j(i) + sigma^2 I)^-1."""
         ...
 
+    def adopt(self, other: "Precision") -> bool:
+        """Take over the numbers of `other` in place, so that whoever reads our tensors sees them.
+
+        False, and nothing done, where the shapes differ.
+        """
+        ...
+
 
 def group_rows(assignment: Tensor, clusters: int) -> Groups:
     """Give each row its position among the rows of its own cluster; `width` is the largest cluster's count."""
@@ -46,11 +71,48 @@ def group_rows(assignment: Tensor, clusters: int) -> Groups:
     return Groups(slot, int(one_hot.sum(0).max()) if len(assignment) else 0)
 
 
-def _pad(rows: Tensor, assignment: Tensor, clusters: int) -> tuple[Tensor, Tensor]:
-    slot, width = group_rows(assignment, clusters)
-    padded = rows.new_zeros(clusters, width, rows.shape[1])
-    padded[assignment, slot] = rows
-    return padded, slot
+def tile_rows(assignment: Tensor, clusters: int) -> Tiles:
+    """Lay rows out in tiles of eight without asking the device how many there are.
+
+    n rows of k clusters need at most `n // 8 + min(n, k)` tiles: every cluster that occurs adds at most one that is not
+    full. The number of tiles is therefore known before the batch is, which a captured graph needs.
+    """
+    n = len(assignment)
+    count = n // _TILE + min(n, clusters)
+    member = assignment[:, None] == torch.arange(clusters, device=assignment.device)
+    rank = (member.cumsum(0) - 1).gather(1, assignment[:, None]).squeeze(1)
+    tiles = (member.sum(0) + _TILE - 1) // _TILE
+    tile = (tiles.cumsum(0) - tiles)[assignment] + rank // _TILE
+    owner = torch.zeros(count, dtype=torch.int64, device=assignment.device).scatter_(0, tile, assignment)
+    return Tiles(owner, tile, rank % _TILE)
+
+
+def _grouped(rows: Tensor, assignment: Tensor, *tables: Tensor, tiled: bool | None = None) -> Tensor:
+    """(n, D): each row multiplied from the right by the matrices of its cluster, tables (k, D, r), (k, r, D) and so on.
+
+    On a CPU the rows are padded to the largest group and the tables read once; on a GPU that would wait for the size of
+    that group, so tiles of eight rows gather the tables of the clusters that occur.
+    """
+    clusters = len(tables[0])
+    if free_to_look(rows) if tiled is None else not tiled:
+        slot, width = group_rows(assignment, clusters)
+        block, place = rows.new_zeros(clusters, width, rows.shape[1]), assignment
+    else:
+        owner, place, slot = tile_rows(assignment, clusters)
+        block = rows.new_zeros(len(owner), _TILE, rows.shape[1])
+        tables = tuple(table[owner] for table in tables)
+    block[place, slot] = rows
+    for table in tables:
+        block = torch.bmm(block, table)
+    return block[place, slot]
+
+
+def _adopt(mine: tuple[Tensor, ...], theirs: tuple[Tensor, ...]) -> bool:
+    if any(a.shape != b.shape or a.dtype != b.dtype or a.device != b.device for a, b in zip(mine, theirs, strict=True)):
+        return False
+    for a, b in zip(mine, theirs, strict=True):
+        a.copy_(b)
+    return True
 
 
 class DensePrecision:
@@ -67,8 +129,13 @@ class DensePrecision:
 
     def apply(self, rows: Tensor, assignment: Tensor) -> Tensor:
         """See `Precision.apply`: one batched product over the padded groups."""
-        padded, slot = _pad(rows, assignment, len(self.inverse))
-        return torch.bmm(padded, self.inverse)[assignment, slot]
+        return _grouped(rows, assignment, self.inverse)
+
+    def adopt(self, other: Precision) -> bool:
+        """See `Precision.adopt`."""
+        return isinstance(other, DensePrecision) and _adopt(
+            (self.inverse, self.log_ratio), (other.inverse, other.log_ratio)
+        )
 
 
 class LowRankPrecision:
@@ -90,9 +157,13 @@ class LowRankPrecision:
 
     def apply(self, rows: Tensor, assignment: Tensor) -> Tensor:
         """See `Precision.apply`: two batched products with the padded factors."""
-        padded, slot = _pad(rows, assignment, len(self.factor))
-        inside = torch.bmm(torch.bmm(padded, self.factor.transpose(1, 2)), self.factor)
-        return (rows - inside[assignment, slot]) / self.variance
+        return (rows - _grouped(rows, assignment, self.factor.transpose(1, 2), self.factor)) / self.variance
+
+    def adopt(self, other: Precision) -> bool:
+        """See `Precision.adopt`."""
+        return isinstance(other, LowRankPrecision) and _adopt(
+            (self.factor, self.log_ratio), (other.factor, other.log_ratio)
+        )
 
 
 class DiagonalPrecision:
@@ -111,21 +182,28 @@ class DiagonalPrecision:
         """See `Precision.apply`: an elementwise product."""
         return rows * self.inverse[assignment]
 
+    def adopt(self, other: Precision) -> bool:
+        """See `Precision.adopt`."""
+        return isinstance(other, DiagonalPrecision) and _adopt(
+            (self.inverse, self.log_ratio), (other.inverse, other.log_ratio)
+        )
+
 
 def dense_precision(covariances: Tensor, variance: float) -> DensePrecision:
     """Factorise (k, D, D) covariances plus `variance` on the diagonal.
 
-    In float64, one cluster at a time: the condition number is about the largest eigenvalue over sigma^2, often 1e4,
-    which a float32 inverse does not survive; and one D x D temporary in float64 is cheap where k of them are not.
+    In float64: the condition number is about the largest eigenvalue over sigma^2, often 1e4, which a float32 inverse
+    does not survive. On a CPU one cluster at a time, since one D x D temporary in float64 is cheap where k of them are
+    not; on a GPU as many at once as fit its temporaries.
     """
     inverse = torch.empty_like(covariances)
     log_ratio = covariances.new_empty(len(covariances), dtype=torch.float64)
-    for j, covariance in enumerate(covariances):
-        shifted = covariance.double() / variance
-        shifted.diagonal().add_(1.0)
+    for part in _parts(covariances):
+        shifted = covariances[part].double() / variance
+        shifted.diagonal(dim1=1, dim2=2).add_(1.0)
         chol = torch.linalg.cholesky(shifted)
-        log_ratio[j] = 2.0 * chol.diagonal().log().sum()
-        inverse[j] = torch.cholesky_inverse(chol).div_(variance)
+        log_ratio[part] = 2.0 * chol.diagonal(dim1=1, dim2=2).log().sum(1)
+        inverse[part] = torch.cholesky_inverse(chol).div_(variance)
     return DensePrecision(inverse, log_ratio)
 
 
@@ -133,14 +211,21 @@ def low_rank_precision(samples: Tensor, variance: float) -> LowRankPrecision:
     """Factorise clusters given by their scaled centred samples (k, r, D), zero rows as padding."""
     factor = torch.empty_like(samples)
     log_ratio = samples.new_empty(len(samples), dtype=torch.float64)
-    for j, rows in enumerate(samples):
-        wide = rows.double()
-        gram = wide @ wide.T / variance
-        gram.diagonal().add_(1.0)
+    for part in _parts(samples):
+        wide = samples[part].double()
+        gram = wide @ wide.mT / variance
+        gram.diagonal(dim1=1, dim2=2).add_(1.0)
         chol = torch.linalg.cholesky(gram)
-        log_ratio[j] = 2.0 * chol.diagonal().log().sum()
-        factor[j] = torch.linalg.solve_triangular(chol, wide, upper=False) / variance**0.5
+        log_ratio[part] = 2.0 * chol.diagonal(dim1=1, dim2=2).log().sum(1)
+        factor[part] = torch.linalg.solve_triangular(chol, wide, upper=False) / variance**0.5
     return LowRankPrecision(factor, log_ratio, variance)
+
+
+def _parts(matrices: Tensor) -> Iterator[slice]:
+    """Slices of the clusters whose float64 temporaries are small enough for the device."""
+    each = max(1, matrices[0].numel()) if len(matrices) else 1
+    step = 1 if free_to_look(matrices) else max(1, _GPU_ELEMENTS // each)
+    return (slice(start, start + step) for start in range(0, len(matrices), step))
 
 
 def diagonal_precision(variances: Tensor, variance: float, dim: int) -> DiagonalPrecision:

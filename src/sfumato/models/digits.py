@@ -18,6 +18,7 @@ def digits(
     bottleneck: int | None = 8,
     width: int = 16,
     stem: int | None = None,
+    squash: bool = True,
     mean: float | Sequence[float] = 0.5,
     std: float | Sequence[float] = 0.25,
 ) -> tuple[nn.Sequential, nn.Sequential]:
@@ -35,6 +36,7 @@ def digits(
             2w channels: unbounded, so the channel needs a `clip_norm`.
         width: channels of the first convolution.
         stem: channels of one more convolution in front (PATROL's), or None.
+        squash: False leaves the sigmoid out; the feature is then unbounded, so the channel needs a `clip_norm`.
         mean: subtracted from the images, one number or one per channel.
         std: divides the images, one number or one per channel.
 
@@ -48,7 +50,7 @@ def digits(
         raise ConfigError(f"width is {width} and num_classes is {num_classes}; give at least 1 each")
     plan = (width, POOL, 2 * width, 2 * width, 2 * width, 4 * width, POOL)
     edge, cloud = plain_halves(
-        plan, cut=cut, cuts=4, bottleneck=bottleneck, image_shape=shape, mean=mean, std=std, stem=stem
+        plan, cut=cut, cuts=4, bottleneck=bottleneck, image_shape=shape, mean=mean, std=std, stem=stem, squash=squash
     )
     cloud["flatten"] = nn.Flatten()
     cloud["head"] = nn.Linear(4 * width * (shape[1] // 4) * (shape[2] // 4), num_classes)

@@ -2,13 +2,14 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sfumato.errors import ConfigError
 
-__all__ = ["Normalize", "check_image_shape", "plain_halves"]
+__all__ = ["Dropout", "Normalize", "check_image_shape", "plain_halves"]
 
 POOL = "pool"
 
@@ -45,6 +46,27 @@ class Normalize(nn.Module):
         return f"mean={self.mean.flatten().tolist()}, std={self.std.flatten().tolist()}"
 
 
+class Dropout(nn.Dropout):
+    """`nn.Dropout` that draws from a generator of its own where a training gives it one.
+
+    Several trainings that take turns in one process then draw what each of them would draw alone.
+
+    Attributes:
+        generator: on the device of the input; None draws from torch's global one. Not part of copies.
+    """
+
+    generator: torch.Generator | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.generator is None or not self.training or self.p == 0:
+            return super().forward(x)
+        kept = torch.empty_like(x).bernoulli_(1 - self.p, generator=self.generator)
+        return x * kept.div_(1 - self.p)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"generator": None}
+
+
 def check_image_shape(image_shape: Sequence[int]) -> tuple[int, int, int]:
     """(C, H, W) as a tuple of positive ints, or a ConfigError."""
     shape = tuple(int(size) for size in image_shape)
@@ -63,6 +85,7 @@ def plain_halves(
     mean: float | Sequence[float],
     std: float | Sequence[float],
     stem: int | None = None,
+    squash: bool = True,
 ) -> tuple[OrderedDict[str, nn.Module], OrderedDict[str, nn.Module]]:
     """The layers of encoder and decoder of a plain network, by name, without the decoder's head.
 
@@ -76,6 +99,7 @@ def plain_halves(
         mean: of `Normalize`, the encoder's first layer.
         std: likewise.
         stem: channels of one more convolution with BatchNorm and ReLU in front, or None.
+        squash: False leaves the sigmoid behind the bottleneck out; the feature is then unbounded.
 
     Raises:
         ConfigError: the cut is not offered, or a number of channels is below 1.
@@ -96,7 +120,8 @@ def plain_halves(
             side = back
             if bottleneck is not None:
                 front["bottleneck"] = nn.Conv2d(channels, bottleneck, 3, padding=1)
-                front["sigmoid"] = nn.Sigmoid()
+                if squash:
+                    front["sigmoid"] = nn.Sigmoid()
                 back["expand"] = nn.Conv2d(bottleneck, channels, 3, padding=1)
         if entry == POOL:
             side[f"pool{number}"] = nn.MaxPool2d(2)

@@ -61,6 +61,7 @@ def resnet20(
     image_shape: Sequence[int] = (3, 64, 64),
     bottleneck: int | None = 8,
     stem: int | None = None,
+    squash: bool = True,
     mean: float | Sequence[float] = 0.5,
     std: float | Sequence[float] = 0.25,
 ) -> tuple[nn.Sequential, nn.Sequential]:
@@ -92,6 +93,7 @@ def resnet20(
         bottleneck: channels of the feature, which the sigmoid bounds to (0, 1). None gives the raw ReLU feature:
             unbounded, so the channel needs a `clip_norm` for its noise to mean anything.
         stem: channels of one more Conv3x3 with BatchNorm and ReLU in front of everything (PATROL's), or None.
+        squash: False leaves the sigmoid out; the feature is then unbounded, so the channel needs a `clip_norm`.
         mean: subtracted from the images, one number or one per channel.
         std: divides the images, one number or one per channel.
 
@@ -122,7 +124,8 @@ def resnet20(
             side = back
             if bottleneck is not None:
                 front["bottleneck"] = nn.Conv2d(outputs, bottleneck, 3, padding=1)
-                front["sigmoid"] = nn.Sigmoid()
+                if squash:
+                    front["sigmoid"] = nn.Sigmoid()
                 back["expand"] = nn.Conv2d(bottleneck, outputs, 3, padding=1)
     back["pool"] = nn.AdaptiveAvgPool2d(1)
     back["flatten"] = nn.Flatten()

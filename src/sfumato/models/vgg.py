@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from sfumato.errors import ConfigError
-from sfumato.models.layers import POOL, check_image_shape, plain_halves
+from sfumato.models.layers import POOL, Dropout, check_image_shape, plain_halves
 
 __all__ = ["vgg11"]
 
@@ -20,6 +20,7 @@ def vgg11(
     image_shape: Sequence[int] = (3, 32, 32),
     bottleneck: int | None = 8,
     stem: int | None = None,
+    squash: bool = True,
     mean: float | Sequence[float] = 0.5,
     std: float | Sequence[float] = 0.25,
 ) -> tuple[nn.Sequential, nn.Sequential]:
@@ -47,6 +48,7 @@ def vgg11(
         bottleneck: channels of the feature, which the sigmoid bounds to (0, 1). None gives the raw ReLU feature of 64,
             128 or 256 channels: unbounded, so the channel needs a `clip_norm` for its noise to mean anything.
         stem: channels of one more convolution in front (PATROL uses 16), or None.
+        squash: False leaves the sigmoid out; the feature is then unbounded, so the channel needs a `clip_norm`.
         mean: subtracted from the images, one number or one per channel.
         std: divides the images, one number or one per channel.
 
@@ -59,15 +61,15 @@ def vgg11(
     if num_classes < 1:
         raise ConfigError(f"num_classes is {num_classes}; give at least 1")
     edge, cloud = plain_halves(
-        _PLAN, cut=cut, cuts=3, bottleneck=bottleneck, image_shape=shape, mean=mean, std=std, stem=stem
+        _PLAN, cut=cut, cuts=3, bottleneck=bottleneck, image_shape=shape, mean=mean, std=std, stem=stem, squash=squash
     )
     cloud["pool8"] = nn.MaxPool2d((shape[1] // 16, shape[2] // 16))
     cloud["flatten"] = nn.Flatten()
     cloud["head"] = nn.Sequential(
-        nn.Dropout(0.5),
+        Dropout(0.5),
         nn.Linear(512, 512),
         nn.ReLU(inplace=True),
-        nn.Dropout(0.5),
+        Dropout(0.5),
         nn.Linear(512, 512),
         nn.ReLU(inplace=True),
         nn.Linear(512, num_classes),

@@ -42,6 +42,8 @@ def build_model(config: TrainConfig, images: ImageSet, chosen: list[Defense]) ->
     The defences are attached to it: their own networks have their shapes and initial weights afterwards.
     """
     options: dict[str, Any] = {} if config.width is None else {"width": config.width}
+    if config.bound == "none":
+        options["squash"] = False
     for defense in chosen:
         options |= defense.model_options()
     with torch.random.fork_rng(devices=[]):

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, Self
 
 from sfumato import defenses
-from sfumato.compute import Precision
+from sfumato.compute import Engine, Precision
 from sfumato.errors import CheckpointError, ConfigError
 from sfumato.models import default_cut
 
@@ -40,6 +40,7 @@ class TrainConfig:
         augment: random crop and flip (for digits: shifts only).
         rotation: with `augment`, also turn the images by up to so many degrees.
         noise_std: standard deviation of the noise on the wire.
+        bound: `sigmoid`, or `none` for a feature without bounds, which only `clip_norm` then bounds.
         clip_norm: L2 radius to which the feature is clipped, or none.
         quantize_bits: bits per value on the wire, or none for floats.
         defense: besides noise and CEM: `none`, `distcorr`, `dropout`, `patrol`, `ressfl`, `label_smoothing`.
@@ -55,6 +56,11 @@ class TrainConfig:
         hold_out: fraction of the training set that is not learned from and serves every choice.
         precision: `auto`, `fp32` or `bf16`.
         device: `auto`, `cpu`, `cuda`.
+        engine: `auto` replays the step as a CUDA graph where there is a GPU; `eager` never does; `compiled` also
+            compiles both halves of the network (a C++ compiler or Triton is needed); `deterministic` is eager with
+            reproducible kernels. The result is the same up to rounding.
+        micro_batch: compute a step in parts of so many images, where the whole batch does not fit the memory; batch
+            normalisation and penalties that compare the images of a batch then see the parts.
         seed: of everything random.
         checkpoint_seconds: how much work a crash may cost at most.
     """
@@ -77,6 +83,7 @@ class TrainConfig:
     augment: bool = True
     rotation: float = 0.0
     noise_std: float = 0.025
+    bound: Literal["sigmoid", "none"] = "sigmoid"
     clip_norm: float | None = None
     quantize_bits: int | None = None
     defense: str = "none"
@@ -92,6 +99,8 @@ class TrainConfig:
     hold_out: float = 0.1
     precision: Precision = "auto"
     device: str = "auto"
+    engine: Engine = "auto"
+    micro_batch: int | None = None
     seed: int = 0
     checkpoint_seconds: float = 30.0
 
@@ -99,6 +108,8 @@ class TrainConfig:
         for name in ("epochs", "batch_size", "clusters_per_class", "refresh_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; give at least 1")
+        if self.micro_batch is not None and self.micro_batch < 1:
+            raise ConfigError(f"micro_batch is {self.micro_batch}; give the images of a part, at least 1")
         for name in ("limit", "test_limit"):
             if (limit := getattr(self, name)) is not None and limit < 1:
                 raise ConfigError(f"{name} is {limit}; give the number of images to use, at least 1")
@@ -135,9 +146,11 @@ class TrainConfig:
         return asdict(self)
 
     def identity(self) -> dict[str, Any]:
-        """What decides the resulting weights: all settings but those of storage."""
-        ignored = {"checkpoint_seconds", "data_dir", "device"}
+        """What decides the resulting weights: all settings but those of storage and of the machine."""
+        ignored = {"checkpoint_seconds", "data_dir", "device", "engine", "micro_batch"}
         kept = {name: value for name, value in self.as_dict().items() if name not in ignored}
+        if self.bound == "sigmoid":  # came later: results stored before it existed keep their names
+            del kept["bound"]
         return kept | {"cut": self.cut_at, "defense_version": defenses.version(self.defense)}
 
     def digest(self) -> str:

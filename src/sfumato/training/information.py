@@ -41,6 +41,7 @@ def measure_information(
             clusters_per_class=clusters_per_class,
             covariance=covariance,
             seed=seed,
+            distributed=False,
         ).to(device)
         cem.refresh(features, labels)
         found[covariance] = cem.information

@@ -22,13 +22,14 @@ from sfumato.errors import CheckpointError, DataError, SfumatoWarning
 from sfumato.evidence import evidence
 from sfumato.files import write_json, write_text
 from sfumato.models.widths import fit_to_state
+from sfumato.ranks import Ranks
 from sfumato.seeds import derive_seed
 from sfumato.split import SplitModel
 from sfumato.training.build import build_defenses, build_model
 from sfumato.training.config import TrainConfig
 from sfumato.training.evaluate import accuracy
 from sfumato.training.information import measure_information
-from sfumato.training.trainer import OnEpoch, OnStep, Trainer, check_enough
+from sfumato.training.trainer import OnEpoch, OnStep, Trainer, check_enough, check_ranks
 
 __all__ = ["Run", "load_data", "load_run", "split_training_set", "train_run"]
 
@@ -84,15 +85,24 @@ def train_run(
 ) -> dict[str, Any]:
     """Train in `folder`, from where an earlier call was interrupted; give the result.
 
+    In data-parallel training every rank calls it with the same arguments; rank 0 alone reads and writes the folder and
+    measures, and all get the result.
+
     Raises:
         CheckpointError: the folder holds another run.
         Interrupted: `should_stop` said so; the next call goes on from there.
     """
     sets = sets or load_data(config, on_start)
-    _claim(folder, config, sets)
+    ranks = Ranks.current()
     result_path = folder / "result.json"
-    if result_path.exists():
-        return _read_json(result_path)
+
+    def begin() -> dict[str, Any] | None:
+        _claim(folder, config, sets)
+        return _read_json(result_path) if result_path.exists() else None
+
+    check_ranks(ranks, sets.train, config)
+    if (finished := ranks.first(begin)) is not None:
+        return finished
     fit, held_out = split_training_set(sets.train, config)
     check_enough(fit, config)
     defenses = build_defenses(config, sets.train.num_classes)
@@ -100,11 +110,17 @@ def train_run(
     trainer = Trainer(model, defenses, fit, held_out, config)
 
     def record(line: dict[str, Any]) -> None:
-        _write_lines(folder / "metrics.jsonl", trainer.history)
+        ranks.first(lambda: _write_lines(folder / "metrics.jsonl", trainer.history))
         if on_epoch is not None:
             on_epoch(line)
 
-    history = trainer.run(folder / "state.safetensors", on_step=on_step, on_epoch=record, should_stop=should_stop)
+    trainer.run(folder / "state.safetensors", on_step=on_step, on_epoch=record, should_stop=should_stop)
+    return ranks.first(lambda: _finish(folder, config, sets, trainer, ranks))
+
+
+def _finish(folder: Path, config: TrainConfig, sets: DataSets, trainer: Trainer, ranks: Ranks) -> dict[str, Any]:
+    """Measure the trained model and write what belongs to a finished run, on one rank."""
+    model, history, fit, held_out = trainer.model, trainer.history, trainer.train, trainer.held_out
     _write_lines(folder / "metrics.jsonl", history)
     meta = {
         "config": config.as_dict(),
@@ -124,9 +140,9 @@ def train_run(
         "seconds": sum(line["seconds"] for line in history),
         "config": config.as_dict(),
         "data": sets.train.fingerprint(),
-        "evidence": evidence(trainer.device, bf16=trainer.bf16),
+        "evidence": evidence(trainer.device, bf16=trainer.bf16) | ({} if ranks.alone else {"ranks": ranks.size}),
     }
-    write_json(result_path, result)
+    write_json(folder / "result.json", result)
     (folder / "state.safetensors").unlink(missing_ok=True)
     return result
 
@@ -182,7 +198,8 @@ def _claim(folder: Path, config: TrainConfig, sets: DataSets) -> None:
     theirs = TrainConfig.from_dict(before["config"])
     if theirs.identity() != config.identity():
         mine, old = config.identity(), theirs.identity()
-        changed = ", ".join(f"{name} {old[name]} -> {mine[name]}" for name in mine if mine[name] != old[name])
+        names = [name for name in {**old, **mine} if old.get(name) != mine.get(name)]
+        changed = ", ".join(f"{name} {old.get(name, 'as usual')} -> {mine.get(name, 'as usual')}" for name in names)
         raise CheckpointError(f"{folder} holds another run ({changed}); choose another --run folder")
     if before["data"] != claim["data"]:
         raise CheckpointError(

@@ -11,11 +11,14 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from sfumato import checkpoint
-from sfumato.compute import autocast, channels_last, device_of, use_bf16
+from sfumato.compute import autocast, channels_last, device_of, kernels, use_bf16
 from sfumato.data import Augmentation, ImageSet
 from sfumato.defenses import Batch, Defense, Epoch
 from sfumato.errors import CheckpointError, ConfigError, Interrupted, SfumatoError
+from sfumato.models.layers import Dropout
 from sfumato.models.widths import fit_to_state
+from sfumato.ranks import Gradients, Part, Ranks, share_batch_norm
+from sfumato.replay import Replay
 from sfumato.seeds import derive_seed, generator
 from sfumato.split import SplitModel
 from sfumato.training.config import TrainConfig
@@ -40,6 +43,10 @@ class Trainer:
 
     Every random number depends on (seed, purpose, epoch, step), never on what was drawn before; with the state that a
     checkpoint holds, a resumed training ends with the same weights, bit for bit on the CPU, as an undisturbed one.
+
+    Where torch.distributed is initialised, every rank makes such an object and each works on its part of every batch,
+    without replaying steps. They are those of one process but for the random numbers of the other ranks' rows and for
+    rounding. Rank 0 alone measures the held-out images and touches the checkpoint, which any number of ranks resumes.
 
     Args:
         model: the split model; trained in place.
@@ -71,11 +78,28 @@ class Trainer:
         self.augmentation = _augmentation(config)
         self.steps = math.ceil(len(train) / config.batch_size)
         self.history: list[dict[str, Any]] = []
+        self.ranks = Ranks.current()
+        self._gradients = Gradients((), (), Ranks.ALONE)
         self._pixels = train.images.to(self.device)
         self._labels = train.labels.to(self.device)
         self._place = _Place(0, 0)
         self._sums = torch.zeros(3, dtype=torch.float64, device=self.device)
         self._seconds = 0.0
+        self._indices = torch.zeros(config.batch_size, dtype=torch.int64, device=self.device)
+        self._random = {name: torch.Generator(self.device) for name in ("augment", "step")}
+        self._own_random(self._random["step"])
+        if config.engine == "compiled":
+            model.edge.compile()
+            model.cloud.compile()
+        self._whole_step = Replay(
+            lambda: self._compute(self._indices),
+            self.device,
+            tuple(self._random.values()),
+            enabled=self.ranks.alone
+            and config.engine in ("auto", "compiled")
+            and all(defense.replayable for defense in defenses),
+        )
+        self._layout: tuple[int, ...] = ()
 
     def run(
         self,
@@ -91,50 +115,104 @@ class Trainer:
             state: checkpoint file, or None to keep none.
             on_step: called as `(steps done, steps in all)`.
             on_epoch: called with the epoch's line.
-            should_stop: asked after every step; True saves and leaves.
+            should_stop: asked after every step; True, on any rank, saves and leaves, on all.
 
         Raises:
             CheckpointError: `state` belongs to another training.
+            ConfigError: the ranks differ in settings or images, or are more than the images of a batch.
             Interrupted: `should_stop` said so.
+            RankLost: another rank ended or does not answer.
             SfumatoError: the loss became NaN or infinite.
         """
-        if state is not None and state.exists():
+        self._meet()
+        if state is not None and self.ranks.first(state.exists):
             self._resume(state)
-        total = self.config.epochs * self.steps
-        saved = time.monotonic()
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            while self._place.epoch < self.config.epochs:
-                began = time.monotonic()
-                epoch, step = self._place
-                if step == 0:
-                    self.begin_epoch(epoch)
-                batches = self._order(epoch).split(self.config.batch_size)
-                for step in range(self._place.step, self.steps):
-                    self.step(epoch, step, batches[step])
-                    self._place = _Place(epoch, step + 1)
-                    if on_step is not None:
-                        on_step(epoch * self.steps + step + 1, total)
-                    stop = should_stop is not None and should_stop()
-                    if state is not None and (stop or time.monotonic() - saved > self.config.checkpoint_seconds):
-                        self._seconds += time.monotonic() - began
-                        self._save(state)
-                        began = saved = time.monotonic()
-                    if stop:
-                        raise Interrupted("the training was stopped; the same command goes on from there")
-                self._seconds += time.monotonic() - began
-                self._end(epoch)
-                if state is not None:
-                    self._save(state)
-                    saved = time.monotonic()
-                if on_epoch is not None:
-                    on_epoch(self.history[-1])
+        self._connect()
+        try:
+            with (
+                torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []),
+                kernels(self.device, self.config.engine),
+            ):
+                self._run(state, on_step, on_epoch, should_stop)
+        except torch.OutOfMemoryError as error:
+            part = max(1, (self.config.micro_batch or self.config.batch_size) // 2)
+            raise SfumatoError(
+                f"the device ran out of memory in epoch {self._place.epoch}; run fewer trainings on it at once, or "
+                f"give --micro-batch {part}: the same command with it goes on from the checkpoint"
+            ) from error
+        self._gradients.close()
+        self._own_random(None)
         self.model.eval()
         return self.history
 
+    def _meet(self) -> None:
+        """Check that the ranks do the same training, and give all of them the initial weights of rank 0."""
+        if self.ranks.alone:
+            return
+        check_ranks(self.ranks, self.train, self.config)
+        told = {"precision": "bf16" if self.bf16 else "fp32", "kind of device": self.device.type}
+        self.ranks.check_same(told, "give all ranks the same kind of machine, or name --precision and --device")
+        for module in (self.model, self._modules):
+            share_batch_norm(module)
+            for tensor in (*module.parameters(), *module.buffers()):
+                self.ranks.broadcast(tensor.data)
+
+    def _connect(self) -> None:
+        """Average over the ranks the gradients of the parameters that there are now."""
+        self._gradients.close()
+        if not self.ranks.alone:
+            parameters = (*self.model.parameters(), *self._modules.parameters())
+            self._gradients = Gradients(parameters, self._own_optimizers().values(), self.ranks)
+
+    def _run(
+        self,
+        state: Path | None,
+        on_step: OnStep | None,
+        on_epoch: OnEpoch | None,
+        should_stop: Callable[[], bool] | None,
+    ) -> None:
+        total = self.config.epochs * self.steps
+        saved = time.monotonic()
+        while self._place.epoch < self.config.epochs:
+            began = time.monotonic()
+            epoch, step = self._place
+            if step == 0:
+                self.begin_epoch(epoch)
+            batches = self._order(epoch).split(self.config.batch_size)
+            for step in range(self._place.step, self.steps):
+                self.step(epoch, step, batches[step])
+                self._place = _Place(epoch, step + 1)
+                if on_step is not None:
+                    on_step(epoch * self.steps + step + 1, total)
+                stop, due = self.ranks.any(
+                    should_stop is not None and should_stop(),
+                    time.monotonic() - saved > self.config.checkpoint_seconds,
+                )
+                if state is not None and (stop or due):
+                    self._seconds += time.monotonic() - began
+                    self._save(state)
+                    began = saved = time.monotonic()
+                if stop:
+                    raise Interrupted("the training was stopped; the same command goes on from there")
+            self._seconds += time.monotonic() - began
+            self._end(epoch)
+            if state is not None:
+                self._save(state)
+                saved = time.monotonic()
+            if on_epoch is not None:
+                on_epoch(self.history[-1])
+
+    def _own_random(self, random: torch.Generator | None) -> None:
+        for module in self.model.modules():
+            if isinstance(module, Dropout):
+                module.generator = random
+
     def _optimizer(self) -> torch.optim.Optimizer:
         cfg = self.config
+        # A tensor, so that a replayed step can read it; the fused kernel on a GPU reads float32.
+        rate = torch.tensor(cfg.lr, dtype=torch.float64 if self.device.type == "cpu" else None, device=self.device)
         return torch.optim.SGD(
-            self.model.parameters(), lr=cfg.lr, momentum=cfg.momentum, weight_decay=cfg.weight_decay, fused=True
+            self.model.parameters(), lr=rate, momentum=cfg.momentum, weight_decay=cfg.weight_decay, fused=True
         )
 
     def _own_optimizers(self) -> dict[str, torch.optim.Optimizer]:
@@ -152,7 +230,8 @@ class Trainer:
         """Let the defences act before the first step of an epoch, and start its sums."""
 
         def collect() -> tuple[Tensor, Tensor]:
-            return collect_features(self.model, self._pixels, bf16=self.bf16), self._labels
+            own = self.ranks.shard(len(self._labels))
+            return collect_features(self.model, self._pixels[own], bf16=self.bf16), self._labels[own]
 
         self._sums.zero_()
         self._seconds = 0.0
@@ -161,46 +240,74 @@ class Trainer:
             defense.on_epoch(Epoch(epoch, self.config.epochs, collect, self.model, lambda: replaced.append(True)))
         if replaced:
             self.optimizer = self._optimizer()
+            self._connect()
+        layout = tuple(defense.layout for defense in self.defenses)
+        if replaced or layout != self._layout:
+            self._layout = layout
+            self._whole_step.forget()
         self.model.train()
         self._modules.train()
 
     def step(self, epoch: int, step: int, indices: Tensor) -> None:
         """One step on the images at `indices`; a pure function of the state, the seed, the epoch and the step."""
-        cfg = self.config
-        progress = (epoch + step / self.steps) / cfg.epochs
+        seed = self.config.seed
+        part = self.ranks.split(len(indices))
         lr = self._rate(epoch, step)
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        torch.manual_seed(derive_seed(cfg.seed, "step", epoch, step))  # dropout and noise of this step
-        x = self.augmentation(
-            self._pixels[indices],
-            generator(cfg.seed, "augment", epoch, step, device=self.device),
-            memory_format=torch.channels_last,
-        )
-        labels = self._labels[indices]
-        with autocast(self.device, self.bf16):
-            features, released, logits = self.model.outputs(x)
-        task = cross_entropy(logits.float(), labels)
-        batch = Batch(x, labels, features, released, logits, progress, lr)
-        loss = task
+            group["lr"].fill_(lr)
         for defense in self.defenses:
-            if (penalty := defense.penalty(batch)) is not None:
-                loss = loss + penalty
+            defense.before_step((epoch + step / self.steps) / self.config.epochs, lr)
+        for name, random in self._random.items():
+            random.manual_seed(derive_seed(seed, name, epoch, step, *part.stream))
+        # Layers and defences without a generator of ours:
+        torch.manual_seed(derive_seed(seed, "step", epoch, step, *part.stream))
+        if self.ranks.alone and len(indices) == len(self._indices):
+            self._indices.copy_(indices)
+            self._whole_step()
+        else:
+            with part.working():
+                self._compute(indices[part.rows], part)
+
+    def _compute(self, indices: Tensor, part: Part | None = None) -> None:
+        """What happens on the device in a step, with this rank's images, and may be captured; see `Replay`."""
+        part = part or Part(slice(0, len(indices)))
+        images = self.augmentation(self._pixels[indices], self._random["augment"], memory_format=torch.channels_last)
+        sizes = part.sizes(self.config.micro_batch)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        left = len(sizes)
+        for x, labels in zip(images.split(sizes), self._labels[indices].split(sizes), strict=True):
+            left -= 1
+            batch = self._backward(x, labels, part.weight * len(x) / len(indices), part.counted, last=left == 0)
         self.optimizer.step()
         for defense in self.defenses:
             defense.on_step(batch)
-        right = (logits.detach().argmax(1) == labels).sum()
-        self._sums += torch.stack([loss.detach() * len(x), task.detach() * len(x), right]).double()
+
+    def _backward(self, x: Tensor, labels: Tensor, share: float, counted: bool, *, last: bool) -> Batch:
+        """Forward and backward of images that have this share in the step's gradient, the average over the ranks."""
+        with autocast(self.device, self.bf16):
+            features, released, logits = self.model.outputs(x, self._random["step"])
+        loss = task = cross_entropy(logits.float(), labels)
+        batch = Batch(x, labels, features, released, logits)
+        for defense in self.defenses:
+            if (penalty := defense.penalty(batch)) is not None:
+                loss = loss + penalty
+        self._gradients.backward(loss if share == 1 else share * loss, last=last)
+        if counted:
+            right = (logits.detach().argmax(1) == labels).sum()
+            self._sums += torch.stack([loss.detach() * len(x), task.detach() * len(x), right]).double()
+        return batch
 
     def _rate(self, epoch: int, step: int) -> float:
         return learning_rate(self.config.lr_schedule, self.config.lr, (epoch + step / self.steps) / self.config.epochs)
 
     def _end(self, epoch: int) -> None:
-        loss, task, right = (self._sums / len(self.train)).tolist()
+        loss, task, right = (self.ranks.sum(self._sums) / len(self.train)).tolist()
         if not math.isfinite(loss):
             raise SfumatoError(f"the loss became {loss} in epoch {epoch}; lower --lr or --lam and start a new run")
+        self.history.append(self.ranks.first(lambda: self._line(epoch, loss, task, right)))
+        self._place = _Place(epoch + 1, 0)
+
+    def _line(self, epoch: int, loss: float, task: float, right: float) -> dict[str, Any]:
         line: dict[str, Any] = {
             "epoch": epoch,
             "lr": self._rate(epoch, self.steps - 1),
@@ -215,18 +322,21 @@ class Trainer:
             )
         for defense in self.defenses:
             line |= {f"{defense.name}_{name}": value for name, value in defense.report().items()}
-        self.history.append(line)
-        self._place = _Place(epoch + 1, 0)
+        return line
 
     def _identity(self) -> dict[str, Any]:
         return {"config": self.config.identity(), "data": self.train.fingerprint(), "bf16": self.bf16}
 
     def _save(self, path: Path) -> None:
+        sums = self.ranks.sum(self._sums)
+        self.ranks.first(lambda: self._write(path, sums))
+
+    def _write(self, path: Path, sums: Tensor) -> None:
         tensors = {
             **checkpoint.flatten_state("model", self.model.state_dict()),
             **checkpoint.flatten_state("defenses", self._modules.state_dict()),
             **checkpoint.flatten_state("optimizer", checkpoint.optimizer_state(self.optimizer)),
-            "sums": self._sums,
+            "sums": sums,
         }
         for name, optimizer in self._own_optimizers().items():
             tensors |= checkpoint.flatten_state(name, checkpoint.optimizer_state(optimizer))
@@ -239,7 +349,7 @@ class Trainer:
         checkpoint.save(path, tensors, meta)
 
     def _resume(self, path: Path) -> None:
-        tensors, meta = checkpoint.load(path)
+        tensors, meta = self.ranks.first_tensors(lambda: checkpoint.load(path))
         if meta["identity"] != self._identity():
             raise CheckpointError(
                 f"{path} belongs to a training with other settings, data or precision; choose another --run folder"
@@ -252,7 +362,10 @@ class Trainer:
         checkpoint.load_optimizer_state(self.optimizer, checkpoint.unflatten_state("optimizer", tensors))
         for name, optimizer in self._own_optimizers().items():
             checkpoint.load_optimizer_state(optimizer, checkpoint.unflatten_state(name, tensors))
-        self._sums = tensors["sums"].to(self.device)
+        if self.ranks.is_first:
+            self._sums.copy_(tensors["sums"])
+        else:
+            self._sums.zero_()
         self._place = _Place(*meta["place"])
         self.history = meta["history"]
         self._seconds = meta["seconds"]
@@ -279,3 +392,19 @@ def check_enough(train: ImageSet, config: TrainConfig) -> None:
             f"{len(train)} training images for {train.num_classes} classes are too few; raise --limit or lower "
             "--hold-out"
         )
+
+
+def check_ranks(ranks: Ranks, train: ImageSet, config: TrainConfig) -> None:
+    """Refuse ranks that do not do the same training, and more of them than a batch has images.
+
+    Raises:
+        ConfigError: settings or images differ, there is not one image per rank, or the engine knows one process only.
+    """
+    settings = {f"setting {name}": value for name, value in config.identity().items()}
+    ranks.check_same(settings | {"setting micro_batch": config.micro_batch}, "start all ranks with the same command")
+    ranks.check_same({"data fingerprint": train.fingerprint()}, "give all ranks the same images with --data-dir")
+    for count, what in ((config.batch_size, "a batch has"), (len(train), "the training set has")):
+        if count < ranks.size:
+            raise ConfigError(f"{what} {count} images, fewer than the {ranks.size} ranks; start fewer processes")
+    if config.engine == "compiled" and not ranks.alone:
+        raise ConfigError("engine compiled works in one process; give --engine eager")

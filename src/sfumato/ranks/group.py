@@ -1,0 +1,214 @@
+"""Which part each rank works on, and what the ranks tell each other; one process alone is a group of one."""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from sfumato import errors
+from sfumato.errors import ConfigError, SfumatoError
+from sfumato.ranks.collectives import Collectives
+
+__all__ = ["Part", "Ranks"]
+
+T = TypeVar("T")
+_apart: ContextVar[bool] = ContextVar("sfumato_ranks_apart", default=False)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one rank works on in a step.
+
+    Attributes:
+        rows: which rows of the common batch.
+        weight: what its loss, a mean over its rows, is multiplied by, so that the ranks' average is the mean over the
+            common batch: rows here x ranks / rows in all.
+        counted: whether its rows belong in sums over the ranks; False for all but one rank where each has all rows.
+        stream: what its random numbers depend on besides the step; nothing on rank 0, as in one process.
+        apart: whether the ranks work without communication in this step.
+        fewest: rows of the rank that has the fewest, where they share them.
+        most: rows of the rank that has the most.
+    """
+
+    rows: slice
+    weight: float = 1.0
+    counted: bool = True
+    stream: tuple[int, ...] = ()
+    apart: bool = False
+    fewest: int | None = None
+    most: int | None = None
+
+    def sizes(self, limit: int | None) -> list[int]:
+        """Numbers of rows to work on one after the other, about `limit` each: equally many numbers on all ranks.
+
+        In one process `limit` each and the rest, as `Tensor.split` does.
+        """
+        count = self.rows.stop - self.rows.start
+        if limit is None:
+            return [count]
+        if self.most is None or self.fewest is None:
+            return [min(limit, count - start) for start in range(0, count, limit)]
+        pieces = min(-(-self.most // limit), self.fewest)
+        return [(number + 1) * count // pieces - number * count // pieces for number in range(pieces)]
+
+    def working(self) -> AbstractContextManager[None]:
+        """Inside, `Ranks.current()` is this process alone where `apart` says so."""
+        return _working_apart() if self.apart else nullcontext()
+
+
+@contextmanager
+def _working_apart() -> Iterator[None]:
+    token = _apart.set(True)
+    try:
+        yield
+    finally:
+        _apart.reset(token)
+
+
+class Ranks(Collectives):
+    """The processes that work together: who does which part, and what they agree on. See `Collectives` for sums."""
+
+    ALONE: ClassVar["Ranks"]
+
+    @classmethod
+    def current(cls, distributed: "bool | dist.ProcessGroup" = True) -> "Ranks":
+        """The ranks that work together here.
+
+        Args:
+            distributed: True for all ranks where torch.distributed is initialised, a process group for its ranks, False
+                for this process alone.
+        """
+        if distributed is False or _apart.get() or not (dist.is_available() and dist.is_initialized()):
+            return cls.ALONE
+        group = dist.group.WORLD if distributed is True else distributed
+        return cls.ALONE if group is None or dist.get_world_size(group) == 1 else cls(group)
+
+    @property
+    def leads_machine(self) -> bool:
+        """Whether this is the first rank on its machine, as torchrun counts them; in one process, True."""
+        return self.alone or os.environ.get("LOCAL_RANK", str(self.rank)) == "0"
+
+    def shard(self, count: int) -> slice:
+        """The part of `count` things that this rank has: contiguous, in rank order, sizes differ by at most one."""
+        return slice(self.rank * count // self.size, (self.rank + 1) * count // self.size)
+
+    def split(self, count: int) -> Part:
+        """The part of a batch of `count` rows that this rank has.
+
+        A batch of fewer than two rows per rank, such as a short last one, is worked on by every rank as a whole: batch
+        statistics of single rows would be worthless, and there may be none for some ranks.
+        """
+        if self.alone:
+            return Part(slice(0, count))
+        if count < 2 * self.size:
+            return Part(slice(0, count), counted=self.is_first, apart=True)
+        rows = self.shard(count)
+        return Part(
+            rows,
+            weight=(rows.stop - rows.start) * self.size / count,
+            stream=() if self.is_first else (self.rank,),
+            fewest=count // self.size,
+            most=-(-count // self.size),
+        )
+
+    def first(self, work: Callable[[], T]) -> T:
+        """Let rank 0 alone do something that gives a JSON-able value; all ranks get the value, or its error.
+
+        Raises:
+            SfumatoError: what `work` raised on rank 0, on all ranks.
+        """
+        if self.alone:
+            return work()
+        value: Any = None
+        with self.together():
+            if self.is_first:
+                value = work()
+        told: T = json.loads(self._text(json.dumps(value) if self.is_first else ""))
+        return value if self.is_first else told
+
+    def first_tensors(
+        self, work: Callable[[], tuple[dict[str, Tensor], dict[str, Any]]]
+    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """As `first` for named tensors with a JSON-able description, such as a checkpoint that only rank 0 can read."""
+        if self.alone:
+            return work()
+        tensors: dict[str, Tensor] = {}
+
+        def read() -> list[Any]:
+            nonlocal tensors
+            tensors, meta = work()
+            return [meta, [[name, str(t.dtype).split(".")[1], list(t.shape)] for name, t in tensors.items()]]
+
+        meta, entries = self.first(read)
+        for name, dtype, shape in entries:
+            if not self.is_first:
+                tensors[name] = torch.empty(shape, dtype=getattr(torch, dtype))
+            self.broadcast(tensors[name])
+        return tensors, meta
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What goes wrong inside on one rank ends all with the same sentence; no communication inside.
+
+        Raises:
+            SfumatoError: the first rank's that had one, of the same class.
+        """
+        problem: SfumatoError | None = None
+        try:
+            yield
+        except SfumatoError as error:
+            problem = error
+        self.agree(problem)
+
+    def agree(self, problem: SfumatoError | None) -> None:
+        """Raise on all ranks what any of them brings."""
+        if self.alone:
+            if problem is not None:
+                raise problem
+            return
+        if not self.any(problem is not None)[0]:
+            return
+        texts = self._texts("" if problem is None else f"{type(problem).__name__}\n{problem}")
+        if problem is not None:
+            raise problem
+        kind, _, text = next(text for text in texts if text).partition("\n")
+        raise getattr(errors, kind, SfumatoError)(text)
+
+    def check_same(self, values: dict[str, Any], advice: str) -> None:
+        """Refuse to go on where the ranks have different values under a name.
+
+        Raises:
+            ConfigError: they differ.
+        """
+        if self.alone:
+            return
+        told = [json.loads(text) for text in self._texts(json.dumps(values, sort_keys=True, default=str))]
+        for rank, theirs in enumerate(told):
+            if changed := [name for name in theirs if theirs[name] != told[0].get(name)]:
+                raise ConfigError(f"rank {rank} has another {' and another '.join(changed)} than rank 0; {advice}")
+
+    def _text(self, text: str) -> str:
+        """Rank 0's text."""
+        content = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8) if text else torch.empty(0).byte()
+        length = torch.tensor(len(content))
+        self.broadcast(length)
+        if not self.is_first:
+            content = torch.empty(int(length), dtype=torch.uint8)
+        self.broadcast(content)
+        return bytes(content.tolist()).decode()
+
+    def _texts(self, text: str) -> list[str]:
+        """The texts of all ranks."""
+        content = torch.tensor(list(text.encode()), dtype=torch.uint8)
+        counts: Sequence[int] = self.stack(torch.tensor(len(content))).tolist()
+        return [bytes(part.tolist()).decode() for part in self.gather(content).split(counts)]
+
+
+Ranks.ALONE = Ranks()

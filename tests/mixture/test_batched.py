@@ -1,0 +1,92 @@
+"""What a GPU does in one product equals what a CPU does cluster by cluster."""
+
+import pytest
+import torch
+
+from sfumato.mixture import kmeans
+from sfumato.mixture.lloyd import lloyd_by_class
+from sfumato.mixture.precision import _grouped, dense_precision, low_rank_precision, tile_rows
+
+
+def classes(counts: list[int], dim: int = 6, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    labels = labels[torch.randperm(len(labels), generator=generator)]
+    return torch.randn(len(labels), dim, generator=generator) + labels[:, None], labels
+
+
+def start(features: torch.Tensor, labels: torch.Tensor, number: int, m: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.stack(
+        [
+            features[labels == c].mean(0) + torch.randn(m, features.shape[1], generator=generator)
+            if bool((labels == c).any())
+            else torch.full((m, features.shape[1]), 7.0)
+            for c in range(number)
+        ]
+    )
+
+
+@pytest.mark.parametrize("iterations", [1, 2, 40])
+@pytest.mark.parametrize("elements", [1 << 28, 200])
+def test_all_classes_at_once_move_like_each_class_alone(iterations, elements, monkeypatch):
+    monkeypatch.setattr("sfumato.mixture.lloyd._ELEMENTS", elements)
+    counts = [50, 31, 0, 4, 90]
+    features, labels = classes(counts)
+    centres = start(features, labels, 5, 3)
+    moved, ran_empty = lloyd_by_class(features, labels.argsort(stable=True), torch.tensor(counts), centres, iterations)
+    compared = 0
+    for c, count in enumerate(counts):
+        if bool(ran_empty[c]) or count == 0:
+            assert torch.equal(moved[c], centres[c])
+            continue
+        alone = kmeans(features[labels == c], 3, init=centres[c], iterations=iterations)
+        assert torch.allclose(moved[c], alone.centres, atol=1e-5)
+        compared += 1
+    assert compared >= 3
+
+
+def test_a_class_whose_cluster_runs_empty_is_named_and_left_alone():
+    features, labels = classes([40, 40])
+    centres = start(features, labels, 2, 2)
+    centres[1, 0] = 1e3  # nobody is nearest to it
+    moved, ran_empty = lloyd_by_class(features, labels.argsort(stable=True), torch.tensor([40, 40]), centres, 2)
+    assert ran_empty.tolist() == [False, True]
+    assert torch.equal(moved[1], centres[1])
+    assert not torch.equal(moved[0], centres[0])
+
+
+@pytest.mark.parametrize(("rows", "clusters"), [(128, 30), (5, 600), (64, 1), (1, 1), (0, 4), (40, 7)])
+def test_every_row_has_its_own_place_in_a_tile_of_its_cluster(rows, clusters):
+    assignment = torch.randint(0, clusters, (rows,), generator=torch.Generator().manual_seed(rows))
+    owner, tile, slot = tile_rows(assignment, clusters)
+    assert torch.equal(owner[tile], assignment)
+    assert len(set(zip(tile.tolist(), slot.tolist(), strict=True))) == rows
+    assert len(owner) == rows // 8 + min(rows, clusters)
+
+
+@pytest.mark.parametrize("elements", [1, 100, 1 << 27])
+def test_factors_do_not_depend_on_how_many_are_made_at_once(elements, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    samples = torch.randn(7, 4, 5, generator=generator)
+    covariances = samples.mT @ samples
+    parts = [slice(j, j + max(1, elements // 20)) for j in range(0, 7, max(1, elements // 20))]
+    monkeypatch.setattr("sfumato.mixture.precision._parts", lambda _: parts)
+    dense, low = dense_precision(covariances, 0.1), low_rank_precision(samples, 0.1)
+    shifted = covariances.double() + 0.1 * torch.eye(5, dtype=torch.float64)
+    assert torch.allclose(dense.inverse.double(), shifted.inverse(), atol=1e-5)
+    expected = shifted.logdet() - 5 * torch.tensor(0.1, dtype=torch.float64).log()
+    assert torch.allclose(dense.log_ratio, expected)
+    assert torch.allclose(low.log_ratio, expected)
+
+
+@pytest.mark.parametrize(("rows", "clusters"), [(128, 30), (5, 60), (64, 1), (0, 4)])
+def test_tiles_give_the_products_of_a_loop(rows, clusters):
+    generator = torch.Generator().manual_seed(0)
+    assignment = torch.randint(0, clusters, (rows,), generator=generator)
+    z = torch.randn(rows, 6, generator=generator)
+    first, second = torch.randn(clusters, 6, 3, generator=generator), torch.randn(clusters, 3, 6, generator=generator)
+    loop = [z[i] @ first[j] @ second[j] for i, j in enumerate(assignment.tolist())]
+    expected = torch.stack(loop) if loop else z
+    for tiled in (True, False):
+        assert torch.allclose(_grouped(z, assignment, first, second, tiled=tiled), expected, atol=1e-5)

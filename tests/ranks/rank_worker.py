@@ -1,0 +1,79 @@
+"""One of two processes: all cases, then what has to be refused, then a rank that falls silent."""
+
+import json
+import os
+import sys
+import time
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from rank_cases import CLASSES, CONFIG, SIGMA, blobs, cases, interrupted, own, raised
+from safetensors.torch import save_file
+
+from sfumato import CEM, data
+from sfumato.errors import ConfigError, DataError
+from sfumato.ranks import Ranks, joined
+from sfumato.training import train_run
+
+
+def refusals(folder: Path) -> dict[str, str]:
+    """The sentences that this rank gets."""
+    ranks = Ranks.current()
+    features, labels = blobs(40, 4)
+    damaged = own(features).clone()
+    if ranks.rank == 1:
+        damaged[3, 2] = torch.nan
+    cem = CEM(num_classes=CLASSES, noise_std=SIGMA)
+    sets = data.load("digits", seed=0)
+    other = replace(sets, train=data.limit(sets.train, 300 + ranks.rank, 0))
+
+    def refuse_on_one() -> None:
+        with ranks.together():
+            if ranks.rank == 1:
+                raise DataError("disk 1 is on fire; leave the building")
+
+    def work_of_rank_0() -> None:
+        raise ConfigError("rank 0 is tired; let it sleep")
+
+    return {
+        "nan": raised(lambda: cem.refresh(damaged, own(labels))),
+        "label": raised(lambda: cem.refresh(own(features), own(labels) + 2 * ranks.rank)),
+        "dimensions": raised(lambda: cem.refresh(own(features)[:, : 4 - ranks.rank], own(labels))),
+        "one": raised(refuse_on_one),
+        "first": raised(lambda: ranks.first(work_of_rank_0)),
+        "images": raised(lambda: train_run(CONFIG, folder / "images", sets=other)),
+        "setting": raised(lambda: train_run(replace(CONFIG, lr=0.1 + ranks.rank), folder / "setting", sets=sets)),
+        "batch": raised(lambda: train_run(replace(CONFIG, batch_size=1), folder / "batch", sets=sets)),
+        "engine": raised(lambda: train_run(replace(CONFIG, engine="compiled"), folder / "engine", sets=sets)),
+        "folder": raised(lambda: train_run(replace(CONFIG, lr=0.3), folder / "undisturbed", sets=sets)),
+        "shared": json.dumps(ranks.first(lambda: {"from": ranks.rank, "umlaut": "ü", "nothing": None})),
+    }
+
+
+def main(folder: Path) -> None:
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    with joined("cpu", timeout=60):
+        rank = Ranks.current().rank
+        for name, case in cases().items():
+            found = {key: value.contiguous().clone() for key, value in case().items()}
+            save_file(found, folder / f"{name}.{rank}.safetensors")
+        save_file(interrupted(folder), folder / f"interrupted.{rank}.safetensors")
+        (folder / f"refusals.{rank}.json").write_text(json.dumps(refusals(folder)), encoding="utf-8")
+    os.environ["MASTER_PORT"] = os.environ["SECOND_PORT"]
+    with joined("cpu", timeout=1) as ranks:
+        ranks.sum(torch.ones(1))
+        began = time.monotonic()
+        if ranks.is_first:
+            text = raised(lambda: ranks.sum(torch.ones(3)))
+            silent = {"text": text, "seconds": time.monotonic() - began}
+            (folder / "silent.json").write_text(json.dumps(silent), encoding="utf-8")
+        else:
+            time.sleep(2.5)
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,102 @@
+"""Two processes against one: the same cases with a part of the samples each and with all of them."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from rank_cases import cases
+from rank_tools import environment, free_port
+from safetensors.torch import load_file
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    """The folder with what two processes found."""
+    folder = tmp_path_factory.mktemp("ranks")
+    port, second = free_port(), str(free_port())
+    started = [
+        subprocess.Popen(
+            [sys.executable, str(HERE / "rank_worker.py"), str(folder)],
+            env=environment(rank, 2, port, SECOND_PORT=second),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        for one in started:
+            _, errors = one.communicate(timeout=200)
+            assert one.returncode == 0, errors
+    finally:
+        for one in started:
+            one.kill()
+    return folder
+
+
+@pytest.mark.parametrize("name", cases())
+@pytest.mark.filterwarnings("ignore::sfumato.errors.SfumatoWarning")
+def test_two_processes_give_what_one_gives(name, together):
+    expected = cases()[name]()
+    found = [load_file(together / f"{name}.{rank}.safetensors") for rank in range(2)]
+    assert expected.keys() == found[0].keys() == found[1].keys()
+    for key, value in expected.items():
+        assert torch.equal(found[0][key], found[1][key]), f"the ranks differ in {key}"
+        torch.testing.assert_close(
+            found[0][key], value, rtol=1e-5, atol=1e-5, msg=f"{name}: {key} differs from one process"
+        )
+
+
+def test_stopped_by_one_rank_all_go_on_and_end_as_if_undisturbed(together):
+    stopped, undisturbed = (load_file(together / f"{name}/model.safetensors") for name in ("stopped", "undisturbed"))
+    assert all(torch.equal(stopped[key], undisturbed[key]) for key in undisturbed)
+    lines = [
+        [json.loads(line) for line in (together / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("stopped", "undisturbed")
+    ]
+    for one, other in zip(*lines, strict=True):
+        assert one | {"seconds": 0} == other | {"seconds": 0}
+    for rank in range(2):
+        found = load_file(together / f"interrupted.{rank}.safetensors")
+        assert (int(found["stops"]), int(found["steps"]), int(found["ranks"])) == (2, 8, 2)
+        assert not found["differs"]
+    assert not (together / "stopped/state.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("nan", "FeatureError: the features contain NaN or infinity; the training has diverged"),
+        ("label", "FeatureError: labels reach from"),
+        ("dimensions", "ConfigError: rank 1 has another number of dimensions than rank 0; give all ranks the same"),
+        ("one", "DataError: disk 1 is on fire; leave the building"),
+        ("first", "ConfigError: rank 0 is tired; let it sleep"),
+        ("images", "ConfigError: rank 1 has another data fingerprint than rank 0; give all ranks the same images"),
+        ("setting", "ConfigError: rank 1 has another setting lr than rank 0; start all ranks with the same command"),
+        ("batch", "ConfigError: a batch has 1 images, fewer than the 2 ranks; start fewer processes"),
+        ("engine", "ConfigError: engine compiled works in one process; give --engine eager"),
+        ("folder", "CheckpointError: .*undisturbed holds another run"),
+    ],
+)  # fmt: skip
+def test_a_mistake_of_one_rank_ends_both_with_its_sentence(name, text, together):
+    told = [json.loads((together / f"refusals.{rank}.json").read_text(encoding="utf-8"))[name] for rank in range(2)]
+    assert told[0] == told[1]
+    assert re.match(text, told[0]), told[0]
+
+
+def test_values_of_rank_0_reach_all(together):
+    for rank in range(2):
+        told = json.loads((together / f"refusals.{rank}.json").read_text(encoding="utf-8"))
+        assert json.loads(told["shared"]) == {"from": 0, "umlaut": "ü", "nothing": None}
+
+
+def test_a_silent_rank_ends_the_others_after_the_timeout(together):
+    silent = json.loads((together / "silent.json").read_text())
+    assert silent["text"].startswith("RankLost: another process of this training ended or stopped answering (")
+    assert silent["text"].endswith("the same command goes on from the last checkpoint")
+    assert 0.5 < silent["seconds"] < 2.4

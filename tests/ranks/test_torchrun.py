@@ -1,0 +1,168 @@
+"""The command line as one of several processes: how they start, who prints, how they end together."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from rank_tools import environment, free_port
+
+from sfumato.cli.main import main
+from sfumato.cli.stopping import until_stopped
+from sfumato.errors import ConfigError, Interrupted, RankLost
+from sfumato.ranks import joined, launched, may_tell
+
+EPOCHS = 12
+TRAIN = ["train", "--limit", "300", "--batch-size", "64", "--width", "6", "--epochs", str(EPOCHS), "--device", "cpu"]
+
+
+def wait_for(path: Path) -> None:
+    until = time.monotonic() + 60
+    while not path.exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    assert path.exists()
+
+
+def test_a_killed_rank_ends_all_with_one_sentence_and_the_same_command_goes_on(tmp_path):
+    words = [*TRAIN, "--run", str(tmp_path / "run"), "--json", str(tmp_path / "figures.json")]
+    torchrun = subprocess.Popen(
+        [
+            sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1",
+            "--master-port", str(free_port()), "-m", "--", "sfumato.cli.main", *words,
+        ],
+        env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        wait_for(tmp_path / "run/metrics.jsonl")  # written after the checkpoint of the same epoch
+        children = Path(f"/proc/{torchrun.pid}/task/{torchrun.pid}/children").read_text().split()
+        os.kill(int(children[1]), signal.SIGKILL)
+        killed = time.monotonic()
+        _, errors = torchrun.communicate(timeout=30)
+    finally:
+        torchrun.kill()
+    assert time.monotonic() - killed < 15
+    assert torchrun.returncode != 0
+    said = [line for line in errors.splitlines() if line.startswith("sfumato:")]
+    assert len(said) == 1
+    assert "another process of this training ended" in said[0]
+    assert said[0].endswith("the same command goes on from the last checkpoint")
+    assert not (tmp_path / "run/result.json").exists()
+    before = (tmp_path / "run/metrics.jsonl").read_text()
+
+    port = free_port()
+    again = [
+        subprocess.Popen(
+            [sys.executable, "-m", "sfumato.cli.main", *words],
+            env=environment(rank, 2, port), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    try:
+        (out, errors), silent = (one.communicate(timeout=60) for one in again)
+    finally:
+        for one in again:
+            one.kill()
+    assert [one.returncode for one in again] == [0, 0], errors
+    assert silent == ("", "")
+    assert out.count("accuracy, test") == 1
+    lines = (tmp_path / "run/metrics.jsonl").read_text()
+    assert lines.startswith(before)
+    assert [json.loads(line)["epoch"] for line in lines.splitlines()] == list(range(EPOCHS))
+    assert len(errors.splitlines()) < EPOCHS  # it did not start anew
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures == json.loads((tmp_path / "run/result.json").read_text())
+    assert figures["evidence"]["ranks"] == 2
+
+
+@pytest.fixture
+def as_rank(monkeypatch):
+    """Pretend that torchrun started this process."""
+
+    def pretend(rank: int, size: int = 2, **more: str) -> None:
+        for name, value in environment(rank, size, free_port(), **more).items():
+            monkeypatch.setenv(name, value)
+
+    return pretend
+
+
+def test_one_process_is_left_alone(as_rank):
+    assert not launched()
+    with joined("cpu") as ranks:
+        assert (ranks.rank, ranks.size, ranks.alone) == (0, 1, True)
+    as_rank(0, 1)
+    assert not launched()
+    with until_stopped(catch=False) as stopped:
+        assert stopped is None
+
+
+def test_other_commands_refuse_torchrun_and_one_rank_says_so(as_rank, capsys):
+    for rank, said in ((0, "sfumato: error: demo runs in one process; start it without torchrun\n"), (1, "")):
+        as_rank(rank)
+        assert may_tell() == (rank == 0)
+        assert main(["demo"]) == 2
+        assert capsys.readouterr().err == said
+
+
+def test_a_wrong_option_is_said_once(as_rank, capsys):
+    for rank in (0, 1):
+        as_rank(rank)
+        with pytest.raises(SystemExit) as ended:
+            main(["train", "--lamda", "3"])
+        assert ended.value.code == 2
+        assert ("lamda" in capsys.readouterr().err) == (rank == 0)
+
+
+def test_what_does_not_fit_the_ranks_gets_a_sentence(as_rank, monkeypatch):
+    def join(device: str) -> None:
+        with joined(device, timeout=0.5):
+            pass
+
+    as_rank(1)
+    with pytest.raises(ConfigError, match="device is cuda:1, but each rank needs a GPU of its own; give --device cuda"):
+        join("cuda:1")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(ConfigError, match="PyTorch sees no GPU, and NCCL needs one per rank; use --device cpu"):
+        join("cuda")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ConfigError, match="more ranks on this machine than its 1 GPUs; start torchrun with"):
+        join("cuda")
+    as_rank(1, WORLD_SIZE="many")
+    with pytest.raises(ConfigError, match="WORLD_SIZE is 'many' in the environment; start the ranks with torchrun"):
+        join("cpu")
+
+
+def test_ranks_that_do_not_come_get_a_sentence(as_rank):
+    as_rank(0)
+    with (
+        pytest.raises(RankLost, match=r"rank 0 did not meet the other 1 ranks at 127.0.0.1:\d+ \(.*start all of them"),
+        joined("cpu", timeout=1),
+    ):
+        pass
+
+
+def test_a_signal_becomes_a_question_and_a_second_one_acts():
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+
+    def stop_when_asked() -> None:
+        with until_stopped(catch=True) as stopped:
+            assert stopped is not None
+            assert not stopped()
+            signal.raise_signal(signal.SIGTERM)
+            assert stopped()
+            raise Interrupted("stopped")
+
+    def go_on() -> None:
+        with until_stopped(catch=True):
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+            pytest.fail("the second one did not act")
+
+    for work in (stop_when_asked, go_on):
+        with pytest.raises(KeyboardInterrupt):
+            work()
+        assert before == (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT))
