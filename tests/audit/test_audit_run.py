@@ -297,3 +297,34 @@ def test_an_audit_is_read_back(audited, tmp_path):
 def test_the_seed_decides(audited, tmp_path):
     result = audit(tmp_path, seed=1).result
     assert result["attacks"][0]["test"]["mse"] != audited[1].result["attacks"][0]["test"]["mse"]
+
+
+def test_time_that_is_left_over_goes_to_what_did_not_fit(tmp_path, monkeypatch):
+    """A search that has no room at first runs when the attack behind it has come to rest early."""
+    asked = []
+
+    def choose(piece, stage, seconds, costs, slower, durations):
+        asked.append((piece.name, seconds))
+        if piece.name == "optimization":
+            return {"shown": 5} if seconds > 60 else {"skip": "too little time"}
+        return {}
+
+    monkeypatch.setattr("sfumato.audit.run.choose", choose)
+    subject = tiny_subject()
+    slow = replace(SUITE[1], share=9)
+    result = run_audit(subject, subject.sets, tmp_path, minutes=2.0, suite=(SUITE[0], SUITE[-1], slow)).result
+    assert [name for name, _ in asked] == ["ridge", "optimization", "nearest", "optimization"]
+    assert [one["name"] for one in result["attacks"]] == ["ridge", "optimization", "nearest"]
+    assert result["attacks"][1]["test"]["images"] == 5
+
+
+def test_what_never_fits_is_said_and_stays_left_out(tmp_path, monkeypatch):
+    monkeypatch.setattr("sfumato.audit.plan.FEWEST", 10**6)
+    subject = tiny_subject()
+    options = {"minutes": 1.0, "suite": (SUITE[0], SUITE[-1])}
+    result = run_audit(subject, subject.sets, tmp_path, **options).result
+    untested = {one["what"]: one["why"] for one in result["not_tested"]}
+    assert untested["optimization"] == "too little time for a search image by image"
+    monkeypatch.undo()
+    again = run_audit(subject, subject.sets, tmp_path, **options).result
+    assert [one["name"] for one in again["attacks"]] == ["ridge"]

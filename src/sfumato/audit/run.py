@@ -181,34 +181,48 @@ def _work(
     progress: Callable[[float, float], None] | None,
     should_stop: Stop | None,
 ) -> None:
-    """Run what is not finished; each piece gets its share of what is left when it begins."""
+    """Run what is not finished; each piece gets its share of what is left when it begins.
+
+    What does not fit waits until the others are done: attacks that come to rest early leave time over.
+    """
     slower = 1.0  # than measured: other programs came or went
-    open_pieces = [piece for piece in pieces if stage.folder.finished(piece.name) is None]
+    durations: dict[str, float] = {}
 
     def tell_on(text: str) -> None:
         if progress is not None:
             progress(ledger.spent, ledger.spent + ledger.left)
         tell(f"{ledger.spent:6.0f} s  {text}")
 
-    durations: dict[str, float] = {}
-    for index, piece in enumerate(open_pieces):
-        seconds = ledger.allowance(piece.share, [one.share for one in open_pieces[index:]])
+    def attempt(piece: Piece, seconds: float, *, may_wait: bool) -> bool:
+        """Whether the piece is settled: done, or left out for good."""
+        nonlocal slower
         decided = stage.folder.decided(piece.name)
         if decided is None:
             choice = choose(piece, stage, seconds, costs, slower, durations)
+            if "skip" in choice and may_wait:
+                return False
             decided = stage.folder.decide(piece.name, choice | {"seconds": round(seconds, 1)})
         if "skip" in decided:
             tell_on(f"{piece.name}: left out, {decided['skip']}")
-            continue
+            return True
         tell_on(f"{piece.name}: {seconds:.0f} s" + (f", {decided['epochs']} epochs" if "epochs" in decided else ""))
         before = ledger.spent
         try:
             _RUNNERS[piece.kind](piece, stage, decided, tell_on, should_stop)
         finally:
             stage.folder.note_spent(ledger.spent)
-        took = (ledger.spent - before) / fits(piece, stage)
-        durations[piece.attack] = min(took, durations.get(piece.attack, took))
+        took = ledger.spent - before
+        durations[piece.attack] = min(took / fits(piece, stage), durations.get(piece.attack, float("inf")))
         if piece.kind == "attack" and piece.epochs:
             share = decided["images"] / len(stage.sets.train)
             expected = decided["epochs"] * share * costs[piece.name].epoch + costs[piece.name].redraw
-            slower = max(1.0, (ledger.spent - before) / expected)
+            slower = max(1.0, took / expected)
+        return True
+
+    waiting = [piece for piece in pieces if stage.folder.finished(piece.name) is None]
+    for may_wait in (True, False):
+        turn, waiting = waiting, []
+        for index, piece in enumerate(turn):
+            seconds = ledger.allowance(piece.share, [one.share for one in turn[index:]])
+            if not attempt(piece, seconds, may_wait=may_wait):
+                waiting.append(piece)
