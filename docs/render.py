@@ -20,6 +20,7 @@ PAGES = (
     "README.md",
     "docs/digits.md",
     "docs/speed.md",
+    "docs/ablation.md",
     "docs/reproduce.md",
     "docs/distributed.md",
     "docs/audit.md",
@@ -109,7 +110,15 @@ def reproduced(name: str) -> str:
     """A table or figure at the lite budget, from the store in results/."""
     budget = load_budget("lite")
     shown = present(load_spec(name), budget, load_rows(), Store(ROOT / "results" / budget.name))
-    return shown.markdown()
+    text = shown.markdown()
+    if name != "ablation":
+        return text
+    for number, (caption, svg) in enumerate(shown.figures):
+        path = ROOT / "docs" / f"ablation-{number}.svg"
+        write_text(path, svg)
+        title, _, rest = caption.partition("\n")
+        text += f"\n\n![{title}: accuracy against the attacker's error]({path.name})\n\n{title.capitalize()}. {rest}"
+    return text
 
 
 def metrics() -> str:

@@ -18,7 +18,7 @@ from sfumato.cli.main import COMMANDS
 from sfumato.cli.parser import CommandParser, settings
 from sfumato.defenses import Batch, Site
 from sfumato.errors import ConfigError
-from sfumato.experiments.budget import budget_names, load_budget, load_rows, load_spec, spec_names
+from sfumato.experiments.budget import budget_names, load_budget, load_rows, load_spec, paper_names
 from sfumato.experiments.plan import select_rows
 from sfumato.training import TrainConfig, train_run
 
@@ -132,7 +132,7 @@ def _check_values(command: str, parsed: Any) -> None:
         given = [field for field in attacks.ATTACKS[parsed.attack].config.__dataclass_fields__ if field in parsed]
         attacks.config_from_dict(parsed.attack, {name: parsed[name] for name in given})
     elif command == "reproduce":
-        names = spec_names() if "all" in parsed.names else parsed.names
+        names = paper_names() if "all" in parsed.names else parsed.names
         budget = load_budget(parsed.budget, as_published=parsed.as_published)
         rows = load_rows()
         for name in names:

@@ -3,14 +3,15 @@
 import pytest
 
 from sfumato.errors import ConfigError
-from sfumato.experiments.budget import budget_names, load_budget, load_rows, load_spec, spec_names
+from sfumato.experiments.budget import budget_names, load_budget, load_rows, load_spec, paper_names, spec_names
 from sfumato.experiments.plan import build_experiment, experiments_of
 
 ROWS = load_rows()
 
 
 def test_every_table_and_figure_of_the_paper_is_there():
-    assert set(spec_names()) == {*(f"table{n}" for n in range(1, 10)), "fig3", "fig4a", "fig4b", "fig4c", "fig5"}
+    assert set(paper_names()) == {*(f"table{n}" for n in range(1, 10)), "fig3", "fig4a", "fig4b", "fig4c", "fig5"}
+    assert set(spec_names()) == {*paper_names(), "ablation"}
 
 
 @pytest.mark.parametrize("name", [name for name in spec_names() if name != "table9"])
@@ -92,7 +93,9 @@ def test_the_key_changes_with_every_setting_but_not_with_the_machine():
 def test_unknown_names_list_the_known_ones():
     with pytest.raises(ConfigError, match="unknown budget 'huge'; choose one of smoke, lite, paper"):
         load_budget("huge")
-    with pytest.raises(ConfigError, match="unknown table or figure 'table10'; choose one of fig3, .*table9, or all"):
+    with pytest.raises(
+        ConfigError, match="unknown table or figure 'table10'; choose one of ablation, .*table9, or all"
+    ):
         load_spec("table10")
     with pytest.raises(ConfigError, match="table1 has no row 'resfl'; its rows are none, .*ressfl"):
         experiments_of(load_spec("table1"), load_budget("lite"), ROWS, wanted=["resfl"])

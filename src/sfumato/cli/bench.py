@@ -29,7 +29,7 @@ def run(words: Sequence[str]) -> None:
 
         def tell(row: Row) -> None:
             done.append(row)
-            bar.at(len(done), 27)
+            bar.at(len(done), 25)
             bar.line(f"{row.name}: {row.ratio:.3f} x {row.baseline} ({row.detail})")
 
         result = run_bench(rounds=parsed.rounds, quick=parsed.quick, tell=tell)

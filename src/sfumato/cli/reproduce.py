@@ -9,7 +9,7 @@ from sfumato.cli.console import Bar, progress_bar, say
 from sfumato.cli.parser import CommandParser, add_plugins, load_plugins, save_json
 from sfumato.compute import device_of
 from sfumato.errors import ConfigError, SfumatoError
-from sfumato.experiments.budget import Budget, RowSpec, load_budget, load_rows, load_spec, spec_names
+from sfumato.experiments.budget import Budget, RowSpec, load_budget, load_rows, load_spec, paper_names, spec_names
 from sfumato.experiments.campaign import Summary, run_campaign
 from sfumato.experiments.efficiency import measure_efficiency
 from sfumato.experiments.experiment import Experiment
@@ -59,7 +59,7 @@ def run(words: Sequence[str]) -> None:
     budget = load_budget(parsed.budget, as_published=parsed.as_published)
     rows = load_rows()
     added = _own_rows(parsed, rows)
-    names = spec_names() if "all" in parsed.names else parsed.names
+    names = paper_names() if "all" in parsed.names else parsed.names
     specs = [load_spec(name) | {"added": added} for name in names]
     store = Store(Path(parsed.results) / budget.name, locks=Path(parsed.work) / "locks")
     summary = None if parsed.show else _run(parsed, specs, budget, rows, store)

@@ -9,7 +9,7 @@ import yaml
 
 from sfumato.errors import ConfigError
 
-__all__ = ["Budget", "RowSpec", "budget_names", "load_budget", "load_rows", "load_spec", "spec_names"]
+__all__ = ["Budget", "RowSpec", "budget_names", "load_budget", "load_rows", "load_spec", "paper_names", "spec_names"]
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,13 @@ def budget_names() -> tuple[str, ...]:
 
 
 def spec_names() -> tuple[str, ...]:
-    """The tables and figures."""
+    """The tables and figures, and the ablation."""
     return tuple(sorted(entry.name.removesuffix(".yaml") for entry in _specs().joinpath("tables").iterdir()))
+
+
+def paper_names() -> tuple[str, ...]:
+    """The tables and figures that the paper has, which is what `all` means."""
+    return tuple(name for name in spec_names() if name.startswith(("table", "fig")))
 
 
 def load_budget(name: str, *, as_published: bool = False) -> Budget:

@@ -11,7 +11,7 @@ from sfumato.experiments.plan import experiments_of
 from sfumato.experiments.store import Store
 from sfumato.report.cells import Cell, Row, Table
 
-__all__ = ["comparison_table", "remarks"]
+__all__ = ["circumstances", "comparison_table", "progress", "remarks"]
 
 _COLUMNS = {
     "mse": {
@@ -53,14 +53,24 @@ def comparison_table(spec: dict[str, Any], budget: Budget, rows: dict[str, RowSp
 
 def remarks(budget: Budget, findings: Sequence[Finding]) -> list[str]:
     """What a reader has to know before the figures: budget, seeds, how much is done, the data's caveat, convergence."""
-    results = [result for finding in findings for result in finding.results.values()]
-    total = len(findings) * len(budget.seeds)
-    found = [f"Budget {budget.title}. {len(results)} of {total} experiments are done; ± is the deviation over seeds."]
+    found = [f"Budget {budget.title}. {progress(budget, findings)}; ± is the deviation over seeds."]
     weight, scaling, schedule = (budget.lam[name] for name in ("sixteen_is", "scaling", "schedule"))
     found.append(
         f"The paper's λ = 16 stands for {weight:g} in the scaling '{scaling}' along the schedule '{schedule}'."
     )
-    found += sorted({result["caveat"] for result in results if result["caveat"]})
+    return found + circumstances(findings)
+
+
+def progress(budget: Budget, findings: Sequence[Finding]) -> str:
+    """How many of the experiments are done, as a clause."""
+    done = sum(len(finding.results) for finding in findings)
+    return f"{done} of {len(findings) * len(budget.seeds)} experiments are done"
+
+
+def circumstances(findings: Sequence[Finding]) -> list[str]:
+    """The data's caveat, attacks that had not converged, devices."""
+    results = [result for finding in findings for result in finding.results.values()]
+    found = sorted({result["caveat"] for result in results if result["caveat"]})
     if unconverged := sum(finding.unconverged for finding in findings):
         found.append(f"Attacks that had not converged: {unconverged}; their errors are no evidence of safety.")
     devices = sorted({f"{result['evidence']['device']}, torch {result['evidence']['torch']}" for result in results})

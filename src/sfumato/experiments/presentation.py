@@ -10,7 +10,7 @@ from torch import Tensor
 from sfumato.evidence import evidence
 from sfumato.experiments.ablation import ablation_figures, ablation_table, measure_variants
 from sfumato.experiments.budget import Budget, RowSpec
-from sfumato.experiments.comparison import comparison_table, remarks
+from sfumato.experiments.comparison import circumstances, comparison_table, progress, remarks
 from sfumato.experiments.curves import curve_findings, draw, points_table
 from sfumato.experiments.efficiency import efficiency_table
 from sfumato.experiments.findings import collect
@@ -79,7 +79,8 @@ def present(spec: dict[str, Any], budget: Budget, rows: dict[str, RowSpec], stor
         shown.pictures += _pictures(spec, budget, rows, store)
     elif spec["kind"] == "ablation":
         curve, variants = measure_variants(spec, budget, store)
-        notes = remarks(budget, [*curve, *(finding for one in variants for finding in one.findings)])
+        every = [*curve, *(finding for one in variants for finding in one.findings)]
+        notes = [f"Budget {budget.name}: {progress(budget, every)}.", *circumstances(every)]
         shown.tables.append(ablation_table(spec, variants, notes))
         shown.figures += ablation_figures(spec, curve, variants)
     elif spec["kind"] == "pictures":
