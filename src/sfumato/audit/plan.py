@@ -1,6 +1,7 @@
 """Which pieces an audit consists of, decided once, and how deep each goes, decided when it begins."""
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -14,6 +15,7 @@ from sfumato.audit.training import Cost, decide, measure_cost, of_piece
 
 __all__ = ["choose", "fits", "make_plan"]
 
+_TRIALS = 5.0
 _PATIENCE = 2.0  # times its share that a piece in closed form may take before it is left out
 
 
@@ -74,12 +76,19 @@ def _has(stage: Stage) -> dict[str, str | None]:
 
 
 def choose(
-    piece: Piece, stage: Stage, seconds: float, costs: Mapping[str, Cost], slower: float, durations: Mapping[str, float]
+    piece: Piece, stage: Stage, seconds: float, costs: Mapping[str, Cost], slower: float, durations: dict[str, float]
 ) -> dict[str, Any]:
     """How deep a piece goes in its time, or why it is left out."""
     if piece.kind == "attack" and searches(piece):
-        choice = decide_search(piece, stage, seconds)
-        return choice if choice["shown"] >= FEWEST else {"skip": "too little time for a search image by image"}
+        trial = f"trial of {piece.name}"
+        # Trying out what one image takes is worth it only where several times that is left.
+        if seconds > _TRIALS * durations.get(trial, 0.0):
+            began = time.monotonic()
+            choice = decide_search(piece, stage, seconds)
+            durations[trial] = time.monotonic() - began
+            if choice["shown"] >= FEWEST:
+                return choice
+        return {"skip": "too little time for a search image by image"}
     if piece.epochs:
         return decide(piece, stage, seconds, costs[piece.name].times(slower))
     if piece.rank > 0 and durations.get(piece.attack, 0.0) * fits(piece, stage) > _PATIENCE * seconds:
