@@ -52,7 +52,6 @@ def _measured(pieces: Sequence[Piece], stage: Stage, ledger: Ledger) -> tuple[di
     """What every attack costs that trains in epochs; none is measured whose better ranked ones do not fit already."""
     costs: dict[str, Cost] = {}
     hopeless: list[Untested] = []
-    total = sum(piece.share for piece in pieces)
     full = False
     for piece in sorted((piece for piece in pieces if piece.epochs is not None), key=lambda piece: piece.rank):
         if full and piece.attack not in costs:
@@ -62,6 +61,7 @@ def _measured(pieces: Sequence[Piece], stage: Stage, ledger: Ledger) -> tuple[di
             costs[piece.attack] = measure_cost(piece, stage)
         assert piece.epochs is not None
         cost = of_piece(piece, costs[piece.attack])
+        total = sum(one.share for one in pieces if one.rank <= piece.rank)  # nothing of a higher rank need run
         full = full or piece.epochs[0] * cost.epoch > ledger.left * piece.share / total
     return costs, hopeless
 
