@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from sfumato.audit import METRICS
 from sfumato.experiments.budget import load_budget, load_rows, load_spec
 from sfumato.experiments.presentation import present
 from sfumato.experiments.store import Store
@@ -15,7 +16,15 @@ from sfumato.report.loglog import scaling_figure
 from sfumato.report.study import study_markdown
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "docs/digits.md", "docs/speed.md", "docs/ablation.md", "docs/reproduce.md", "docs/distributed.md")
+PAGES = (
+    "README.md",
+    "docs/digits.md",
+    "docs/speed.md",
+    "docs/ablation.md",
+    "docs/reproduce.md",
+    "docs/distributed.md",
+    "docs/audit.md",
+)
 
 
 def demo(result: dict[str, Any]) -> str:
@@ -112,6 +121,12 @@ def reproduced(name: str) -> str:
     return text
 
 
+def metrics() -> str:
+    """What a threshold of `sfumato audit` may name."""
+    rows = [f"| `{name}` | {text} |" for name, text in METRICS.items()]
+    return "\n".join(["| metric | what it is |", "|---|---|", *rows])
+
+
 BLOCKS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "demo": ("demo.json", demo),
     "study": ("digits-study.json", study_markdown),
@@ -130,6 +145,8 @@ def render(text: str) -> str:
         if name in BLOCKS:
             file, renderer = BLOCKS[name]
             body = renderer(json.loads((ROOT / "results" / file).read_text(encoding="utf-8"))).strip()
+        elif name == "metrics":
+            body = metrics()
         else:
             body = reproduced(name.removesuffix("_lite")).strip()
         return f"<!-- begin {name} -->\n{body}\n<!-- end {name} -->"

@@ -89,7 +89,8 @@ def test_training_and_attacking_need_no_optional_package():
     }
     # One compares with other libraries, the other exports and serves with them; both import them where they need them.
     lazy = {"bench", "deploy"}
-    clusters = {"ray", "submitit"}  # of the room `execution`, imported where they are needed
+    # Of one room each, imported where they are needed.
+    own_optional = {"execution": {"ray", "submitit"}, "audit": {"onnxruntime"}}
     for path, own in rooms():
         if own in lazy:
             continue
@@ -102,9 +103,7 @@ def test_training_and_attacking_need_no_optional_package():
                 continue
             for name in names:
                 root = name.split(".")[0]
-                known = (
-                    allowed | {"sfumato"} | set(sys.stdlib_module_names) | (clusters if own == "execution" else set())
-                )
+                known = allowed | {"sfumato"} | set(sys.stdlib_module_names) | own_optional.get(own, set())
                 assert root in known, f"{path.name} imports {root}"
 
 

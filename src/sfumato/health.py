@@ -9,10 +9,13 @@ from torch import Tensor
 
 from sfumato import bounds
 
-__all__ = ["Diagnostics", "Health", "diagnose"]
+__all__ = ["ENOUGH_PER_CLUSTER", "ENOUGH_PER_DIMENSION", "Diagnostics", "Health", "diagnose"]
 
 _SCALE_LIMIT = 4.0
-_ENOUGH_PER_CLUSTER = 20
+ENOUGH_PER_CLUSTER = 20
+"""Samples per cluster below which variances underestimate the information notably."""
+ENOUGH_PER_DIMENSION = 3
+"""Samples per cluster and dimension below which full covariances do."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ def diagnose(
 
 def _notes(smallest: int, empty: int, clusters: int, filled: Tensor, dim: int, full: bool) -> list[str]:
     notes = []
-    needed = 3 * dim if full else _ENOUGH_PER_CLUSTER
+    needed = ENOUGH_PER_DIMENSION * dim if full else ENOUGH_PER_CLUSTER
     typical = float(filled.double().median())
     if typical < needed:
         notes.append(

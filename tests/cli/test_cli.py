@@ -34,7 +34,7 @@ def test_help_and_version(capsys):
     assert "sfumato COMMAND" in capsys.readouterr().out
     assert main(["--version"]) == 0
     assert main([]) == 2
-    for name in ("demo", "train", "attack", "reproduce", "bench"):
+    for name in ("demo", "train", "attack", "audit", "reproduce", "bench"):
         with pytest.raises(SystemExit) as stop:
             main([name, "--help"])
         assert stop.value.code == 0
@@ -46,7 +46,9 @@ def test_help_and_version(capsys):
 
 def test_an_unknown_command_lists_the_known_ones(capsys):
     assert main(["trian"]) == 2
-    assert "unknown command 'trian'; choose one of demo, train, attack, reproduce, bench" in capsys.readouterr().err
+    assert (
+        "unknown command 'trian'; choose one of demo, train, attack, audit, reproduce, bench" in capsys.readouterr().err
+    )
 
 
 def test_a_run_folder_holds_everything(run_folder):

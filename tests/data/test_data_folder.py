@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from sfumato.data import reading
-from sfumato.data.folder import load_folder
+from sfumato.data.folder import load_folder, load_unlabelled
 from sfumato.errors import ConfigError, DataError
 
 
@@ -210,3 +210,44 @@ def test_a_damaged_or_forbidden_cache_does_not_stop_the_load(tmp_path, write_cla
     blocked.write_text("a file where the cache should be")
     monkeypatch.setenv("SFUMATO_CACHE", str(blocked))
     assert load_folder(tmp_path).train.fingerprint() == expected
+
+
+def _break(root, files):
+    for index, file in enumerate(files):
+        path = root / file
+        path.write_bytes(path.read_bytes()[: 20 * index])  # empty, cut in the header, cut in the data
+
+
+def test_broken_files_are_skipped_counted_and_named_where_asked(tmp_path, write_classes):
+    written = write_classes(tmp_path, per_class=4)
+    broken = ("train/ant/0.png", "train/bee/2.png", "test/ant/1.png")
+    _break(tmp_path, broken)
+    for _ in range(2):  # the second reading must not take an incomplete one for a complete one
+        with pytest.raises(DataError, match=r"cannot read the image .*train/ant/0\.png"):
+            load_folder(tmp_path)
+        sets = load_folder(tmp_path, skip_broken=True)
+        assert [one.file for one in sets.skipped] == [str(tmp_path / file) for file in broken]
+        assert all("replace the file" in one.reason for one in sets.skipped)
+        assert (len(sets.train), len(sets.test)) == (6, 7)
+        assert sets.train.labels.tolist() == [0] * 3 + [1] * 3
+        expected = np.concatenate([written["train"]["ant"][1:], written["train"]["bee"][[0, 1, 3]]])
+        assert np.array_equal(sets.train.images.numpy(), expected.transpose(0, 3, 1, 2))
+
+
+def test_a_part_of_nothing_but_broken_files_is_refused(tmp_path, write_classes):
+    write_classes(tmp_path, per_class=1)
+    _break(tmp_path, ("test/ant/0.png", "test/bee/0.png"))
+    with pytest.raises(DataError, match=r"cannot read the image .*test/ant/0\.png"):
+        load_folder(tmp_path, skip_broken=True)
+
+
+def test_images_without_classes_are_read_as_unlabelled(tmp_path, write_classes):
+    write_classes(tmp_path, classes=(".",), parts=("train", "test"), per_class=5)
+    sets = load_unlabelled(tmp_path)
+    assert (len(sets.train), len(sets.test), sets.labelled) == (5, 5, False)
+    assert sets.train.classes == ("unlabelled",)
+    whole = load_unlabelled(tmp_path / "train")
+    assert (len(whole.train), len(whole.test)) == (4, 1)
+    assert "no split of its own" in whole.caveat
+    with pytest.raises(DataError, match="has no images"):
+        load_unlabelled(tmp_path / "nowhere")

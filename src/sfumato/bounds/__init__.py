@@ -4,6 +4,7 @@ Every function takes Python numbers, lists, arrays or tensors and returns a tens
 value to be a bound stands in each docstring.
 """
 
+from sfumato.bounds.fisher import dfil, fisher_factor, fisher_information
 from sfumato.bounds.gaussian import gaussian_entropy, gaussian_information
 from sfumato.bounds.geometry import Separation, separation
 from sfumato.bounds.information import mixture_information
@@ -15,12 +16,18 @@ from sfumato.bounds.minimal_error import (
     posterior_mse,
 )
 from sfumato.bounds.power import clipped_power_information
+from sfumato.bounds.relative import floor_ratio
+from sfumato.bounds.van_trees import van_trees, van_trees_low_rank
 
 __all__ = [
     "Separation",
     "clipped_power_information",
     "cluster_posterior",
     "conditional_entropy",
+    "dfil",
+    "fisher_factor",
+    "fisher_information",
+    "floor_ratio",
     "gaussian_entropy",
     "gaussian_information",
     "maximal_conditional_entropy",
@@ -29,4 +36,6 @@ __all__ = [
     "own_cluster_posterior",
     "posterior_mse",
     "separation",
+    "van_trees",
+    "van_trees_low_rank",
 ]

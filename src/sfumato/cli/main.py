@@ -15,6 +15,7 @@ COMMANDS = {
     "demo": "train, attack and explain on the embedded handwritten digits",
     "train": "train a split model, with or without defences",
     "attack": "redraw the inputs of a trained run from what leaves the device",
+    "audit": "attack any split model as hard as the time allows, bounds beside it, and gate a release",
     "reproduce": "run the paper's tables and figures, ours beside the published numbers",
     "bench": "measure speed as ratios to baselines in the same run",
     "export": "write a run's two halves as a bundle for devices and servers",
@@ -38,7 +39,7 @@ Start with `sfumato demo`. Each command explains itself: `sfumato train --help`.
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code is 0, 2 for a mistake in the input, 130 for an interruption."""
+    """Run one command; the exit code is 0, 1 if a gate fails, 2 for a mistake in the input, 130 if interrupted."""
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help", "help"):
         print(_usage())
@@ -58,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             warnings.showwarning = _warn  # type: ignore[assignment]
             if launched() and command not in TOGETHER:
                 raise ConfigError(f"{command} runs in one process; start it without torchrun")
-            import_module(f"sfumato.cli.{command}").run(rest)
+            code: int | None = import_module(f"sfumato.cli.{command}").run(rest)
     except SfumatoError as error:
         if may_tell():
             print(f"sfumato: error: {error}", file=sys.stderr, flush=True)
@@ -70,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 0
-    return 0
+    return code or 0
 
 
 def _warn(message: Warning | str, category: type[Warning], *_: object) -> None:

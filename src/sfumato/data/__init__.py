@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sfumato.data.augment import Augmentation
-from sfumato.data.imageset import DataSets, ImageSet, Progress
+from sfumato.data.imageset import DataSets, ImageSet, Progress, Skipped
 from sfumato.data.split import folds, hold_out, limit
 from sfumato.errors import ConfigError
 
-__all__ = ["Augmentation", "DataSets", "ImageSet", "Progress", "folds", "hold_out", "limit", "load", "names"]
+__all__ = ["Augmentation", "DataSets", "ImageSet", "Progress", "Skipped", "folds", "hold_out", "limit", "load", "names"]
 
 _Size = int | tuple[int, int] | None
 _Source = Callable[[Path, _Size, Progress | None], DataSets]

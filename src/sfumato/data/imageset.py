@@ -4,13 +4,14 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from sfumato.errors import DataError
 
-__all__ = ["DataSets", "ImageSet", "Progress"]
+__all__ = ["DataSets", "ImageSet", "Progress", "Skipped"]
 
 Progress = Callable[[int, int], None]
 """Called with (done, total) while something long is read: images, or bytes of a download."""
@@ -107,6 +108,13 @@ class ImageSet:
         return images.to(torch.float32).div_(255)
 
 
+class Skipped(NamedTuple):
+    """An image file that could not be read, and why."""
+
+    file: str
+    reason: str
+
+
 @dataclass(frozen=True)
 class DataSets:
     """What a data source gives.
@@ -116,9 +124,13 @@ class DataSets:
         train: to learn from; every choice is made on a part held out of it (`hold_out`).
         test: to report on, never to choose by.
         caveat: a sentence on what the data is and what its numbers do not show; empty if there is nothing to say.
+        labelled: False where the images have no classes and the labels mean nothing.
+        skipped: files that could not be read and were left out; only where the reader asked for that.
     """
 
     name: str
     train: ImageSet
     test: ImageSet
     caveat: str = ""
+    labelled: bool = True
+    skipped: tuple[Skipped, ...] = ()

@@ -1,6 +1,7 @@
 """Reading the image files that `sfumato.data.scan` found, from the cache where possible."""
 
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 
 from sfumato.data.cache import Arrays, cache_entry, read_entry, write_entry
 from sfumato.data.images import Pixels, read_image
-from sfumato.data.imageset import DataSets, ImageSet, Progress
+from sfumato.data.imageset import DataSets, ImageSet, Progress, Skipped
 from sfumato.data.scan import ClassFolders
 from sfumato.data.split import hold_out
 from sfumato.errors import ConfigError, DataError
@@ -44,26 +45,44 @@ def read_class_folders(
     size: Size = None,
     progress: Progress | None = None,
     caveat: str = "",
+    skip_broken: bool = False,
 ) -> DataSets:
     """Read a training and a test part.
 
+    Args:
+        name: of the source.
+        train: files to learn from.
+        test: files to report on.
+        size: the side, or (H, W), to which other sizes are resized.
+        progress: called with (images read, images in all).
+        caveat: of the data set.
+        skip_broken: leave out files that cannot be read, and list them in the result, instead of refusing.
+
     Raises:
-        DataError: a file is damaged, or the images have different sizes and no `size` is given.
+        DataError: a file is damaged (with `skip_broken`: all files of a part are), or the images have different sizes
+            and no `size` is given.
         ConfigError: `size` is not positive.
     """
     sides = both_sides(size)
     total = len(train.files) + len(test.files)
+    skipped: list[Skipped] | None = [] if skip_broken else None
     sets = [
-        _read_part(train, sides, progress, 0, total),
-        _read_part(test, sides, progress, len(train.files), total),
+        _read_part(train, sides, progress, 0, total, skipped),
+        _read_part(test, sides, progress, len(train.files), total, skipped),
     ]
     if sets[0].image_shape != sets[1].image_shape:
         raise _different_sizes(train, train.files[0], sets[0].image_shape, test, test.files[0], sets[1].image_shape)
-    return DataSets(name, sets[0], sets[1], caveat)
+    return DataSets(name, sets[0], sets[1], caveat, skipped=tuple(skipped or ()))
 
 
 def read_unsplit(
-    name: str, found: ClassFolders, *, size: Size = None, progress: Progress | None = None, caveat: str = ""
+    name: str,
+    found: ClassFolders,
+    *,
+    size: Size = None,
+    progress: Progress | None = None,
+    caveat: str = "",
+    skip_broken: bool = False,
 ) -> DataSets:
     """Read a data set without a split of its own and split it, always in the same way.
 
@@ -74,19 +93,26 @@ def read_unsplit(
         DataError: as for `read_class_folders`, or no class has a second image.
         ConfigError: `size` is not positive.
     """
-    every = _read_part(found, both_sides(size), progress, 0, len(found.files))
+    skipped: list[Skipped] | None = [] if skip_broken else None
+    every = _read_part(found, both_sides(size), progress, 0, len(found.files), skipped)
     train, test = hold_out(every, TEST_FRACTION, TEST_SEED)
-    return DataSets(name, train, test, caveat)
+    return DataSets(name, train, test, caveat, skipped=tuple(skipped or ()))
 
 
 def _read_part(
-    part: ClassFolders, size: tuple[int, int] | None, progress: Progress | None, before: int, total: int
+    part: ClassFolders,
+    size: tuple[int, int] | None,
+    progress: Progress | None,
+    before: int,
+    total: int,
+    skipped: list[Skipped] | None,
 ) -> ImageSet:
     entry = cache_entry(part.root, size)
     arrays = read_entry(entry, part.key) if entry is not None else None
     if arrays is None:
-        arrays = _read_images(part, size, progress, before, total)
-        if entry is not None:
+        known = len(skipped or ())
+        arrays = _read_images(part, size, progress, before, total, skipped)
+        if entry is not None and len(skipped or ()) == known:  # an incomplete reading is not kept
             write_entry(entry, part.key, arrays)
     if progress is not None:
         progress(before + len(part.files), total)
@@ -95,30 +121,65 @@ def _read_part(
 
 
 def _read_images(
-    part: ClassFolders, size: tuple[int, int] | None, progress: Progress | None, before: int, total: int
+    part: ClassFolders,
+    size: tuple[int, int] | None,
+    progress: Progress | None,
+    before: int,
+    total: int,
+    skipped: list[Skipped] | None,
 ) -> Arrays:
-    first = read_image(part.root / part.files[0], size)
-    images = np.empty((len(part.files), *first.shape), dtype=np.uint8)
+    first, first_pixels = _first_readable(part, size, skip=skipped is not None)
+    images = np.empty((len(part.files), *first_pixels.shape), dtype=np.uint8)
+    broken: dict[int, str] = {}
 
     def read(start: int) -> int:
         chunk = part.files[start : start + _CHUNK]
         for i, file in enumerate(chunk, start):
-            pixels: Pixels = read_image(part.root / file, size)
-            if pixels.shape != first.shape:
-                raise _different_sizes(part, part.files[0], first.shape, part, file, pixels.shape)
+            try:
+                pixels: Pixels = read_image(part.root / file, size)
+            except DataError as error:
+                if skipped is None:
+                    raise
+                broken[i] = str(error)
+                continue
+            if pixels.shape != first_pixels.shape:
+                raise _different_sizes(part, first, first_pixels.shape, part, file, pixels.shape)
             images[i] = pixels
         return len(chunk)
 
+    _in_threads(read, range(0, len(part.files), _CHUNK), progress, before, total)
+    labels = np.array(part.labels, dtype=np.int64)
+    if skipped is None or not broken:
+        return images, labels
+    skipped += [Skipped(str(part.root / part.files[i]), broken[i]) for i in sorted(broken)]
+    kept = np.array([i not in broken for i in range(len(part.files))])
+    return images[kept], labels[kept]
+
+
+def _first_readable(part: ClassFolders, size: tuple[int, int] | None, *, skip: bool) -> tuple[str, Pixels]:
+    """The first file that can be read, and its pixels, which say what size all others must have."""
+    problem: DataError | None = None
+    for file in part.files:
+        try:
+            return file, read_image(part.root / file, size)
+        except DataError as error:
+            problem = problem or error
+            if not skip:
+                break
+    assert problem is not None  # a part has at least one file
+    raise problem
+
+
+def _in_threads(read: Callable[[int], int], starts: range, progress: Progress | None, before: int, total: int) -> None:
     with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
         try:
-            for count in pool.map(read, range(0, len(part.files), _CHUNK)):
+            for count in pool.map(read, starts):
                 before += count
                 if progress is not None:
                     progress(before, total)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    return images, np.array(part.labels, dtype=np.int64)
 
 
 def _different_sizes(

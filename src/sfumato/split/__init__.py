@@ -2,6 +2,7 @@
 
 from sfumato.split.channel import Channel
 from sfumato.split.cut import split_at
+from sfumato.split.jacobian import jacobian, projected_jacobian
 from sfumato.split.model import SplitModel, SplitOutput
 
-__all__ = ["Channel", "SplitModel", "SplitOutput", "split_at"]
+__all__ = ["Channel", "SplitModel", "SplitOutput", "jacobian", "projected_jacobian", "split_at"]

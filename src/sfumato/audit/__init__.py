@@ -1,0 +1,26 @@
+"""Auditing any split model: the strongest attacks in a budget, the bounds beside them, a report and a gate."""
+
+from sfumato.audit.checks import check_subject
+from sfumato.audit.images import DataOptions, audit_sets
+from sfumato.audit.run import Audited, run_audit
+from sfumato.audit.schema import schema
+from sfumato.audit.subject import ChannelOptions, GaussianPrior, Subject
+from sfumato.audit.target import load_target
+from sfumato.audit.thresholds import METRICS, Threshold, judge, parse_threshold
+
+__all__ = [
+    "METRICS",
+    "Audited",
+    "ChannelOptions",
+    "DataOptions",
+    "GaussianPrior",
+    "Subject",
+    "Threshold",
+    "audit_sets",
+    "check_subject",
+    "judge",
+    "load_target",
+    "parse_threshold",
+    "run_audit",
+    "schema",
+]

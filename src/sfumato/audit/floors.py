@@ -1,0 +1,229 @@
+"""What is provable about a subject: every bound with its assumption in words, and whether it may fail an audit."""
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sfumato import bounds
+from sfumato.audit.subject import GaussianPrior, Subject
+from sfumato.data import DataSets, ImageSet
+from sfumato.errors import SfumatoWarning
+from sfumato.health import ENOUGH_PER_CLUSTER, ENOUGH_PER_DIMENSION
+from sfumato.seeds import generator
+from sfumato.split import jacobian, projected_jacobian
+from sfumato.training.evaluate import collect_features
+from sfumato.training.information import measure_information
+
+__all__ = ["measure_bounds"]
+
+_MOST_PIXELS = 4096  # beyond that many the d x d matrix of van Trees' bound gives way to a low-rank form
+_MOST_ROWS = 1024  # features with more values are probed with random projections
+_PROBES = 256
+_MOST_IMAGES = 64
+_SETTLED = 0.02
+_LEAST_VARIANCE = 1e-4  # of a pixel in a prior estimated from images: a hundredth of the range as standard deviation
+
+Tell = Callable[[str], None]
+
+
+def measure_bounds(
+    subject: Subject, sets: DataSets, *, gradients: bool, seconds: float, seed: int, tell: Tell | None = None
+) -> list[dict[str, Any]]:
+    """Every bound that this subject allows.
+
+    Args:
+        subject: in evaluation mode.
+        sets: the audit's data; features are those of the test images, which the encoder did not learn from.
+        gradients: whether Jacobians can be computed.
+        seconds: about how long the Jacobians may take.
+        seed: of samples, clusters and probes.
+        tell: called with a few words before each step.
+
+    Returns:
+        Per bound: `name`, `label`, `value` (None where it does not apply), `unit`, `kind` (`error`, `information` or
+        `ratio`), `assumption`, `gates` (whether its assumption holds here, so that an attack below it fails the audit),
+        `notes`, and what belongs to that bound alone.
+    """
+    if subject.model.channel.noise_std == 0:
+        return []
+    tell = tell or (lambda _: None)
+    found: list[dict[str, Any]] = []
+    if subject.exact_mse is not None:
+        found.append(
+            _bound(
+                "exact", "exact minimal error", subject.exact_mse, "error",
+                "The target declares its images' distribution and its minimal error in closed form (Proposition 1).",
+                gates=True,
+            )
+        )  # fmt: skip
+    tell("information in the features")
+    information = list(_information(subject, sets, seed))
+    found += information
+    found += _relative(information, sets.test)
+    if gradients:
+        tell("Jacobians")
+        found += _local(subject, sets, seconds, seed)
+    return found
+
+
+def _bound(name: str, label: str, value: float, kind: str, assumption: str, **more: Any) -> dict[str, Any]:
+    unit = {"error": "MSE", "information": "nats", "ratio": ""}[kind]
+    entry = {"name": name, "label": label, "value": value, "unit": unit, "kind": kind, "assumption": assumption}
+    return entry | {"gates": False, "notes": []} | more
+
+
+def _information(subject: Subject, sets: DataSets, seed: int) -> Iterator[dict[str, Any]]:
+    channel = subject.model.channel
+    device = next(subject.model.parameters()).device
+    features = collect_features(subject.model, sets.test.images[:2048].to(device))
+    size = features.shape[1]
+
+    def power(radius: float) -> float:
+        return float(bounds.clipped_power_information(radius, channel.noise_std, size))
+
+    if channel.clip_norm is not None:
+        yield _bound(
+            "clipped_power", "clipped power", power(channel.clip_norm), "information",
+            f"The device clips every feature to the L2 norm {channel.clip_norm:g} and adds Gaussian noise. Nothing is "
+            "assumed about the images.",
+        )  # fmt: skip
+    elif float(features.min()) >= channel.low and float(features.max()) <= channel.high:
+        radius = (channel.high - channel.low) / 2 * math.sqrt(size)
+        yield _bound(
+            "bounded_power", "bounded power", power(radius), "information",
+            f"The encoder's output lies in [{channel.low:g}, {channel.high:g}] for every input, as it does for the "
+            "images here; the device does not enforce it.",
+        )  # fmt: skip
+    measured = _mixture(subject, sets, seed)
+    for form, need in (("full", ENOUGH_PER_DIMENSION * size), ("diagonal", ENOUGH_PER_CLUSTER)):
+        notes = []
+        if measured["samples_per_cluster"] < need:
+            notes.append(
+                f"{measured['samples_per_cluster']:.0f} samples per cluster, where about {need} are needed: sample "
+                "moments underestimate the information, the true value may be well above"
+            )
+        yield _bound(
+            f"mixture_{form}", f"mixture, {form} covariances", measured[form], "information",
+            "The moments of the clusters are those estimated from the features of held-out images (Theorem 2).",
+            notes=notes,
+            samples_per_cluster=measured["samples_per_cluster"],
+        )  # fmt: skip
+
+
+def _mixture(subject: Subject, sets: DataSets, seed: int) -> dict[str, float]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SfumatoWarning)  # what they say stands in the notes
+        return measure_information(subject.model, sets.test, clusters_per_class=1, seed=seed)
+
+
+def _relative(information: list[dict[str, Any]], images: ImageSet) -> list[dict[str, Any]]:
+    """Theorem 1 as a ratio, for each bound on the information."""
+    size = math.prod(images.image_shape)
+    assumption = (
+        "Relative: the unknown entropy of the images cancels. It says how far the floor under the error has sunk from "
+        "where it would be if nothing were released, not where it is."
+    )
+    return [
+        _bound(
+            f"floor_ratio_{one['name']}", f"floor left by Theorem 1, from {one['label']}",
+            float(bounds.floor_ratio(one["value"], size)), "ratio", assumption,
+            notes=one["notes"], information=one["value"],
+        )
+        for one in information
+    ]  # fmt: skip
+
+
+def _local(subject: Subject, sets: DataSets, seconds: float, seed: int) -> Iterator[dict[str, Any]]:
+    """What rests on the Jacobians: van Trees and dFIL."""
+    size = math.prod(sets.test.image_shape)
+    low_rank = size > _MOST_PIXELS
+    parts, leakage, rows, exact = _slopes(subject, sets.test, low_rank, seconds, seed)
+    count = len(leakage)
+    sample = [f"from {count} images" + ("" if exact else f", with {_PROBES} random projections of each Jacobian")]
+    declared = subject.prior is not None
+    if low_rank:
+        variances = _pixel_variances(sets.train)
+        whole, half = (
+            float(bounds.van_trees_low_rank(torch.cat(rows[:n]).double() / n**0.5, 1 / variances))
+            for n in (count, max(1, count // 2))
+        )
+        prior_words = "independent pixels with the variances of the attacker's images"
+    else:
+        prior = _prior_information(subject.prior, sets.train)
+        whole, half = (
+            float(bounds.van_trees(torch.stack(parts[:n]).mean(0), prior)) for n in (count, max(1, count // 2))
+        )
+        prior_words = "a Gaussian with the mean and covariance of the attacker's images"
+        prior_words = "the declared distribution" if declared else prior_words
+    settled = abs(half - whole) <= _SETTLED * whole
+    gates = declared and settled and not low_rank
+    if not settled:
+        sample.append(f"half of them give {half:.3g}: with more images the value would still fall")
+    assumption = f"Images are drawn from {prior_words}" + (
+        ", from which this target draws them." if declared and not low_rank
+        else ". Photographs are not, so the value is an illustration and limits nobody."
+    )  # fmt: skip
+    yield _bound(
+        "van_trees", "van Trees" + (", low rank" if low_rank else ", matrix"), whole, "error", assumption,
+        gates=gates, notes=sample, from_half=half, images=count,
+    )  # fmt: skip
+    ordered = torch.tensor(leakage, dtype=torch.float64).sort(descending=True).values
+    worst = max(1, math.ceil(0.05 * count))
+    yield _bound(
+        "dfil", "1 / dFIL, median image", 1 / max(float(ordered.median()), 1e-12), "error",
+        "Unbiased attackers only. Every attack here knows what images look like, so it is biased, and may do better.",
+        notes=sample[:1],
+        dfil={
+            "mean": float(ordered.mean()),
+            "median": float(ordered.median()),
+            "worst5": float(ordered[:worst].mean()),
+            "worst": float(ordered[0]),
+        },
+        per_image=leakage,
+    )  # fmt: skip
+
+
+def _slopes(
+    subject: Subject, images: ImageSet, low_rank: bool, seconds: float, seed: int
+) -> tuple[list[Tensor], list[float], list[Tensor], bool]:
+    """Fisher matrices (or factors) and dFIL per image, for as many images as there is time; at least 2."""
+    model, variance = subject.model, subject.model.channel.noise_std**2
+    device = next(model.parameters()).device
+    probes = generator(seed, "audit-probes")
+    parts: list[Tensor] = []
+    rows: list[Tensor] = []
+    leakage: list[float] = []
+    began = time.monotonic()
+    exact = True
+    for index in range(min(_MOST_IMAGES, len(images))):
+        if index >= 2 and (time.monotonic() - began) * (index + 1) / index > seconds:
+            break
+        x = images.float(torch.tensor([index])).to(device)
+        with torch.no_grad():
+            exact = model.features(x).numel() <= _MOST_ROWS and not low_rank
+        slope = (jacobian(model, x) if exact else projected_jacobian(model, x, _PROBES, probes)).cpu()
+        leakage.append(float(bounds.dfil(slope, variance)[0]))
+        if low_rank:
+            rows.append(bounds.fisher_factor(slope, variance))
+        else:
+            parts.append(bounds.fisher_information(slope, variance).double())
+    return parts, leakage, rows, exact
+
+
+def _prior_information(prior: GaussianPrior | None, train: ImageSet) -> Tensor:
+    """J_P of a Gaussian: the inverse covariance."""
+    if prior is not None:
+        return torch.linalg.inv(prior.covariance.double())
+    x = train.float(torch.arange(min(len(train), 20_000))).flatten(1).double()
+    covariance = torch.cov(x.T) if len(x) > 1 else torch.zeros(x.shape[1], x.shape[1], dtype=torch.float64)
+    floor = _LEAST_VARIANCE * torch.eye(len(covariance), dtype=torch.float64)
+    return torch.linalg.inv(covariance + floor)
+
+
+def _pixel_variances(train: ImageSet) -> Tensor:
+    return train.float().flatten(1).double().var(0).clamp(min=_LEAST_VARIANCE)

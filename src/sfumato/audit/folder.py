@@ -1,0 +1,95 @@
+"""The folder of an audit: what it belongs to, what was decided, what is done.
+
+plan.json                  what the audit belongs to, and what was decided for each piece when it began
+pieces/NAME.json           figures of a finished piece
+pieces/NAME.safetensors    its values per image and redrawn pixels
+pieces/NAME.state          checkpoint of an attack while it trains
+audit.json, report.html    written last
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from sfumato import checkpoint
+from sfumato.errors import CheckpointError
+from sfumato.files import write_json
+
+__all__ = ["AuditFolder"]
+
+
+class AuditFolder:
+    """Reads and writes one audit's files; everything is written aside and renamed.
+
+    Args:
+        path: of the folder.
+        identity: what the audit belongs to: target, data, seed, budget.
+
+    Raises:
+        CheckpointError: the folder holds another audit, or a damaged file.
+    """
+
+    def __init__(self, path: Path, identity: dict[str, Any]) -> None:
+        self.path = path
+        self._plan_path = path / "plan.json"
+        fresh: dict[str, Any] = {"identity": identity, "decided": {}, "spent": 0.0}
+        plan = _read(self._plan_path) if self._plan_path.exists() else fresh
+        known = json.loads(json.dumps(identity))
+        if plan["identity"] != known:
+            theirs = plan["identity"]
+            changed = ", ".join(name for name in known if theirs.get(name) != known[name])
+            raise CheckpointError(f"{path} holds an audit with another {changed}; choose another --out or delete it")
+        self._plan: dict[str, Any] = plan
+        write_json(self._plan_path, plan)
+
+    @property
+    def spent(self) -> float:
+        """Seconds of earlier calls."""
+        return float(self._plan["spent"])
+
+    def note_spent(self, seconds: float) -> None:
+        """Remember how much of the budget is used up."""
+        self._plan["spent"] = round(seconds, 3)
+        write_json(self._plan_path, self._plan)
+
+    def decided(self, name: str) -> Any:
+        """What was decided for `name`, or None."""
+        return self._plan["decided"].get(name)
+
+    def decide(self, name: str, value: Any) -> Any:
+        """Decide once: an earlier decision stays; gives the one that holds."""
+        if name not in self._plan["decided"]:
+            self._plan["decided"][name] = value
+            write_json(self._plan_path, self._plan)
+        return self._plan["decided"][name]
+
+    def state(self, name: str) -> Path:
+        """Where the attack of a piece keeps its checkpoint."""
+        return self.path / "pieces" / f"{name}.state"
+
+    def finished(self, name: str) -> dict[str, Any] | None:
+        """The figures of a finished piece."""
+        path = self.path / "pieces" / f"{name}.json"
+        return _read(path) if path.exists() else None
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """The values of a finished piece."""
+        return checkpoint.load(self.path / "pieces" / f"{name}.safetensors")[0]
+
+    def finish(self, name: str, figures: dict[str, Any], tensors: dict[str, Tensor] | None = None) -> None:
+        """Store a piece; its checkpoint is no longer needed."""
+        if tensors:
+            checkpoint.save(self.path / "pieces" / f"{name}.safetensors", tensors, {"piece": name})
+        write_json(self.path / "pieces" / f"{name}.json", figures)
+        for left in (self.path / "pieces").glob(f"{name}.state*"):
+            left.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return value
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}); delete it and run the command again") from error

@@ -1,0 +1,69 @@
+"""What all pieces of one audit share: the subject, the attacker's images, and what left the device."""
+
+from dataclasses import dataclass
+
+import torch
+
+from sfumato.attacks import Observer
+from sfumato.audit.folder import AuditFolder
+from sfumato.audit.images import shuffled
+from sfumato.audit.measure import Exposure, expose
+from sfumato.audit.subject import Subject
+from sfumato.data import DataSets, ImageSet
+from sfumato.seeds import derive_seed
+
+__all__ = ["MOST_IMAGES", "Stage", "set_stage"]
+
+MOST_IMAGES = 2000
+"""At most so many training and test images, drawn at random, are redrawn by every attack."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One audit's common ground.
+
+    Attributes:
+        subject: the target.
+        sets: the attacker's images (`train`) and images it never saw (`test`).
+        train, test: samples of both with what left the device for them, the same for every attack.
+        gradients: whether the encoder passes gradients.
+        device: where to compute.
+        seed: of everything random.
+        folder: where files lie.
+    """
+
+    subject: Subject
+    sets: DataSets
+    train: Exposure
+    test: Exposure
+    gradients: bool
+    device: torch.device
+    seed: int
+    folder: AuditFolder
+
+    def observer(self, images: ImageSet | None = None) -> Observer:
+        """What an attacker with these images (all, if not said) may see."""
+        return Observer(self.subject.model, self.sets.train if images is None else images, device=self.device)
+
+
+def set_stage(
+    subject: Subject,
+    sets: DataSets,
+    *,
+    gradients: bool,
+    device: torch.device,
+    seed: int,
+    folder: AuditFolder,
+    most: int = MOST_IMAGES,
+) -> Stage:
+    """Draw the samples, of at most `most` images each, and release their features."""
+    exposures = {
+        part: expose(
+            subject.model,
+            shuffled(images, most, seed, part),
+            seed=derive_seed(seed, "audit", part),
+            device=device,
+        )
+        for part, images in (("train", sets.train), ("test", sets.test))
+    }
+    return Stage(subject, sets, exposures["train"], exposures["test"], gradients, device, seed, folder)

@@ -1,0 +1,128 @@
+"""What an audit examines, wherever it came from, and the sentence for everything that cannot be audited."""
+
+import hashlib
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from sfumato.data import DataSets
+from sfumato.errors import FeatureError
+from sfumato.split import Channel, SplitModel
+
+__all__ = ["ChannelOptions", "GaussianPrior", "Kind", "Subject", "digest_of_module", "encoder_only", "placed"]
+
+Kind = Literal["run", "exported", "torchscript", "onnx", "function"]
+
+
+@dataclass(frozen=True)
+class GaussianPrior:
+    """A declared distribution of the images, x ~ N(mean, covariance), under which bounds on the error are exact.
+
+    Declare it only for synthetic data that is drawn from it: bounds with a declared prior gate the audit.
+
+    Attributes:
+        mean: (d,) flattened row-major.
+        covariance: (d, d), positive definite.
+    """
+
+    mean: Tensor
+    covariance: Tensor
+
+
+@dataclass(frozen=True)
+class ChannelOptions:
+    """How a target that is only an encoder protects its feature, as the user describes it; None is not given.
+
+    Attributes:
+        noise_std: standard deviation of the noise on the wire.
+        clip_norm: L2 radius to which the feature is clipped.
+        quantize_bits: bits per value on the wire.
+    """
+
+    noise_std: float | None = None
+    clip_norm: float | None = None
+    quantize_bits: int | None = None
+
+    def given(self) -> dict[str, Any]:
+        """Only what was given."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+    def channel(self) -> Channel:
+        """The channel described."""
+        return Channel(**self.given())
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A split model to audit. A `package.module:function` may return one, to declare data or a prior of its own.
+
+    Attributes:
+        name: what readers see.
+        model: encoder, channel and decoder.
+        kind: where it came from.
+        white_box: whether the encoder passes gradients, which white-box attacks and Jacobians need.
+        classifies: whether there is a decoder, so that an accuracy can be measured.
+        digest: identifies the content, so that an audit resumes only what it began.
+        defense: a short name such as `noise_arl+cem`, which decides colour and curve in comparisons.
+        setting: a few words that tell subjects of one defence apart.
+        sets: data of its own.
+        prior: the distribution that its data is drawn from, if that is known exactly.
+        exact_mse: the exact minimal error, if it is known in closed form.
+        data_options: name, folder and limits of the data it was trained on.
+    """
+
+    name: str
+    model: SplitModel
+    kind: Kind = "function"
+    white_box: bool = True
+    classifies: bool = True
+    digest: str = ""
+    defense: str = ""
+    setting: str = ""
+    sets: DataSets | None = None
+    prior: GaussianPrior | None = None
+    exact_mse: float | None = None
+    data_options: dict[str, Any] = field(default_factory=dict)
+
+
+class _NoDecoder(nn.Module):
+    """Stands where there is no decoder; asking it for a class is a mistake of ours."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        raise FeatureError("this target has no decoder, so it recognises nothing")
+
+
+def encoder_only(edge: nn.Module, options: ChannelOptions) -> SplitModel:
+    """A split model of an encoder alone."""
+    return SplitModel(edge, options.channel(), _NoDecoder())
+
+
+class _Placed(nn.Module):
+    """An encoder without parameters, such as a fixed transform, with one that tells where it runs."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        self.place = nn.Parameter(torch.zeros(()), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.inner(x)
+
+
+def placed(subject: Subject) -> Subject:
+    """The subject with at least one parameter, by which everything else finds its device."""
+    model = subject.model
+    if next(model.parameters(), None) is not None:
+        return subject
+    return replace(subject, model=SplitModel(_Placed(model.edge), model.channel, model.cloud))
+
+
+def digest_of_module(module: nn.Module) -> str:
+    """SHA-256 over names, shapes and values of a module's state and its channel's settings."""
+    digest = hashlib.sha256(repr(module).encode())
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

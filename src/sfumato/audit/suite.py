@@ -1,0 +1,132 @@
+"""The suite as data: which pieces an audit consists of, and which of them this subject and this budget allow."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from sfumato.errors import ConfigError
+
+__all__ = ["Piece", "Untested", "affordable", "load_suite", "runnable"]
+
+PieceKind = Literal["attack", "queries", "knowledge", "probe"]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One piece of an audit; `suite.yaml` says what the fields mean.
+
+    Attributes:
+        name: unique, also of its files.
+        kind: what is done with the attack.
+        attack: its name in the registry.
+        share: of the time.
+        rank: what is left out first.
+        settings: of the attack, where they differ from its own defaults.
+        options: of the kind, such as the number of queries.
+        epochs: fewest and most; None for attacks that do not train in epochs.
+        steps: most steps of training; None where the epochs alone decide.
+        images: most test images; None for all.
+        needs: what the subject or the data has to have.
+    """
+
+    name: str
+    kind: PieceKind
+    attack: str
+    share: float
+    rank: int
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    epochs: tuple[int, int] | None = None
+    steps: int | None = None
+    images: int | None = None
+    needs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Untested:
+    """A piece that does not run, and why."""
+
+    what: str
+    why: str
+
+
+@cache
+def load_suite() -> tuple[Piece, ...]:
+    """The pieces of `suite.yaml`.
+
+    Raises:
+        ConfigError: two pieces have one name.
+    """
+    import yaml
+
+    lines = yaml.safe_load((Path(__file__).parent / "suite.yaml").read_text(encoding="utf-8"))
+    pieces = tuple(_piece(line) for line in lines)
+    names = [piece.name for piece in pieces]
+    if len(set(names)) < len(names):
+        raise ConfigError("two pieces of the suite have one name")
+    return pieces
+
+
+def runnable(pieces: Sequence[Piece], *, has: Mapping[str, str | None]) -> tuple[list[Piece], list[Untested]]:
+    """Those that the subject allows.
+
+    Args:
+        pieces: of the suite.
+        has: per need None where it is met, else why it is not.
+    """
+    kept: list[Piece] = []
+    dropped: list[Untested] = []
+    for piece in pieces:
+        lacking = [reason for need in piece.needs if (reason := has[need]) is not None]
+        if lacking:
+            dropped.append(Untested(piece.name, lacking[0]))
+        else:
+            kept.append(piece)
+    return kept, dropped
+
+
+def affordable(
+    pieces: Sequence[Piece], seconds: float, fewest_seconds: Mapping[str, float]
+) -> tuple[list[Piece], list[Untested]]:
+    """Those for which there is time: pieces are left out, highest rank first, until all others get their fewest epochs.
+
+    A piece that would fit gives way too, if one of a lower rank does not fit.
+
+    Args:
+        pieces: those that are runnable.
+        seconds: for all of them.
+        fewest_seconds: per piece that trains, how long it takes with its fewest epochs.
+    """
+    kept = list(pieces)
+    dropped: list[Untested] = []
+    while True:
+        total = sum(piece.share for piece in kept)
+        short = [
+            piece
+            for piece in kept
+            if piece.rank > 0
+            and piece.name in fewest_seconds
+            and fewest_seconds[piece.name] > seconds * piece.share / total
+        ]
+        if not short:
+            return kept, dropped
+        last = max(kept, key=lambda piece: piece.rank)
+        kept.remove(last)
+        why = "too little time: it gives way to better ranked attacks"
+        if last.name in fewest_seconds:
+            needed = max(fewest_seconds[last.name] * total / last.share, seconds) / 60
+            why = f"too little time: give about --minutes {_rounded(needed) + 1} or more"
+        dropped.append(Untested(last.name, why))
+
+
+def _piece(line: dict[str, Any]) -> Piece:
+    fewest_most = line.pop("epochs", None)
+    return Piece(**line | {"needs": tuple(line.get("needs", ()))}, epochs=tuple(fewest_most) if fewest_most else None)
+
+
+def _rounded(minutes: float) -> int:
+    """Rounded down to two digits."""
+    unit = 10 ** max(0, len(str(int(minutes))) - 2)
+    return int(minutes // unit * unit)

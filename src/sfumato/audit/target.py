@@ -1,0 +1,136 @@
+"""From the words on the command line to a split model: what TARGET may be, and nothing about what is done with it."""
+
+import hashlib
+import importlib
+import os
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from sfumato.audit.foreign import load_exported, load_onnx, load_script
+from sfumato.audit.subject import ChannelOptions, Kind, Subject, encoder_only
+from sfumato.errors import ConfigError
+from sfumato.split import SplitModel
+from sfumato.training import load_run
+
+__all__ = ["FORMS", "load_target"]
+
+FORMS = (
+    "a run folder of `sfumato train`, encoder.pt2 or encoder.pt2,decoder.pt2 (torch.export), encoder.pt or "
+    "encoder.pt,decoder.pt (TorchScript), encoder.onnx, or package.module:function returning an encoder"
+)
+_SUFFIXES: dict[str, Kind] = {".pt2": "exported", ".pt": "torchscript", ".pth": "torchscript", ".onnx": "onnx"}
+
+
+def load_target(target: str, options: ChannelOptions | None = None, *, device: torch.device | str = "cpu") -> Subject:
+    """The split model that TARGET names.
+
+    Args:
+        target: see `FORMS`.
+        options: the channel, for targets that are encoders alone.
+        device: where the model shall run.
+
+    Raises:
+        ConfigError: TARGET is none of the forms, or the options contradict a target that has a channel.
+        CheckpointError: a file or folder is missing, damaged, or not finished.
+    """
+    options = options or ChannelOptions()
+    if Path(target).is_dir():
+        subject = _run(target, options)
+    elif _suffix(target) is not None:
+        subject = _files(target, options)
+    elif ":" in target and not target.startswith(("/", ".")):
+        subject = _function(target, options)
+    else:
+        raise ConfigError(f"there is no {target}; TARGET is {FORMS}")
+    subject.model.eval().to(device)
+    return subject
+
+
+def _run(target: str, options: ChannelOptions) -> Subject:
+    _refuse(options, "the run folder says what happens on the wire")
+    run = load_run(Path(target))
+    config = run.config
+    family = config.defense if config.defense != "none" else ("noise" if config.noise_std else "none")
+    wanted = ("data", "data_dir", "size", "limit", "test_limit", "seed")
+    return Subject(
+        name=Path(target).resolve().name,
+        model=run.model,
+        kind="run",
+        digest=_digest_of_files(Path(target) / "model.safetensors"),
+        defense=family + ("+cem" if config.cem else ""),
+        setting=f"σ {config.noise_std:g}" + (f", λ {config.lam:g}" if config.cem else ""),
+        data_options={name: getattr(config, name) for name in wanted},
+    )
+
+
+def _suffix(target: str) -> str | None:
+    """The suffix that all files of TARGET have; None where they are no model files."""
+    found = {Path(part).suffix.lower() for part in target.split(",")}
+    (one,) = found if len(found) == 1 else (None,)
+    return one if one in _SUFFIXES else None
+
+
+def _files(target: str, options: ChannelOptions) -> Subject:
+    paths = [Path(part) for part in target.split(",")]
+    if len(paths) > 2:
+        raise ConfigError(f"{target} names {len(paths)} files; give an encoder, or an encoder and a decoder")
+    kind = _SUFFIXES[str(_suffix(target))]
+    load = {"exported": load_exported, "torchscript": load_script, "onnx": load_onnx}[kind]
+    halves = [load(path) for path in paths]
+    channel = options.channel()
+    model = SplitModel(halves[0], channel, halves[1]) if len(halves) == 2 else encoder_only(halves[0], options)
+    return Subject(
+        name=paths[0].name,
+        model=model,
+        kind=kind,
+        white_box=kind != "onnx",
+        classifies=len(halves) == 2,
+        digest=_digest_of_files(*paths) + str(options.given()),
+        setting=f"σ {channel.noise_std:g}",
+    )
+
+
+def _function(target: str, options: ChannelOptions) -> Subject:
+    module_name, _, name = target.partition(":")
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        function = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"{target} cannot be imported ({error}); give package.module:function") from error
+    try:
+        made = function()
+    except Exception as error:  # the user's own code
+        raise ConfigError(f"{target} raised {type(error).__name__}: {error}") from error
+    if isinstance(made, Subject):
+        _refuse(options, f"{target} says what happens on the wire")
+        return made
+    if isinstance(made, SplitModel):
+        _refuse(options, f"{target} returns a SplitModel, which says what happens on the wire")
+        return Subject(name=name, model=made)
+    if isinstance(made, nn.Module):
+        model = encoder_only(made, options)
+        return Subject(
+            name=name,
+            model=model,
+            classifies=False,
+            setting=f"σ {model.channel.noise_std:g}",
+        )
+    raise ConfigError(f"{target} returned a {type(made).__name__}; return an encoder (torch.nn.Module) or a SplitModel")
+
+
+def _refuse(options: ChannelOptions, reason: str) -> None:
+    if given := options.given():
+        names = ", ".join("--" + name.replace("_", "-") for name in given)
+        raise ConfigError(f"{reason}; leave {names} out")
+
+
+def _digest_of_files(*paths: Path) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()

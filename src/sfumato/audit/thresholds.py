@@ -1,0 +1,110 @@
+"""`--fail-if "psnr_worst5 > 20"`: when an audit fails a release, in words that a program understands."""
+
+import operator
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sfumato.errors import ConfigError
+
+__all__ = ["METRICS", "Threshold", "judge", "parse_threshold"]
+
+_KINDS = {
+    "mse": "mean squared error per pixel, pixels in [0, 1]; smaller is redrawn better",
+    "psnr": "peak signal-to-noise ratio in dB; larger is redrawn better",
+    "ssim": "structural similarity; larger is redrawn better",
+}
+_SPREADS = {
+    "mean": "mean over the images",
+    "worst5": "mean over the 5 % of the images that are redrawn best",
+    "worst": "of the image that is redrawn best",
+}
+
+METRICS: dict[str, str] = {
+    **{f"{kind}_{spread}": f"{text}; {words}" for kind, text in _KINDS.items() for spread, words in _SPREADS.items()},
+    "ssim_any_worst5": "as ssim_worst5, with the best attacker for each image",
+    "psnr_any_worst5": "as psnr_worst5, with the best attacker for each image",
+    "mse_any_mean": "as mse_mean, with the best attacker for each image",
+    "mse_mean_train": "as mse_mean, on training images",
+    "psnr_worst5_train": "as psnr_worst5, on training images",
+    "ssim_worst5_train": "as ssim_worst5, on training images",
+    "mse_ratio": "mse_mean over the error of an attacker that sees nothing and answers with the mean image",
+    "mse_mean_repeated": "the smallest mean MSE over all numbers of repeated queries that were tried",
+    "accuracy": "share of test images that the decoder recognises from what leaves the device",
+    "unconverged": "how many attacks had not converged",
+}
+"""What a threshold may name. Without another word: of the strongest attack, on test images, for a single query."""
+
+_OPERATORS: dict[str, Callable[[float, float], bool]] = {
+    ">=": operator.ge,
+    "<=": operator.le,
+    ">": operator.gt,
+    "<": operator.lt,
+}
+_FORM = re.compile(r"\s*([A-Za-z_]\w*)\s*(>=|<=|>|<)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*")
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A condition under which an audit fails.
+
+    Attributes:
+        text: as given.
+        metric: one of `METRICS`.
+        sign: `>`, `>=`, `<` or `<=`.
+        limit: the number.
+    """
+
+    text: str
+    metric: str
+    sign: str
+    limit: float
+
+    def holds(self, value: float) -> bool:
+        """Whether the condition, and so the failure, is there."""
+        return _OPERATORS[self.sign](value, self.limit)
+
+
+def parse_threshold(text: str) -> Threshold:
+    """`METRIC > NUMBER`, with `>`, `>=`, `<` or `<=`.
+
+    Raises:
+        ConfigError: it is not of that form, or the metric is unknown.
+    """
+    found = _FORM.fullmatch(text)
+    if found is None:
+        raise ConfigError(
+            f"the threshold {text!r} cannot be read; write METRIC, one of > >= < <=, and a number, such as "
+            "'psnr_worst5 > 20', and give several as several words"
+        )
+    metric, sign, limit = found.groups()
+    if metric not in METRICS:
+        raise ConfigError(f"the threshold {text!r} names an unknown metric; known are {', '.join(METRICS)}")
+    return Threshold(text, metric, sign, float(limit))
+
+
+def judge(thresholds: Sequence[Threshold], metrics: Mapping[str, float | None]) -> list[dict[str, Any]]:
+    """Each threshold with its value and whether it holds.
+
+    Raises:
+        ConfigError: a threshold names something that this audit did not measure: it must not pass unseen.
+    """
+    judged = []
+    for threshold in thresholds:
+        value = metrics.get(threshold.metric)
+        if value is None:
+            raise ConfigError(
+                f"the threshold {threshold.text!r} cannot be judged: this audit measured no {threshold.metric} (the "
+                "report says why)"
+            )
+        judged.append(
+            {
+                "expression": threshold.text,
+                "metric": threshold.metric,
+                "value": value,
+                "limit": threshold.limit,
+                "holds": threshold.holds(value),
+            }
+        )
+    return judged

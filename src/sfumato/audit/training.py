@@ -1,0 +1,93 @@
+"""How long an attack may train: its epochs follow from a measured epoch and the time there is."""
+
+import time
+from dataclasses import fields
+from typing import Any, NamedTuple
+
+import torch
+
+from sfumato import attacks
+from sfumato.attacks import ATTACKS, Attack
+from sfumato.audit.images import shuffled
+from sfumato.audit.measure import redraw
+from sfumato.audit.stage import Stage
+from sfumato.audit.suite import Piece
+from sfumato.data import ImageSet
+
+__all__ = ["Cost", "config_of", "decide", "measure_cost", "of_piece"]
+
+_TRIAL_BATCHES = 4
+_SMALL_SET = 10_000
+_SMALL_BATCH = 64
+
+
+class Cost(NamedTuple):
+    """Seconds of one epoch over all the attacker's images, and of redrawing both samples."""
+
+    epoch: float
+    redraw: float
+
+    def times(self, factor: float) -> "Cost":
+        """On a machine that is so many times slower."""
+        return Cost(factor * self.epoch, factor * self.redraw)
+
+
+def config_of(piece: Piece, stage: Stage, decided: dict[str, Any]) -> Any:
+    """The attack's settings: the suite's, what was decided, the seed, and a smaller batch for small sets."""
+    known = {field.name for field in fields(ATTACKS[piece.attack].config)}
+    values = dict(piece.settings)
+    values |= {name: value for name, value in decided.items() if name in known}
+    if "seed" in known:
+        values["seed"] = stage.seed
+    if "batch_size" in known and "batch_size" not in piece.settings and len(stage.sets.train) < _SMALL_SET:
+        values["batch_size"] = _SMALL_BATCH
+    return attacks.config_from_dict(piece.attack, values)
+
+
+def measure_cost(piece: Piece, stage: Stage) -> Cost:
+    """What an attack costs here, from an epoch over a few batches and a batch redrawn.
+
+    The first epoch is thrown away: it pays for memory and kernels that later ones find ready.
+    """
+    config = config_of(piece, stage, {"epochs": 1})
+    wanted = round(_TRIAL_BATCHES * config.batch_size / (1 - config.hold_out))
+    images = shuffled(stage.sets.train, wanted, stage.seed, "trial")
+    warm = images.subset(range(max(2, len(images) // _TRIAL_BATCHES)))
+    _timed(attacks.build(config), stage, warm)
+    attack = attacks.build(config)
+    epoch = _timed(attack, stage, images) * len(stage.sets.train) / len(images)
+    some = stage.test.first(config.batch_size)
+    began = time.perf_counter()
+    redraw(attack, some, stage.device)
+    return Cost(epoch, (time.perf_counter() - began) * (len(stage.train) + len(stage.test)) / len(some))
+
+
+def of_piece(piece: Piece, cost: Cost) -> Cost:
+    """What an attack costs within a piece that trains it several times, on shares of the images."""
+    shares = piece.options.get("shares")
+    return cost if shares is None else Cost(cost.epoch * sum(shares), cost.redraw * len(shares) / 2)
+
+
+def decide(piece: Piece, stage: Stage, seconds: float, cost: Cost) -> dict[str, Any]:
+    """Epochs that fit into the time, between the fewest and the most; at rank 0 with fewer images where needed."""
+    assert piece.epochs is not None
+    fewest, most = piece.epochs
+    config = config_of(piece, stage, {"epochs": 1})
+    total = len(stage.sets.train)
+    if piece.steps is not None:
+        per_epoch = max(1, -(-round(total * (1 - config.hold_out)) // config.batch_size))
+        most = max(most, round(piece.steps / per_epoch))
+    seconds = max(0.0, seconds - cost.redraw)
+    epochs = int(seconds / cost.epoch)
+    if epochs >= fewest:
+        return {"epochs": min(epochs, most), "images": total}
+    images = max(min(total, 2 * config.batch_size), round(total * seconds / (fewest * cost.epoch)))
+    return {"epochs": fewest, "images": min(total, images)}
+
+
+def _timed(attack: Attack, stage: Stage, images: ImageSet) -> float:
+    began = time.perf_counter()
+    attack.fit(stage.observer(images))
+    if stage.device.type == "cuda":
+        torch.cuda.synchronize(stage.device)
+    return time.perf_counter() - began

@@ -1,0 +1,197 @@
+"""`sfumato audit`: how well can any split model be inverted, and what is provable?"""
+
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sfumato.audit import (
+    METRICS,
+    ChannelOptions,
+    DataOptions,
+    Threshold,
+    audit_sets,
+    judge,
+    load_target,
+    parse_threshold,
+    run_audit,
+)
+from sfumato.audit.compare import compare, is_audit, read_audit
+from sfumato.cli.console import Bar, progress_bar, say, table
+from sfumato.cli.parser import CommandParser, add_plugins, load_plugins, save_json
+from sfumato.compute import device_of
+from sfumato.errors import ConfigError, SfumatoError
+from sfumato.files import write_json
+from sfumato.report.audit import write_audit_report
+from sfumato.report.comparison import write_comparison_report
+
+__all__ = ["run"]
+
+
+def run(words: Sequence[str]) -> int:
+    """Parse, audit, judge; 1 where a threshold says that the audit fails."""
+    began = time.monotonic()
+    parsed = _parser().read(words)
+    load_plugins(parsed)
+    thresholds = [parse_threshold(text) for text in parsed.fail_if or []]
+    if parsed.minutes <= 0:
+        raise ConfigError(f"minutes is {parsed.minutes}; give a positive number")
+    targets = list(parsed.targets)
+    several = len(targets) > 1
+    outs = _folders(targets, parsed.out)
+    results = [
+        read_audit(Path(target))
+        if is_audit(Path(target))
+        else _audit(target, out, parsed, thresholds, began if index == 0 else time.monotonic(), len(targets))
+        for index, (target, out) in enumerate(zip(targets, outs, strict=True))
+    ]
+    if several:
+        comparison = compare(results)
+        place = Path(parsed.out or "runs/audit-comparison")
+        write_json(place / "comparison.json", comparison)
+        write_comparison_report(place / "report.html", comparison)
+        _show_comparison(comparison)
+        say(f"Report: {place / 'report.html'}")
+    save_json(parsed.json, comparison if several else results[0])
+    for result in results:
+        for broken in result["law"]["violations"]:
+            raise SfumatoError(f"{result['target']['name']}: {broken['sentence']}")
+    failed = [(result, line) for result in results for line in judge(thresholds, result["metrics"]) if line["holds"]]
+    for result, line in failed:
+        say(f"FAILED {result['target']['name']}: {line['expression']} ({line['metric']} is {line['value']:.4g})")
+    return 1 if failed else 0
+
+
+def _parser() -> CommandParser:
+    parser = CommandParser(
+        "audit",
+        "Attack any split model as hard as the time allows, put the bounds beside the attacks, and write a report. "
+        "With several targets: one report that compares them. Interrupted, the same command goes on. Exit code 1 where "
+        "a --fail-if holds.",
+        "sfumato audit runs/first --minutes 10 --fail-if 'psnr_worst5 > 20'",
+    )
+    parser.add_argument(
+        "targets",
+        nargs="+",
+        type=str,
+        metavar="TARGET",
+        help="run folder, encoder.pt2[,decoder.pt2], encoder.pt[,decoder.pt], encoder.onnx, package.module:function, "
+        "or the folder of an earlier audit",
+    )
+    parser.add_argument(
+        "--data", type=str | None, default=None, help="a folder of images or a data set's name (a run knows its own)"
+    )
+    parser.add_argument("--data_dir", type=str | None, default=None, help="where a named data set lies")
+    parser.add_argument("--size", type=int | None, default=None, help="side to which images are resized")
+    parser.add_argument("--limit", type=int | None, default=None, help="use only that many of the attacker's images")
+    parser.add_argument("--out", type=str | None, default=None, help="folder of the audit (default: runs/audit-NAME)")
+    parser.add_argument("--minutes", type=float, default=10.0, help="for everything; more minutes dig deeper")
+    parser.add_argument(
+        "--fail_if",
+        nargs="+",
+        type=str,
+        default=[],
+        metavar="EXPR",
+        help="conditions such as 'psnr_worst5 > 20', each of which makes the exit code 1; metrics: "
+        + ", ".join(METRICS),
+    )
+    parser.add_argument("--noise_std", type=float | None, default=None, help="noise on the wire of a bare encoder")
+    parser.add_argument(
+        "--clip_norm", type=float | None, default=None, help="L2 radius to which its feature is clipped"
+    )
+    parser.add_argument("--quantize_bits", type=int | None, default=None, help="bits per value on its wire")
+    parser.add_argument("--seed", type=int, default=0, help="of everything random")
+    parser.add_argument("--device", type=str, default="auto", help="auto, cpu or cuda")
+    add_plugins(parser)
+    return parser
+
+
+def _audit(
+    target: str, out: Path, parsed: Any, thresholds: list[Threshold], began: float, among: int
+) -> dict[str, Any]:
+    """One target, audited and reported."""
+    device = device_of(parsed.device)
+    channel = ChannelOptions(parsed.noise_std, parsed.clip_norm, parsed.quantize_bits)
+    subject = load_target(target, channel, device=device)
+    with progress_bar("read images") as bar:
+        sets = audit_sets(subject, DataOptions(parsed.data, parsed.data_dir, parsed.size, parsed.limit), bar.at)
+    for skipped in sets.skipped:
+        say(f"skipped: {skipped.reason}")
+    if any(one.metric == "accuracy" for one in thresholds) and not (subject.classifies and sets.labelled):
+        raise ConfigError("a threshold on accuracy needs labelled images and a target with a decoder")
+    with progress_bar("audit") as bar:
+        audited = run_audit(
+            subject,
+            sets,
+            out,
+            minutes=parsed.minutes / among,
+            seed=parsed.seed,
+            device=device,
+            began=began,
+            tell=lambda text: _tell(bar, text),
+            progress=lambda done, total: bar.at(round(done), round(total)),
+        )
+    result = audited.result
+    result["thresholds"] = judge(thresholds, result["metrics"])
+    write_json(out / "audit.json", result)
+    write_audit_report(out / "report.html", result, audited.pictures())
+    _show(result)
+    say(f"Report: {out / 'report.html'}  Figures: {out / 'audit.json'}")
+    return result
+
+
+def _tell(bar: Bar, text: str) -> None:
+    bar.line(text)
+
+
+def _folders(targets: Sequence[str], out: str | None) -> list[Path]:
+    """A folder per target, each of its own name."""
+    if len(targets) == 1 and out is not None:
+        return [Path(out)]
+    names = [re.sub(r"[^\w.-]+", "-", Path(target.split(",")[0]).name).strip("-") or "target" for target in targets]
+    base = Path(out) if out is not None else Path("runs")
+    found = []
+    for index, name in enumerate(names):
+        again = f"-{index + 1}" if names.count(name) > 1 else ""
+        found.append(base / f"{'' if out is not None else 'audit-'}{name}{again}")
+    return found
+
+
+def _show(result: dict[str, Any]) -> None:
+    say(result["verdict"]["headline"])
+    rows = []
+    for attack in result["attacks"]:
+        mse, psnr, ssim = (attack["test"][kind] for kind in ("mse", "psnr", "ssim"))
+        rows.append(
+            (
+                attack["name"] + ("" if attack["converged"] is not False else " (not converged)"),
+                f"{mse['mean']:.5f}",
+                f"{mse['worst5']:.5f}",
+                f"{psnr['mean']:.2f}",
+                f"{psnr['worst5']:.2f}",
+                f"{ssim['mean']:.3f}",
+                f"{ssim['worst5']:.3f}",
+            )
+        )
+    rows.append(("answering with the mean image", f"{result['reference']['test']:.5f}", "", "", "", "", ""))
+    heads = ("attack on test images", "MSE", "worst 5 %", "PSNR", "worst 5 %", "SSIM", "worst 5 %")
+    table(f"{result['target']['name']}: worst is what is redrawn best", heads, rows)
+    for note in result["verdict"]["notes"]:
+        say(note)
+
+
+def _show_comparison(comparison: dict[str, Any]) -> None:
+    rows = [
+        (
+            one["name"],
+            "" if one["accuracy"] is None else f"{one['accuracy']:.2%}",
+            f"{one['mse_mean']:.5f}",
+            f"{one['mse_worst5']:.5f}",
+            one["attack"],
+            ", ".join(one["dominated_by"]) or "nobody",
+        )
+        for one in comparison["subjects"]
+    ]
+    table("who dominates whom", ("target", "accuracy", "MSE", "worst 5 %", "strongest attack", "dominated by"), rows)
+    say(comparison["headline"])

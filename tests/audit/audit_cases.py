@@ -1,0 +1,68 @@
+"""Targets small enough to audit within seconds."""
+
+import torch
+from torch import nn
+
+from sfumato.audit.suite import Piece
+from sfumato.audit.synthetic import linear_gaussian
+from sfumato.split import Channel, SplitModel
+
+TINY = {"width": 8, "blocks": 1, "batch_size": 64, "precision": "fp32"}
+
+SUITE = (
+    Piece("ridge", "attack", "ridge", 0.2, 0),
+    Piece("nearest", "attack", "nearest", 0.2, 0),
+    Piece(
+        "repeats", "queries", "ridge", 0.2, 1, needs=("noise",),
+        options={"noise": "fresh", "duplicates": "exact", "queries": [1, 16]},
+    ),
+    Piece(
+        "memoised", "queries", "ridge", 0.2, 1, needs=("noise",), settings={"draws": 1},
+        options={"noise": "memoised", "duplicates": "exact", "queries": [1, 4], "train": 200},
+    ),
+    Piece("pairs", "knowledge", "ridge", 0.2, 1, options={"words": "fewer images", "shares": [1, 0.1]}),
+    Piece("decoder", "attack", "decoder", 3, 0, settings=TINY, epochs=(2, 3)),
+    Piece("gan", "attack", "gan", 3, 3, settings=TINY, epochs=(20_000, 30_000)),
+    Piece("probes", "probe", "ridge", 0.2, 2, images=40, options={"train": 200}),
+    Piece(
+        "optimization", "attack", "optimization", 1, 2, images=9, needs=("gradients",),
+        settings={"iterations": 8, "restarts": 1, "choose_on": 2, "tv": 0.0, "prior": 1.0},
+    ),
+)  # fmt: skip
+
+
+def tiny_subject(**changes):
+    """The linear-Gaussian channel on 4x4 images."""
+    return linear_gaussian(**({"side": 4, "features": 6, "train": 300, "test": 60} | changes))
+
+
+class Encoder(nn.Module):
+    """4x4 grey images to three values."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(3, 16, generator=torch.Generator().manual_seed(0)))
+
+    def forward(self, x):
+        return torch.sigmoid(x.flatten(1) @ self.weight.T)
+
+
+class Decoder(nn.Module):
+    def forward(self, z):
+        return torch.stack([z[:, 0], 1 - z[:, 0]], 1)
+
+
+def encoder():
+    return Encoder()
+
+
+def split_model():
+    return SplitModel(Encoder(), Channel(noise_std=0.1), Decoder())
+
+
+def broken():
+    raise RuntimeError("no weights")
+
+
+def nonsense():
+    return 3

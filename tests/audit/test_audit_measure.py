@@ -1,0 +1,99 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from audit_cases import tiny_subject
+from skimage.metrics import peak_signal_noise_ratio
+
+from sfumato.audit.law import check_law
+from sfumato.audit.measure import Redrawn, expose, mean_image_error, redraw, strongest, summary
+
+
+class Halving:
+    """Redraws every image as grey of half the feature's first value."""
+
+    def reconstruct(self, z):
+        return z[:, :1, None, None].expand(-1, 1, 4, 4) / 2
+
+
+def redrawn(mse):
+    values = torch.tensor(mse)
+    pixels = torch.arange(len(mse), dtype=torch.uint8)[:, None, None, None].expand(-1, 1, 2, 2)
+    return Redrawn(values, -10 * values.log10(), 1 - values, pixels)
+
+
+def test_every_image_is_measured_by_itself():
+    subject = tiny_subject()
+    model = subject.model
+    exposure = expose(model, subject.sets.test, seed=3, device=torch.device("cpu"))
+    found = redraw(Halving(), exposure, torch.device("cpu"), chunk=7)
+    x = subject.sets.test.images.numpy() / 255
+    x_hat = np.clip(exposure.z[:, 0].numpy()[:, None, None, None] / 2, 0, 1) * np.ones_like(x)
+    np.testing.assert_allclose(found.mse, ((x - x_hat) ** 2).mean((1, 2, 3)), rtol=1e-5)
+    expected = [peak_signal_noise_ratio(a, b, data_range=1) for a, b in zip(x, x_hat, strict=True)]
+    np.testing.assert_allclose(found.psnr, expected, rtol=1e-5)
+    assert np.abs(found.pixels.numpy() / 255 - x_hat).max() <= 0.5 / 255 + 1e-6
+
+
+def test_an_exposure_is_the_same_for_all_and_noisy():
+    subject = tiny_subject()
+    one, again = (expose(subject.model, subject.sets.test, seed=1, device=torch.device("cpu")) for _ in range(2))
+    assert torch.equal(one.z, again.z)
+    clean = subject.model.features(subject.sets.test.float()).detach()
+    assert float((one.z - clean).std()) == pytest.approx(0.1, rel=0.1)
+    assert torch.equal(one.first(5).z, one.z[:5])
+    assert len(one.first(5)) == 5
+
+
+def test_worst_is_what_is_redrawn_best():
+    values = [0.5, 0.1, 0.2, 0.4] * 10  # 40 images, of which two are 5 %
+    figures = summary(redrawn(values))
+    assert figures["images"] == 40
+    assert figures["mse"]["worst"] == pytest.approx(0.1)
+    assert figures["mse"]["worst5"] == pytest.approx(0.1)
+    assert figures["mse"]["mean"] == pytest.approx(0.3)
+    assert figures["mse"]["error"] == pytest.approx(np.std(values, ddof=1) / math.sqrt(40))
+    assert figures["psnr"]["worst"] == pytest.approx(10.0)
+    assert figures["ssim"]["worst5"] == pytest.approx(0.9)
+    assert summary(redrawn([0.3]))["mse"]["error"] == 0.0
+
+
+def test_an_image_redrawn_without_error_stays_json():
+    subject = tiny_subject()
+
+    class Perfect:
+        def reconstruct(self, z):
+            return subject.sets.test.float()
+
+    exposure = expose(subject.model, subject.sets.test, seed=0, device=torch.device("cpu"))
+    found = redraw(Perfect(), exposure, torch.device("cpu"), chunk=60)
+    assert float(found.psnr.max()) == 120.0
+
+
+def test_the_best_attacker_of_each_image():
+    best, which = strongest([redrawn([0.1, 0.4, 0.3]), redrawn([0.2, 0.2, 0.5])])
+    assert which.tolist() == [0, 1, 0]
+    assert best.mse.tolist() == pytest.approx([0.1, 0.2, 0.3])
+    assert best.pixels[:, 0, 0, 0].tolist() == [0, 1, 2]
+
+
+def test_the_mean_image_is_that_of_the_attackers_images():
+    sets = tiny_subject().sets
+    train, test = (part.images.numpy().astype(float) / 255 for part in (sets.train, sets.test))
+    expected = ((test - train.mean(0)) ** 2).mean()
+    assert mean_image_error(sets.train, sets.test) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_law_needs_three_standard_errors_and_a_bound_that_gates():
+    def attack(mean, error):
+        return {"name": "magic", "test": {"mse": {"mean": mean, "error": error}}}
+
+    floor = {"name": "exact", "label": "exact", "value": 0.5, "kind": "error", "gates": True}
+    assert check_law([attack(0.4, 0.034)], [floor])["violations"] == []  # within three
+    found = check_law([attack(0.4, 0.033)], [floor])
+    assert found["checked"] == ["exact"]
+    (violation,) = found["violations"]
+    assert violation["sentence"].startswith("the mean test error of the magic attack, 0.40000 ± 0.03300, lies below")
+    for change in ({"gates": False}, {"kind": "ratio"}):
+        assert check_law([attack(0.1, 0.001)], [floor | change]) == {"checked": [], "violations": []}

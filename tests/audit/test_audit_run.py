@@ -1,0 +1,330 @@
+import copy
+import json
+import re
+from dataclasses import replace
+
+import jsonschema
+import pytest
+from audit_cases import SUITE, tiny_subject
+
+from sfumato.audit import parse_threshold, run_audit, schema
+from sfumato.audit.compare import compare, is_audit, read_audit
+from sfumato.audit.suite import Piece
+from sfumato.audit.thresholds import METRICS, judge
+from sfumato.errors import CheckpointError, ConfigError, Interrupted
+from sfumato.report.audit import write_audit_report
+from sfumato.report.comparison import write_comparison_report
+
+
+def audit(folder, subject=None, minutes=2.0, **options):
+    subject = subject or tiny_subject()
+    return run_audit(subject, subject.sets, folder, minutes=minutes, suite=SUITE, **options)
+
+
+@pytest.fixture(scope="module")
+def audited(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("audit")
+    return folder, audit(folder)
+
+
+def test_what_is_written_satisfies_the_published_schema(audited):
+    folder, done = audited
+    written = json.loads((folder / "audit.json").read_text())
+    assert written == json.loads(json.dumps(done.result))
+    validator = jsonschema.Draft202012Validator(schema())
+    validator.check_schema(schema())
+    validator.validate(written)
+    for change in ({"attacks": []}, {"format": 2}, {"extra": 1}):
+        with pytest.raises(jsonschema.ValidationError):
+            validator.validate(written | change)
+
+
+def test_ridge_reaches_the_exact_minimal_error_and_nobody_beats_it(audited):
+    result = audited[1].result
+    exact = next(one for one in result["bounds"] if one["name"] == "exact")["value"]
+    trees = next(one for one in result["bounds"] if one["name"] == "van_trees")
+    ridge = next(one for one in result["attacks"] if one["name"] == "ridge")["test"]["mse"]
+    assert trees["value"] == pytest.approx(exact, rel=0.02)
+    assert trees["gates"]
+    assert abs(ridge["mean"] - exact) < 3 * ridge["error"] + 0.05 * exact
+    assert result["law"] == {"checked": ["exact", "van_trees"], "violations": []}
+
+
+def test_a_bound_that_is_too_high_fails_loudly(tmp_path):
+    lying = replace(tiny_subject(), exact_mse=1.0)
+    result = audit(tmp_path, lying).result
+    assert {one["bound"] for one in result["law"]["violations"]} == {"exact"}
+    assert result["verdict"]["notes"][0].startswith("BROKEN: the mean test error of the ")
+
+
+def test_fresh_noise_averages_away_and_memoised_noise_does_not(audited):
+    by_name = {one["name"]: one["points"] for one in audited[1].result["queries"]}
+    one, sixteen = (point["mse"]["mean"] for point in by_name["repeats"])
+    assert sixteen < 0.8 * one
+    first, again = (point["mse"]["mean"] for point in by_name["memoised"])
+    assert again == pytest.approx(first, rel=0.02)
+
+
+def test_fewer_images_make_the_attacker_weaker(audited):
+    (sweep,) = audited[1].result["knowledge"]
+    assert [point["known"] for point in sweep["points"]] == [300, 30]
+    assert sweep["points"][1]["mse"]["mean"] > sweep["points"][0]["mse"]["mean"]
+
+
+def test_what_else_can_be_read(audited):
+    probes = {one["name"]: one for one in audited[1].result["probes"]}
+    assert set(probes) == {
+        f"{what}_{source}"
+        for what in ("brightness", "contrast", "asymmetry", "identity")  # one class, one channel: nothing to tell apart
+        for source in ("feature", "reconstruction")
+    }
+    assert probes["identity_feature"]["chance"] == pytest.approx(1 / 40)
+    assert probes["identity_feature"]["accuracy"] > 0.2
+    assert probes["brightness_feature"]["images"] == 40
+
+
+def test_a_search_image_by_image_is_tried_on_some(audited):
+    search = next(one for one in audited[1].result["attacks"] if one["name"] == "optimization")
+    assert search["test"]["images"] == 9
+    assert search["history"] == []
+    redrawn = audited[1].redrawn
+    best = audited[1].result["best"]["test"]["mse"]
+    assert best != "optimization"  # means over other images are not compared
+    same = search["same_images"]
+    assert same["attack"] == best
+    assert same["mse"] == pytest.approx(float(redrawn[best].mse[:9].double().mean()), rel=1e-6)
+    assert same["gap"] == pytest.approx(search["test"]["mse"]["mean"] - same["mse"], rel=1e-4)
+
+
+def test_every_metric_of_the_thresholds_is_there(audited):
+    metrics = audited[1].result["metrics"]
+    assert set(metrics) == set(METRICS)
+    attacks = [one for one in audited[1].result["attacks"] if one["test"]["images"] == 60]
+    assert metrics["psnr_worst5"] == max(one["test"]["psnr"]["worst5"] for one in attacks)
+    assert metrics["mse_mean"] == min(one["test"]["mse"]["mean"] for one in attacks)
+    assert metrics["mse_any_mean"] <= metrics["mse_mean"]
+    assert metrics["accuracy"] is None
+    (line,) = judge([parse_threshold("mse_mean > 0")], metrics)
+    assert line["holds"]
+
+
+def test_what_did_not_run_is_said(audited):
+    untested = {one["what"]: one["why"] for one in audited[1].result["not_tested"]}
+    assert re.fullmatch(r"too little time: give about --minutes \d+ or more", untested["gan"])
+    assert untested["accuracy"] == "the images have no labels"
+
+
+def test_a_trained_attack_that_a_baseline_beats_has_not_converged(audited):
+    attacks = {one["name"]: one for one in audited[1].result["attacks"]}
+    assert attacks["decoder"]["test"]["mse"]["mean"] > 1.05 * attacks["ridge"]["test"]["mse"]["mean"]
+    assert attacks["decoder"]["converged"] is False
+    assert "times that of the ridge baseline" in attacks["decoder"]["reason"]
+
+
+def test_the_page_needs_nothing_else(audited, tmp_path):
+    done = audited[1]
+    result = copy.deepcopy(done.result)
+    result["thresholds"] = judge(
+        [parse_threshold("psnr_mean > 3"), parse_threshold("psnr_mean > 99")], result["metrics"]
+    )
+    result["data"]["skipped"] = [{"file": "a<b.png", "reason": "cannot read the image a<b.png: it is empty"}]
+    write_audit_report(tmp_path / "report.html", result, done.pictures(4))
+    page = (tmp_path / "report.html").read_text()
+    assert re.findall(r"""(?:src|href)=["'](?!data:|#)""", page) == []
+    assert "http" not in page.replace("http://www.w3.org", "")
+    assert "<script" not in page
+    images = re.findall(r"<img [^>]*>", page)
+    assert len(images) in (9, 10)  # original and three attacks, typical and worst; the search redrew only some
+    assert all(re.search(r'alt="[^"]{10,}"', image) for image in images)
+    assert page.count('role="img"') == page.count("<desc")  # every figure has a description
+    assert "a&lt;b.png" in page
+    assert "<b>failed</b>" in page
+    for heading in ("What is provable", "What was not tested", "The same image more than once"):
+        assert heading in page
+
+
+def test_worst_pictures_are_those_redrawn_best(audited):
+    done = audited[1]
+    originals, shown = done.pictures(3)["worst"]
+    best = done.result["best"]["test"]["mse"]
+    errors = (originals - shown[best]).square().mean((1, 2, 3))
+    assert float(errors.max()) <= float(done.redrawn[best].mse.sort().values[2]) + 1e-4
+    assert {"ridge", "nearest", "decoder"} <= set(shown)
+
+
+class Stop:
+    """True at the n-th question."""
+
+    def __init__(self, after):
+        self.left = after
+
+    def __call__(self):
+        self.left -= 1
+        return self.left < 0
+
+
+@pytest.mark.parametrize("after", [0, 3, 8])
+def test_an_interrupted_audit_ends_as_an_undisturbed_one(audited, tmp_path, after):
+    with pytest.raises(Interrupted):
+        audit(tmp_path, should_stop=Stop(after))
+    assert not (tmp_path / "audit.json").exists()
+    result = audit(tmp_path).result
+    calm = audited[1].result
+    for part in ("attacks", "queries", "knowledge"):
+        for ours, theirs in zip(result[part], calm[part], strict=True):
+            assert {**ours, "seconds": 0} == {**theirs, "seconds": 0}
+    assert list((tmp_path / "pieces").glob("*.state*")) == []
+
+
+def test_a_killed_attack_loses_at_most_one_epoch(tmp_path):
+    lines = []
+
+    def tell(text):
+        lines.append(text)
+        if "decoder: epoch 2/3" in text and not any("again" in line for line in lines):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        audit(tmp_path, tell=tell)
+    lines.append("again")
+    audit(tmp_path, tell=tell)
+    after = lines[lines.index("again") :]
+    assert not any("decoder: epoch 2/3" in line or "ridge" in line for line in after)
+    assert any("decoder: epoch 3/3" in line for line in after)
+
+
+def test_a_second_call_works_on_nothing(audited, monkeypatch):
+    folder, done = audited
+    monkeypatch.setattr("sfumato.audit.run._RUNNERS", {})
+    again = audit(folder).result
+    assert again["attacks"] == done.result["attacks"]
+
+
+def test_another_target_in_the_same_folder_is_refused(audited):
+    with pytest.raises(CheckpointError, match="holds an audit with another target"):
+        audit(audited[0], tiny_subject(noise_std=0.2))
+    with pytest.raises(CheckpointError, match="holds an audit with another minutes"):
+        audit(audited[0], minutes=3.0)
+
+
+def test_without_noise_nothing_is_provable_and_no_query_is_repeated(tmp_path):
+    subject = tiny_subject(noise_std=0.1)
+    subject.model.channel.noise_std = 0.0
+    bare = replace(subject, exact_mse=None, prior=None)
+    result = run_audit(bare, bare.sets, tmp_path, minutes=1.0, suite=SUITE[:4]).result
+    assert result["bounds"] == []
+    assert result["queries"] == []
+    untested = {one["what"]: one["why"] for one in result["not_tested"]}
+    assert untested["bounds"].startswith("without noise on the wire")
+    assert untested["repeats"].startswith("nothing random is added")
+    jsonschema.validate(result, schema())
+
+
+def test_a_budget_has_to_be_positive(tmp_path):
+    with pytest.raises(ConfigError, match="minutes is 0; give a positive number"):
+        audit(tmp_path, minutes=0)
+
+
+def test_the_time_is_used_and_kept(tmp_path):
+    """Two attacks that could train for ever share 7 seconds."""
+    long = {"epochs": (1, 10**6), "settings": {"width": 4, "blocks": 0, "precision": "fp32"}}
+    suite = [Piece("decoder", "attack", "decoder", 1, 0, **long), Piece("gan", "attack", "gan", 1, 1, **long)]
+    subject = tiny_subject()
+    result = run_audit(subject, subject.sets, tmp_path, minutes=0.12, suite=suite).result
+    assert 2.0 < result["budget"]["seconds"] < 15.0  # a busy machine may be slower than it was when measured
+    assert all(len(one["history"]) > 3 for one in result["attacks"])
+
+
+def result_of(audited, name, accuracy, mse, worst):
+    result = copy.deepcopy(audited[1].result)
+    result["target"] |= {"name": name, "defense": name.split("-")[0]}
+    result["accuracy"] = accuracy
+    result["attacks"] = [result["attacks"][0]]
+    attack = result["attacks"][0]
+    attack["test"]["mse"] = {"mean": mse, "error": 0.0002, "worst5": worst, "worst": worst}
+    result["best"]["test"]["mse"] = attack["name"]
+    result["data"]["test_images"] = 10_000
+    return result
+
+
+def test_who_dominates_whom(audited, tmp_path):
+    comparison = compare(
+        [
+            result_of(audited, "noise-1", 0.90, 0.020, 0.010),
+            result_of(audited, "noise-2", 0.80, 0.040, 0.020),
+            result_of(audited, "cem-1", 0.90, 0.030, 0.010),  # harder than noise-1, as accurate
+            result_of(audited, "cem-2", 0.9001, 0.0301, 0.010),  # the same within chance
+            result_of(audited, "late", 0.95, 0.030, 0.001),  # more accurate, hard on average, bad for some
+        ]
+    )
+    by_name = {one["name"]: one for one in comparison["subjects"]}
+    assert by_name["cem-1"]["dominates"] == ["noise-1"]
+    assert by_name["cem-2"]["dominates"] == ["noise-1"]
+    assert by_name["noise-1"]["dominated_by"] == ["cem-1", "cem-2"]
+    assert by_name["late"]["dominates"] == []
+    assert by_name["noise-2"]["dominates"] == by_name["noise-2"]["dominated_by"] == []
+    assert comparison["headline"].startswith("Dominated: noise-1 (by cem-1, cem-2). Not dominated: noise-2, cem-1")
+    write_comparison_report(tmp_path / "report.html", comparison)
+    page = (tmp_path / "report.html").read_text()
+    assert page.count('role="img"') == 2
+    assert "is dominated by cem-1, cem-2" in page
+    assert "http" not in page.replace("http://www.w3.org", "")
+
+
+def test_what_cannot_be_compared_is_said(audited, tmp_path):
+    one, other = (result_of(audited, "same", accuracy, 0.02, 0.01) for accuracy in (0.9, None))
+    other["data"]["fingerprint"]["test"] = "other"
+    other["budget"]["minutes"] = 9
+    comparison = compare([one, other])
+    assert [line["name"] for line in comparison["subjects"]] == ["same (1)", "same (2)"]
+    text = " ".join(comparison["caveats"])
+    for words in ("different test images", "different budgets", "accuracy is missing"):
+        assert words in text
+    write_comparison_report(tmp_path / "report.html", comparison)  # without accuracies there is no figure
+    assert 'role="img"' not in (tmp_path / "report.html").read_text()
+
+
+def test_an_audit_is_read_back(audited, tmp_path):
+    folder, done = audited
+    assert is_audit(folder)
+    assert not is_audit(tmp_path)
+    assert read_audit(folder)["metrics"] == done.result["metrics"]
+    (tmp_path / "audit.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"audit\.json is damaged"):
+        read_audit(tmp_path)
+
+
+def test_the_seed_decides(audited, tmp_path):
+    result = audit(tmp_path, seed=1).result
+    assert result["attacks"][0]["test"]["mse"] != audited[1].result["attacks"][0]["test"]["mse"]
+
+
+def test_time_that_is_left_over_goes_to_what_did_not_fit(tmp_path, monkeypatch):
+    """A search that has no room at first runs when the attack behind it has come to rest early."""
+    asked = []
+
+    def choose(piece, stage, seconds, costs, slower, durations):
+        asked.append((piece.name, seconds))
+        if piece.name == "optimization":
+            return {"shown": 5} if seconds > 60 else {"skip": "too little time"}
+        return {}
+
+    monkeypatch.setattr("sfumato.audit.run.choose", choose)
+    subject = tiny_subject()
+    slow = replace(SUITE[1], share=9)
+    result = run_audit(subject, subject.sets, tmp_path, minutes=2.0, suite=(SUITE[0], SUITE[-1], slow)).result
+    assert [name for name, _ in asked] == ["ridge", "optimization", "nearest", "optimization"]
+    assert [one["name"] for one in result["attacks"]] == ["ridge", "optimization", "nearest"]
+    assert result["attacks"][1]["test"]["images"] == 5
+
+
+def test_what_never_fits_is_said_and_stays_left_out(tmp_path, monkeypatch):
+    monkeypatch.setattr("sfumato.audit.plan.FEWEST", 10**6)
+    subject = tiny_subject()
+    options = {"minutes": 1.0, "suite": (SUITE[0], SUITE[-1])}
+    result = run_audit(subject, subject.sets, tmp_path, **options).result
+    untested = {one["what"]: one["why"] for one in result["not_tested"]}
+    assert untested["optimization"] == "too little time for a search image by image"
+    monkeypatch.undo()
+    again = run_audit(subject, subject.sets, tmp_path, **options).result
+    assert [one["name"] for one in again["attacks"]] == ["ridge"]

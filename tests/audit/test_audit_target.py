@@ -1,0 +1,217 @@
+import json
+import pickle
+import zipfile
+
+import pytest
+import torch
+from audit_cases import Decoder, Encoder, split_model
+from torch import nn
+
+from sfumato.audit import ChannelOptions, GaussianPrior, Subject, load_target
+from sfumato.audit.checks import check_subject, passes_gradients
+from sfumato.audit.subject import digest_of_module, placed
+from sfumato.errors import CheckpointError, ConfigError, FeatureError
+from sfumato.split import Channel, SplitModel
+from sfumato.training import TrainConfig, train_run
+
+X = torch.rand(5, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """An encoder and a decoder in every form, with free and with fixed batch size."""
+    folder = tmp_path_factory.mktemp("files")
+    edge, cloud = Encoder().eval(), Decoder().eval()
+    free = ({0: torch.export.Dim("n", min=1)},)
+    for name, module, example in (("encoder", edge, X[:2]), ("decoder", cloud, torch.rand(2, 3))):
+        torch.export.save(torch.export.export(module, (example,), dynamic_shapes=free), folder / f"{name}.pt2")
+        torch.jit.trace(module, example).save(str(folder / f"{name}.pt"))
+    torch.export.save(torch.export.export(edge, (X[:3],)), folder / "fixed.pt2")
+    _onnx(folder / "encoder.onnx", edge.weight.detach(), "n")
+    _onnx(folder / "fixed.onnx", edge.weight.detach(), 2)
+    return folder
+
+
+def _onnx(path, weight, batch):
+    onnx = pytest.importorskip("onnx")
+    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+    nodes = [
+        helper.make_node("Flatten", ["x"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "w"], ["h"], transB=1),
+        helper.make_node("Sigmoid", ["h"], ["z"]),
+    ]
+    graph = helper.make_graph(
+        nodes, "encoder",
+        [helper.make_tensor_value_info("x", kind, [batch, 1, 4, 4])],
+        [helper.make_tensor_value_info("z", kind, [batch, 3])],
+        [helper.make_tensor("w", kind, weight.shape, weight.flatten().tolist())],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, str(path))
+
+
+@pytest.mark.parametrize("name", ["encoder.pt2", "encoder.pt", "fixed.pt2", "encoder.onnx", "fixed.onnx"])
+def test_every_form_gives_the_features_of_the_module(files, name):
+    subject = load_target(str(files / name), ChannelOptions(noise_std=0.2))
+    torch.testing.assert_close(subject.model.features(X), Encoder()(X), atol=1e-5, rtol=1e-4)
+    assert check_subject(subject, X) == (3,)
+    assert subject.model.channel.noise_std == 0.2
+    assert not subject.classifies
+    assert passes_gradients(subject, X) is not name.endswith("onnx")
+    assert next(subject.model.parameters()) is not None
+    subject.model.eval()  # exported modules refuse to be told
+    assert load_target(str(files / name), ChannelOptions(noise_std=0.3)).digest != subject.digest
+
+
+@pytest.mark.parametrize("suffix", ["pt2", "pt"])
+def test_a_pair_of_files_classifies(files, suffix):
+    subject = load_target(f"{files}/encoder.{suffix},{files}/decoder.{suffix}", ChannelOptions())
+    assert subject.classifies
+    torch.testing.assert_close(subject.model(X), Decoder()(Encoder()(X)), atol=1e-5, rtol=1e-4)
+
+
+def test_functions_give_encoders_split_models_and_subjects(monkeypatch):
+    subject = load_target("audit_cases:encoder", ChannelOptions(noise_std=0.5, clip_norm=2.0))
+    assert (subject.model.channel.noise_std, subject.model.channel.clip_norm) == (0.5, 2.0)
+    whole = load_target("audit_cases:split_model")
+    assert whole.classifies
+    assert digest_of_module(whole.model) == digest_of_module(load_target("audit_cases:split_model").model)
+    made = Subject("mine", split_model(), prior=GaussianPrior(torch.zeros(16), torch.eye(16)))
+    monkeypatch.setattr("audit_cases.encoder", lambda: made)
+    assert load_target("audit_cases:encoder").prior is made.prior
+    assert digest_of_module(made.model) != digest_of_module(subject.model)
+
+
+def test_a_run_folder_brings_its_channel_and_its_data(tmp_path):
+    config = TrainConfig(epochs=1, limit=60, test_limit=20, noise_std=0.1, device="cpu", width=4)
+    train_run(config, tmp_path / "run")
+    subject = load_target(str(tmp_path / "run"))
+    assert subject.kind == "run"
+    assert subject.model.channel.noise_std == 0.1
+    assert (subject.defense, subject.setting) == ("noise", "σ 0.1")
+    assert subject.data_options["limit"] == 60
+    with pytest.raises(ConfigError, match="the run folder says what happens on the wire; leave --noise-std out"):
+        load_target(str(tmp_path / "run"), ChannelOptions(noise_std=0.2))
+
+
+def test_an_encoder_without_parameters_gets_a_place():
+    subject = Subject("plain", SplitModel(nn.Flatten(), Channel(), nn.Identity()))
+    assert next(subject.model.parameters(), None) is None
+    again = placed(subject)
+    assert next(again.model.parameters()).device.type == "cpu"
+    assert torch.equal(again.model.features(X), X.flatten(1))
+    assert placed(again) is again
+
+
+@pytest.mark.parametrize(
+    ("target", "error", "match"),
+    [
+        ("nowhere", ConfigError, "there is no nowhere; TARGET is a run folder"),
+        ("nowhere.pt2", CheckpointError, r"nowhere\.pt2 does not exist"),
+        ("a.pt2,b.pt2,c.pt2", ConfigError, "names 3 files"),
+        ("audit_cases:nothing", ConfigError, "cannot be imported .*give package.module:function"),
+        ("no_such_module:f", ConfigError, "cannot be imported"),
+        ("audit_cases:broken", ConfigError, "raised RuntimeError: no weights"),
+        ("audit_cases:nonsense", ConfigError, "returned a int; return an encoder"),
+    ],
+)
+def test_what_is_no_target_gets_a_sentence(target, error, match):
+    with pytest.raises(error, match=match):
+        load_target(target)
+
+
+@pytest.mark.parametrize("name", ["a.pt2", "a.pt", "a.onnx"])
+def test_a_damaged_file_gets_a_sentence(tmp_path, name):
+    (tmp_path / name).write_bytes(b"nonsense")
+    with pytest.raises(CheckpointError, match=name):
+        load_target(str(tmp_path / name))
+
+
+class _Bomb:
+    def __reduce__(self):
+        return (open, ("/tmp/sfumato-bomb-went-off", "w"))
+
+
+@pytest.mark.parametrize("trick", ["pickled weight", "library", "old weights"])
+def test_an_archive_that_would_be_unpickled_is_refused(files, tmp_path, trick):
+    bad = tmp_path / "bad.pt2"
+    with zipfile.ZipFile(files / "encoder.pt2") as old, zipfile.ZipFile(bad, "w") as new:
+        root = old.namelist()[0].split("/")[0]
+        for name in old.namelist():
+            content = old.read(name)
+            if trick == "pickled weight" and name.endswith("weights_config.json"):
+                config = json.loads(content)
+                for entry in config["config"].values():
+                    entry["use_pickle"] = True
+                content = json.dumps(config).encode()
+            elif trick == "pickled weight" and "/weights/weight_" in name:
+                content = pickle.dumps(_Bomb())
+            new.writestr(name, content)
+        if trick == "library":
+            new.writestr(f"{root}/data/aotinductor/model/a.so", b"\x7fELF")
+        if trick == "old weights":
+            new.writestr(f"{root}/data/weights/model.pt", pickle.dumps(_Bomb()))
+    with pytest.raises(CheckpointError, match="holds more than a graph and plain tensors"):
+        load_target(str(bad))
+
+
+def _subject(edge, **channel):
+    return Subject("bad", SplitModel(edge, Channel(**channel), nn.Identity()).eval())
+
+
+class Bad(nn.Module):
+    """An encoder that misbehaves in one way."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how, self.calls = how, 0
+        self.norm = nn.BatchNorm1d(16)
+
+    def forward(self, x):
+        self.calls += 1
+        z = x.flatten(1)
+        if self.how == "random":
+            return z + torch.randn_like(z)
+        if self.how == "several":
+            return z, z
+        if self.how == "nan":
+            return z / 0
+        if self.how == "growing":
+            return z[:, : 4 + self.calls]
+        if self.how == "by batch":
+            return z[:, : 2 + len(x)]
+        if self.how == "one":
+            return z.mean(0, keepdim=True)
+        if self.how == "mixing":
+            return z - z.mean(0)
+        if self.how == "text":
+            return "z"
+        raise RuntimeError("expected 3 channels\nand a long story")
+
+
+@pytest.mark.parametrize(
+    ("how", "match"),
+    [
+        ("random", "the encoder is random: the same images gave two different features; take noise and dropout out"),
+        ("several", "gives 2 tensors, and one feature crosses the wire"),
+        ("nan", "gives NaN or infinite features"),
+        ("growing", r"gave features \(5, 5\) and then \(5, 6\) for the same images"),
+        ("by batch", r"features of shape \(4,\) for two images and \(7,\) for 5"),
+        ("one", "gave 1 features for 5 images"),
+        ("mixing", "depends on the other images of its batch"),
+        ("text", "the encoder gave a str"),
+        ("raises", r"does not take images of shape \(1, 4, 4\) \(expected 3 channels\)"),
+    ],
+)
+def test_what_cannot_be_audited_gets_a_sentence(how, match):
+    with pytest.raises(FeatureError, match=match):
+        check_subject(_subject(Bad(how)), X)
+
+
+def test_gradients_are_tried_not_believed():
+    class Stepped(Encoder):
+        def forward(self, x):
+            return super().forward(x.detach())
+
+    assert passes_gradients(_subject(Encoder()), X)
+    assert not passes_gradients(_subject(Stepped()), X)
