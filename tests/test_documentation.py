@@ -140,7 +140,8 @@ def _check_values(command: str, parsed: Any) -> None:
                 select_rows(load_spec(name), rows, parsed.rows)
             load_spec(name)
         assert set(parsed.seeds or []) <= set(budget.seeds)
-        assert set(parsed.executor_options) <= set(inspect.signature(EXECUTORS[parsed.executor.replace("auto", "local")]).parameters)
+        executor = EXECUTORS["local" if parsed.executor == "auto" else parsed.executor]
+        assert set(parsed.executor_options) <= set(inspect.signature(executor).parameters)
 
 
 def test_a_wrong_command_line_would_be_found(parser_of):
