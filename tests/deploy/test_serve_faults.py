@@ -105,14 +105,16 @@ class TestOverload:
     def test_a_full_queue_refuses_before_the_body_is_read(self, bundle, gate):
         with running(bundle, threads=1, queue=1, max_batch=1, deadline_ms=30_000) as server:
             gate.clear()
-            others = start(2, lambda _: infer(server.rest, features()))
+            first = start(1, lambda _: infer(server.rest, features()))
+            until(lambda: server.core.models.find("tiny").batcher._running == 1)
+            second = start(1, lambda _: infer(server.rest, features()))
             until(waiting(server, 1))
             host, _, port = server.rest.rpartition(":")
             with socket.create_connection((host, int(port)), timeout=10) as raw:
                 raw.sendall(f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n".encode())
                 assert raw.recv(100).startswith(b"HTTP/1.1 429")
             gate.set()
-            assert [answer[0] for answer in others()] == [200, 200]
+            assert [answer[0] for answer in first() + second()] == [200, 200]
 
     def test_a_deadline_that_passes_in_the_queue(self, bundle, gate):
         with running(bundle, threads=1, deadline_ms=100) as server:
