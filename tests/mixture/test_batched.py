@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from sfumato.errors import FeatureError
 from sfumato.mixture import kmeans
 from sfumato.mixture.lloyd import lloyd_by_class
 from sfumato.mixture.precision import _grouped, dense_precision, low_rank_precision, tile_rows
@@ -90,3 +91,11 @@ def test_tiles_give_the_products_of_a_loop(rows, clusters):
     expected = torch.stack(loop) if loop else z
     for tiled in (True, False):
         assert torch.allclose(_grouped(z, assignment, first, second, tiled=tiled), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("make", [dense_precision, low_rank_precision])
+def test_covariances_that_overflowed_are_one_sentence(make):
+    matrices = torch.eye(3).repeat(2, 1, 1)
+    matrices[1, 0, 0] = torch.inf
+    with pytest.raises(FeatureError, match="grown without bound; end the encoder in a sigmoid"):
+        make(matrices, 0.01)

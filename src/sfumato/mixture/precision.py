@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from sfumato.errors import FeatureError
 from sfumato.modes import free_to_look
 
 __all__ = [
@@ -201,7 +202,7 @@ def dense_precision(covariances: Tensor, variance: float) -> DensePrecision:
     for part in _parts(covariances):
         shifted = covariances[part].double() / variance
         shifted.diagonal(dim1=1, dim2=2).add_(1.0)
-        chol = torch.linalg.cholesky(shifted)
+        chol = _factor(shifted)
         log_ratio[part] = 2.0 * chol.diagonal(dim1=1, dim2=2).log().sum(1)
         inverse[part] = torch.cholesky_inverse(chol).div_(variance)
     return DensePrecision(inverse, log_ratio)
@@ -215,10 +216,21 @@ def low_rank_precision(samples: Tensor, variance: float) -> LowRankPrecision:
         wide = samples[part].double()
         gram = wide @ wide.mT / variance
         gram.diagonal(dim1=1, dim2=2).add_(1.0)
-        chol = torch.linalg.cholesky(gram)
+        chol = _factor(gram)
         log_ratio[part] = 2.0 * chol.diagonal(dim1=1, dim2=2).log().sum(1)
         factor[part] = torch.linalg.solve_triangular(chol, wide, upper=False) / variance**0.5
     return LowRankPrecision(factor, log_ratio, variance)
+
+
+def _factor(matrices: Tensor) -> Tensor:
+    """Cholesky factors of I plus something positive semidefinite, which only overflow or NaN can keep from existing."""
+    factors, info = torch.linalg.cholesky_ex(matrices)
+    if bool(info.any()) or not bool(torch.isfinite(factors.diagonal(dim1=1, dim2=2)).all()):
+        raise FeatureError(
+            "the covariance of a cluster is not finite: the features have grown without bound; end the encoder in a "
+            "sigmoid, give the channel a clip_norm, or lower the learning rate"
+        )
+    return factors
 
 
 def _parts(matrices: Tensor) -> Iterator[slice]:
