@@ -1,18 +1,19 @@
 """One loaded bundle: its manifest, its decoder in ONNX Runtime, and what is given away of its answers."""
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sfumato.deploy.graph import check_graph
 from sfumato.deploy.manifest import DECODER, Manifest
+from sfumato.deploy.runtime import session_of
 from sfumato.deploy.server.refusals import INVALID, Refusal
 from sfumato.deploy.server.reveal import Revealer
 from sfumato.deploy.server.settings import ServeConfig
 from sfumato.deploy.server.tensors import FeatureReader
-from sfumato.errors import BundleError, ConfigError
+from sfumato.errors import BundleError
 
 __all__ = ["PLATFORM", "Model"]
 
@@ -31,11 +32,13 @@ class Model:
 
     def __init__(self, folder: Path, config: ServeConfig) -> None:
         self.folder = folder
-        self.manifest = Manifest.load(folder, require_signature=config.require_signature, files=(DECODER,))
+        self.manifest = Manifest.load(folder, require_signature=config.require_signature, files=())
         self.name, self.version = self.manifest.name, self.manifest.version
         self.reveal = Revealer(self.manifest.output, config.reveal, config.top_k)
         self.reader = FeatureReader(self.manifest, config.max_rows)
-        self._session = _session(folder / DECODER, self.manifest.files[DECODER])
+        network = self.manifest.read_file(folder, DECODER)  # the bytes that were hashed are the bytes that are run
+        check_graph(network, DECODER)
+        self._session = session_of(network, DECODER)
         self._check()
 
     def run(self, features: NDArray[Any]) -> NDArray[np.float32]:
@@ -88,26 +91,6 @@ class Model:
                 raise BundleError(
                     f"{self.folder / DECODER} gives {logits.shape} for {rows} rows; export the bundle again"
                 )
-
-
-def _session(path: Path, digest: str) -> Any:
-    try:
-        import onnxruntime
-    except ImportError:
-        raise ConfigError("serving needs ONNX Runtime and more; install sfumato[serve]") from None
-    # The bytes that were hashed are the bytes that are run, whatever happens to the file in between.
-    network = path.read_bytes()
-    if hashlib.sha256(network).hexdigest() != digest:
-        raise BundleError(f"{path} changed while it was read; wait until the copy is complete")
-    options = onnxruntime.SessionOptions()
-    # One thread for a call: the calls of several requests share the cores without waiting for one another.
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    try:
-        return onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime has a dozen types, all of which mean this
-        raise BundleError(f"ONNX Runtime cannot load {path} ({_line(error)}); export the bundle again") from error
 
 
 def _line(error: Exception) -> str:
