@@ -28,7 +28,7 @@ def test_a_quick_run_measures_everything_and_is_plain_data():
     seen: list[Row] = []
     result = run_bench(rounds=2, quick=True, tell=seen.append)
     json.dumps(result, allow_nan=False)
-    assert len(result["rows"]) == len(seen) == 25
+    assert len(result["rows"]) == len(seen) >= 25
     assert all(row["ratio"] > 0 for row in result["rows"])
     names = " ".join(row["name"] for row in result["rows"])
     for part in ("full (default)", "diagonal", "spherical", "throughput", "attack", "refresh", "memory", "EM"):

@@ -112,7 +112,7 @@ def test_help_of_attack_has_the_settings_of_all_attacks(capsys):
     with pytest.raises(SystemExit):
         main(["attack", "--help"])
     text = " ".join(capsys.readouterr().out.split())
-    assert "passes over the attacker's images (default: decoder 50, gan 150)" in text
+    assert "passes over the attacker's images (default: decoder 50, gan 150, strong 60, latent 30)" in text
     assert "steps of the critic for each one of the generator (default: gan 10)" in text
     assert "images per step (default: 256)" in text
 
@@ -163,7 +163,7 @@ def test_an_unknown_attack_lists_the_known_ones(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["attack", "any", "--attack", "banana"])
     assert stop.value.code == 2
-    assert "invalid choice: 'banana' (choose from 'decoder', 'gan')" in capsys.readouterr().err
+    assert "invalid choice: 'banana' (choose from 'decoder', 'gan', 'ridge', 'nearest'," in capsys.readouterr().err
 
 
 def test_an_unknown_covariance_lists_the_known_ones(capsys):
@@ -240,3 +240,27 @@ def test_kill_9_at_three_moments_changes_neither_weights_nor_attack(tmp_path):
         ours, theirs = checkpoint.load(calm / name)[0], checkpoint.load(rough / name)[0]
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[key], theirs[key]) for key in ours), name
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("ridge", []),
+        ("nearest", []),
+        ("strong", ["--epochs", "2", "--cooldown", "1", "--width", "4"]),
+        ("optimization", ["--images", "8", "--iterations", "5", "--choose-on", "2", "--tv", "0"]),
+        ("latent", ["--epochs", "1", "--images", "8", "--iterations", "5", "--code", "4", "--width", "4"]),
+    ],
+)
+def test_every_attack_is_a_word_away(run_folder, name, words, capsys):
+    assert main(["attack", str(run_folder), "--attack", name, "--device", "cpu", *words]) == 0
+    folder = run_folder / "attacks" / name
+    result = json.loads((folder / "result.json").read_text())
+    assert result["test"]["mse"] > 0
+    assert not list(folder.glob("redrawn*"))
+    pictures, _ = checkpoint.load(folder / "pictures.safetensors")
+    assert float(pictures["test.each.mse"].mean()) == pytest.approx(result["test"]["mse"], rel=1e-5)
+    assert len(pictures["test.each.mse"]) == result["images"]["test"]
+    first = capsys.readouterr().out
+    assert main(["attack", str(run_folder), "--attack", name, "--device", "cpu", *words]) == 0
+    assert capsys.readouterr().out == first

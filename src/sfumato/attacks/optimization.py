@@ -2,26 +2,26 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from itertools import product
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
 
+from sfumato import checkpoint
 from sfumato.attacks.base import Attack, Fit, Observer, Progress, hold_out
 from sfumato.attacks.descent import Likelihood, descend, need_white_box, total_variation
 from sfumato.attacks.linear import Linear, best_linear
 from sfumato.attacks.settings import check_share
-from sfumato.errors import ConfigError, Interrupted, NotFittedError
+from sfumato.errors import CheckpointError, ConfigError, Interrupted, NotFittedError
 from sfumato.metrics import mse
 from sfumato.seeds import derive_seed, generator
 
 __all__ = ["OptimizationAttack", "OptimizationConfig"]
 
 _TV = (0.0, 0.03, 0.3, 3.0)  # nats per unit of total variation
-_PRIOR = (0.01, 0.1, 1.0)  # of the Gaussian around the linear solution, relative to its own error
+_PRIORS = (0.01, 0.1, 1.0)  # of the Gaussian around the linear solution, relative to its own error
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class OptimizationConfig:
     iterations: int = 150
     lr: float = 0.02
     restarts: int = 2
-    anchor: str = "linear"
+    anchor: Literal["linear", "mean"] = "linear"
     tv: float | None = None
     prior: float | None = None
     choose_on: int = 8
@@ -70,7 +70,7 @@ class OptimizationAttack(Attack):
     with the anisotropic total variation TV, the centre c (the linear solution for z, or the mean image) and s^2 the
     mean squared error of that centre on held-out images. Adam from several starts; the one with the smallest value of
     this objective is the answer, never the one nearest to the true image. Weights that are not given are chosen by the
-    error on a few held-out images of the attacker.
+    error on a few held-out images of the attacker, first the prior's and then the total variation's.
     """
 
     name: ClassVar[str] = "optimization"
@@ -93,7 +93,7 @@ class OptimizationAttack(Attack):
         state: Path | None = None,
         should_stop: Callable[[], bool] | None = None,
     ) -> Self:
-        """Fit the linear solution and choose the weights. What takes long is `reconstruct`."""
+        """Fit the linear solution and choose the weights, which `state` remembers one by one."""
         cfg: OptimizationConfig = self.config
         need_white_box(observer, self.name)
         began = time.monotonic()
@@ -103,20 +103,30 @@ class OptimizationAttack(Attack):
         self._likelihood = Likelihood(observer, float(z.std()))
         self._mean = observer.pixels(learn[:4096]).mean(0)
         self._variance = float((x - self._centre(z)).square().mean().clamp_min(1e-8))
-        tvs = _TV if cfg.tv is None else (cfg.tv,)
-        priors = _PRIOR if cfg.prior is None else (cfg.prior,)
         few_x, few_z = x[: cfg.choose_on], z[: cfg.choose_on]
-        errors: dict[tuple[float, float], float] = {}
-        pairs = list(product(tvs, priors))
-        for number, (self.tv, self.prior) in enumerate(pairs, 1):
-            errors[self.tv, self.prior] = float(mse(few_x, self.reconstruct(few_z)).mean())
-            if progress is not None:
-                best = min(errors.values())
-                progress(number, len(pairs), {"mse": errors[self.tv, self.prior], "held_out_mse": best})
-            if should_stop is not None and should_stop() and number < len(pairs):
-                raise Interrupted("the attack was stopped; the same command goes on from there")
-        self.tv, self.prior = min(errors, key=lambda pair: errors[pair])
-        self.outcome = self._outcome(few_x, few_z, errors[self.tv, self.prior])
+        identity = {"attack": asdict(cfg), "images": observer.images.fingerprint()}
+        errors = _known(state, identity)
+        tvs = _TV if cfg.tv is None else (cfg.tv,)
+        priors = _PRIORS if cfg.prior is None else (cfg.prior,)
+        total = len(priors) + len(tvs) - 1
+
+        def judge_weights(tv: float, prior: float) -> float:
+            key = f"{tv} {prior}"
+            if key not in errors:
+                self.tv, self.prior = tv, prior
+                errors[key] = float(mse(few_x, self.reconstruct(few_z)).mean())
+                if state is not None:
+                    checkpoint.save(state, {}, {"identity": identity, "errors": errors})
+                if progress is not None:
+                    progress(len(errors), total, {"mse": errors[key], "held_out_mse": min(errors.values())})
+                if should_stop is not None and should_stop() and len(errors) < total:
+                    raise Interrupted("the attack was stopped; the same command goes on from there")
+            return errors[key]
+
+        prior = min(priors, key=lambda prior: judge_weights(tvs[0], prior))
+        tv = min(tvs, key=lambda tv: judge_weights(tv, prior))
+        self.tv, self.prior = tv, prior
+        self.outcome = self._outcome(few_x, few_z, judge_weights(tv, prior))
         self.seconds = time.monotonic() - began
         return self
 
@@ -182,3 +192,14 @@ class OptimizationAttack(Attack):
             raise NotFittedError("the attack has not been fitted; call fit(observer) first")
         chosen = torch.tensor([self.tv, self.prior, self._variance])
         return {"slope": self._linear.slope, "offset": self._linear.offset, "mean": self._mean, "chosen": chosen}
+
+
+def _known(state: Path | None, identity: dict[str, Any]) -> dict[str, float]:
+    """The errors of the weights that were tried in an earlier call."""
+    if state is None or not state.exists():
+        return {}
+    meta = checkpoint.load(state)[1]
+    if meta.get("identity") != identity:
+        raise CheckpointError(f"{state} belongs to an attack with other settings or images; delete it to start anew")
+    errors: dict[str, float] = meta["errors"]
+    return errors

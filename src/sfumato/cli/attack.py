@@ -22,7 +22,7 @@ def run(words: Sequence[str]) -> None:
     """Parse and attack."""
     parser = CommandParser(
         "attack",
-        "Train a network to redraw the inputs of a finished run, and measure how well it does. "
+        "Redraw the inputs of a finished run from what leaves the device, and measure how well that works. "
         "A second call resumes an interrupted attack and shows a finished one.",
         "sfumato attack runs/first --attack gan --epochs 50",
     )
@@ -47,7 +47,9 @@ def run(words: Sequence[str]) -> None:
                 f"epoch {done}/{total}  error {figures['mse']:.5f}  on held-out images {figures['held_out_mse']:.5f}"
             )
 
-        attacked = attack_run(victim, sets, chosen, device=device_of(parsed.device), progress=progress)
+        attacked = attack_run(
+            victim, sets, chosen, device=device_of(parsed.device), progress=progress, redrawing=bar.at
+        )
     picture = attack_folder(victim, parsed.attack) / "reconstructions.png"
     save_side_by_side(picture, attacked.test.originals, {"redrawn": attacked.test.redrawn})
     _show(f"{victim.folder}, {parsed.attack} attack", attacked.result)

@@ -54,6 +54,7 @@ def attack_run(
     *,
     device: torch.device | str = "cpu",
     progress: Callable[[int, int, dict[str, float]], None] | None = None,
+    redrawing: Callable[[int, int], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> Attacked:
     """Train an attack on a run's training set and measure it on training images and on test images.
@@ -67,6 +68,7 @@ def attack_run(
         config: settings, whose type says which attack.
         device: where to compute.
         progress: called after every epoch.
+        redrawing: called with (done, total) images while they are redrawn.
         should_stop: asked after every step; True saves and leaves.
 
     Raises:
@@ -94,7 +96,15 @@ def attack_run(
     shown = {"train": _sample(sets.train, len(sets.test), config.seed), "test": sets.test}
     partly = {name: folder / f"redrawn-{name}.safetensors" for name in shown}
     train, test = (
-        invert(attack, run.model, images, seed=config.seed, state=partly[name], should_stop=should_stop)
+        invert(
+            attack,
+            run.model,
+            images,
+            seed=config.seed,
+            state=partly[name],
+            progress=redrawing,
+            should_stop=should_stop if attack.most_images is not None else None,
+        )
         for name, images in shown.items()
     )
     _save_pictures(folder, train, test)
