@@ -16,7 +16,7 @@ from sfumato.attacks.learner import Learner
 from sfumato.attacks.outcome import judge_outcome
 from sfumato.attacks.settings import LearnedConfig
 from sfumato.attacks.steps import Randomness, Steps, Turn, hand_over_rates
-from sfumato.compute import autocast, channels_last, use_bf16
+from sfumato.compute import arranged, autocast, use_bf16
 from sfumato.errors import Interrupted, NotFittedError, SfumatoError
 from sfumato.metrics import mse
 from sfumato.seeds import derive_seed, generator
@@ -165,7 +165,7 @@ class LearnedAttack(Attack, Generic[Config]):
         device = observer.device
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(derive_seed(self.config.seed, "attack"))
-            networks = {name: channels_last(network.to(device)) for name, network in self._networks(observer).items()}
+            networks = {name: arranged(network, device) for name, network in self._networks(observer).items()}
         sums = torch.zeros(len(self.figures), dtype=torch.float64, device=device)
         learner = Learner(networks, self._optimizers(networks), sums)
         hand_over_rates(learner, device)

@@ -7,7 +7,7 @@ from torch import nn
 
 from sfumato.bench.rows import Row
 from sfumato.bench.timing import take_turns
-from sfumato.compute import autocast, channels_last, cpu_has_bf16, use_bf16
+from sfumato.compute import arranged, autocast, cpu_has_bf16, use_bf16
 from sfumato.models import ReconstructionNet
 
 __all__ = ["attack_step"]
@@ -41,7 +41,7 @@ def _stepper(batch: int, *, plain: bool) -> Callable[[], object]:
     net: nn.Module = ReconstructionNet(_FEATURE, _IMAGE)
     bf16 = False
     if not plain:
-        net = channels_last(net)
+        net = arranged(net, torch.device("cpu"))
         bf16 = use_bf16("auto", torch.device("cpu"), net, _FEATURE)
     optimizer = torch.optim.Adam(net.parameters(), 1e-3, weight_decay=1e-4, fused=not plain)
     z, x = torch.rand(batch, *_FEATURE), torch.rand(batch, *_IMAGE)

@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader
 from sfumato.bench.rows import Row
 from sfumato.bench.step import PerImage
 from sfumato.bench.timing import take_turns
+from sfumato.compute import memory_format
 from sfumato.data import Augmentation, ImageSet
 
 __all__ = ["batches"]
@@ -21,7 +22,7 @@ def batches(rounds: int, images: ImageSet, batch: int = 128) -> Row:
     def ours() -> None:
         generator = torch.Generator().manual_seed(next(steps))
         indices = torch.randint(0, len(images), (batch,), generator=generator)
-        augmentation(images.images[indices], generator, memory_format=torch.channels_last)
+        augmentation(images.images[indices], generator, memory_format=memory_format(images.images.device))
 
     loader = DataLoader(PerImage(images), batch_size=batch, shuffle=True, drop_last=True)
     endless = (one for _ in itertools.count() for one in loader)

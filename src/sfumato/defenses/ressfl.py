@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from sfumato.compute import autocast, channels_last, use_bf16
+from sfumato.compute import arranged, autocast, use_bf16
 from sfumato.defenses.base import Batch, Defense, Site
 from sfumato.defenses.registry import register
 from sfumato.errors import ConfigError, NotFittedError
@@ -66,7 +66,7 @@ class ResSFL(Defense):
         """Build the adversary, with weights from torch's global generator."""
         self._feature_shape = site.feature_shape
         net = ReconstructionNet(site.feature_shape, site.image_shape, width=self.width, blocks=self.blocks)
-        self.adversary = channels_last(net.to(self.last.device))
+        self.adversary = arranged(net, self.last.device)
         self._optimizer = None
 
     def optimizers(self) -> Sequence[Optimizer]:

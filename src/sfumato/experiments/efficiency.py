@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from sfumato import models, paper
-from sfumato.compute import channels_last
+from sfumato.compute import arranged, memory_format
 from sfumato.defenses.patrol import prune_to, size_without_stem
 from sfumato.evidence import evidence
 from sfumato.experiments.budget import Budget
@@ -35,8 +35,8 @@ def measure_efficiency(
     """
     batch, repetitions = budget.timing["batch"], budget.timing["repetitions"]
     # The same memory format for all: it decides more of the time than an extra layer does.
-    halves = {name: [channels_last(half.to(device)).eval() for half in _network(name)] for name in _ROWS}
-    x = torch.rand(batch, *_IMAGE, device=device).contiguous(memory_format=torch.channels_last)
+    halves = {name: [arranged(half, device).eval() for half in _network(name)] for name in _ROWS}
+    x = torch.rand(batch, *_IMAGE, device=device).contiguous(memory_format=memory_format(device))
     z = halves["others"][0](x)
     inputs = {"encoder": x, "decoder": z}
     shapes = {"encoder": _IMAGE, "decoder": tuple(z.shape[1:])}

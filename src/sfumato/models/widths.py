@@ -68,7 +68,7 @@ def _chain_of(block: nn.Module) -> nn.Sequential:
 def keep_channels(group: Prunable, kept: Tensor) -> None:
     """Take out all channels of a group but those at the indices `kept`; the parameters are new objects afterwards."""
     producer, norm, consumer = group.producer, group.norm, group.consumer
-    producer.weight = nn.Parameter(producer.weight[kept].contiguous(memory_format=torch.channels_last))
+    producer.weight = nn.Parameter(_in_order(producer.weight[kept], producer.weight))
     if producer.bias is not None:
         producer.bias = nn.Parameter(producer.bias[kept].clone())
     producer.out_channels = norm.num_features = consumer.in_channels = len(kept)
@@ -78,7 +78,12 @@ def keep_channels(group: Prunable, kept: Tensor) -> None:
     if norm.running_mean is not None and norm.running_var is not None:
         norm.running_mean = norm.running_mean[kept].clone()
         norm.running_var = norm.running_var[kept].clone()
-    consumer.weight = nn.Parameter(consumer.weight[:, kept].contiguous(memory_format=torch.channels_last))
+    consumer.weight = nn.Parameter(_in_order(consumer.weight[:, kept], consumer.weight))
+
+
+def _in_order(part: Tensor, whole: Tensor) -> Tensor:
+    """The part, in the order of memory of the whole."""
+    return part.contiguous(memory_format=torch.contiguous_format if whole.is_contiguous() else torch.channels_last)
 
 
 @torch.no_grad()

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from sfumato.compute import autocast
+from sfumato.compute import autocast, memory_format
 from sfumato.data import ImageSet
 from sfumato.seeds import generator
 from sfumato.split import SplitModel
@@ -23,7 +23,7 @@ def accuracy(model: SplitModel, images: ImageSet, *, seed: int, draws: int = 1, 
     right = 0
     for _ in range(draws):
         for indices in torch.arange(len(images)).split(_CHUNK):
-            x = images.float(indices).to(device, memory_format=torch.channels_last)
+            x = images.float(indices).to(device, memory_format=memory_format(device))
             with autocast(device, bf16):
                 logits = model(x, noise)
             right += int((logits.argmax(1).cpu() == images.labels[indices]).sum())
@@ -38,7 +38,7 @@ def collect_features(model: SplitModel, pixels: Tensor, *, bf16: bool = False) -
     model.eval()
     features: Tensor | None = None
     for start in range(0, len(pixels), _CHUNK):
-        x = pixels[start : start + _CHUNK].to(memory_format=torch.channels_last).float().div_(255)
+        x = pixels[start : start + _CHUNK].to(memory_format=memory_format(pixels.device)).float().div_(255)
         with autocast(pixels.device, bf16):
             part = model.features(x).flatten(1)
         if features is None:

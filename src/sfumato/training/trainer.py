@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from sfumato import checkpoint
-from sfumato.compute import autocast, channels_last, device_of, kernels, use_bf16
+from sfumato.compute import arranged, autocast, device_of, kernels, memory_format, use_bf16
 from sfumato.data import Augmentation, ImageSet
 from sfumato.defenses import Batch, Defense, Epoch
 from sfumato.errors import CheckpointError, ConfigError, Interrupted, SfumatoError
@@ -68,7 +68,8 @@ class Trainer:
         self.config = config
         self.train = train
         self.held_out = held_out
-        self.model: SplitModel = channels_last(model.to(self.device))  # type: ignore[assignment]
+        self._format = memory_format(self.device)
+        self.model: SplitModel = arranged(model, self.device)  # type: ignore[assignment]
         self.defenses = defenses
         self._modules = nn.ModuleList(defenses).to(self.device)
         self.bf16 = use_bf16(config.precision, self.device, model.edge, train.image_shape) or use_bf16(
@@ -271,7 +272,7 @@ class Trainer:
     def _compute(self, indices: Tensor, part: Part | None = None) -> None:
         """What happens on the device in a step, with this rank's images, and may be captured; see `Replay`."""
         part = part or Part(slice(0, len(indices)))
-        images = self.augmentation(self._pixels[indices], self._random["augment"], memory_format=torch.channels_last)
+        images = self.augmentation(self._pixels[indices], self._random["augment"], memory_format=self._format)
         sizes = part.sizes(self.config.micro_batch)
         self.optimizer.zero_grad(set_to_none=True)
         left = len(sizes)
