@@ -165,7 +165,10 @@ class LearnedAttack(Attack, Generic[Config]):
         device = observer.device
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(derive_seed(self.config.seed, "attack"))
-            networks = {name: arranged(network, device) for name, network in self._networks(observer).items()}
+            networks = {
+                name: arranged(network, device, observer.feature_shape)
+                for name, network in self._networks(observer).items()
+            }
         sums = torch.zeros(len(self.figures), dtype=torch.float64, device=device)
         learner = Learner(networks, self._optimizers(networks), sums)
         hand_over_rates(learner, device)

@@ -41,7 +41,7 @@ def _stepper(batch: int, *, plain: bool) -> Callable[[], object]:
     net: nn.Module = ReconstructionNet(_FEATURE, _IMAGE)
     bf16 = False
     if not plain:
-        net = arranged(net, torch.device("cpu"))
+        net = arranged(net, torch.device("cpu"), _FEATURE)
         bf16 = use_bf16("auto", torch.device("cpu"), net, _FEATURE)
     optimizer = torch.optim.Adam(net.parameters(), 1e-3, weight_decay=1e-4, fused=not plain)
     z, x = torch.rand(batch, *_FEATURE), torch.rand(batch, *_IMAGE)

@@ -22,7 +22,9 @@ def batches(rounds: int, images: ImageSet, batch: int = 128) -> Row:
     def ours() -> None:
         generator = torch.Generator().manual_seed(next(steps))
         indices = torch.randint(0, len(images), (batch,), generator=generator)
-        augmentation(images.images[indices], generator, memory_format=memory_format(images.images.device))
+        augmentation(
+            images.images[indices], generator, memory_format=memory_format(images.images.device, images.image_shape)
+        )
 
     loader = DataLoader(PerImage(images), batch_size=batch, shuffle=True, drop_last=True)
     endless = (one for _ in itertools.count() for one in loader)

@@ -66,7 +66,7 @@ class ResSFL(Defense):
         """Build the adversary, with weights from torch's global generator."""
         self._feature_shape = site.feature_shape
         net = ReconstructionNet(site.feature_shape, site.image_shape, width=self.width, blocks=self.blocks)
-        self.adversary = arranged(net, self.last.device)
+        self.adversary = arranged(net, self.last.device, site.feature_shape)
         self._optimizer = None
 
     def optimizers(self) -> Sequence[Optimizer]:

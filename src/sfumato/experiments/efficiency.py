@@ -34,10 +34,13 @@ def measure_efficiency(
         milliseconds per batch (median).
     """
     batch, repetitions = budget.timing["batch"], budget.timing["repetitions"]
-    # The same memory format for all: it decides more of the time than an extra layer does.
-    halves = {name: [arranged(half, device).eval() for half in _network(name)] for name in _ROWS}
-    x = torch.rand(batch, *_IMAGE, device=device).contiguous(memory_format=memory_format(device))
-    z = halves["others"][0](x)
+    # The same memory format for both rows: it decides more of the time than an extra layer does.
+    halves = {name: [half.to(device).eval() for half in _network(name)] for name in _ROWS}
+    x = torch.rand(batch, *_IMAGE, device=device).contiguous(memory_format=memory_format(device, _IMAGE))
+    z = halves["others"][0](x).contiguous()
+    for edge, cloud in halves.values():
+        arranged(edge, device, _IMAGE)
+        arranged(cloud, device, tuple(z.shape[1:]))
     inputs = {"encoder": x, "decoder": z}
     shapes = {"encoder": _IMAGE, "decoder": tuple(z.shape[1:])}
     rows: dict[str, dict[str, Any]] = {}

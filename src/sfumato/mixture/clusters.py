@@ -16,6 +16,7 @@ from sfumato.mixture.precision import (
     low_rank_precision,
 )
 from sfumato.mixture.running import batch_covariances, subtract_noise, update_covariances, update_weights
+from sfumato.modes import free_to_look
 from sfumato.ranks import Ranks
 
 __all__ = ["Clusters"]
@@ -211,7 +212,9 @@ class Clusters(nn.Module):
         Where it does not fit `layout` counts up, and whoever captured a step has to do so again.
         """
         old: Tensor = getattr(self, name)
-        if old.shape == value.shape and old.dtype == value.dtype and old.device == value.device:
+        if free_to_look(value):  # nothing is captured here, and the old one makes room
+            setattr(self, name, value)
+        elif old.shape == value.shape and old.dtype == value.dtype and old.device == value.device:
             old.copy_(value)
         else:
             setattr(self, name, value)
@@ -219,6 +222,8 @@ class Clusters(nn.Module):
 
     def _forget_factors(self) -> None:
         self._stale = True
+        if free_to_look(self.weights):
+            self._precision = self._information = None
 
     def get_extra_state(self) -> Tensor:
         """Counters as a tensor, so that a state dict holds nothing but tensors."""

@@ -71,9 +71,10 @@ class SplitModel(nn.Module):
         """Bounded feature, released feature and logits of one pass, with one draw of the noise."""
         z_hat, z = self._release(x, generator)
         # The cloud gets a copy: one that begins with an in-place layer would change what we report as released.
+        # In the order in which a feature crosses the wire, whatever order the encoder's convolutions prefer.
         # The channel works in float32 or wider, so a cloud in half precision gets the copy in its own type.
         like = next((value for value in self.cloud.parameters() if value.is_floating_point()), z)
-        logits: Tensor = self.cloud(z.to(like.dtype, copy=True))
+        logits: Tensor = self.cloud(z.to(like.dtype, copy=True, memory_format=torch.contiguous_format))
         return SplitOutput(z_hat, z, logits)
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:

@@ -11,6 +11,7 @@ from sfumato.split import SplitModel
 __all__ = ["accuracy", "collect_features"]
 
 _CHUNK = 512
+_CPU_CHUNK = 32  # the widest maps of so many images stay in the cache: twice as fast as 512
 
 
 @torch.no_grad()
@@ -23,7 +24,7 @@ def accuracy(model: SplitModel, images: ImageSet, *, seed: int, draws: int = 1, 
     right = 0
     for _ in range(draws):
         for indices in torch.arange(len(images)).split(_CHUNK):
-            x = images.float(indices).to(device, memory_format=memory_format(device))
+            x = images.float(indices).to(device, memory_format=memory_format(device, images.image_shape))
             with autocast(device, bf16):
                 logits = model(x, noise)
             right += int((logits.argmax(1).cpu() == images.labels[indices]).sum())
@@ -37,8 +38,10 @@ def collect_features(model: SplitModel, pixels: Tensor, *, bf16: bool = False) -
     was_training = model.training
     model.eval()
     features: Tensor | None = None
-    for start in range(0, len(pixels), _CHUNK):
-        x = pixels[start : start + _CHUNK].to(memory_format=memory_format(pixels.device)).float().div_(255)
+    order = memory_format(pixels.device, tuple(pixels.shape[1:]))
+    chunk = _CPU_CHUNK if pixels.device.type == "cpu" else _CHUNK
+    for start in range(0, len(pixels), chunk):
+        x = pixels[start : start + chunk].to(memory_format=order).float().div_(255)
         with autocast(pixels.device, bf16):
             part = model.features(x).flatten(1)
         if features is None:

@@ -68,8 +68,10 @@ class Trainer:
         self.config = config
         self.train = train
         self.held_out = held_out
-        self._format = memory_format(self.device)
-        self.model: SplitModel = arranged(model, self.device)  # type: ignore[assignment]
+        self._format = memory_format(self.device, train.image_shape)
+        self.model = model.to(self.device)
+        arranged(model.edge, self.device, train.image_shape)
+        arranged(model.cloud, self.device, model.feature_shape(train.image_shape))
         self.defenses = defenses
         self._modules = nn.ModuleList(defenses).to(self.device)
         self.bf16 = use_bf16(config.precision, self.device, model.edge, train.image_shape) or use_bf16(
