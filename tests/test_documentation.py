@@ -209,6 +209,26 @@ def test_the_page_shows_the_example_itself():
     assert EXAMPLE.read_text(encoding="utf-8") in fenced(page("add-a-defence.md"), "python")
 
 
+def test_the_attack_of_the_page_attacks(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "tests/attacks"))
+    cases = import_module("attack_cases")
+    (block,) = [block for block in fenced(page("attacks.md"), "python") if "class MeanAttack" in block]
+    monkeypatch.setattr(attacks.registry, "ATTACKS", table := dict(attacks.ATTACKS))
+    monkeypatch.setattr(attacks, "ATTACKS", table)
+    names: dict[str, Any] = {}
+    exec(block, names)
+    attack = attacks.build(names["MeanConfig"]()).fit(cases.observer())
+    unseen = cases.images(50, seed=1)
+    found = attacks.invert(attack, cases.victim(), unseen)
+    assert found.mse == pytest.approx(float((unseen.float() - attack.mean).square().mean()), rel=1e-5)
+
+
+def test_every_attack_is_on_its_page():
+    for name in attacks.ATTACKS:
+        assert f"| `{name}` |" in page("attacks.md")
+        assert f"**`{name}`**" in page("attacks.md")
+
+
 @pytest.mark.usefixtures("_example")
 class TestTheExample:
     def test_its_penalty_is_the_formula_of_its_docstring(self):

@@ -78,7 +78,7 @@ def test_optimisation_finds_the_map_of_a_gaussian_prior_in_closed_form(problem):
     config = OptimizationConfig(anchor="mean", tv=0.0, prior=1.0, iterations=300, restarts=2, choose_on=2)
     attack = OptimizationAttack(config).fit(Observer(problem.model, problem.train))
     x = problem.test.float(torch.arange(20))
-    z = problem.model.encode(x, torch.Generator().manual_seed(0))
+    z = problem.model.encode(x, torch.Generator().manual_seed(0)).detach()
     weight = problem.model.edge.weight.detach().double()
     centre = attack._mean.flatten().double()
     precision = weight @ weight.T / problem.sigma**2 + torch.eye(len(weight)).double() / attack._variance

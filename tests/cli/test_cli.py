@@ -114,7 +114,7 @@ def test_help_of_attack_has_the_settings_of_all_attacks(capsys):
     text = " ".join(capsys.readouterr().out.split())
     assert "passes over the attacker's images (default: decoder 50, gan 150, strong 60, latent 30)" in text
     assert "steps of the critic for each one of the generator (default: gan 10)" in text
-    assert "images per step (default: 256)" in text
+    assert "images per step (default: decoder 256, gan 256, strong 64, latent 64)" in text
 
 
 def test_settings_come_from_a_yaml_file_and_options_override_it(tmp_path):
