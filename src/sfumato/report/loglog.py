@@ -43,6 +43,8 @@ def scaling_figure(sweeps: Sequence[Mapping[str, Any]], *, key: str = "scaling")
                 axes.plot(relative, slower, color=look.colour, marker=look.marker, label=label)
             axes.set_xscale("log")
             axes.set_yscale("log")
+            slowest = max(max(sweep["seconds"]) / sweep["seconds"][0] for sweep in sweeps if sweep["what"] == what)
+            axes.set_ylim(0.7, 12 * slowest)  # room for the legend above the lines
             axes.set_title(what, color=INK)
             axes.set_xlabel("size over its smallest")
             axes.set_ylabel("time over its smallest" if number == 1 else "")
