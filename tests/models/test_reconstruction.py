@@ -1,9 +1,11 @@
+import math
+
 import pytest
 import torch
 from torch import nn
 
 from sfumato.errors import ConfigError, FeatureError
-from sfumato.models import ReconstructionNet, ResBlock, count_macs, count_parameters
+from sfumato.models import ReconstructionNet, RefinementNet, ResBlock, count_macs, count_parameters
 
 
 def test_it_is_the_published_network():
@@ -115,3 +117,34 @@ def test_another_feature_is_refused():
     net = ReconstructionNet((8, 8, 8), (3, 32, 32), width=4, blocks=0)
     with pytest.raises(FeatureError, match=r"built for features \(8, 8, 8\), got \(8, 16, 16\)"):
         net(torch.zeros(1, 8, 16, 16))
+
+
+@pytest.mark.parametrize(
+    ("feature_shape", "image_shape"),
+    [
+        ((8, 8, 8), (3, 32, 32)),
+        ((20,), (1, 8, 8)),
+        ((4, 16, 16), (3, 33, 21)),
+        ((2, 5), (1, 4, 4)),
+        ((3, 2, 2), (3, 64, 64)),
+    ],
+)
+def test_the_refinement_begins_at_the_linear_reconstruction(feature_shape, image_shape):
+    generator = torch.Generator().manual_seed(0)
+    features, pixels = math.prod(feature_shape), math.prod(image_shape)
+    slope, offset = torch.randn(features, pixels, generator=generator), torch.rand(pixels, generator=generator)
+    channels = feature_shape[0] if len(feature_shape) == 3 else features
+    net = RefinementNet(feature_shape, image_shape, slope, offset, torch.zeros(channels), torch.ones(channels), width=8)
+    z = torch.randn(5, *feature_shape, generator=generator)
+    linear = (offset + z.flatten(1) @ slope).view(5, *image_shape)
+    assert torch.allclose(net.train()(z), linear, atol=1e-4)
+    assert torch.allclose(net.eval()(z), linear.clamp(0, 1), atol=1e-4)
+    with pytest.raises(FeatureError, match="build it with the model's feature_shape"):
+        net(torch.zeros(1, 7))
+
+
+def test_the_refinement_costs_what_its_docstring_says():
+    net = RefinementNet(
+        (8, 8, 8), (3, 32, 32), torch.zeros(512, 3072), torch.zeros(3072), torch.zeros(8), torch.ones(8)
+    )
+    assert round(count_macs(net, (8, 8, 8)) / 1e6) == 84

@@ -34,7 +34,7 @@ class StrongConfig:
     Attributes:
         epochs: the most passes over the attacker's images; it ends earlier where held-out images show no gain.
         patience: epochs without a gain of 1 % on held-out images after which the learning rate goes down.
-        cooldown: epochs in which the learning rate then falls to 0.
+        cooldown: epochs in which the learning rate then falls to 0; at most two fifths of `epochs`.
         batch_size: images per step.
         lr: of AdamW, constant until the cooldown.
         weight_decay: of AdamW.
@@ -42,24 +42,24 @@ class StrongConfig:
         loss: `mse`, `ssim` (1 - SSIM), or `mse+ssim` (MSE over the mean image's MSE, plus 1 - SSIM).
         views: what else the attacker has encoded: `none`, `flip`, `flip+shift`, or `auto`: the most that does not
             worsen the linear attack on held-out images.
-        width: channels on the finest scale.
-        blocks: residual blocks on the finest scale.
+        width: channels on the coarsest scale.
+        blocks: residual blocks on the coarsest scale.
         hold_out: fraction of the attacker's images that only judge: they choose the epoch and show convergence.
         precision: `auto`, `fp32` or `bf16`.
         seed: of initial weights, order, views and noise.
     """
 
-    epochs: int = 60
-    patience: int = 5
-    cooldown: int = 8
+    epochs: int = 80
+    patience: int = 10
+    cooldown: int = 15
     batch_size: int = 64
     lr: float = 2e-3
     weight_decay: float = 1e-2
     average: float = 0.99
     loss: Literal["mse", "ssim", "mse+ssim"] = "mse"
     views: Literal["auto", "none", "flip", "flip+shift"] = "auto"
-    width: int = 32
-    blocks: int = 1
+    width: int = 64
+    blocks: int = 8
     hold_out: float = 0.1
     precision: Precision = "auto"
     seed: int = 0
@@ -176,21 +176,25 @@ class StrongAttack(LearnedAttack[StrongConfig]):
         unlike = 1.0 - ssim(x, x_hat).mean()
         return unlike if self.config.loss == "ssim" else error / self._variance + unlike
 
+    @property
+    def _cooldown(self) -> int:
+        return min(self.config.cooldown, max(1, 2 * self.config.epochs // 5))
+
     def _rate(self, learner: Learner, into: float) -> float:
         turned = self._turned(learner.history)
         if turned is None or learner.epoch < turned:
             return 1.0
-        return max(0.0, 1.0 - (learner.epoch - turned + into) / self.config.cooldown)
+        return max(0.0, 1.0 - (learner.epoch - turned + into) / self._cooldown)
 
     def _finished(self, learner: Learner) -> bool:
         turned = self._turned(learner.history)
-        return turned is not None and learner.epoch >= min(turned + self.config.cooldown, self.config.epochs)
+        return turned is not None and learner.epoch >= min(turned + self._cooldown, self.config.epochs)
 
     def _turned(self, history: list[dict[str, float]]) -> int | None:
         """The epoch with which the learning rate begins to fall; None while that is not decided."""
         cfg = self.config
         errors = [line["held_out_mse"] for line in history]
-        latest = max(0, cfg.epochs - cfg.cooldown)
+        latest = cfg.epochs - self._cooldown
         for epoch in range(cfg.patience + 1, min(len(errors), latest) + 1):
             if min(errors[epoch - cfg.patience : epoch]) > (1 - _GAIN) * min(errors[: epoch - cfg.patience]):
                 return epoch
@@ -199,7 +203,7 @@ class StrongAttack(LearnedAttack[StrongConfig]):
     def _judge_outcome(self, errors: list[float], trivial: float) -> Fit:
         turned = self._turned(self.history)
         best = min(errors)
-        if turned is None or turned >= self.config.epochs - self.config.cooldown:
+        if turned is None or turned >= self.config.epochs - self._cooldown:
             return Fit(False, f"still gaining when its {self.config.epochs} epochs ended; attack for more epochs", best)
         reason = f"no gain of {_GAIN:.0%} in {self.config.patience} epochs before the learning rate fell"
         if best > 0.98 * trivial:

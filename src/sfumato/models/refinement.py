@@ -15,19 +15,19 @@ __all__ = ["RefinementNet"]
 
 _COARSEST = 8  # the coarsest level is at most this high and wide
 _FLAT_CHANNELS = 16  # a feature without height and width is laid out as a map of so many channels
-_WIDEST = 4  # times the width of the finest level
+_NARROWING = 0.75  # channels of a level against those of the coarser one
 
 
 class RefinementNet(nn.Module):
     """Released feature -> image: `x_hat = x_0 + r(z, x_0)` with the linear reconstruction `x_0 = offset + z slope`.
 
-    r works on a pyramid of maps: the image's size halved until it is at most 8x8, and back up. On every level the
-    feature map and x_0, brought to its size, are added through a 1x1 convolution; then come residual blocks, `blocks`
-    on the finest level and one more on each coarser one, whose width doubles from level to level up to four times
-    `width`. The last convolution begins at zero, so that training begins at x_0. The feature is standardised
-    channel by channel first. In evaluation mode x_hat is clipped to [0, 1].
+    r works on a pyramid of maps: the image's size halved until it is at most 8x8, and back up through transposed
+    convolutions. On every level the feature map and x_0, brought to its size, are added through a 1x1 convolution. The
+    depth is where pixels are few: `blocks` residual blocks of `width` channels on the coarsest level, one on each finer
+    level, with three quarters of the channels of the level below. The last convolution begins at zero, so that training
+    begins at x_0. The feature is standardised channel by channel first. In evaluation mode x_hat is clipped to [0, 1].
 
-    From 8x8x8 to 3x32x32 with the defaults: 115 million multiply-adds, twice those of `ReconstructionNet`.
+    From 8x8x8 to 3x32x32 with the defaults: 84 million multiply-adds, against 54 of `ReconstructionNet`.
 
     Args:
         feature_shape: (C, h, w), or any other shape, which is flattened.
@@ -36,8 +36,8 @@ class RefinementNet(nn.Module):
         offset: (d,).
         mean: (C,) of the feature's channels, or (D,) where it is flattened.
         std: likewise, positive.
-        width: channels of the finest level.
-        blocks: residual blocks on the finest level.
+        width: channels of the coarsest level.
+        blocks: residual blocks on the coarsest level.
 
     Raises:
         ConfigError: a shape or number is out of its range.
@@ -57,8 +57,8 @@ class RefinementNet(nn.Module):
         mean: Tensor,
         std: Tensor,
         *,
-        width: int = 32,
-        blocks: int = 1,
+        width: int = 64,
+        blocks: int = 8,
     ) -> None:
         super().__init__()
         self.feature_shape = tuple(int(size) for size in feature_shape)
@@ -76,12 +76,14 @@ class RefinementNet(nn.Module):
             channels, (height, breadth) = _FLAT_CHANNELS, self.sizes[-1]
             flat = nn.Linear(slope.shape[0], channels * height * breadth)
             self.lay_out = nn.Sequential(nn.Flatten(), flat, nn.Unflatten(1, (channels, height, breadth)))
-        widths = [min(2**level, _WIDEST) * width for level in range(len(self.sizes))]
+        top = len(self.sizes) - 1
+        widths = [max(1, round(_NARROWING ** (top - level) * width)) for level in range(top + 1)]
         inputs = channels + self.image_shape[0]
         self.entries = nn.ModuleList(nn.Conv2d(inputs, wide, 1) for wide in widths)
-        self.rises = nn.ModuleList(nn.Conv2d(coarse, fine, 1) for fine, coarse in pairwise(widths))
+        self.rises = nn.ModuleList(_rise(coarse, fine) for fine, coarse in pairwise(widths))
         self.levels = nn.ModuleList(
-            nn.Sequential(*(ResBlock(wide, wide) for _ in range(blocks + level))) for level, wide in enumerate(widths)
+            nn.Sequential(*(ResBlock(wide, wide) for _ in range(blocks if level == top else 1)))
+            for level, wide in enumerate(widths)
         )
         self.norm = nn.BatchNorm2d(widths[0])
         self.last = nn.Conv2d(widths[0], self.image_shape[0], 3, padding=1)
@@ -112,11 +114,20 @@ class RefinementNet(nn.Module):
             size = self.sizes[level]
             entry = self.entries[level](torch.cat([_resized(feature, size), _resized(sketch.to(feature), size)], 1))
             if h is not None:
-                entry = entry + F.interpolate(self.rises[level](h), size=size)
+                entry = entry + _fitted(self.rises[level](h), size)
             h = self.levels[level](entry)
         assert h is not None
         out: Tensor = linear + self.last(F.relu(self.norm(h))).float()
         return out if self.training else out.clamp(0, 1)
+
+
+def _rise(inputs: int, outputs: int) -> nn.Module:
+    return nn.Sequential(nn.BatchNorm2d(inputs), nn.ReLU(), nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1))
+
+
+def _fitted(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Cut off what an odd side has too much after doubling."""
+    return x[:, :, : size[0], : size[1]]
 
 
 def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:
