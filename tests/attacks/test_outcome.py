@@ -11,4 +11,8 @@ def test_convergence_is_judged_on_held_out_errors():
     useless = judge_outcome(flat, trivial=0.1)
     assert not useless.converged
     assert "mean image" in useless.reason
+    annealed = [0.8**epoch for epoch in range(10)] + [0.8**10] * 10
+    verdict = judge_outcome(annealed, trivial=10.0)
+    assert not verdict.converged
+    assert "second quarter" in verdict.reason
     assert not judge_outcome([0.5], trivial=10.0).converged  # one epoch shows nothing

@@ -4,8 +4,9 @@ import torch
 from audit_cases import split_model, tiny_subject
 from PIL import Image
 
-from sfumato.audit import DataOptions, Subject, audit_sets
+from sfumato.audit import DataOptions, Subject, audit_sets, other_images
 from sfumato.audit.images import shuffled
+from sfumato.data import ImageSet
 from sfumato.errors import ConfigError, DataError
 
 
@@ -75,3 +76,28 @@ def test_a_sample_is_part_of_every_larger_one():
     small, large = (shuffled(images, most, 3, "x").images for most in (5, 20))
     assert torch.equal(small, large[:5])
     assert not torch.equal(large, shuffled(images, 20, 4, "x").images)
+
+
+def test_other_images_are_as_many_as_the_victims_and_of_their_size(tmp_path):
+    digits = audit_sets(BARE, DataOptions(data="digits")).train
+    victim = digits.subset(range(20))
+    assert other_images(DataOptions(), victim) is None
+    same = other_images(DataOptions(other="digits"), victim)
+    assert same.image_shape == victim.image_shape
+    assert len(same) == 20
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for index in range(6):  # a grey ramp; at half its size it is a ramp again
+        ramp = np.tile(np.linspace(0, 240, 16, dtype=np.uint8), (16, 1))
+        Image.fromarray(np.repeat(ramp[:, :, None], 3, 2)).save(folder / f"{index}.png")
+    coloured = ImageSet(torch.zeros(20, 3, 8, 8, dtype=torch.uint8), torch.zeros(20, dtype=torch.long), ("a",))
+    resized = other_images(DataOptions(other=str(folder)), coloured)
+    assert resized.image_shape == (3, 8, 8)
+    expected = np.linspace(0, 240, 16).reshape(8, 2).mean(1)
+    np.testing.assert_allclose(resized.images[0, 0, 4], expected, atol=12)
+    with pytest.raises(ConfigError, match="channels"):
+        other_images(DataOptions(other=str(folder)), victim)
+    with pytest.raises(ConfigError, match="other_dir"):
+        other_images(DataOptions(other_dir="x"), victim)
+    with pytest.raises(DataError, match="no folder"):
+        other_images(DataOptions(other=str(tmp_path / "none")), victim)

@@ -8,10 +8,13 @@ from skimage.metrics import peak_signal_noise_ratio
 
 from sfumato.audit.law import check_law
 from sfumato.audit.measure import Redrawn, expose, mean_image_error, redraw, strongest, summary
+from sfumato.errors import Interrupted
 
 
 class Halving:
     """Redraws every image as grey of half the feature's first value."""
+
+    most_images = None
 
     def reconstruct(self, z):
         return z[:, :1, None, None].expand(-1, 1, 4, 4) / 2
@@ -34,6 +37,31 @@ def test_every_image_is_measured_by_itself():
     expected = [peak_signal_noise_ratio(a, b, data_range=1) for a, b in zip(x, x_hat, strict=True)]
     np.testing.assert_allclose(found.psnr, expected, rtol=1e-5)
     assert np.abs(found.pixels.numpy() / 255 - x_hat).max() <= 0.5 / 255 + 1e-6
+
+
+def test_a_search_that_is_stopped_goes_on_with_the_images_that_are_left(tmp_path):
+    class Slow(Halving):
+        most_images = 40
+
+        def __init__(self):
+            self.seen = 0
+
+        def reconstruct(self, z):
+            self.seen += len(z)
+            return super().reconstruct(z)
+
+    subject = tiny_subject()
+    exposure = expose(subject.model, subject.sets.test, seed=3, device=torch.device("cpu")).first(40)
+    whole, first, second = Slow(), Slow(), Slow()
+    undisturbed = redraw(whole, exposure, torch.device("cpu"))
+    asked = iter([False, False, True])
+    state = tmp_path / "search.state"
+    with pytest.raises(Interrupted):
+        redraw(first, exposure, torch.device("cpu"), state=state, should_stop=lambda: next(asked))
+    found = redraw(second, exposure, torch.device("cpu"), state=state)
+    assert 0 < first.seen < 40
+    assert first.seen + second.seen == whole.seen == 40
+    assert all(torch.equal(value, vars(undisturbed)[name]) for name, value in vars(found).items())
 
 
 def test_an_exposure_is_the_same_for_all_and_noisy():
@@ -63,6 +91,8 @@ def test_an_image_redrawn_without_error_stays_json():
     subject = tiny_subject()
 
     class Perfect:
+        most_images = None
+
         def reconstruct(self, z):
             return subject.sets.test.float()
 

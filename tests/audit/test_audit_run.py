@@ -11,6 +11,7 @@ from sfumato.audit import parse_threshold, run_audit, schema
 from sfumato.audit.compare import compare, is_audit, read_audit
 from sfumato.audit.suite import Piece
 from sfumato.audit.thresholds import METRICS, judge
+from sfumato.data import ImageSet
 from sfumato.errors import CheckpointError, ConfigError, Interrupted
 from sfumato.report.audit import write_audit_report
 from sfumato.report.comparison import write_comparison_report
@@ -69,6 +70,21 @@ def test_fewer_images_make_the_attacker_weaker(audited):
     (sweep,) = audited[1].result["knowledge"]
     assert [point["known"] for point in sweep["points"]] == [300, 30]
     assert sweep["points"][1]["mse"]["mean"] > sweep["points"][0]["mse"]["mean"]
+
+
+def test_an_attacker_with_other_images_is_weaker_than_one_with_the_training_set(tmp_path):
+    subject = tiny_subject()
+    dark = ImageSet(subject.sets.train.images // 4, subject.sets.train.labels, subject.sets.train.classes)
+    piece = Piece("other", "knowledge", "ridge", 0.2, 1, needs=("other",), options={"words": "other", "other": True})
+    suite = (SUITE[0], piece)
+    result = run_audit(subject, subject.sets, tmp_path / "with", minutes=1.0, suite=suite, other=dark).result
+    own, other = result["knowledge"][0]["points"]
+    assert own["label"] == "the training set"
+    assert other["known"] == own["known"] == 300
+    assert other["mse"]["mean"] > 1.5 * own["mse"]["mean"]
+    without = run_audit(subject, subject.sets, tmp_path / "without", minutes=1.0, suite=suite).result
+    assert without["knowledge"] == []
+    assert "give --other" in next(one["why"] for one in without["not_tested"] if one["what"] == "other")
 
 
 def test_what_else_can_be_read(audited):

@@ -1,7 +1,7 @@
 """Auditing any split model: the strongest attacks in a budget, the bounds beside them, a report and a gate."""
 
 from sfumato.audit.checks import check_subject
-from sfumato.audit.images import DataOptions, audit_sets
+from sfumato.audit.images import DataOptions, audit_sets, other_images
 from sfumato.audit.run import Audited, run_audit
 from sfumato.audit.schema import schema
 from sfumato.audit.subject import ChannelOptions, GaussianPrior, Subject
@@ -20,6 +20,7 @@ __all__ = [
     "check_subject",
     "judge",
     "load_target",
+    "other_images",
     "parse_threshold",
     "run_audit",
     "schema",

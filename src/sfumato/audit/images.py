@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch.nn import functional as F
 
 from sfumato import data
 from sfumato.audit.subject import Subject
@@ -13,7 +14,7 @@ from sfumato.data.scan import images_in
 from sfumato.errors import ConfigError, DataError
 from sfumato.seeds import generator
 
-__all__ = ["DataOptions", "audit_sets", "shuffled"]
+__all__ = ["DataOptions", "audit_sets", "other_images", "shuffled"]
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,16 @@ class DataOptions:
         data_dir: where a named data set lies.
         size: side to which images are resized.
         limit: use only that many training images.
+        other: name or folder of images of another origin, which an attacker without the training set has.
+        other_dir: where that named data set lies.
     """
 
     data: str | None = None
     data_dir: str | None = None
     size: int | None = None
     limit: int | None = None
+    other: str | None = None
+    other_dir: str | None = None
 
 
 def audit_sets(subject: Subject, options: DataOptions, progress: Progress | None = None) -> DataSets:
@@ -54,19 +59,50 @@ def audit_sets(subject: Subject, options: DataOptions, progress: Progress | None
         own = {}
     name = options.data or own["data"]
     folder = options.data_dir or own.get("data_dir")
-    size = options.size or own.get("size")
-    if name not in data.names() or name == "folder":
-        where = Path(folder or name).expanduser()
-        sets = _read_folder(where, size, progress)
-    else:
-        sets = data.load(name, folder, seed=0, size=size, progress=progress)
+    sets = _read(name, folder, options.size or own.get("size"), progress)
     return _limited(sets, options.limit or own.get("limit"), own.get("test_limit"), own.get("seed", 0))
+
+
+def other_images(options: DataOptions, victim: ImageSet, progress: Progress | None = None) -> ImageSet | None:
+    """Images of another origin for the attacker, as many as the victim's and of their size; None if none are given.
+
+    As many, so that only their origin makes the difference.
+
+    Raises:
+        ConfigError: their channels differ from the victim's.
+        DataError: the folder holds no images.
+    """
+    if options.other is None:
+        if options.other_dir is not None:
+            raise ConfigError("other_dir says where other images lie; say with --other which data set they are")
+        return None
+    channels, height, width = victim.image_shape
+    size = height if height == width else None
+    named = options.other in data.names() and options.other != "folder"
+    read_at = None if named and options.other not in data.RESIZED else size
+    images = _read(options.other, options.other_dir, read_at, progress).train
+    if images.image_shape[0] != channels:
+        raise ConfigError(
+            f"the attacker's other images have {images.image_shape[0]} channels, the victim's {channels}; give others"
+        )
+    images = shuffled(images, len(victim), 0, "other")
+    if images.image_shape == victim.image_shape:
+        return images
+    resized = F.interpolate(images.float(), size=(height, width), mode="bilinear", antialias=True)
+    return ImageSet(resized.mul(255).round().clamp(0, 255).byte(), images.labels, images.classes)
 
 
 def shuffled(images: ImageSet, most: int, seed: int, purpose: str) -> ImageSet:
     """At most `most` images in random order, so that the first n of them are a sample for every n."""
     order = torch.randperm(len(images), generator=generator(seed, "audit", purpose))
     return images.subset(order[:most])
+
+
+def _read(name: str, folder: str | None, size: int | None, progress: Progress | None) -> DataSets:
+    """A named data set, or a folder of images whatever its form."""
+    if name in data.names() and name != "folder":
+        return data.load(name, folder, seed=0, size=size, progress=progress)
+    return _read_folder(Path(folder or name).expanduser(), size, progress)
 
 
 def _read_folder(where: Path, size: int | None, progress: Progress | None) -> DataSets:

@@ -29,7 +29,9 @@ def run_attack(piece: Piece, stage: Stage, decided: dict[str, Any], tell: Tell, 
     parts: dict[str, Any] = {}
     tensors: dict[str, Tensor] = {}
     for name, exposure in (("train", stage.train), ("test", stage.test)):
-        redrawn = redraw(attack, exposure if most is None else exposure.first(most), stage.device)
+        chosen = exposure if most is None else exposure.first(most)
+        state = stage.folder.state(f"{piece.name}.state.{name}")
+        redrawn = redraw(attack, chosen, stage.device, state=state, should_stop=should_stop)
         parts[name] = summary(redrawn)
         tensors |= redrawn.tensors(name)
     seconds = described.pop("earlier", 0.0) + time.monotonic() - began

@@ -46,6 +46,12 @@ def run_knowledge(piece: Piece, stage: Stage, decided: dict[str, Any], tell: Tel
 def _attackers(piece: Piece, stage: Stage) -> Iterator[tuple[str, Observer]]:
     """What each attacker is called, and what it may see."""
     train, model = stage.sets.train, stage.subject.model
+    if piece.options.get("other"):
+        yield "the training set", observe(model, train, device=stage.device)
+        yield (
+            "as many other images",
+            observe(model, train, Knowledge(other_data=True), other=stage.other, device=stage.device),
+        )
     for count in dict.fromkeys(max(4, round(share * len(train))) for share in piece.options.get("shares", ())):
         knowledge = Knowledge(fraction=count / len(train), seed=stage.seed)
         yield f"{count:,} images", observe(model, train, knowledge, device=stage.device)

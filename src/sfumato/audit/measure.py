@@ -1,16 +1,18 @@
 """How well images were redrawn: one value per image, and what is said of many."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sfumato import metrics
+from sfumato import checkpoint, metrics
 from sfumato.attacks import Attack
 from sfumato.data import ImageSet
+from sfumato.errors import Interrupted
 from sfumato.seeds import generator
 from sfumato.split import SplitModel
 
@@ -30,6 +32,7 @@ WORST_SHARE = 0.05
 """The share of the images that is called worst: those that are redrawn best."""
 
 _CHUNK = 256
+_SEARCHED = 16  # images at a time for an attack that works seconds on each
 _MOST_PSNR = 120.0  # of an image redrawn without any error; infinity is not JSON
 
 
@@ -90,16 +93,45 @@ def expose(model: SplitModel, images: ImageSet, *, seed: int, device: torch.devi
     return Exposure(images, torch.cat(parts))
 
 
-def redraw(attack: Attack, exposure: Exposure, device: torch.device, *, chunk: int = _CHUNK) -> Redrawn:
-    """Attack an exposure and measure every image."""
+def redraw(
+    attack: Attack,
+    exposure: Exposure,
+    device: torch.device,
+    *,
+    chunk: int = _CHUNK,
+    state: Path | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> Redrawn:
+    """Attack an exposure and measure every image.
+
+    Args:
+        attack: a fitted attack.
+        exposure: images and what left the device for them.
+        device: where to compute.
+        chunk: images at a time; attacks that search for every image anew get fewer.
+        state: keeps what was redrawn so far, for such attacks; the caller removes it.
+        should_stop: asked after every chunk; True leaves.
+
+    Raises:
+        Interrupted: `should_stop` said so; the same call goes on from `state`.
+    """
     found: dict[str, list[Tensor]] = {"mse": [], "psnr": [], "ssim": [], "pixels": []}
-    for indices in torch.arange(len(exposure)).split(chunk):
+    searching = attack.most_images is not None
+    done = 0
+    if state is not None and state.exists():
+        found = {name: [value] for name, value in checkpoint.load(state)[0].items()}
+        done = len(found["mse"][0])
+    for indices in torch.arange(done, len(exposure)).split(min(chunk, _SEARCHED) if searching else chunk):
+        if should_stop is not None and should_stop():
+            raise Interrupted("the audit was stopped; the same command goes on from there")
         x = exposure.images.float(indices)
         x_hat = attack.reconstruct(exposure.z[indices].to(device)).detach().float().cpu().clamp(0, 1)
         found["mse"].append(metrics.mse(x, x_hat))
         found["psnr"].append(metrics.psnr(x, x_hat).clamp(max=_MOST_PSNR))
         found["ssim"].append(metrics.ssim(x, x_hat))
         found["pixels"].append(x_hat.mul(255).round().byte())
+        if state is not None and searching:
+            checkpoint.save(state, {name: torch.cat(parts) for name, parts in found.items()}, {})
     return Redrawn(**{name: torch.cat(parts) for name, parts in found.items()})
 
 

@@ -71,6 +71,7 @@ def _has(stage: Stage) -> dict[str, str | None]:
     return {
         "gradients": None if stage.gradients else "the target passes no gradients, so white-box attacks cannot run",
         "noise": None if noise else "nothing random is added on the wire, so another query gives the same feature",
+        "other": None if stage.other is not None else "no images of another origin were given; give --other",
         "labels": None if stage.sets.labelled else "the images have no labels",
     }
 

@@ -25,7 +25,7 @@ from sfumato.audit.stage import MOST_IMAGES, Stage, set_stage
 from sfumato.audit.subject import Subject, digest_of_module, placed
 from sfumato.audit.suite import Piece, Untested, load_suite
 from sfumato.audit.training import Cost
-from sfumato.data import DataSets
+from sfumato.data import DataSets, ImageSet
 from sfumato.errors import ConfigError
 from sfumato.evidence import evidence
 from sfumato.files import write_json
@@ -82,6 +82,7 @@ def run_audit(
     seed: int = 0,
     device: torch.device | str = "cpu",
     suite: Sequence[Piece] | None = None,
+    other: ImageSet | None = None,
     began: float | None = None,
     tell: Tell | None = None,
     progress: Callable[[float, float], None] | None = None,
@@ -97,6 +98,7 @@ def run_audit(
         seed: of everything random.
         device: where to compute.
         suite: the pieces; those of `suite.yaml`, if not said.
+        other: images of another origin, for an attacker who has them instead of the training set.
         began: `time.monotonic()` when the budget started to run; now, if not said.
         tell: called with a line about what goes on.
         progress: called with (seconds used, seconds in all).
@@ -128,12 +130,15 @@ def run_audit(
         "test": sets.test.fingerprint(),
         "minutes": minutes,
         "seed": seed,
+        "other": None if other is None else other.fingerprint(),
         "suite": hashlib.sha256(repr(known).encode()).hexdigest(),
     }
     folder = AuditFolder(out, identity)
     ledger = Ledger(60 * minutes, folder.spent + early, reserve=2.0 + 0.03 * 60 * minutes)
     most = round(min(MOST_IMAGES, max(_FEWEST_IMAGES, _IMAGES_PER_MINUTE * minutes)))
-    stage = set_stage(subject, sets, gradients=gradients, device=place, seed=seed, folder=folder, most=most)
+    stage = set_stage(
+        subject, sets, gradients=gradients, device=place, seed=seed, folder=folder, most=most, other=other
+    )
     if folder.finished("bounds") is None:
         floors = measure_bounds(
             subject,

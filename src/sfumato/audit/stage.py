@@ -30,6 +30,7 @@ class Stage:
         device: where to compute.
         seed: of everything random.
         folder: where files lie.
+        other: images of another origin, for an attacker without the training set; None if none are given.
     """
 
     subject: Subject
@@ -40,6 +41,7 @@ class Stage:
     device: torch.device
     seed: int
     folder: AuditFolder
+    other: ImageSet | None = None
 
     def observer(self, images: ImageSet | None = None) -> Observer:
         """What an attacker with these images (all, if not said) may see."""
@@ -55,6 +57,7 @@ def set_stage(
     seed: int,
     folder: AuditFolder,
     most: int = MOST_IMAGES,
+    other: ImageSet | None = None,
 ) -> Stage:
     """Draw the samples, of at most `most` images each, and release their features."""
     exposures = {
@@ -66,4 +69,4 @@ def set_stage(
         )
         for part, images in (("train", sets.train), ("test", sets.test))
     }
-    return Stage(subject, sets, exposures["train"], exposures["test"], gradients, device, seed, folder)
+    return Stage(subject, sets, exposures["train"], exposures["test"], gradients, device, seed, folder, other)

@@ -65,6 +65,8 @@ def measure_cost(piece: Piece, stage: Stage) -> Cost:
 def of_piece(piece: Piece, cost: Cost) -> Cost:
     """What an attack costs within a piece that trains it several times, on shares of the images."""
     shares = piece.options.get("shares")
+    if piece.options.get("other"):
+        return Cost(2 * cost.epoch, cost.redraw)
     return cost if shares is None else Cost(cost.epoch * sum(shares), cost.redraw * len(shares) / 2)
 
 

@@ -14,6 +14,7 @@ from sfumato.audit import (
     audit_sets,
     judge,
     load_target,
+    other_images,
     parse_threshold,
     run_audit,
 )
@@ -83,6 +84,13 @@ def _parser() -> CommandParser:
         "--data", type=str | None, default=None, help="a folder of images or a data set's name (a run knows its own)"
     )
     parser.add_argument("--data_dir", type=str | None, default=None, help="where a named data set lies")
+    parser.add_argument(
+        "--other",
+        type=str | None,
+        default=None,
+        help="a folder or a data set's name: images of another origin, for an attacker who lacks the training set",
+    )
+    parser.add_argument("--other_dir", type=str | None, default=None, help="where that named data set lies")
     parser.add_argument("--size", type=int | None, default=None, help="side to which images are resized")
     parser.add_argument("--limit", type=int | None, default=None, help="use only that many of the attacker's images")
     parser.add_argument("--out", type=str | None, default=None, help="folder of the audit (default: runs/audit-NAME)")
@@ -115,7 +123,11 @@ def _audit(
     channel = ChannelOptions(parsed.noise_std, parsed.clip_norm, parsed.quantize_bits)
     subject = load_target(target, channel, device=device)
     with progress_bar("read images") as bar:
-        sets = audit_sets(subject, DataOptions(parsed.data, parsed.data_dir, parsed.size, parsed.limit), bar.at)
+        options = DataOptions(
+            parsed.data, parsed.data_dir, parsed.size, parsed.limit, other=parsed.other, other_dir=parsed.other_dir
+        )
+        sets = audit_sets(subject, options, bar.at)
+        other = other_images(options, sets.train, bar.at)
     for skipped in sets.skipped:
         say(f"skipped: {skipped.reason}")
     if any(one.metric == "accuracy" for one in thresholds) and not (subject.classifies and sets.labelled):
@@ -126,6 +138,7 @@ def _audit(
             sets,
             out,
             minutes=parsed.minutes / among,
+            other=other,
             seed=parsed.seed,
             device=device,
             began=began,

@@ -12,7 +12,19 @@ from sfumato.data.imageset import DataSets, ImageSet, Progress, Skipped
 from sfumato.data.split import folds, hold_out, limit
 from sfumato.errors import ConfigError
 
-__all__ = ["Augmentation", "DataSets", "ImageSet", "Progress", "Skipped", "folds", "hold_out", "limit", "load", "names"]
+__all__ = [
+    "RESIZED",
+    "Augmentation",
+    "DataSets",
+    "ImageSet",
+    "Progress",
+    "Skipped",
+    "folds",
+    "hold_out",
+    "limit",
+    "load",
+    "names",
+]
 
 _Size = int | tuple[int, int] | None
 _Source = Callable[[Path, _Size, Progress | None], DataSets]
@@ -57,8 +69,8 @@ def load(
     """
     if name not in names():
         raise ConfigError(f"unknown data set {name!r}; choose one of {', '.join(names())}")
-    if size is not None and name not in _RESIZED:
-        raise ConfigError(f"size is for {', '.join(_RESIZED)}; {name} has a size of its own: leave it out")
+    if size is not None and name not in RESIZED:
+        raise ConfigError(f"size is for {', '.join(RESIZED)}; {name} has a size of its own: leave it out")
     if name == "digits":
         if data_dir is not None:
             raise ConfigError(f"digits come with the package and are not read from {data_dir}; leave data_dir out")
@@ -114,7 +126,8 @@ _FROM_FOLDER: dict[str, _Source] = {
     "folder": _folder,
     "hub": _hub,
 }
-_RESIZED = ("digits", "facescrub", "folder", "hub")
+RESIZED = ("digits", "facescrub", "folder", "hub")
+"""The sources whose images `load` can resize."""
 
 _CIFAR_CONTENT = "with the official archive or class folders in it, or an empty one to download it"
 _CONTENT = {
