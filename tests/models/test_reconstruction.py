@@ -1,11 +1,12 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from sfumato.errors import ConfigError, FeatureError
-from sfumato.models import ReconstructionNet, RefinementNet, ResBlock, count_macs, count_parameters
+from sfumato.models import ReconstructionNet, RefinementNet, ResBlock, count_macs, count_parameters, explanation
 
 
 def test_it_is_the_published_network():
@@ -141,6 +142,40 @@ def test_the_refinement_begins_at_the_linear_reconstruction(feature_shape, image
     assert torch.allclose(net.eval()(z), linear.clamp(0, 1), atol=1e-4)
     with pytest.raises(FeatureError, match="build it with the model's feature_shape"):
         net(torch.zeros(1, 7))
+
+
+def test_an_explanation_is_the_gradient_of_the_misfit_and_leaves_the_victim_alone():
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.nn.Parameter(torch.randn(7, 12, generator=generator))
+    x, z = torch.rand(5, 3, 2, 2, generator=generator), torch.randn(5, 7, generator=generator)
+    with torch.no_grad():
+        found = explanation(lambda image: image.flatten(1) @ weight.T, x, z)
+    slope, flat = weight.detach().double().numpy(), x.flatten(1).double().numpy()
+    expected = (z.double().numpy() - flat @ slope.T) @ slope
+    np.testing.assert_allclose(found.flatten(1), expected, rtol=1e-5, atol=1e-5)
+    assert weight.grad is None
+    assert not found.requires_grad
+    assert not x.requires_grad
+
+
+def test_the_refinement_sees_what_the_encoder_would_say():
+    generator = torch.Generator().manual_seed(0)
+    encoder = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 4, stride=4), torch.nn.Sigmoid())
+    slope, offset = 0.01 * torch.randn(16, 192, generator=generator), torch.full((192,), 0.5)
+    net = RefinementNet(
+        (4, 2, 2), (3, 8, 8), slope, offset, torch.zeros(4), torch.ones(4), width=8, features=encoder, unit=0.1
+    )
+    z = torch.rand(6, 4, 2, 2, generator=generator)
+    linear = (offset + z.flatten(1) @ slope).view(6, 3, 8, 8)
+    assert torch.allclose(net.train()(z), linear, atol=1e-5)  # begins there all the same
+    torch.nn.init.normal_(net.last.weight, generator=generator)
+    before = net.eval()(z)
+    with torch.no_grad():
+        encoder[0].weight.mul_(-1)
+    assert not torch.allclose(net(z), before, atol=1e-3)
+    net.train()(z).sum().backward()
+    assert all(value.grad is None for value in encoder.parameters())
+    assert not any("features" in name for name in net.state_dict())
 
 
 def test_the_refinement_costs_what_its_docstring_says():

@@ -17,7 +17,7 @@ from sfumato.attacks.views import VIEWS, Views, view
 from sfumato.compute import Precision, autocast
 from sfumato.errors import ConfigError
 from sfumato.metrics import ssim
-from sfumato.models import RefinementNet
+from sfumato.models import RefinementNet, explanation
 from sfumato.seeds import generator
 
 __all__ = ["StrongAttack", "StrongConfig"]
@@ -25,6 +25,7 @@ __all__ = ["StrongAttack", "StrongConfig"]
 _GAIN = 0.01  # a smaller gain over `patience` epochs is none
 _TOLERANCE = 1.02  # by how much more views may worsen the linear attack and still be taken
 _STATISTICS = 2048  # images for mean and spread of the feature
+_FEW = 256  # of them for the size of a gradient
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,8 @@ class StrongAttack(LearnedAttack[StrongConfig]):
     Where the decoding attack has its network, its 50 epochs and the attacker's images as they are, this one has
 
     - the ridge solution as a start: the network adds to it, and begins at adding nothing;
+    - the encoder itself, where the attacker can look into it: how the start would have to change to explain the
+      feature is one more input of the network;
     - a pyramid of maps (`RefinementNet`) that brings in feature and linear reconstruction on every scale;
     - mirrored and shifted images, which an attacker can have encoded as well as any other;
     - the moving average of the weights as its answer;
@@ -106,10 +109,24 @@ class StrongAttack(LearnedAttack[StrongConfig]):
         self._variance = float((x - x.mean(0)).square().mean().clamp_min(1e-8))
         columns = z.transpose(0, 1).flatten(1) if z.ndim == 4 else z.flatten(1).T
         mean, std = columns.mean(1), columns.std(1).clamp_min(1e-6 + 1e-3 * float(columns.std()))
+        features = observer.features if observer.white_box else None
+        unit = 1.0
+        if features is not None:
+            few = z[:_FEW]
+            sketch = linear(few).unflatten(1, observer.image_shape).clamp(0, 1)
+            unit = float(explanation(features, sketch, few).std().clamp_min(1e-12))
 
         def network() -> RefinementNet:
             return RefinementNet(
-                observer.feature_shape, observer.image_shape, *linear, mean, std, width=cfg.width, blocks=cfg.blocks
+                observer.feature_shape,
+                observer.image_shape,
+                *linear,
+                mean,
+                std,
+                width=cfg.width,
+                blocks=cfg.blocks,
+                features=features,
+                unit=unit,
             )
 
         student = network()

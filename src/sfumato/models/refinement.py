@@ -1,6 +1,6 @@
 """The network of the strong attack: a linear reconstruction, and what has to be added to it, from coarse to fine."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -11,7 +11,7 @@ from sfumato.errors import ConfigError, FeatureError
 from sfumato.models.layers import check_image_shape
 from sfumato.models.reconstruction import ResBlock
 
-__all__ = ["RefinementNet"]
+__all__ = ["RefinementNet", "explanation"]
 
 _COARSEST = 8  # the coarsest level is at most this high and wide
 _FLAT_CHANNELS = 16  # a feature without height and width is laid out as a map of so many channels
@@ -19,13 +19,22 @@ _NARROWING = 0.75  # channels of a level against those of the coarser one
 
 
 class RefinementNet(nn.Module):
-    """Released feature -> image: `x_hat = x_0 + r(z, x_0)` with the linear reconstruction `x_0 = offset + z slope`.
+    """Released feature -> image: `x_hat = x_0 + r(z, x_0, g)` with the linear reconstruction `x_0 = offset + z slope`.
+
+    g says how x_0 would have to change to explain z. With the encoder f at hand it is the negative gradient of the
+    data term, as in learned iterative reconstruction (Adler and Öktem, Inverse Problems 2017), here of one iteration:
+
+        g = -d/dx |f(x) - z|^2 / 2  at  x = x_0 clipped to [0, 1],  over `unit`, its typical size
+
+    so that r has not to learn from images what the encoder does, and can learn what images look like. The gradient is
+    taken with f as it is and nothing is learned through it. Without f there is no g.
 
     r works on a pyramid of maps: the image's size halved until it is at most 8x8, and back up through transposed
-    convolutions. On every level the feature map and x_0, brought to its size, are added through a 1x1 convolution. The
-    depth is where pixels are few: `blocks` residual blocks of `width` channels on the coarsest level, one on each finer
-    level, with three quarters of the channels of the level below. The last convolution begins at zero, so that training
-    begins at x_0. The feature is standardised channel by channel first. In evaluation mode x_hat is clipped to [0, 1].
+    convolutions. On every level the feature map, x_0 and g, brought to its size, are added through a 1x1 convolution.
+    The depth is where pixels are few: `blocks` residual blocks of `width` channels on the coarsest level, one on each
+    finer level, with three quarters of the channels of the level below. The last convolution begins at zero, so that
+    training begins at x_0. The feature is standardised channel by channel first. In evaluation mode x_hat is clipped
+    to [0, 1].
 
     From 8x8x8 to 3x32x32 with the defaults: 84 million multiply-adds, against 54 of `ReconstructionNet`.
 
@@ -38,6 +47,8 @@ class RefinementNet(nn.Module):
         std: likewise, positive.
         width: channels of the coarsest level.
         blocks: residual blocks on the coarsest level.
+        features: f, (N, C, H, W) -> (N, *feature_shape), differentiable; None where the attacker has no such access.
+        unit: typical size of the gradient, see `explanation`.
 
     Raises:
         ConfigError: a shape or number is out of its range.
@@ -59,8 +70,12 @@ class RefinementNet(nn.Module):
         *,
         width: int = 64,
         blocks: int = 8,
+        features: Callable[[Tensor], Tensor] | None = None,
+        unit: float = 1.0,
     ) -> None:
         super().__init__()
+        self._victim = (features,)  # in a tuple, or an encoder that is a module would become a part of this network
+        self._unit = unit
         self.feature_shape = tuple(int(size) for size in feature_shape)
         self.image_shape = check_image_shape(image_shape)
         if width < 1 or blocks < 0:
@@ -78,7 +93,7 @@ class RefinementNet(nn.Module):
             self.lay_out = nn.Sequential(nn.Flatten(), flat, nn.Unflatten(1, (channels, height, breadth)))
         top = len(self.sizes) - 1
         widths = [max(1, round(_NARROWING ** (top - level) * width)) for level in range(top + 1)]
-        inputs = channels + self.image_shape[0]
+        inputs = channels + self.image_shape[0] * (1 if features is None else 2)
         self.entries = nn.ModuleList(nn.Conv2d(inputs, wide, 1) for wide in widths)
         self.rises = nn.ModuleList(_rise(coarse, fine) for fine, coarse in pairwise(widths))
         self.levels = nn.ModuleList(
@@ -108,6 +123,10 @@ class RefinementNet(nn.Module):
             else:
                 normal = (z.flatten(1) - self.mean) / self.std
         sketch = 4.0 * (linear - 0.5)
+        (features,) = self._victim
+        if features is not None:
+            wanted = explanation(features, linear.clamp(0, 1), z.float()) / self._unit
+            sketch = torch.cat([sketch, wanted], 1)
         feature = self.lay_out(normal)
         h: Tensor | None = None
         for level in reversed(range(len(self.sizes))):
@@ -119,6 +138,24 @@ class RefinementNet(nn.Module):
         assert h is not None
         out: Tensor = linear + self.last(F.relu(self.norm(h))).float()
         return out if self.training else out.clamp(0, 1)
+
+
+def explanation(features: Callable[[Tensor], Tensor], x: Tensor, z: Tensor) -> Tensor:
+    """How images should change to explain released features: `-d/dx |features(x) - z|^2 / 2`, without a graph.
+
+    Args:
+        features: (N, C, H, W) -> (N, ...), differentiable.
+        x: (N, C, H, W).
+        z: (N, ...).
+
+    Returns:
+        (N, C, H, W).
+    """
+    with torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
+        x = x.detach().requires_grad_()
+        misfit = (features(x) - z.detach()).square().sum() / 2
+        (slope,) = torch.autograd.grad(misfit, x)
+    return -slope.detach()
 
 
 def _rise(inputs: int, outputs: int) -> nn.Module:
