@@ -87,6 +87,16 @@ def test_an_attacker_with_other_images_is_weaker_than_one_with_the_training_set(
     assert "give --other" in next(one["why"] for one in without["not_tested"] if one["what"] == "other")
 
 
+def test_an_attacker_who_knows_the_noise_is_not_beaten_by_one_who_does_not(tmp_path):
+    subject = tiny_subject(noise_std=0.3)
+    options = {"words": "noise", "noises": [1, 8], "unknown": [0, 16]}
+    suite = (SUITE[0], Piece("noise", "knowledge", "ridge", 0.2, 1, options=options))
+    (sweep,) = run_audit(subject, subject.sets, tmp_path, minutes=1.0, suite=suite).result["knowledge"]
+    knows, wrong, unknown = sweep["points"]
+    assert unknown["label"] == "takes it for anything from 0 to 16 times"
+    assert min(wrong["mse"]["mean"], unknown["mse"]["mean"]) > knows["mse"]["mean"]
+
+
 def test_what_else_can_be_read(audited):
     probes = {one["name"]: one for one in audited[1].result["probes"]}
     assert set(probes) == {

@@ -65,3 +65,8 @@ def _attackers(piece: Piece, stage: Stage) -> Iterator[tuple[str, Observer]]:
         words = {0: "believes in no noise", 1: "knows the noise"}
         label = words.get(factor, f"believes in {factor:g} times the noise")
         yield label, observe(model, known, knowledge, device=stage.device)
+    if unknown := piece.options.get("unknown"):
+        low, high = (factor * model.channel.noise_std for factor in unknown)
+        knowledge = Knowledge(noise_std=low, noise_up_to=high)
+        label = f"takes it for anything from {unknown[0]:g} to {unknown[1]:g} times"
+        yield label, observe(model, known, knowledge, device=stage.device)

@@ -101,5 +101,5 @@ def fits(piece: Piece, stage: Stage) -> float:
     """How many fits over all images a piece in closed form amounts to."""
     total, options = len(stage.sets.train), piece.options
     share = min(1.0, options.get("train", total) / total)
-    counted = len(options.get("queries", ())) + len(options.get("noises", ())) or 1
+    counted = len(options.get("queries", ())) + len(options.get("noises", ())) + ("unknown" in options) or 1
     return sum(options.get("shares", ())) or sum(options.get("pairs", ())) / total or share * counted
