@@ -24,7 +24,10 @@ __all__ = ["StrongAttack", "StrongConfig"]
 
 _GAIN = 0.01  # a smaller gain over `patience` epochs is none
 _TOLERANCE = 1.02  # by how much more views may worsen the linear attack and still be taken
+_CHOOSERS = 2048  # images on which the views are compared
+_ROWS = 10_000  # releases from which the linear start is learned, at least once per image
 _STATISTICS = 2048  # images for mean and spread of the feature
+_DRAWS = 4  # releases of an image for it, where there are few images
 _FEW = 256  # of them for the size of a gradient
 
 
@@ -141,15 +144,18 @@ class StrongAttack(LearnedAttack[StrongConfig]):
             offered: tuple[Views, ...] = ("none",)
         else:
             offered = VIEWS if asked == "auto" else (asked,)
-        found: list[tuple[Views, Linear, float]] = []
-        for views in offered:
 
-            def pairs(indices: Tensor, noise: torch.Generator, views: Views = views) -> tuple[Tensor, Tensor]:
-                return self._view(observer, indices, views, noise, noise)
+        def fitted(views: Views, indices: Tensor, draws: int) -> tuple[Linear, float]:
+            def pairs(some: Tensor, noise: torch.Generator) -> tuple[Tensor, Tensor]:
+                return self._view(observer, some, views, noise, noise)
 
-            found.append((views, *best_linear(observer, learn, judge, seed=self.config.seed, pairs=pairs)[:2]))
-        good = [(views, linear) for views, linear, error in found if error <= _TOLERANCE * found[0][2]]
-        return good[-1]
+            return best_linear(observer, indices, judge, draws=draws, seed=self.config.seed, pairs=pairs)[:2]
+
+        chosen = offered[0]
+        if len(offered) > 1:
+            errors = {views: fitted(views, learn[:_CHOOSERS], 1)[1] for views in offered}
+            chosen = [views for views in offered if errors[views] <= _TOLERANCE * errors[offered[0]]][-1]
+        return chosen, fitted(chosen, learn, min(_DRAWS, max(1, _ROWS // len(learn))))[0]
 
     def _optimizers(self, networks: dict[str, nn.Module]) -> dict[str, torch.optim.Optimizer]:
         cfg = self.config

@@ -33,7 +33,7 @@ def make_plan(
         possible = [piece for piece in possible if piece.name not in {one.what for one in hopeless}]
         costs = {piece.name: of_piece(piece, by_attack[piece.attack]) for piece in possible if piece.epochs is not None}
         fewest = {
-            piece.name: piece.epochs[0] * costs[piece.name].epoch + costs[piece.name].redraw
+            piece.name: piece.epochs[0] * costs[piece.name].epoch + costs[piece.name].once
             for piece in possible
             if piece.epochs is not None
         }

@@ -220,7 +220,7 @@ def _work(
         durations[piece.attack] = min(took / fits(piece, stage), durations.get(piece.attack, float("inf")))
         if piece.kind == "attack" and piece.epochs:
             share = decided["images"] / len(stage.sets.train)
-            expected = decided["epochs"] * share * costs[piece.name].epoch + costs[piece.name].redraw
+            expected = decided["epochs"] * share * costs[piece.name].epoch + costs[piece.name].once
             slower = max(1.0, took / expected)
         return True
 

@@ -4,8 +4,6 @@ import time
 from dataclasses import fields
 from typing import Any, NamedTuple
 
-import torch
-
 from sfumato import attacks
 from sfumato.attacks import ATTACKS, Attack
 from sfumato.audit.images import shuffled
@@ -17,19 +15,20 @@ from sfumato.data import ImageSet
 __all__ = ["Cost", "config_of", "decide", "measure_cost", "of_piece"]
 
 _TRIAL_BATCHES = 4
+_TRIAL_EPOCHS = 3
 _SMALL_SET = 10_000
 _SMALL_BATCH = 64
 
 
 class Cost(NamedTuple):
-    """Seconds of one epoch over all the attacker's images, and of redrawing both samples."""
+    """Seconds of an epoch over all the attacker's images, and once: before the first and for redrawing both samples."""
 
     epoch: float
-    redraw: float
+    once: float
 
     def times(self, factor: float) -> "Cost":
         """On a machine that is so many times slower."""
-        return Cost(factor * self.epoch, factor * self.redraw)
+        return Cost(factor * self.epoch, factor * self.once)
 
 
 def config_of(piece: Piece, stage: Stage, decided: dict[str, Any]) -> Any:
@@ -45,29 +44,34 @@ def config_of(piece: Piece, stage: Stage, decided: dict[str, Any]) -> Any:
 
 
 def measure_cost(piece: Piece, stage: Stage) -> Cost:
-    """What an attack costs here, from an epoch over a few batches and a batch redrawn.
+    """What an attack costs here, from epochs over a few batches and a batch redrawn.
 
-    The first epoch is thrown away: it pays for memory and kernels that later ones find ready.
+    A fit is thrown away first: it pays for memory and kernels that later ones find ready. What comes before the first
+    epoch, such as a linear start, is told from the epochs by their own length.
     """
-    config = config_of(piece, stage, {"epochs": 1})
+    config = config_of(piece, stage, {"epochs": _TRIAL_EPOCHS})
     wanted = round(_TRIAL_BATCHES * config.batch_size / (1 - config.hold_out))
     images = shuffled(stage.sets.train, wanted, stage.seed, "trial")
     warm = images.subset(range(max(2, len(images) // _TRIAL_BATCHES)))
-    _timed(attacks.build(config), stage, warm)
+    _ends(attacks.build(config), stage, warm)
     attack = attacks.build(config)
-    epoch = _timed(attack, stage, images) * len(stage.sets.train) / len(images)
+    ends = _ends(attack, stage, images)
+    larger = len(stage.sets.train) / len(images)
+    epoch = (ends[-1] - ends[0]) / (len(ends) - 1)
+    before = max(0.0, ends[0] - epoch)
     some = stage.test.first(config.batch_size)
     began = time.perf_counter()
     redraw(attack, some, stage.device)
-    return Cost(epoch, (time.perf_counter() - began) * (len(stage.train) + len(stage.test)) / len(some))
+    redrawing = (time.perf_counter() - began) * (len(stage.train) + len(stage.test)) / len(some)
+    return Cost(larger * epoch, larger * before + redrawing)
 
 
 def of_piece(piece: Piece, cost: Cost) -> Cost:
     """What an attack costs within a piece that trains it several times, on shares of the images."""
     shares = piece.options.get("shares")
     if piece.options.get("other"):
-        return Cost(2 * cost.epoch, cost.redraw)
-    return cost if shares is None else Cost(cost.epoch * sum(shares), cost.redraw * len(shares) / 2)
+        return Cost(2 * cost.epoch, cost.once)
+    return cost if shares is None else Cost(cost.epoch * sum(shares), cost.once * len(shares) / 2)
 
 
 def decide(piece: Piece, stage: Stage, seconds: float, cost: Cost) -> dict[str, Any]:
@@ -79,7 +83,7 @@ def decide(piece: Piece, stage: Stage, seconds: float, cost: Cost) -> dict[str, 
     if piece.steps is not None:
         per_epoch = max(1, -(-round(total * (1 - config.hold_out)) // config.batch_size))
         most = max(most, round(piece.steps / per_epoch))
-    seconds = max(0.0, seconds - cost.redraw)
+    seconds = max(0.0, seconds - cost.once)
     epochs = int(seconds / cost.epoch)
     if epochs >= fewest:
         return {"epochs": min(epochs, most), "images": total}
@@ -87,9 +91,14 @@ def decide(piece: Piece, stage: Stage, seconds: float, cost: Cost) -> dict[str, 
     return {"epochs": fewest, "images": min(total, images)}
 
 
-def _timed(attack: Attack, stage: Stage, images: ImageSet) -> float:
+def _ends(attack: Attack, stage: Stage, images: ImageSet) -> list[float]:
+    """When each epoch of a fit was over, in seconds from its beginning."""
+    ends: list[float] = []
+    observer = stage.observer(images)
     began = time.perf_counter()
-    attack.fit(stage.observer(images))
-    if stage.device.type == "cuda":
-        torch.cuda.synchronize(stage.device)
-    return time.perf_counter() - began
+
+    def note(done: int, total: int, figures: dict[str, float]) -> None:
+        ends.append(time.perf_counter() - began)  # the epoch's held-out error is a number by now: nothing is pending
+
+    attack.fit(observer, progress=note)
+    return ends
