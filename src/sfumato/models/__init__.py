@@ -6,7 +6,6 @@ from sfumato.models.critic import Critic
 from sfumato.models.digits import digits
 from sfumato.models.layers import Normalize
 from sfumato.models.reconstruction import ReconstructionNet, ResBlock
-from sfumato.models.refinement import RefinementNet, explanation
 from sfumato.models.registry import build, default_cut, names
 from sfumato.models.resnet import RESNET20_CUTS, BasicBlock, resnet20
 from sfumato.models.vgg import vgg11
@@ -18,14 +17,12 @@ __all__ = [
     "Critic",
     "Normalize",
     "ReconstructionNet",
-    "RefinementNet",
     "ResBlock",
     "build",
     "count_macs",
     "count_parameters",
     "default_cut",
     "digits",
-    "explanation",
     "names",
     "resnet20",
     "vgg11",

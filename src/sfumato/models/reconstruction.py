@@ -47,11 +47,12 @@ class ReconstructionNet(nn.Module):
 
     The number of doublings is the one that comes nearest to the image's size. Where the size then still differs
     (another factor than a power of two, odd sizes, another aspect ratio) the map is resized bilinearly to the image's
-    size before the last block, which so sees every pixel at its place. A flat feature (D,) goes through a linear layer
-    to a map of 8 channels first, of the image's size halved until it is at most 8x8.
+    size before the last block, which so sees every pixel at its place. A feature that is no map, such as (D,) or the
+    tokens (T, C) of a transformer, is flattened and goes through a linear layer to a map of 8 channels first, of the
+    image's size halved until it is at most 8x8.
 
     Args:
-        feature_shape: (C, h, w) or (D,), without the batch dimension.
+        feature_shape: (C, h, w), or any other shape, which is flattened; without the batch dimension.
         image_shape: (C, H, W).
         width: channels w of all inner layers.
         blocks: residual blocks in the middle (ResSFL's and PATROL's proxy adversary has four).
@@ -66,18 +67,17 @@ class ReconstructionNet(nn.Module):
         super().__init__()
         self.feature_shape = tuple(int(size) for size in feature_shape)
         self.image_shape = check_image_shape(image_shape)
-        if len(self.feature_shape) not in (1, 3) or min(self.feature_shape) < 1:
+        if not self.feature_shape or min(self.feature_shape) < 1:
             raise ConfigError(f"feature_shape is {self.feature_shape}; give (channels, height, width) or (dimension,)")
         if width < 1 or blocks < 0:
             raise ConfigError(f"width is {width} and blocks is {blocks}; give at least 1 and at least 0")
         size = self.image_shape[1:]
         self.lay_out: nn.Module = nn.Identity()
         map_shape = self.feature_shape
-        if len(map_shape) == 1:
+        if len(map_shape) != 3:
             map_shape = (_MAP_CHANNELS, *_small_map(size))
-            self.lay_out = nn.Sequential(
-                nn.Linear(self.feature_shape[0], math.prod(map_shape)), nn.Unflatten(1, map_shape)
-            )
+            flat = nn.Linear(math.prod(self.feature_shape), math.prod(map_shape))
+            self.lay_out = nn.Sequential(nn.Flatten(), flat, nn.Unflatten(1, map_shape))
         channels, height, breadth = map_shape
         doublings = max(0, round(math.log2(size[0] * size[1] / (height * breadth)) / 2))
         self.resize = size != (height << doublings, breadth << doublings)
