@@ -25,7 +25,7 @@ from sfumato.split import Channel, SplitModel
 LEARNED: dict[str, LearnedConfig] = {
     "decoder": DecoderConfig(epochs=4, batch_size=32, width=8, blocks=1, lr=5e-3),
     "gan": GanConfig(epochs=4, batch_size=32, width=8, blocks=1, generator_lr=5e-3, critic_steps=2),
-    "strong": StrongConfig(epochs=4, cooldown=2, batch_size=32, width=8, blocks=1, views="none"),
+    "strong": StrongConfig(epochs=4, batch_size=32, width=8, blocks=1, views="none"),
 }
 ATTACKS: dict[str, AttackConfig] = {
     "decoder": LEARNED["decoder"],

@@ -7,7 +7,7 @@ import torch
 from attack_cases import LEARNED, fitted, images, observer, weights
 
 from sfumato import attacks, checkpoint
-from sfumato.attacks import DecoderConfig, GanConfig, StrongAttack, StrongConfig, build, invert
+from sfumato.attacks import DecoderConfig, GanConfig, build, invert
 from sfumato.attacks.learner import Learner
 from sfumato.errors import CheckpointError, ConfigError, Interrupted, NotFittedError, SfumatoError
 
@@ -174,28 +174,6 @@ def test_held_out_images_are_never_learned_from(config, monkeypatch):
     learned, judged = torch.cat(asked[:STEPS]), asked[STEPS]
     assert len(learned) == 180
     assert sorted(torch.cat([learned, judged]).tolist()) == list(range(200))
-
-
-@pytest.mark.parametrize(
-    ("errors", "turned"),
-    [
-        ([0.5, 0.4, 0.3, 0.2, 0.1], None),  # still gaining
-        ([0.5, 0.4, 0.399, 0.398, 0.397], 5),  # three epochs without 1 %
-        ([0.5, 0.4, 0.399, 0.398, 0.390], None),
-        ([1.0 / (n + 1) for n in range(14)], 14),  # 20 epochs less a cooldown of 6
-    ],
-)
-def test_the_strong_attack_lowers_its_rate_after_its_patience_or_in_time_for_its_end(errors, turned):
-    attack = StrongAttack(StrongConfig(epochs=20, patience=3, cooldown=6))
-    history = [{"held_out_mse": error} for error in errors]
-    assert attack._turned(history) == turned
-    attack.history = history
-    assert attack._judge_outcome(errors, trivial=1.0).converged == (turned == 5)
-
-
-def test_the_cooldown_leaves_most_of_a_short_training_alone():
-    assert StrongAttack(StrongConfig(epochs=8))._turned([]) is None
-    assert StrongAttack(StrongConfig(epochs=8))._turned([{"held_out_mse": 1 / n} for n in range(1, 6)]) == 5
 
 
 def test_a_single_epoch_is_flagged(config):

@@ -63,7 +63,7 @@ def test_recorded_pairs_are_all_there_is():
     for forbidden in (observer.encode, lambda x: observer.encode_repeated(x, queries=2)):
         with pytest.raises(ConfigError, match="only recorded pairs and can encode nothing"):
             forbidden(x)
-    attack = StrongAttack(StrongConfig(epochs=2, cooldown=1, width=4, blocks=1)).fit(observer)
+    attack = StrongAttack(StrongConfig(epochs=2, width=4, blocks=1)).fit(observer)
     assert attack.views == "none"
 
 

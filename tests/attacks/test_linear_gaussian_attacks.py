@@ -39,7 +39,7 @@ def test_the_oracle_is_right(problem):
     "config",
     [
         RidgeConfig(),
-        StrongConfig(epochs=10, patience=3, cooldown=4, width=24, blocks=0, lr=5e-3),
+        StrongConfig(epochs=10, width=24, blocks=0, lr=5e-3),
         DecoderConfig(epochs=8, batch_size=64, width=24, blocks=0, lr=5e-3),
     ],
     ids=lambda config: type(config).__name__,

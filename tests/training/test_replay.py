@@ -243,7 +243,7 @@ class Flat(torch.nn.Module):
 ATTACKS = {
     "decoder": DecoderConfig(epochs=3, batch_size=16, width=4, blocks=1, lr=5e-3),
     "gan": GanConfig(epochs=4, batch_size=16, width=4, blocks=1, generator_lr=5e-3, critic_steps=2),
-    "strong": StrongConfig(epochs=4, cooldown=2, batch_size=16, width=8, blocks=1, views="none", average=0.6),
+    "strong": StrongConfig(epochs=4, batch_size=16, width=8, blocks=1, views="none", average=0.6),
 }
 
 

@@ -11,7 +11,7 @@ from typing import ClassVar, Generic, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
-from sfumato.attacks.base import Attack, Fit, Observer, Progress, hold_out
+from sfumato.attacks.base import Attack, Observer, Progress, hold_out
 from sfumato.attacks.learner import Learner
 from sfumato.attacks.outcome import judge_outcome
 from sfumato.attacks.settings import LearnedConfig
@@ -33,7 +33,7 @@ class LearnedAttack(Attack, Generic[Config]):
     A part of the attacker's own images is held out. The epoch with the smallest error on them is kept, so that a small
     set is not simply memorised, and they show whether the training has come to rest; nothing is chosen on test images.
 
-    Every learning rate is annealed to 0 along a cosine, step by step, unless a leaf says otherwise. Every random number
+    Every learning rate is annealed to 0 along a cosine, step by step. Every random number
     depends on (seed, purpose, epoch, step), so that a resumed training ends with the same weights, bit for bit on the
     CPU, as an undisturbed one.
 
@@ -116,7 +116,7 @@ class LearnedAttack(Attack, Generic[Config]):
         bf16 = use_bf16(cfg.precision, observer.device, learner.net, observer.feature_shape)
         random = Randomness(cfg.seed, observer.device)
         steps = Steps(self._step, self._form, learner, random, cfg.batch_size, bf16)
-        while learner.epoch < cfg.epochs and not self._finished(learner):
+        while learner.epoch < cfg.epochs:
             self._epoch(learner, observer, learn, random, steps, after_step)
             self._close_epoch(learner, self._judge(learner.net, observer, judge, bf16), len(learn))
             save()
@@ -127,7 +127,7 @@ class LearnedAttack(Attack, Generic[Config]):
         self.net = learner.net.eval()
         pixels = observer.pixels(judge)
         trivial = float(mse(pixels, observer.pixels(learn).mean(0, keepdim=True).expand_as(pixels)).mean())
-        self.outcome = self._judge_outcome([line["held_out_mse"] for line in self.history], trivial)
+        self.outcome = judge_outcome([line["held_out_mse"] for line in self.history], trivial)
         return self
 
     @torch.no_grad()
@@ -146,14 +146,6 @@ class LearnedAttack(Attack, Generic[Config]):
         """The factor on every learning rate when the share `into` of the learner's epoch is over: a cosine."""
         done = (learner.epoch + into) / self.config.epochs
         return 0.5 * (1.0 + float(torch.cos(torch.tensor(torch.pi * done))))
-
-    def _finished(self, learner: Learner) -> bool:
-        """Whether to end before the last epoch."""
-        return False
-
-    def _judge_outcome(self, errors: list[float], trivial: float) -> Fit:
-        """How the training went, from the held-out error of every epoch and that of the mean image."""
-        return judge_outcome(errors, trivial)
 
     def weights(self) -> dict[str, Tensor]:
         """The weights of the network that redraws."""

@@ -1,4 +1,4 @@
-"""The strong decoding attack: the decoding attack over images of the attacker's making, until nothing is gained."""
+"""The strong decoding attack: the decoding attack over images of the attacker's making, and for longer."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from sfumato.attacks.base import Fit, Observer, hold_out
+from sfumato.attacks.base import Observer, hold_out
 from sfumato.attacks.learned import LearnedAttack
 from sfumato.attacks.learner import Learner
 from sfumato.attacks.linear import best_linear
@@ -21,7 +21,6 @@ from sfumato.models import ReconstructionNet
 
 __all__ = ["StrongAttack", "StrongConfig"]
 
-_GAIN = 0.01  # a smaller gain over `patience` epochs is none
 _TOLERANCE = 1.02  # by how much more views may worsen the linear attack and still be taken
 _CHOOSERS = 2048  # images on which the views are compared
 _STATISTICS = 2048  # images for the error of the mean image
@@ -32,11 +31,9 @@ class StrongConfig:
     """Settings of the strong decoding attack.
 
     Attributes:
-        epochs: the most passes over the attacker's images; it ends earlier where held-out images show no gain.
-        patience: epochs without a gain of 1 % on held-out images after which the learning rate goes down.
-        cooldown: epochs in which the learning rate then falls to 0; at most two fifths of `epochs`.
+        epochs: passes over the attacker's images.
         batch_size: images per step.
-        lr: of Adam, constant until the cooldown.
+        lr: of Adam, annealed to 0 along a cosine.
         weight_decay: of Adam.
         average: decay per step of the moving average of the weights, which is what redraws.
         loss: `mse`, `ssim` (1 - SSIM), or `mse+ssim` (MSE over the mean image's MSE, plus 1 - SSIM).
@@ -50,8 +47,6 @@ class StrongConfig:
     """
 
     epochs: int = 150
-    patience: int = 10
-    cooldown: int = 50
     batch_size: int = 64
     lr: float = 1e-3
     weight_decay: float = 1e-4
@@ -66,8 +61,6 @@ class StrongConfig:
 
     def __post_init__(self) -> None:
         check_common(self)
-        if self.patience < 1 or self.cooldown < 1:
-            raise ConfigError("patience and cooldown of the strong attack must be at least 1")
         if not 0 <= self.average < 1:
             raise ConfigError(f"average is {self.average}; give a decay from 0 to below 1, such as 0.99")
         if self.loss not in ("mse", "ssim", "mse+ssim"):
@@ -77,15 +70,14 @@ class StrongConfig:
 
 
 class StrongAttack(LearnedAttack[StrongConfig]):
-    """The decoding attack's network over fresh views and fresh noise, trained to convergence.
+    """The decoding attack's network over fresh views and fresh noise, for longer.
 
     Where the decoding attack has its 50 epochs and the attacker's images as they are, this one has
 
     - mirrored and shifted images, which an attacker can have encoded as well as any other: after 50 epochs over 900
       images the decoding attack knows those far better than unseen ones;
-    - the moving average of the weights as its answer;
-    - an end: the learning rate stays up until held-out images show no gain for `patience` epochs, then falls to 0
-      within `cooldown` epochs.
+    - the moving average of the weights as its answer, in the epoch with the smallest error on held-out images;
+    - three times the epochs, over which views are never exhausted.
 
     `net` is the average; `student` is what the optimizer moves.
     """
@@ -166,40 +158,6 @@ class StrongAttack(LearnedAttack[StrongConfig]):
             return error
         unlike = 1.0 - ssim(x, x_hat).mean()
         return unlike if self.config.loss == "ssim" else error / self._variance + unlike
-
-    @property
-    def _cooldown(self) -> int:
-        return min(self.config.cooldown, max(1, 2 * self.config.epochs // 5))
-
-    def _rate(self, learner: Learner, into: float) -> float:
-        turned = self._turned(learner.history)
-        if turned is None or learner.epoch < turned:
-            return 1.0
-        return max(0.0, 1.0 - (learner.epoch - turned + into) / self._cooldown)
-
-    def _finished(self, learner: Learner) -> bool:
-        turned = self._turned(learner.history)
-        return turned is not None and learner.epoch >= min(turned + self._cooldown, self.config.epochs)
-
-    def _turned(self, history: list[dict[str, float]]) -> int | None:
-        """The epoch with which the learning rate begins to fall; None while that is not decided."""
-        cfg = self.config
-        errors = [line["held_out_mse"] for line in history]
-        latest = cfg.epochs - self._cooldown
-        for epoch in range(cfg.patience + 1, min(len(errors), latest) + 1):
-            if min(errors[epoch - cfg.patience : epoch]) > (1 - _GAIN) * min(errors[: epoch - cfg.patience]):
-                return epoch
-        return latest if len(errors) >= latest else None
-
-    def _judge_outcome(self, errors: list[float], trivial: float) -> Fit:
-        turned = self._turned(self.history)
-        best = min(errors)
-        if turned is None or turned >= self.config.epochs - self._cooldown:
-            return Fit(False, f"still gaining when its {self.config.epochs} epochs ended; attack for more epochs", best)
-        reason = f"no gain of {_GAIN:.0%} in {self.config.patience} epochs before the learning rate fell"
-        if best > 0.98 * trivial:
-            return Fit(False, f"no better than predicting the mean image ({trivial:.4f}): {reason}", best)
-        return Fit(True, f"{reason}, after {len(errors)} epochs", best)
 
 
 @torch.no_grad()
