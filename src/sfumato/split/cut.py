@@ -11,11 +11,10 @@ from torch import Tensor, nn
 
 from sfumato.errors import ConfigError
 from sfumato.modes import evaluating
-from sfumato.split.halves import Arguments, build
-from sfumato.split.modes import merged
+from sfumato.split.halves import build
 from sfumato.split.steps import Course, Crossing, Obstacle, needed
 from sfumato.split.survey import Survey, name_of, place_of, undisturbed
-from sfumato.split.values import Record, Step, Value, walk
+from sfumato.split.values import Arguments, Record, Step, Value, walk
 
 __all__ = ["split_at"]
 
@@ -59,7 +58,7 @@ def split_at(model: nn.Module, layer: str, example_input: Tensor) -> tuple[nn.Mo
     target = _find(model, layer)
     try:
         made, split = survey.at(target)
-        arguments = merged(made, survey.in_training(made, target))
+        arguments = survey.arguments(made, target)
     except Obstacle as obstacle:
         raise ConfigError(_refusal(survey, layer, target, obstacle)) from None
     edge = build(
@@ -95,10 +94,10 @@ def _find(model: nn.Module, layer: str) -> nn.Module:
 
 
 def _refusal(survey: Survey, layer: str, target: nn.Module, obstacle: Obstacle) -> str:
-    why = survey.why(obstacle)
-    if obstacle.strays:
-        return f"besides the output of {layer!r}, this crosses the cut there: {why}; {survey.nearest(target)}"
-    return f"there is no cut at {layer!r}: {why}; {survey.nearest(target)}, {_BY_HAND}"
+    instead = survey.nearest(target)
+    if not obstacle.strays:
+        instead = f"{instead}, {_BY_HAND}"
+    return f"there is no cut at {layer!r}: {survey.why(obstacle)}; {instead}"
 
 
 def _logits(answer: Any) -> Any:

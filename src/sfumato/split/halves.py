@@ -5,16 +5,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from sfumato.split.modes import Choice
-from sfumato.split.steps import Course, Crossing
-from sfumato.split.values import Attribute, Record, Step, Value
+from sfumato.split.steps import Course
+from sfumato.split.values import Arguments, Attribute, Record, Step, Value
 
 __all__ = ["build"]
-
-Arguments = Mapping[Step, tuple[Any, Any]]
-
 
 def build(
     model: nn.Module,

@@ -8,9 +8,9 @@ import torch
 from sfumato.split.steps import Course, Obstacle
 from sfumato.split.values import Record, Step, Value
 
-__all__ = ["Choice", "merged"]
+__all__ = ["OTHER_STEPS", "Choice", "merged"]
 
-_OTHER = Obstacle(
+OTHER_STEPS = (
     "the model's forward runs through other operations in training than in evaluation; move that choice into a "
     "submodule that does not contain the layer"
 )
@@ -32,7 +32,7 @@ def merged(evaluation: Course, training: Course) -> dict[Step, tuple[Any, Any]]:
     """
     steps, twins = _without_looks(evaluation), _without_looks(training)
     if [(a.kind, a.target) for a in steps] != [(b.kind, b.target) for b in twins]:
-        raise _OTHER
+        raise Obstacle(OTHER_STEPS)
     places = {step: place for part in (steps, twins) for place, step in enumerate(part)}
 
     def key(course: Course, value: Value) -> Any:
@@ -48,15 +48,15 @@ def merged(evaluation: Course, training: Course) -> dict[Step, tuple[Any, Any]]:
     def leaf(a: Any, b: Any) -> Any:
         if isinstance(a, Value) and isinstance(b, Value):
             if not same(a, b):
-                raise _OTHER
+                raise Obstacle(OTHER_STEPS)
             return a
         if isinstance(a, Value) or isinstance(b, Value):
-            raise _OTHER
+            raise Obstacle(OTHER_STEPS)
         return a if a is b or (type(a) is type(b) and a == b) else Choice(b, a)
 
-    made = {a: (_zipped(a.args, b.args, leaf), _zipped(a.kwargs, b.kwargs, leaf)) for a, b in zip(steps, twins, strict=True)}
     _zipped(evaluation.recording.answer, training.recording.answer, leaf)
-    return made
+    pairs = zip(steps, twins, strict=True)
+    return {a: (_zipped(a.args, b.args, leaf), _zipped(a.kwargs, b.kwargs, leaf)) for a, b in pairs}
 
 
 def _without_looks(course: Course) -> list[Step]:
@@ -66,13 +66,13 @@ def _without_looks(course: Course) -> list[Step]:
 def _zipped(a: Any, b: Any, leaf: Any) -> Any:
     if isinstance(a, tuple | list | dict | slice | Record):
         if type(a) is not type(b):
-            raise _OTHER
+            raise Obstacle(OTHER_STEPS)
         if isinstance(a, slice):
             return slice(*(_zipped(i, j, leaf) for i, j in ((a.start, b.start), (a.stop, b.stop), (a.step, b.step))))
         if isinstance(a, Record):
             return Record(a.cls, _zipped(a.parts, b.parts, leaf))
         if len(a) != len(b) or (isinstance(a, dict) and list(a) != list(b)):
-            raise _OTHER
+            raise Obstacle(OTHER_STEPS)
         if isinstance(a, dict):
             return {name: _zipped(a[name], b[name], leaf) for name in a}
         parts = [_zipped(i, j, leaf) for i, j in zip(a, b, strict=True)]

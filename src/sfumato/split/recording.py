@@ -2,7 +2,7 @@
 
 import operator
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,34 +47,38 @@ class Recording:
     image: Value
     answer: Any
 
-    def calls(self) -> Iterator[Step]:
-        """Every call of a module but the model itself, in the order in which they end."""
+    def everything(self) -> Iterator[Step]:
+        """Every call of a module, the model's own last, in the order in which they end."""
 
         def inside(step: Step) -> Iterator[Step]:
             for one in step.body:
                 if one.kind == "module":
                     yield from inside(one)
-                    yield one
+            yield step
 
         return inside(self.root)
 
+    def calls(self, opened: Collection[nn.Module | None] = ()) -> Iterator[Step]:
+        """Those of submodules, or of all but the opened ones, whose calls consist of others."""
+        return (call for call in self.everything() if call is not self.root and call.module not in opened)
+
 
 def record(
-    model: nn.Module, example: Tensor, *, expanded: set[nn.Module] | None = None, replay: Iterator[Step] | None = None
+    model: nn.Module, example: Tensor, *, opened: Collection[nn.Module | None] = (), replay: Iterator[Step] | None = None
 ) -> Recording:
     """Run `model(example)` in its present mode and write down what happens.
 
     Args:
         model: any module.
         example: (N, ...) what it is called with.
-        expanded: with `replay`: the modules whose forward is run; all others answer what they did in the replay.
+        opened: with `replay`: the modules whose forward is run; all others answer what they did in the replay.
         replay: the calls of these others in an earlier recording.
 
     Raises:
         ConfigError: the model does not run on the example.
         OtherSteps: the replay does not fit.
     """
-    recorder = _Recorder(model, expanded or set(), replay)
+    recorder = _Recorder(model, opened, replay)
     image = example.clone()
     with recorder.listening(), torch.enable_grad():
         source = recorder.enter(image)
@@ -89,12 +93,12 @@ def record(
 
 
 class _Recorder(TorchFunctionMode):
-    def __init__(self, model: nn.Module, expanded: set[nn.Module], replay: Iterator[Step] | None) -> None:
+    def __init__(self, model: nn.Module, opened: Collection[nn.Module | None], replay: Iterator[Step] | None) -> None:
         super().__init__()
         self.active = False
         self.root = self.scope = self.running = Step("module", "")
         self.born: set[int] = set()  # tensors that were made while listening
-        self._expanded, self._replay = expanded, replay
+        self._opened, self._replay = opened, replay
         self._names = {id(part): name for name, part in reversed(list(model.named_modules(remove_duplicate=False)))}
         self._stored = _stored_tensors(model)
         self._values: dict[int, Value] = {}
@@ -241,7 +245,7 @@ class _Recorder(TorchFunctionMode):
             wanted = any(t.requires_grad for t in (*given, *module.parameters()))
             one.cut_gradient = wanted and not torch.is_grad_enabled()
         self.scope.body.append(one)
-        if self._replay is not None and module not in self._expanded:
+        if self._replay is not None and module not in self._opened:
             return self._replayed(one, given)
         outer, self.scope, start = self.scope, one, len(self._kept)
         try:

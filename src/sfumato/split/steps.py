@@ -94,7 +94,8 @@ def _follow(made: Course) -> None:
         if step.kind == "look":
             if follows and step.target != "__len__":
                 raise Obstacle(
-                    f"the forward of {_quoted(step.parent)} decides by values of the data ({step.target}, {step.where})"
+                    f"the forward of {_quoted(step.parent)} looks at values of the data ({step.target}, {step.where}), "
+                    "which a graph cannot follow; move that into a submodule that does not contain the layer"
                 )
             continue
         for value in inputs:

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from sfumato.errors import ConfigError
 from sfumato.modes import evaluating
-from sfumato.split.recording import OtherSteps, record
+from sfumato.split.modes import OTHER_STEPS, merged
+from sfumato.split.recording import OtherSteps, Recording, record
 from sfumato.split.steps import Course, Crossing, Obstacle, course, crossing
-from sfumato.split.values import Step, Value
+from sfumato.split.values import Arguments, Step, Value
 
-__all__ = ["Survey", "undisturbed"]
+__all__ = ["Survey", "name_of", "place_of", "undisturbed"]
 
 
 class Survey:
@@ -42,7 +43,8 @@ class Survey:
         for call in self.recording.calls():
             if call.module is not None:
                 self.calls.setdefault(call.module, []).append(call)
-        self._possible: list[tuple[int, str]] | None = None
+        self._training: Recording | None = None
+        self._possible: list[tuple[int, Step]] | None = None
 
     def call(self, layer: nn.Module) -> Step:
         """The one call of a layer.
@@ -53,7 +55,7 @@ class Survey:
         calls = self.calls.get(layer, [])
         if len(calls) != 1:
             times = f"{len(calls)} times" if calls else "never"
-            raise Obstacle(f"the forward calls it {times}, and a cut needs a layer that runs once")
+            raise Obstacle(f"the forward calls it {times}, and a layer to cut at has to run exactly once")
         return calls[0]
 
     def at(self, layer: nn.Module) -> tuple[Course, Crossing]:
@@ -65,64 +67,91 @@ class Survey:
         made = course(self.recording, self.call(layer))
         return made, crossing(made)
 
-    def in_training(self, made: Course, layer: nn.Module) -> Course:
-        """The same forward in training mode. Only the layer's parents run; all others answer as in evaluation.
+    def arguments(self, made: Course, layer: nn.Module) -> Arguments:
+        """The arguments of the steps, which may depend on the mode.
 
         Raises:
-            Obstacle: they call other modules in training, or do not run.
+            Obstacle: in training the layer's parents do something else, or do not run.
         """
-        opened = {call.module for call in made.opened if call.module is not None}
-        replay = iter([step for step in made.steps if step.kind == "module"])
+        if self._training is None:
+            containers = {call.module for call in self.recording.everything() if any(one.module for one in call.body)}
+            try:
+                self._training = self._in_training(containers, self.recording.calls(containers))
+            except Obstacle:  # some container cannot; what matters is whether the layer's parents can
+                pass
+        twin = self._training
+        if twin is None:
+            opened = {call.module for call in made.opened}
+            twin = self._in_training(opened, iter([step for step in made.steps if step.kind == "module"]))
+        found = [one for one in twin.everything() if one.module is layer]
+        if len(found) != 1:
+            raise Obstacle(OTHER_STEPS)
+        return merged(made, course(twin, found[0]))
+
+    def _in_training(self, opened: set[nn.Module | None], replay: Iterator[Step]) -> Recording:
+        """The same forward in training mode. Only the opened modules run; all others answer as in evaluation."""
         with undisturbed(self.model), evaluating(self.model):
             for part in opened:
-                part.training = True
+                if part is not None:
+                    part.training = True
             try:
-                twin = record(self.model, self.example, expanded=opened, replay=replay)
+                return record(self.model, self.example, opened=opened, replay=replay)
             except OtherSteps:
-                raise Obstacle(
-                    "the model's forward runs through other operations in training than in evaluation; move that "
-                    "choice into a submodule that does not contain the layer"
-                ) from None
-        (call,) = [one for one in twin.calls() if one.module is layer]
-        return course(twin, call)
+                raise Obstacle(OTHER_STEPS) from None
+            except ConfigError as error:
+                raise Obstacle(f"in training mode {error}") from None
+
+    def stored(self, name: str) -> object:
+        """What the model holds under a dotted name."""
+        place, _, field = name.rpartition(".")
+        return getattr(self.model.get_submodule(place), field)
+
+    def possible(self) -> list[tuple[int, Step]]:
+        """The calls behind which a cut works, each with its place in the order of all calls."""
+        if self._possible is None:
+            self._possible = []
+            for place, call in enumerate(self.recording.calls()):
+                try:
+                    made, _ = self.at(call.module)
+                    self.arguments(made, call.module)
+                except Obstacle:
+                    continue
+                self._possible.append((place, call))
+        return self._possible
 
     def nearest(self, layer: nn.Module) -> str:
-        """The nearest cuts that work, as the end of a sentence."""
-        if self._possible is None:
-            self._possible = list(self._cuts())
-        place = next((n for n, call in enumerate(self.recording.calls()) if call.module is layer), -1)
-        before = [name for n, name in self._possible if n < place][-1:]
-        behind = [name for n, name in self._possible if n > place][:1]
-        if not before and not behind:
-            return "there is no cut that works; write the two halves as modules of your own and pass them to SplitModel"
-        found = [f"{name!r} before it" for name in before] + [f"{name!r} behind it" for name in behind]
+        """The nearest cuts that work, as the end of a sentence; of several at one place that around the others."""
+        places = [place for place, call in enumerate(self.recording.calls()) if call.module is layer]
+        if not places:
+            return "sfumato.cuts lists the cuts that work"
+        before = [call for place, call in self.possible() if place < places[0]][-1:]
+        behind = [call for place, call in self.possible() if place > places[-1]]
+        for call in behind[1:]:
+            if isinstance(call.result, Value) and call.result.inner is behind[0].result:
+                behind[0] = call
+        found = [f"{call.target!r} before it" for call in before] + [f"{call.target!r} behind it" for call in behind[:1]]
+        if not found:
+            return "no other layer can be cut either"
         return f"cut at {' or '.join(found)} instead"
-
-    def _cuts(self) -> Iterator[tuple[int, str]]:
-        for place, call in enumerate(self.recording.calls()):
-            try:
-                self.at(call.module)  # type: ignore[arg-type]
-            except Obstacle:
-                continue
-            yield place, call.target
 
     def why(self, obstacle: Obstacle) -> str:
         """What an obstacle says, with the strays by name."""
         if not obstacle.strays:
             return str(obstacle)
-        return "; ".join(self._stray(value, user) for value, user in obstacle.strays.items())
+        return "another tensor crosses there, " + ", and ".join(self._stray(value, user) for value, user in obstacle.strays.items())
 
     def _stray(self, value: Value, user: Step | None) -> str:
         if value.source == "input":
             what = f"the model's input {self.argument!r}"
-        elif value.step is not None and value.step.kind == "module":
+        elif value.step is None:
+            what = "a tensor"
+        elif value.step.kind == "module":
             what = f"the output of {value.step.target!r}"
         else:
-            step = value.step
-            what = "a tensor" if step is None else f"the result of {name_of(step)} in {place_of(step)}"
+            what = f"the result of {name_of(value.step)} in {place_of(value.step)}"
         if user is None:
-            return f"{what}, which the model returns"
-        return f"{what}, which {repr(user.target) if user.kind == 'module' else place_of(user)} needs later"
+            return f"{what} (the model returns it)"
+        return f"{what} (needed by {repr(user.target) if user.kind == 'module' else place_of(user, nested=True)})"
 
 
 def name_of(step: Step) -> str:
@@ -130,10 +159,12 @@ def name_of(step: Step) -> str:
     return str(getattr(step.target, "__name__", step.target))
 
 
-def place_of(step: Step) -> str:
+def place_of(step: Step, *, nested: bool = False) -> str:
     """In whose forward a step happens, and where that is written."""
     owner = repr(step.parent.target) if step.parent is not None and step.parent.target else "the model's forward"
-    return f"{owner} ({step.where})" if step.where else owner
+    if not step.where:
+        return owner
+    return f"{owner}, {step.where}" if nested else f"{owner} ({step.where})"
 
 
 def _argument(model: nn.Module) -> str:

@@ -9,7 +9,9 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import nn
 
-__all__ = ["Attribute", "Dim", "Record", "Source", "Step", "Value", "rebuilt", "template", "walk"]
+__all__ = ["Arguments", "Attribute", "Dim", "Record", "Source", "Step", "Value", "rebuilt", "template", "walk"]
+
+_LEAVES = (torch.Tensor, int, float, str, type(None), torch.dtype, torch.device)
 
 Source = Literal["step", "input", "stored", "constant", "unknown"]
 """Where a value comes from: a recorded step, the model's input, a parameter or buffer of the model, a tensor that
@@ -102,9 +104,15 @@ class Record:
     parts: dict[str, Any]
 
 
+Arguments = Mapping[Step, tuple[Any, Any]]
+"""The positional and the named arguments of steps."""
+
+
 def walk(tree: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
     """The leaves of nested tuples, lists, mappings, slices and dataclasses, each with its path."""
-    if isinstance(tree, tuple | list):
+    if isinstance(tree, _LEAVES):
+        yield path, tree
+    elif isinstance(tree, tuple | list):
         for index, part in enumerate(tree):
             yield from walk(part, (*path, index))
     elif isinstance(tree, Record):
@@ -124,6 +132,8 @@ def walk(tree: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...
 
 def rebuilt(tree: Any, new: Callable[[tuple[Any, ...], Any], Any], path: tuple[Any, ...] = ()) -> Any:
     """The same structure with new leaves, or the same object where no leaf is new."""
+    if isinstance(tree, _LEAVES):
+        return new(path, tree)
     if isinstance(tree, tuple | list):
         parts = [rebuilt(part, new, (*path, index)) for index, part in enumerate(tree)]
         if all(a is b for a, b in zip(parts, tree, strict=True)):
@@ -156,6 +166,8 @@ def rebuilt(tree: Any, new: Callable[[tuple[Any, ...], Any], Any], path: tuple[A
 
 def template(tree: Any, leaf: Callable[[Any], Any]) -> Any:
     """The structure in plain containers, classes with named parts as `Record`, and every leaf as `leaf` gives it."""
+    if isinstance(tree, _LEAVES):
+        return leaf(tree)
     if isinstance(tree, tuple):
         parts = [template(part, leaf) for part in tree]
         return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)
