@@ -49,7 +49,11 @@ def run(words: Sequence[str]) -> None:
     listed = cuts(model, example)
     possible = [cut for cut in listed if cut.possible]
     heads = ("cut behind", "feature", "values", "bytes", "8 bit", "work", "parameters", "bounds")
-    table(f"{type(model).__name__}: on the wire and on the device, for one input", heads, [_cells(cut) for cut in possible])
+    table(
+        f"{type(model).__name__}: on the wire and on the device, for one input",
+        heads,
+        [_cells(cut) for cut in possible],
+    )
     refused = [cut for cut in listed if not cut.possible]
     if parsed.all:
         for cut in refused:
@@ -64,7 +68,6 @@ def _cells(cut: Cut) -> tuple[str, ...]:
     return (
         cut.layer,
         "x".join(map(str, cut.shape)),
-        f"{cut.dimensions:,}",
         f"{cut.bytes_on_wire():,}",
         f"{cut.bytes_on_wire(8):,}",
         f"{cut.share:.1%}",

@@ -128,14 +128,13 @@ def _sizes(survey: Survey, made: Course, split: Crossing, arguments: Arguments) 
     """
     if not split.sizes:
         return {}
-    front = made.steps[: made.index]
-    steps, _ = needed(made, front, [made.cut, *split.sizes])
+    steps, _ = needed(made, split.front, [made.cut, *split.sizes])
     start = (survey.recording.image, survey.argument)
     probe = build(survey.model, "Probe", made, start, steps, (made.cut, *split.sizes), arguments=arguments)
     with undisturbed(survey.model), evaluating(survey.model, probe):
-        feature, *once = probe(survey.example.clone())
+        feature, *once = probe.forward(survey.example.clone())
         try:
-            longer, *twice = probe(torch.cat([survey.example] * 2))
+            longer, *twice = probe.forward(torch.cat([survey.example] * 2))
         except Exception:  # the front takes this batch size only
             longer, twice = feature, once
     found = {}
@@ -157,7 +156,7 @@ def _verify(survey: Survey, edge: nn.Module, cloud: nn.Module, layer: str) -> No
             except Exception:  # it takes no batch of this size
                 continue
             try:
-                found = cloud(edge(example.clone()))
+                found = cloud.forward(edge.forward(example.clone()))  # a call would print where it fails
                 same = _same(expected, found)
             except Exception:  # a number in the graph is that of the example
                 same = False

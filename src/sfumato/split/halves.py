@@ -13,6 +13,7 @@ from sfumato.split.values import Arguments, Attribute, Record, Step, Value
 
 __all__ = ["build"]
 
+
 def build(
     model: nn.Module,
     name: str,

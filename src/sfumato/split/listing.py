@@ -21,7 +21,8 @@ class Cut:
     Attributes:
         layer: its dotted name, for `split_at`.
         kind: its class.
-        obstacle: why there is no cut behind it, and where instead, or None where there is one; the rest is then as follows.
+        obstacle: why there is no cut behind it, and where instead, or None where there is one; what follows is
+            about that one.
         shape: of the feature of one input, without the batch dimension.
         edge_flops: floating-point operations of one input on the device, two for each multiply-add of a convolution,
             matrix product or attention; other operations do not count, as in `torch.utils.flop_counter`.

@@ -64,7 +64,12 @@ class Recording:
 
 
 def record(
-    model: nn.Module, example: Tensor, *, opened: Collection[nn.Module | None] = (), replay: Iterator[Step] | None = None
+    model: nn.Module,
+    example: Tensor,
+    *,
+    opened: Collection[nn.Module | None] = (),
+    replay: Iterator[Step] | None = None,
+    gradients: bool = True,
 ) -> Recording:
     """Run `model(example)` in its present mode and write down what happens.
 
@@ -73,14 +78,15 @@ def record(
         example: (N, ...) what it is called with.
         opened: with `replay`: the modules whose forward is run; all others answer what they did in the replay.
         replay: the calls of these others in an earlier recording.
+        gradients: run with gradients, to see where the forward switches them off; some forwards run only without.
 
     Raises:
         ConfigError: the model does not run on the example.
         OtherSteps: the replay does not fit.
     """
-    recorder = _Recorder(model, opened, replay)
+    recorder = _Recorder(model, opened, replay, gradients)
     image = example.clone()
-    with recorder.listening(), torch.enable_grad():
+    with recorder.listening(), torch.set_grad_enabled(gradients):
         source = recorder.enter(image)
         try:
             answer = model(image)
@@ -92,10 +98,18 @@ def record(
     return Recording(root, source, recorder.templated(answer))
 
 
+def applied(function: Any, *args: Any, **kwargs: Any) -> Any:
+    """A `torch.autograd.Function` of the user's own, as a step of a graph."""
+    return function.apply(*args, **kwargs)
+
+
 class _Recorder(TorchFunctionMode):
-    def __init__(self, model: nn.Module, opened: Collection[nn.Module | None], replay: Iterator[Step] | None) -> None:
+    def __init__(
+        self, model: nn.Module, opened: Collection[nn.Module | None], replay: Iterator[Step] | None, gradients: bool
+    ) -> None:
         super().__init__()
         self.active = False
+        self._gradients = gradients
         self.root = self.scope = self.running = Step("module", "")
         self.born: set[int] = set()  # tensors that were made while listening
         self._opened, self._replay = opened, replay
@@ -108,15 +122,17 @@ class _Recorder(TorchFunctionMode):
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Intercept functions, modules and kernels."""
-        apply = torch.autograd.Function.apply
+        apply = vars(torch.autograd.Function)["apply"]
         called = self._call
 
         def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
             return self.call(module, args, kwargs) if self.active else called(module, *args, **kwargs)
 
         def function(cls: Any, *args: Any, **kwargs: Any) -> Any:
-            bound = apply.__func__.__get__(cls)  # type: ignore[attr-defined]
-            return self.step("function", cls.apply, bound, args, kwargs) if self.active else bound(*args, **kwargs)
+            bound = apply.__get__(None, cls)
+            if not self.active:
+                return bound(*args, **kwargs)
+            return self.step("function", applied, bound, (cls, *args), kwargs, call=args)
 
         nn.Module.__call__ = call  # type: ignore[method-assign]
         torch.autograd.Function.apply = classmethod(function)  # type: ignore[assignment]
@@ -204,7 +220,7 @@ class _Recorder(TorchFunctionMode):
             result = func(*plain_args, **plain_kwargs)
             changed = {id(tensor) for tensor in given if _version(tensor) != versions[id(tensor)]}
             one.mutates = bool(changed)
-            wanted = any(tensor.requires_grad for tensor in given)
+            wanted = self._gradients and any(tensor.requires_grad for tensor in given)
             one.cut_gradient = wanted and not torch.is_grad_enabled()
             result = rebuilt(result, lambda path, leaf: self._made(one, path, leaf, changed))
         if one.mutates or sizes or any(isinstance(leaf, Tensor) for _, leaf in walk(result)):
@@ -242,7 +258,7 @@ class _Recorder(TorchFunctionMode):
         before = [self._values.get(id(tensor)) for tensor in given]
         with self._silent():
             versions = [_version(tensor) for tensor in given]
-            wanted = any(t.requires_grad for t in (*given, *module.parameters()))
+            wanted = self._gradients and any(t.requires_grad for t in (*given, *module.parameters()))
             one.cut_gradient = wanted and not torch.is_grad_enabled()
         self.scope.body.append(one)
         if self._replay is not None and module not in self._opened:
@@ -304,6 +320,10 @@ class _Kernels(TorchDispatchMode):
     def __init__(self, recorder: _Recorder) -> None:
         super().__init__()
         self._recorder = recorder
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # the compiler is not running, and to tell it to keep away would import it
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

@@ -126,13 +126,15 @@ class Crossing:
         edge: the steps that the layer's output needs.
         cloud: the steps behind the cut that the answer needs.
         repeated: steps before the cut that do not depend on the data and are needed behind it.
-        sizes: sizes before the cut that are needed behind it.
+        sizes: sizes of what lies before the cut that are needed behind it.
+        front: the steps before the cut, and those behind it that read such sizes.
     """
 
     edge: list[Step]
     cloud: list[Step]
     repeated: list[Step]
     sizes: list[Value]
+    front: list[Step]
 
 
 def crossing(made: Course) -> Crossing:
@@ -143,16 +145,19 @@ def crossing(made: Course) -> Crossing:
     """
     front, behind = made.steps[: made.index], made.steps[made.index :]
     edge, _ = needed(made, front, [made.cut])
+    before = {None, *front} - {made.cut.step}
+    early = [step for step in behind if step.sizes and all(value.step in before for value in made.inputs(step))]
+    front, behind = front + early, [step for step in behind if step not in set(early)]
     cloud, outside = needed(made, behind, made.answer())
     strays = {value: user for value, user in outside.items() if value is not made.cut and made.of_data(value)}
     if strays:
         raise Obstacle("something else crosses", strays)
     repeated, rest = needed(made, [step for step in front if step not in made.data], list(outside))
-    return Crossing(edge, cloud, repeated, [value for value in rest if value.size])
+    return Crossing(edge, cloud, repeated, [value for value in rest if value.size], front)
 
 
 def needed(made: Course, steps: list[Step], wanted: list[Value]) -> tuple[list[Step], dict[Value, Step | None]]:
-    """Those of the steps that the wanted values need, or that change a tensor; and what is taken from elsewhere by whom."""
+    """Those of the steps that the wanted values need or that change a tensor, and what these take from elsewhere."""
     places, live = set(steps), {value.step for value in wanted}
     kept: list[Step] = []
     taken: dict[Value, Step | None] = dict.fromkeys(wanted)

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 from torch import Tensor, nn
@@ -37,8 +37,13 @@ class Survey:
             raise ConfigError(f"example_input has the shape {tuple(example.shape)}; give a batch of at least one input")
         self.model, self.example = model, example
         self.argument = _argument(model)
+        self._gradients = True
         with undisturbed(model), evaluating(model):
-            self.recording = record(model, example)
+            try:
+                self.recording = record(model, example)
+            except ConfigError:
+                self._gradients = False
+                self.recording = record(model, example, gradients=False)
         self.calls: dict[nn.Module, list[Step]] = {}
         for call in self.recording.calls():
             if call.module is not None:
@@ -75,10 +80,8 @@ class Survey:
         """
         if self._training is None:
             containers = {call.module for call in self.recording.everything() if any(one.module for one in call.body)}
-            try:
+            with suppress(Obstacle):  # some container cannot, but perhaps the layer's parents can
                 self._training = self._in_training(containers, self.recording.calls(containers))
-            except Obstacle:  # some container cannot; what matters is whether the layer's parents can
-                pass
         twin = self._training
         if twin is None:
             opened = {call.module for call in made.opened}
@@ -95,7 +98,7 @@ class Survey:
                 if part is not None:
                     part.training = True
             try:
-                return record(self.model, self.example, opened=opened, replay=replay)
+                return record(self.model, self.example, opened=opened, replay=replay, gradients=self._gradients)
             except OtherSteps:
                 raise Obstacle(OTHER_STEPS) from None
             except ConfigError as error:
@@ -129,7 +132,9 @@ class Survey:
         for call in behind[1:]:
             if isinstance(call.result, Value) and call.result.inner is behind[0].result:
                 behind[0] = call
-        found = [f"{call.target!r} before it" for call in before] + [f"{call.target!r} behind it" for call in behind[:1]]
+        found = [f"{call.target!r} before it" for call in before] + [
+            f"{call.target!r} behind it" for call in behind[:1]
+        ]
         if not found:
             return "no other layer can be cut either"
         return f"cut at {' or '.join(found)} instead"
@@ -138,7 +143,9 @@ class Survey:
         """What an obstacle says, with the strays by name."""
         if not obstacle.strays:
             return str(obstacle)
-        return "another tensor crosses there, " + ", and ".join(self._stray(value, user) for value, user in obstacle.strays.items())
+        return "another tensor crosses there, " + ", and ".join(
+            self._stray(value, user) for value, user in obstacle.strays.items()
+        )
 
     def _stray(self, value: Value, user: Step | None) -> str:
         if value.source == "input":
