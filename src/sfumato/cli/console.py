@@ -78,6 +78,6 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, 
         shown.add_row(*row)
     if whole:
         wanted = Measurement.get(console, console.options.update(max_width=10_000), shown).maximum
-        console.print(shown, width=wanted, crop=False)
+        Console(soft_wrap=True, width=max(wanted, console.width)).print(shown)
     else:
         console.print(shown)

@@ -48,18 +48,17 @@ def run(words: Sequence[str]) -> None:
     model, example = _load(parsed.target, parsed.input_shape)
     listed = cuts(model, example)
     possible = [cut for cut in listed if cut.possible]
-    heads = ("cut behind", "feature", "values", "bytes", "8 bit", "work", "parameters", "bounds")
-    table(
-        f"{type(model).__name__}: on the wire and on the device, for one input",
-        heads,
-        [_cells(cut) for cut in possible],
-    )
+    heads = ("cut behind", "feature", "bytes", "at 8 bit", "work", "parameters", "bounds")
+    title = f"{type(model).__name__}: on the wire and on the device, for one input"
+    table(title, heads, [_cells(cut) for cut in possible], whole=True)
     refused = [cut for cut in listed if not cut.possible]
     if parsed.all:
         for cut in refused:
             say(f"no cut at {cut.layer!r}: {cut.obstacle}")
     elif refused:
-        say(f"{len(refused)} more layers have no cut behind them; --all lists them with the reason")
+        several = len(refused) > 1
+        have, them = ("layers have", "them") if several else ("layer has", "it")
+        say(f"{len(refused)} more {have} no cut behind {them}; --all lists {them} with the reason")
     value = {"target": parsed.target, "input_shape": list(example.shape[1:]), "cuts": [_plain(cut) for cut in listed]}
     save_json(parsed.json, value)
 

@@ -114,12 +114,11 @@ class Survey:
         if self._possible is None:
             self._possible = []
             for place, call in enumerate(self.recording.calls()):
-                try:
-                    made, _ = self.at(call.module)
-                    self.arguments(made, call.module)
-                except Obstacle:
-                    continue
-                self._possible.append((place, call))
+                with suppress(Obstacle):
+                    if call.module is not None:
+                        made, _ = self.at(call.module)
+                        self.arguments(made, call.module)
+                        self._possible.append((place, call))
         return self._possible
 
     def nearest(self, layer: nn.Module) -> str:
