@@ -68,7 +68,8 @@ def _zipped(a: Any, b: Any, leaf: Callable[[Any, Any], Any]) -> Any:
     """Two templates of one form, leaf by leaf."""
     if not isinstance(a, tuple | list | dict | slice | Record):
         return leaf(a, b)
-    if type(a) is not type(b):
+    alike = type(a) is type(b)
+    if not alike:
         raise Obstacle(OTHER_STEPS)
     if isinstance(a, slice):
         return slice(*(_zipped(i, j, leaf) for i, j in ((a.start, b.start), (a.stop, b.stop), (a.step, b.step))))
