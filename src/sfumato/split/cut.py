@@ -1,24 +1,20 @@
 """Cutting any network in two at a named layer."""
 
 import difflib
-from collections.abc import Iterator, Mapping
-from dataclasses import is_dataclass
 from fractions import Fraction
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sfumato.errors import ConfigError
 from sfumato.modes import evaluating
+from sfumato.split.agreement import BY_HAND, logits_of, verify
 from sfumato.split.halves import build
 from sfumato.split.steps import Course, Crossing, Obstacle, needed
-from sfumato.split.survey import Survey, name_of, place_of, undisturbed
-from sfumato.split.values import Arguments, Record, Step, Value, walk
+from sfumato.split.survey import Survey, undisturbed
+from sfumato.split.values import Arguments, Value
 
 __all__ = ["split_at"]
-
-_BY_HAND = "or write the two halves as modules of their own and pass them to SplitModel"
 
 
 def split_at(model: nn.Module, layer: str, example_input: Tensor) -> tuple[nn.Module, nn.Module]:
@@ -70,12 +66,12 @@ def split_at(model: nn.Module, layer: str, example_input: Tensor) -> tuple[nn.Mo
         made,
         (made.cut, "z"),
         [*split.repeated, *split.cloud],
-        _logits(survey.recording.answer),
+        logits_of(survey.recording.answer),
         arguments=arguments,
         sizes=_sizes(survey, made, split, arguments),
         copied=_changes_its_input(made, split),
     )
-    _verify(survey, edge, cloud, layer)
+    verify(survey, edge, cloud, layer)
     return edge, cloud
 
 
@@ -96,17 +92,8 @@ def _find(model: nn.Module, layer: str) -> nn.Module:
 def _refusal(survey: Survey, layer: str, target: nn.Module, obstacle: Obstacle) -> str:
     instead = survey.nearest(target)
     if not obstacle.strays:
-        instead = f"{instead}, {_BY_HAND}"
+        instead = f"{instead}, {BY_HAND}"
     return f"there is no cut at {layer!r}: {survey.why(obstacle)}; {instead}"
-
-
-def _logits(answer: Any) -> Any:
-    """The logits of a record that has them, else the answer itself."""
-    if isinstance(answer, Record) and "logits" in answer.parts:
-        return answer.parts["logits"]
-    if isinstance(answer, Mapping) and is_dataclass(answer) and "logits" in answer:
-        return answer["logits"]
-    return answer
 
 
 def _changes_its_input(made: Course, split: Crossing) -> bool:
@@ -145,73 +132,3 @@ def _sizes(survey: Survey, made: Course, split: Crossing, arguments: Arguments) 
         else:
             found[value] = first, 0
     return found
-
-
-def _verify(survey: Survey, edge: nn.Module, cloud: nn.Module, layer: str) -> None:
-    model = survey.model
-    with undisturbed(model), evaluating(model, edge, cloud):
-        for example, what in _examples(survey.example):
-            try:
-                expected = _logits(model(example.clone()))
-            except Exception:  # it takes no batch of this size
-                continue
-            try:
-                found = cloud.forward(edge.forward(example.clone()))  # a call would print where it fails
-                same = _same(expected, found)
-            except Exception:  # a number in the graph is that of the example
-                same = False
-            if not same:
-                raise ConfigError(_difference(survey, layer, what))
-
-
-def _examples(example: Tensor) -> Iterator[tuple[Tensor, str]]:
-    mirrored = example.flip(tuple(range(1, example.ndim)))
-    yield example, "the example"
-    yield mirrored, "another input"
-    yield torch.cat([example, mirrored]), "a batch of another size"
-
-
-def _same(expected: Any, found: Any) -> bool:
-    pairs = [[leaf for _, leaf in walk(tree)] for tree in (expected, found)]
-    if len(pairs[0]) != len(pairs[1]):
-        return False
-    return all(_equal(a, b) for a, b in zip(*pairs, strict=True))
-
-
-def _equal(a: Any, b: Any) -> bool:
-    if isinstance(a, Tensor) and isinstance(b, Tensor):
-        if a.shape != b.shape or a.dtype != b.dtype:
-            return False
-        if torch.equal(a, b) or bool(((a == b) | ((a != a) & (b != b))).all()):
-            return True
-        return a.device.type != "cpu" and torch.allclose(a.float(), b.float(), rtol=1e-4, atol=1e-5, equal_nan=True)
-    return type(a) is type(b) and bool(a == b)
-
-
-def _difference(survey: Survey, layer: str, what: str) -> str:
-    start = f"the halves cut at {layer!r} do not give what the model gives on {what}: "
-    steps = list(_all_steps(survey.recording.root))
-    drawn = next((step for step in steps if step.random), None)
-    if drawn is not None:
-        return (
-            f"{start}its forward is random in evaluation mode ({_what(drawn)}); draw only where self.training is true, "
-            f"{_BY_HAND}"
-        )
-    counted = next((step for step in steps if step.kind == "look" and step.target == "__len__"), None)
-    if what.startswith("a batch"):
-        cause = f"len() in {place_of(counted)} makes it a plain number" if counted else "it ends up as a plain number"
-        return f"{start}{cause}; take the batch size from x.size(0), {_BY_HAND}"
-    return (
-        f"{start}the forward keeps tensors in attributes or changes them in a way that a graph does not show; let "
-        f"modules return what others need, {_BY_HAND}"
-    )
-
-
-def _all_steps(root: Step) -> Iterator[Step]:
-    for step in root.body:
-        yield from _all_steps(step)
-        yield step
-
-
-def _what(step: Step) -> str:
-    return repr(step.target) if step.kind == "module" else f"{name_of(step)} in {place_of(step)}"

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from sfumato.errors import ConfigError
 from sfumato.modes import evaluating
 from sfumato.split.modes import OTHER_STEPS, merged
-from sfumato.split.recording import OtherSteps, Recording, record
+from sfumato.split.recorder import OtherSteps
+from sfumato.split.recording import Recording, record
 from sfumato.split.steps import Course, Crossing, Obstacle, course, crossing
 from sfumato.split.values import Arguments, Step, Value
 
