@@ -34,7 +34,7 @@ def test_help_and_version(capsys):
     assert "sfumato COMMAND" in capsys.readouterr().out
     assert main(["--version"]) == 0
     assert main([]) == 2
-    for name in ("demo", "train", "attack", "audit", "reproduce", "bench"):
+    for name in ("demo", "train", "attack", "audit", "reproduce", "bench", "cuts"):
         with pytest.raises(SystemExit) as stop:
             main([name, "--help"])
         assert stop.value.code == 0

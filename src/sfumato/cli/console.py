@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Self
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -65,11 +66,18 @@ def say(text: str) -> None:
     console.print(text, highlight=False, markup=False)
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table: the first column to the left, figures to the right."""
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, whole: bool = False) -> None:
+    """Print a table: the first column to the left, figures to the right.
+
+    With `whole`, no cell is shortened, even where lines get longer than the terminal is wide.
+    """
     shown = Table(title=title, title_justify="left")
     for index, name in enumerate(columns):
-        shown.add_column(name, justify="left" if index == 0 else "right")
+        shown.add_column(name, justify="left" if index == 0 else "right", no_wrap=whole)
     for row in rows:
         shown.add_row(*row)
-    console.print(shown)
+    if whole:
+        wanted = Measurement.get(console, console.options.update(max_width=10_000), shown).maximum
+        Console(soft_wrap=True, width=max(wanted, console.width)).print(shown)
+    else:
+        console.print(shown)

@@ -18,6 +18,7 @@ COMMANDS = {
     "audit": "attack any split model as hard as the time allows, bounds beside it, and gate a release",
     "reproduce": "run the paper's tables and figures, ours beside the published numbers",
     "bench": "measure speed as ratios to baselines in the same run",
+    "cuts": "list where any model can be cut, with work on the device and bytes on the wire",
     "export": "write a run's two halves as a bundle for devices and servers",
     "verify": "check that a bundle is complete, unchanged and signed",
     "serve": "answer over the Open Inference Protocol, REST and gRPC",

@@ -1,0 +1,128 @@
+"""`sfumato cuts`: where can a model be cut, and what does each cut cost?"""
+
+import importlib
+import os
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sfumato.cli.console import say, table
+from sfumato.cli.parser import CommandParser, save_json
+from sfumato.errors import ConfigError
+from sfumato.split import Cut, cuts
+
+__all__ = ["run"]
+
+_INPUTS = 2  # of a made-up batch: enough to see what depends on its size
+
+
+def run(words: Sequence[str]) -> None:
+    """Parse, run the model once, list."""
+    parser = CommandParser(
+        "cuts",
+        "List the layers behind which a model can be cut in two: size of the feature and bytes on the wire for one "
+        "input, share of the multiply-adds and number of parameters on the device, and whether the feature is bounded. "
+        "With --all also the layers without a cut, with the reason.",
+        "sfumato cuts mypackage.models:build --input-shape 3,32,32",
+    )
+    parser.add_argument(
+        "target",
+        type=str,
+        metavar="TARGET",
+        help="package.module:function that returns a model, or a model and an example batch; it is run",
+    )
+    parser.add_argument(
+        "--input_shape",
+        type=str | None,
+        default=None,
+        metavar="C,H,W",
+        help="shape of one input, where the function gives no example; its values are random from 0 to 1",
+    )
+    parser.add_argument("--all", action="store_true", help="list the layers without a cut, too")
+    parsed = parser.read(words)
+    model, example = _load(parsed.target, parsed.input_shape)
+    listed = cuts(model, example)
+    possible = [cut for cut in listed if cut.possible]
+    heads = ("cut behind", "feature", "bytes", "at 8 bit", "work", "parameters", "bounds")
+    title = f"{type(model).__name__}: on the wire and on the device, for one input"
+    table(title, heads, [_cells(cut) for cut in possible], whole=True)
+    refused = [cut for cut in listed if not cut.possible]
+    if parsed.all:
+        for cut in refused:
+            say(f"no cut at {cut.layer!r}: {cut.obstacle}")
+    elif refused:
+        several = len(refused) > 1
+        have, them = ("layers have", "them") if several else ("layer has", "it")
+        say(f"{len(refused)} more {have} no cut behind {them}; --all lists {them} with the reason")
+    value = {"target": parsed.target, "input_shape": list(example.shape[1:]), "cuts": [_plain(cut) for cut in listed]}
+    save_json(parsed.json, value)
+
+
+def _cells(cut: Cut) -> tuple[str, ...]:
+    return (
+        cut.layer,
+        "x".join(map(str, cut.shape)),
+        f"{cut.bytes_on_wire():,}",
+        f"{cut.bytes_on_wire(8):,}",
+        f"{cut.share:.1%}",
+        f"{cut.edge_parameters:,}",
+        "none" if cut.bounds is None else f"{cut.bounds[0]:g} to {cut.bounds[1]:g}",
+    )
+
+
+def _plain(cut: Cut) -> dict[str, Any]:
+    sizes = {"dimensions": cut.dimensions, "bytes": cut.bytes_on_wire(), "bytes_8bit": cut.bytes_on_wire(8)}
+    return {**asdict(cut), "possible": cut.possible, **(sizes if cut.possible else {})}
+
+
+def _load(target: str, shape: str | None) -> tuple[nn.Module, Tensor]:
+    made = _called(target)
+    pair = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    model, example = pair
+    if not isinstance(model, nn.Module) or not (example is None or isinstance(example, Tensor)):
+        got = " and a ".join(type(part).__name__ for part in (made if isinstance(made, tuple) else (made,)))
+        raise ConfigError(f"{target} gave a {got}; return a model (torch.nn.Module), or a model and an example batch")
+    if shape is not None:
+        like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+        sizes = (_INPUTS, *_sizes(shape))
+        values = torch.rand(sizes, generator=torch.Generator().manual_seed(0))
+        return model, values.to(like.device, like.dtype)
+    if example is None:
+        raise ConfigError(
+            f"{target} gives a model without an example; name the shape of one input, such as --input-shape 3,32,32, "
+            "or return the model and an example batch"
+        )
+    return model, example
+
+
+def _called(target: str) -> Any:
+    module_name, colon, name = target.partition(":")
+    if not (module_name and colon and name):
+        raise ConfigError(f"TARGET is {target!r}; give package.module:function, such as mypackage.models:build")
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        found = getattr(importlib.import_module(module_name), name)
+    except Exception as error:  # the user's own code, which runs when it is imported
+        raise ConfigError(f"{target} cannot be imported ({error}); give package.module:function") from error
+    if isinstance(found, nn.Module):
+        return found
+    if not callable(found):
+        raise ConfigError(f"{target} is a {type(found).__name__}; name a function that returns a model")
+    try:
+        return found()
+    except Exception as error:  # the user's own code
+        raise ConfigError(f"{target} raised {type(error).__name__}: {error}") from error
+
+
+def _sizes(text: str) -> list[int]:
+    parts = re.split(r"[,x]", text.strip().strip("()[]"))
+    if not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+        raise ConfigError(f"--input-shape is {text!r}; give positive whole numbers, such as 3,32,32")
+    return [int(part) for part in parts]

@@ -1,0 +1,195 @@
+"""From steps to modules: the two halves as `torch.fx` graphs that call the model's own submodules."""
+
+import operator
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from sfumato.split.modes import Choice
+from sfumato.split.steps import Course
+from sfumato.split.values import Arguments, Attribute, Record, Step, Value
+
+__all__ = ["build"]
+
+
+def build(
+    model: nn.Module,
+    name: str,
+    made: Course,
+    start: tuple[Value, str],
+    steps: Iterable[Step],
+    answer: Any,
+    *,
+    arguments: Arguments,
+    sizes: Mapping[Value, tuple[int, int]] | None = None,
+    copied: bool = False,
+) -> fx.GraphModule:
+    """A module that repeats some of a forward's steps.
+
+    Args:
+        model: whose submodules, parameters and buffers it shares, under their names.
+        name: of its class.
+        made: the forward.
+        start: the value that is its input, and the name of the argument.
+        steps: what it does, in this order.
+        answer: what it returns, with values in place of tensors.
+        arguments: of the steps.
+        sizes: for sizes that no step gives: (p, q) for p / q times the batch size, or (p, 0) for the number p.
+        copied: whether to work on a copy of the input, because something changes it in place.
+    """
+    builder = _Builder(model, made, start)
+    if copied:
+        builder.nodes[start[0].step, start[0].path] = builder.graph.call_method("clone", (builder.image,))
+    for value, (factor, divisor) in (sizes or {}).items():
+        builder.scaled(value, factor, divisor)
+    for step in steps:
+        builder.add(step, *arguments[step])
+    builder.graph.output(builder.argument(answer))
+    return builder.module(name)
+
+
+class _Root(nn.Module):
+    """What the graph's names refer to: the model's parts, and what has no name there."""
+
+    def __init__(self, model: nn.Module, held: dict[str, Any]) -> None:
+        super().__init__()
+        object.__setattr__(self, "_found", (model, held))
+        self.training = model.training
+
+    def __getattr__(self, name: str) -> Any:
+        model, held = self.__dict__["_found"]
+        return held[name] if name in held else getattr(model, name)
+
+
+def choose(training: bool, first: Any, second: Any) -> Any:
+    """The first in training, the second in evaluation."""
+    return first if training else second
+
+
+class _Builder:
+    def __init__(self, model: nn.Module, made: Course, start: tuple[Value, str]) -> None:
+        self.graph = fx.Graph()
+        self.image = self.graph.placeholder(start[1])
+        self.nodes: dict[Any, Any] = {}
+        if start[0].source == "input":
+            self.nodes["input"] = self.image
+        else:
+            self.nodes[start[0].step, start[0].path] = self.image
+        self._model, self._made = model, made
+        self._device = made.recording.image.held.device
+        self._held: dict[str, Any] = {}
+        self._shared: dict[Any, fx.Node] = {}
+
+    def add(self, step: Step, args: Any, kwargs: Any) -> None:
+        """One step."""
+        words, named = self.argument(args), self.argument(kwargs or {})
+        if step.kind == "module":
+            made = self.graph.call_module(step.target, words, named)
+        elif step.kind == "method":
+            made = self.graph.call_method(step.target, words, named)
+        elif step.kind == "attribute":
+            made = self.graph.call_function(getattr, (words[0], step.target))
+        else:
+            made = self.graph.call_function(step.target, words, named)
+        self.nodes[step, ()] = made
+
+    def scaled(self, value: Value, factor: int, divisor: int) -> None:
+        """A size as a multiple of the batch's, or as a number."""
+        if divisor == 0:
+            self.nodes[value.step, value.path] = factor
+            return
+        node = self._once("batch", lambda: self.graph.call_method("size", (self.image, 0)))
+        if factor != 1:
+            node = self.graph.call_function(operator.mul, (node, factor))
+        if divisor != 1:
+            node = self.graph.call_function(operator.floordiv, (node, divisor))
+        self.nodes[value.step, value.path] = node
+
+    def argument(self, tree: Any) -> Any:
+        """A template with nodes in place of values."""
+        if isinstance(tree, Value):
+            return self._node(self._made.resolved(tree))
+        if isinstance(tree, Choice):
+            return self._choice(tree)
+        if isinstance(tree, Record):
+            parts = {name: self.argument(part) for name, part in tree.parts.items()}
+            return self.graph.call_function(tree.cls, (), parts)
+        if isinstance(tree, tuple):
+            items = [self.argument(part) for part in tree]
+            return type(tree)(*items) if hasattr(tree, "_fields") else tuple(items)
+        if isinstance(tree, list):
+            return [self.argument(part) for part in tree]
+        if isinstance(tree, dict):
+            return {name: self.argument(part) for name, part in tree.items()}
+        if isinstance(tree, slice):
+            return slice(self.argument(tree.start), self.argument(tree.stop), self.argument(tree.step))
+        if isinstance(tree, torch.device) and tree == self._device:
+            # A tensor made on the input's device is to be made there wherever the half is moved to.
+            return self._once("device", lambda: self.graph.call_function(getattr, (self.image, "device")))
+        if tree is None or tree is Ellipsis or isinstance(tree, fx.node.base_types):
+            return tree
+        return self._kept(tree)
+
+    def _choice(self, tree: Choice) -> Any:
+        training = self._once("training", lambda: self.graph.get_attr("training"))
+        pair = (tree.training, tree.evaluation)
+        if pair == (True, False):
+            return training
+        if pair == (False, True):
+            return self._once("evaluation", lambda: self.graph.call_function(operator.not_, (training,)))
+        return self.graph.call_function(choose, (training, self.argument(pair[0]), self.argument(pair[1])))
+
+    def _node(self, value: Value) -> Any:
+        if value.source == "input":
+            return self.nodes["input"]
+        if value.source == "stored":
+            return self._once(("stored", value.name), lambda: self.graph.get_attr(value.name))
+        if value.source == "constant":
+            return self._kept(value.held)
+        key = value.step, value.path
+        if key not in self.nodes:
+            part = Value("step", value.step, value.path[:-1])
+            last = value.path[-1]
+            read = getattr if isinstance(last, Attribute) else operator.getitem
+            last = str(last) if isinstance(last, Attribute) else last
+            self.nodes[key] = self.graph.call_function(read, (self._node(part), last))
+        return self.nodes[key]
+
+    def _once(self, key: Any, make: Any) -> Any:
+        if key not in self._shared:
+            self._shared[key] = make()
+        return self._shared[key]
+
+    def _kept(self, thing: Any) -> fx.Node:
+        """Something that belongs to nobody, as an attribute of the half."""
+
+        def keep() -> fx.Node:
+            name = f"_kept_{len(self._held)}"
+            self._held[name] = thing
+            return self.graph.get_attr(name)
+
+        node: fx.Node = self._once(("kept", id(thing)), keep)
+        return node
+
+    def module(self, name: str) -> fx.GraphModule:
+        """The finished graph as a module, whose parts keep their modes and their place in state dicts."""
+        half = fx.GraphModule(_Root(self._model, self._held), self.graph, class_name=name)
+        originals = set(self._model.modules())
+        for part in half.modules():
+            if part not in originals:  # the shared ones keep their own mode, frozen layers included
+                part.training = self._model.training
+        for node in self.graph.nodes:
+            if node.op == "get_attr" and node.target != "training":
+                place, _, field = str(node.target).rpartition(".")
+                self._forget(half.get_submodule(place), place, field, originals)
+        return half
+
+    def _forget(self, holder: nn.Module, place: str, field: str, originals: set[nn.Module]) -> None:
+        """Keep out of the state dict what the model keeps out of its own."""
+        if holder in originals or field not in holder._buffers:
+            return
+        owner = None if field in self._held else self._model.get_submodule(place)
+        if owner is None or field not in owner._buffers or field in owner._non_persistent_buffers_set:
+            holder._non_persistent_buffers_set.add(field)

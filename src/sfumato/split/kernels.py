@@ -1,0 +1,50 @@
+"""Below the functions: what the kernels of a forward compute."""
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry, sdpa_flop_count
+
+from sfumato.split.values import Step, walk
+
+__all__ = ["Kernels"]
+
+_CPU_ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu}  # which the registry lacks
+
+
+class Listener(Protocol):
+    """Who says which step a kernel belongs to."""
+
+    active: bool
+    scope: Step
+    running: Step
+    born: set[int]
+
+
+class Kernels(TorchDispatchMode):
+    """Counts products, and notices random numbers and new tensors."""
+
+    def __init__(self, recorder: Listener) -> None:
+        super().__init__()
+        self._recorder = recorder
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # the compiler is not running, and to tell it to keep away would import it
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        recorder = self._recorder
+        step = recorder.scope if recorder.active else recorder.running
+        packet = func._overloadpacket
+        if packet in flop_registry:
+            step.flops += flop_registry[packet](*args, **kwargs, out_val=out)
+        elif packet in _CPU_ATTENTION:
+            step.flops += sdpa_flop_count(*(tensor.shape for tensor in args[:3]))
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            step.random = True
+        recorder.born.update(id(leaf) for _, leaf in walk(out) if isinstance(leaf, Tensor))
+        return out

@@ -1,0 +1,278 @@
+"""Listening to a forward: every function, method and module call becomes a step of the list."""
+
+import operator
+import sys
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from sfumato.split.kernels import Kernels
+from sfumato.split.sizes import Dim
+from sfumato.split.values import Step, Value, rebuilt, template, walk
+
+__all__ = ["OtherSteps", "Recorder"]
+
+# What takes values out of a tensor, after which the forward may do anything with them.
+_LOOKS = {
+    "item", "tolist", "numpy", "equal", "allclose", "is_nonzero", "__bool__", "__int__", "__float__", "__index__",
+    "__complex__", "__contains__", "__array__", "__len__",
+}  # fmt: skip
+_SIZES = {"size", "numel", "nelement"}
+_TORCH = str(Path(torch.__file__).parent)
+_HERE = str(Path(__file__).parent)
+
+
+class OtherSteps(Exception):
+    """The forward calls other modules than in the recording it is compared with."""
+
+
+def applied(function: Any, *args: Any, **kwargs: Any) -> Any:
+    """A `torch.autograd.Function` of the user's own, as a step of a graph."""
+    return function.apply(*args, **kwargs)
+
+
+class Recorder(TorchFunctionMode):
+    def __init__(
+        self, model: nn.Module, opened: Collection[nn.Module | None], replay: Iterator[Step] | None, gradients: bool
+    ) -> None:
+        super().__init__()
+        self.active = False
+        self._gradients = gradients
+        self.root = self.scope = self.running = Step("module", "")
+        self.born: set[int] = set()  # tensors that were made while listening
+        self._opened, self._replay = opened, replay
+        self._names = {id(part): name for name, part in reversed(list(model.named_modules(remove_duplicate=False)))}
+        self._stored = _stored_tensors(model)
+        self._values: dict[int, Value] = {}
+        self._kept: list[Any] = []  # so that no identity is used twice
+        self._call: Callable[..., Any] = nn.Module.__call__
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Intercept functions, modules and kernels."""
+        apply = vars(torch.autograd.Function)["apply"]
+        called = self._call
+
+        def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            return self.call(module, args, kwargs) if self.active else called(module, *args, **kwargs)
+
+        def function(cls: Any, *args: Any, **kwargs: Any) -> Any:
+            bound = apply.__get__(None, cls)
+            if not self.active:
+                return bound(*args, **kwargs)
+            return self.step("function", applied, bound, (cls, *args), kwargs, call=args)
+
+        nn.Module.__call__ = call  # type: ignore[method-assign]
+        torch.autograd.Function.apply = classmethod(function)  # type: ignore[assignment]
+        try:
+            with self, Kernels(self):
+                self.active = True
+                yield
+        finally:
+            self.active = False
+            nn.Module.__call__ = called  # type: ignore[method-assign]
+            torch.autograd.Function.apply = apply  # type: ignore[method-assign]
+
+    @contextmanager
+    def _silent(self, running: Step | None = None) -> Iterator[None]:
+        before, self.active = (self.active, self.running), False
+        self.running = running or self.running
+        try:
+            with torch._C.DisableTorchFunction():
+                yield
+        finally:
+            self.active, self.running = before
+
+    def enter(self, image: Tensor) -> Value:
+        """The model's input becomes a value."""
+        return self._known(image, Value("input", held=image))
+
+    def templated(self, tree: Any) -> Any:
+        """The tree with values in place of tensors and sizes."""
+        return template(tree, self._leaf)
+
+    def _leaf(self, leaf: Any) -> Any:
+        if isinstance(leaf, Dim):
+            return leaf.value
+        return self._value(leaf) if isinstance(leaf, Tensor) else leaf
+
+    def _value(self, tensor: Tensor) -> Value:
+        found = self._values.get(id(tensor))
+        if found is None:
+            if id(tensor) in self._stored:
+                made = Value("stored", name=self._stored[id(tensor)])
+            else:
+                made = Value("unknown" if id(tensor) in self.born else "constant", held=tensor)
+            found = self._known(tensor, made)
+        return found
+
+    def _known(self, held: Any, value: Value) -> Value:
+        value.serial = len(self._kept)
+        self._kept.append(held)
+        self._values[id(held)] = value
+        return value
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if not self.active or func is torch._C._set_grad_enabled:
+            return func(*args, **kwargs)
+        if name in _LOOKS and args:
+            look = Step("look", name, parent=self.scope, where=_where())
+            look.take(self.templated(args), {})
+            self.scope.body.append(look)
+            with self._silent():
+                return func(*args, **kwargs)
+        if name in ("__get__", "__set__"):
+            attribute = func.__self__.__name__
+            if name == "__set__":
+                return self.step("function", setattr, func, (args[0], attribute, args[1]), {}, call=args)
+            return self.step("attribute", attribute, func, args[:1], {}, call=args, sizes=attribute == "shape")
+        if name in ("__getitem__", "__setitem__"):
+            return self.step("function", getattr(operator, name.strip("_")), func, args, kwargs)
+        sizes = name in _SIZES
+        if type(func).__name__ == "method_descriptor" or getattr(func, "__module__", "") == "torch._tensor":
+            return self.step("method", name, func, args, kwargs, sizes=sizes)
+        return self.step("function", func, func, args, kwargs, sizes=sizes)
+
+    def step(
+        self, kind: Any, target: Any, func: Any, args: Any, kwargs: Any, *, call: Any = None, sizes: bool = False
+    ) -> Any:
+        """Run one operation and write it down, unless all it does is to say something about a tensor's form."""
+        one = Step(kind, target, parent=self.scope, where=_where(), sizes=sizes)
+        one.take(self.templated(args), self.templated(kwargs))
+        given = [leaf for _, leaf in walk((args, kwargs)) if isinstance(leaf, Tensor)]
+        with self._silent(one):
+            versions = {id(tensor): _version(tensor) for tensor in given}
+            plain_args, plain_kwargs = rebuilt((args if call is None else call, kwargs), _plain)
+            result = func(*plain_args, **plain_kwargs)
+            changed = {id(tensor) for tensor in given if _version(tensor) != versions[id(tensor)]}
+            one.mutates = bool(changed)
+            wanted = self._gradients and any(tensor.requires_grad for tensor in given)
+            one.cut_gradient = wanted and not torch.is_grad_enabled()
+            result = rebuilt(result, lambda path, leaf: self._made(one, path, leaf, changed))
+        if one.mutates or sizes or any(isinstance(leaf, Tensor) for _, leaf in walk(result)):
+            self.scope.body.append(one)
+        return result
+
+    def _made(self, one: Step, path: tuple[Any, ...], leaf: Any, changed: set[int]) -> Any:
+        if one.sizes and type(leaf) is int:
+            return Dim.of(leaf, Value("step", one, path, serial=len(self._kept)), self)
+        if not isinstance(leaf, Tensor):
+            return leaf
+        known = id(leaf) in self._values or id(leaf) in self._stored
+        if known and id(leaf) not in changed:
+            # An operation that had nothing to do gives back its input, as dropout does in evaluation. Elsewhere it may
+            # do something, so its result must not be taken for its input.
+            leaf = leaf.view_as(leaf)
+        self._known(leaf, Value("step", one, path))
+        return leaf
+
+    def computed(self, function: Any, operands: tuple[Any, ...], result: int) -> int:
+        """A size computed from sizes."""
+        one = Step("function", function, parent=self.scope, where=_where())
+        one.take(self.templated(operands), {})
+        self.scope.body.append(one)
+        return Dim.of(result, Value("step", one, serial=len(self._kept)), self)
+
+    def call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run one module, with what it does written into the body of its call."""
+        name = self._names.get(id(module))
+        if name is None:
+            return self._call(module, *args, **kwargs)
+        one = Step("module", name, parent=self.scope, where=_where(), module=module)
+        one.take(self.templated(args), self.templated(kwargs))
+        given = [leaf for _, leaf in walk((args, kwargs)) if isinstance(leaf, Tensor)]
+        before = [self._values.get(id(tensor)) for tensor in given]
+        with self._silent():
+            versions = [_version(tensor) for tensor in given]
+            wanted = self._gradients and any(t.requires_grad for t in (*given, *module.parameters()))
+            one.cut_gradient = wanted and not torch.is_grad_enabled()
+        self.scope.body.append(one)
+        if self._replay is not None and module not in self._opened:
+            return self._replayed(one, given)
+        outer, self.scope, start = self.scope, one, len(self._kept)
+        try:
+            output = self._call(module, *args, **kwargs)
+        finally:
+            self.scope = outer
+        with self._silent():
+            one.mutates = any(_version(tensor) != version for tensor, version in zip(given, versions, strict=True))
+            output = rebuilt(output, lambda path, leaf: self._returned(one, path, leaf, start))
+            returned = {id(leaf) for _, leaf in walk(output)}
+            for tensor, value in zip(given, before, strict=True):
+                if value is not None and id(tensor) not in returned:
+                    self._values[id(tensor)] = value
+        one.output, one.given, one.result = output, given, self.templated(output)
+        if isinstance(output, Tensor):
+            with self._silent():
+                one.version = _version(output)
+        return output
+
+    def _returned(self, one: Step, path: tuple[Any, ...], leaf: Any, start: int) -> Any:
+        if isinstance(leaf, Dim):
+            return Dim.of(int(leaf), Value("step", one, path, leaf.value, serial=len(self._kept)), self)
+        if not isinstance(leaf, Tensor):
+            return leaf
+        inner = self._value(leaf)
+        if inner.serial < start or inner.source in ("stored", "constant"):
+            leaf = leaf.view_as(leaf)  # it gives back what it was given; see `_made`
+        self._known(leaf, Value("step", one, path, inner))
+        return leaf
+
+    def _replayed(self, one: Step, given: list[Tensor]) -> Any:
+        earlier = next(self._replay, None)  # type: ignore[arg-type]
+        if earlier is None or earlier.module is not one.module or len(earlier.given) != len(given):
+            raise OtherSteps
+        same = {id(old): new for old, new in zip(earlier.given, given, strict=True)}
+
+        def again(path: tuple[Any, ...], leaf: Any) -> Any:
+            if isinstance(leaf, Dim):
+                return Dim.of(int(leaf), Value("step", one, path, serial=len(self._kept)), self)
+            if not isinstance(leaf, Tensor):
+                return leaf
+            leaf = same.get(id(leaf), leaf)
+            leaf = leaf if id(leaf) in map(id, given) else leaf.view_as(leaf)
+            self._known(leaf, Value("step", one, path))
+            return leaf
+
+        with self._silent():
+            output = rebuilt(earlier.output, again)
+        one.result = self.templated(output)
+        return output
+
+
+def _version(tensor: Tensor) -> int:
+    """How often it was changed in place; those made in inference mode do not count."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def _plain(_: tuple[Any, ...], leaf: Any) -> Any:
+    return int(leaf) if isinstance(leaf, Dim) else leaf
+
+
+def _stored_tensors(model: nn.Module) -> dict[int, str]:
+    """Names of parameters, buffers and other tensors that modules hold as attributes."""
+    found: dict[int, str] = {}
+    for prefix, part in model.named_modules():
+        for holder in (part._parameters, part._buffers, vars(part)):
+            for name, tensor in holder.items():
+                if isinstance(tensor, Tensor):
+                    found.setdefault(id(tensor), f"{prefix}.{name}" if prefix else name)
+    return found
+
+
+def _where() -> str:
+    """File and line of the user's code that is running."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None:
+        file = frame.f_code.co_filename
+        if not file.startswith((_TORCH, _HERE)) and not file.endswith("contextlib.py"):
+            return f"{Path(file).name}:{frame.f_lineno}"
+        frame = frame.f_back
+    return ""

@@ -1,0 +1,176 @@
+"""The steps before and behind a cut, and what has to cross it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from sfumato.split.recording import Recording
+from sfumato.split.values import Step, Value, walk
+
+__all__ = ["Course", "Crossing", "Obstacle", "course", "crossing", "needed"]
+
+
+class Obstacle(Exception):
+    """Why there is no cut behind a layer: a few words; where something else crosses, what and who needs it."""
+
+    def __init__(self, reason: str, strays: dict[Value, Step | None] | None = None) -> None:
+        super().__init__(reason)
+        self.strays = strays or {}
+
+
+@dataclass
+class Course:
+    """A forward as a list of steps, in which only the parents of one layer are opened.
+
+    Attributes:
+        steps: in the order in which they happen; modules that are no parents are single steps.
+        index: number of steps up to and including the layer.
+        cut: the layer's output.
+        opened: the calls of the parents, whose outputs are those of their steps.
+        data: the steps whose result depends on the values of the input, or that must not happen twice.
+    """
+
+    recording: Recording
+    steps: list[Step]
+    index: int
+    cut: Value
+    opened: set[Step]
+    data: set[Step] = field(default_factory=set)
+
+    def resolved(self, value: Value) -> Value:
+        """The value itself, where it is the output of an opened module."""
+        while value.step in self.opened:
+            if value.inner is None:
+                raise Obstacle(f"{_quoted(value.step)} gives what no operation that can be recorded has made")
+            value = value.inner
+        return value
+
+    def inputs(self, step: Step) -> list[Value]:
+        """What a step needs."""
+        return [self.resolved(value) for value in step.inputs]
+
+    def of_data(self, value: Value) -> bool:
+        """Whether it depends on the input's values."""
+        return not value.size and (value.source == "input" or value.step in self.data)
+
+    def answer(self) -> list[Value]:
+        """The values in the model's result."""
+        return [self.resolved(leaf) for _, leaf in walk(self.recording.answer) if isinstance(leaf, Value)]
+
+
+def course(recording: Recording, layer: Step) -> Course:
+    """Open the parents of a called layer and nothing else.
+
+    Raises:
+        Obstacle: the layer does not give one tensor, or a parent's forward does what a graph cannot hold.
+    """
+    opened, parent = set(), layer.parent
+    while parent is not None and parent.kind == "module" and parent.module is not None:
+        opened.add(parent)
+        parent = parent.parent
+    steps: list[Step] = []
+
+    def emit(body: Iterable[Step]) -> None:
+        for step in body:
+            if step in opened:
+                emit(step.body)
+            else:
+                steps.append(step)
+
+    emit(recording.root.body)
+    cut = layer.result
+    if not isinstance(cut, Value):
+        raise Obstacle(f"it gives a {type(layer.output).__name__}, and only one tensor can cross")
+    made = Course(recording, steps, steps.index(layer) + 1, cut, opened)
+    _follow(made)
+    return made
+
+
+def _follow(made: Course) -> None:
+    """Find what depends on the input, and refuse what cannot be repeated as a graph."""
+    done: set[Step] = set()
+    for step in made.steps:
+        inputs = made.inputs(step)
+        follows = any(made.of_data(value) for value in inputs)
+        if step.kind == "look":
+            if follows and step.target != "__len__":
+                raise Obstacle(
+                    f"the forward of {_quoted(step.parent)} looks at values of the data ({step.target}, {step.where}), "
+                    "which a graph cannot follow; move that into a submodule that does not contain the layer"
+                )
+            continue
+        for value in inputs:
+            if value.source == "unknown":
+                raise Obstacle(
+                    f"{step.where} uses a tensor from a function that cannot be recorded, such as a compiled one"
+                )
+            if value.source == "step" and value.step not in done:
+                raise Obstacle(
+                    f"{step.where} uses a tensor from inside {_quoted(value.step and value.step.parent)} that it does "
+                    "not return"
+                )
+        if step.cut_gradient and follows:
+            raise Obstacle(
+                f"the forward of {_quoted(step.parent)} computes under torch.no_grad ({step.where}), which a graph "
+                "does not keep; freeze parameters by requires_grad_(False)"
+            )
+        done.add(step)
+        if follows or step.random or step.mutates:
+            made.data.add(step)
+
+
+@dataclass
+class Crossing:
+    """How the steps divide.
+
+    Attributes:
+        edge: the steps that the layer's output needs.
+        cloud: the steps behind the cut that the answer needs.
+        repeated: steps before the cut that do not depend on the data and are needed behind it.
+        sizes: sizes of what lies before the cut that are needed behind it.
+        front: the steps before the cut, and those behind it that read such sizes.
+    """
+
+    edge: list[Step]
+    cloud: list[Step]
+    repeated: list[Step]
+    sizes: list[Value]
+    front: list[Step]
+
+
+def crossing(made: Course) -> Crossing:
+    """Divide the steps.
+
+    Raises:
+        Obstacle: something besides the layer's output crosses.
+    """
+    front, behind = made.steps[: made.index], made.steps[made.index :]
+    edge, _ = needed(made, front, [made.cut])
+    before = {None, *front} - {made.cut.step}
+    early = [step for step in behind if step.sizes and all(value.step in before for value in made.inputs(step))]
+    front, behind = front + early, [step for step in behind if step not in set(early)]
+    cloud, outside = needed(made, behind, made.answer())
+    strays = {value: user for value, user in outside.items() if value is not made.cut and made.of_data(value)}
+    if strays:
+        raise Obstacle("something else crosses", strays)
+    repeated, rest = needed(made, [step for step in front if step not in made.data], list(outside))
+    return Crossing(edge, cloud, repeated, [value for value in rest if value.size], front)
+
+
+def needed(made: Course, steps: list[Step], wanted: list[Value]) -> tuple[list[Step], dict[Value, Step | None]]:
+    """Those of the steps that the wanted values need or that change a tensor, and what these take from elsewhere."""
+    places, live = set(steps), {value.step for value in wanted}
+    kept: list[Step] = []
+    taken: dict[Value, Step | None] = dict.fromkeys(wanted)
+    for step in reversed(steps):
+        if step.kind != "look" and (step in live or step.mutates):
+            kept.append(step)
+            inputs = made.inputs(step)
+            live.update(value.step for value in inputs)
+            taken.update(dict.fromkeys(inputs, step))
+    return kept[::-1], {
+        value: user for value, user in taken.items() if value.source != "step" or value.step not in places
+    }
+
+
+def _quoted(step: Step | None) -> str:
+    return repr(step.target) if step is not None and step.target else "the model"
