@@ -1,0 +1,146 @@
+"""Does a setting meet the floor? Means and standard errors of the slack, half by half, and a monotone fit along lambda."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from sfumato.tuning.floor import Floor
+from sfumato.tuning.measure import Measured
+from sfumato.tuning.space import BASELINE, Setting, Space, Trial
+
+__all__ = ["Book", "Estimate", "Half", "non_increasing"]
+
+Half = Literal["selecting", "confirming", "both"]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with its standard error.
+
+    Attributes:
+        mean: over the images of all folds.
+        error: of the mean; see `Book.slack`.
+        images: how many there are.
+    """
+
+    mean: float
+    error: float
+    images: int
+
+
+class Book:
+    """What has been measured, and what follows from it.
+
+    Args:
+        measured: of every trial that is done.
+        floor: what has to be left.
+        space: of the search.
+    """
+
+    def __init__(self, measured: Mapping[Trial, Measured], floor: Floor, space: Space) -> None:
+        self.measured, self.floor, self.space = measured, floor, space
+        self.quantile = statistics.NormalDist().inv_cdf(space.confidence)
+
+    def folds(self, setting: Setting) -> list[int]:
+        """The folds in which both the setting and the baseline are measured."""
+        both = (setting, BASELINE)
+        return [f for f in range(self.space.folds) if all(Trial(one, f) in self.measured for one in both)]
+
+    def settings(self) -> list[Setting]:
+        """What is measured in at least one fold, without the baseline."""
+        return [setting for setting in self.space.settings if self.folds(setting)]
+
+    def complete(self, setting: Setting) -> bool:
+        """Whether every fold is measured."""
+        return len(self.folds(setting)) == self.space.folds
+
+    def slack(self, setting: Setting, half: Half) -> Estimate:
+        """What is left above the floor, on one half of the held-out images.
+
+        The standard error is the larger of two: that of the mean over the n images, sd / sqrt(n) (for a floor against
+        the baseline this is McNemar's: only images on which the two differ count), and that of the mean over the K
+        folds, sd of their means / sqrt(K), which also holds the luck of every single training.
+        """
+        folds = [
+            self.floor.slack(self._right(Trial(setting, f), half), self._right(Trial(BASELINE, f), half))
+            for f in self.folds(setting)
+        ]
+        every = torch.cat(folds)
+        count = len(every)
+        error = float(every.std()) / math.sqrt(count) if count > 1 else math.inf
+        if len(folds) > 1:
+            error = max(error, statistics.stdev(float(part.mean()) for part in folds) / math.sqrt(len(folds)))
+        return Estimate(float(every.mean()), error, count)
+
+    def accuracy(self, setting: Setting, half: Half = "both") -> float:
+        """Share of the held-out images that are recognised."""
+        return float(torch.cat([self._right(Trial(setting, f), half) for f in self._own(setting)]).mean())
+
+    def error(self, setting: Setting, half: Half = "both") -> float:
+        """The attacker's error on held-out images, averaged over folds."""
+        found = []
+        for fold in self._own(setting):
+            one = self.measured[Trial(setting, fold)]
+            share = float(one.selecting.double().mean())
+            weights = {"selecting": (1.0, 0.0), "confirming": (0.0, 1.0), "both": (share, 1 - share)}[half]
+            found.append(sum(weight * error for weight, error in zip(weights, one.errors, strict=True)))
+        return statistics.fmean(found)
+
+    def fails(self, setting: Setting) -> bool:
+        """Whether the selecting half shows a broken floor, by more than chance explains; in any number of folds."""
+        found = self.slack(setting, "selecting")
+        return found.mean + self.quantile * found.error < 0
+
+    def passes(self, setting: Setting) -> bool:
+        """Whether the selecting half shows the floor met, by more than chance explains, in all folds.
+
+        The mean is that of a monotone fit: accuracy cannot rise with lambda, so a strong setting that does better than
+        a weaker one was lucky, and both are taken for their average. Noise alone is left out of the fit: a little CEM
+        may help accuracy.
+        """
+        if not self.complete(setting):
+            return False
+        found = self.slack(setting, "selecting")
+        return self._fitted(setting) - self.quantile * found.error >= 0
+
+    def confirmed(self, setting: Setting) -> bool:
+        """Whether the half that selected nothing shows the same."""
+        found = self.slack(setting, "confirming")
+        return found.mean - self.quantile * found.error >= 0
+
+    def _fitted(self, setting: Setting) -> float:
+        line = [
+            one
+            for lam in self.space.lams
+            if self.folds(one := Setting(setting.noise_std, lam)) and setting.lam > 0
+        ]
+        if setting not in line:
+            return self.slack(setting, "selecting").mean
+        means = [self.slack(one, "selecting").mean for one in line]
+        return non_increasing(means, [len(self.folds(one)) for one in line])[line.index(setting)]
+
+    def _own(self, setting: Setting) -> list[int]:
+        return [f for f in range(self.space.folds) if Trial(setting, f) in self.measured]
+
+    def _right(self, trial: Trial, half: Half) -> torch.Tensor:
+        one = self.measured[trial]
+        if half == "both":
+            return one.right
+        return one.right[one.selecting if half == "selecting" else ~one.selecting]
+
+
+def non_increasing(values: Sequence[float], weights: Sequence[float]) -> list[float]:
+    """The non-increasing sequence with the smallest weighted squared distance (pooling adjacent violators)."""
+    blocks: list[tuple[float, float, int]] = []
+    for value, weight in zip(values, weights, strict=True):
+        mean, total, count = value, float(weight), 1
+        while blocks and blocks[-1][0] < mean:
+            before, heavy, length = blocks.pop()
+            mean = (before * heavy + mean * total) / (heavy + total)
+            total, count = heavy + total, length + count
+        blocks.append((mean, total, count))
+    return [mean for mean, _, count in blocks for _ in range(count)]
