@@ -1,4 +1,4 @@
-"""Does a setting meet the floor? Means and standard errors of the slack, half by half, and a monotone fit along lambda."""
+"""Does a setting meet the floor? Means and standard errors of the slack, half by half, and a fit along lambda."""
 
 import math
 import statistics
@@ -39,10 +39,11 @@ class Book:
         measured: of every trial that is done.
         floor: what has to be left.
         space: of the search.
+        chance: share of the most frequent class, which needs no model.
     """
 
-    def __init__(self, measured: Mapping[Trial, Measured], floor: Floor, space: Space) -> None:
-        self.measured, self.floor, self.space = measured, floor, space
+    def __init__(self, measured: Mapping[Trial, Measured], floor: Floor, space: Space, *, chance: float = 0.0) -> None:
+        self.measured, self.floor, self.space, self.chance = measured, floor, space, chance
         self.quantile = statistics.NormalDist().inv_cdf(space.confidence)
 
     def folds(self, setting: Setting) -> list[int]:
@@ -65,16 +66,11 @@ class Book:
         the baseline this is McNemar's: only images on which the two differ count), and that of the mean over the K
         folds, sd of their means / sqrt(K), which also holds the luck of every single training.
         """
-        folds = [
-            self.floor.slack(self._right(Trial(setting, f), half), self._right(Trial(BASELINE, f), half))
-            for f in self.folds(setting)
-        ]
-        every = torch.cat(folds)
-        count = len(every)
-        error = float(every.std()) / math.sqrt(count) if count > 1 else math.inf
-        if len(folds) > 1:
-            error = max(error, statistics.stdev(float(part.mean()) for part in folds) / math.sqrt(len(folds)))
-        return Estimate(float(every.mean()), error, count)
+        return _estimate([self.floor.slack(*pair) for pair in self._pairs(setting, half)])
+
+    def loss(self, setting: Setting, half: Half = "both") -> Estimate:
+        """Accuracy lost against the baseline on the same images, as a share; negative where some was gained."""
+        return _estimate([baseline - right for right, baseline in self._pairs(setting, half)])
 
     def accuracy(self, setting: Setting, half: Half = "both") -> float:
         """Share of the held-out images that are recognised."""
@@ -114,14 +110,16 @@ class Book:
 
     def _fitted(self, setting: Setting) -> float:
         line = [
-            one
-            for lam in self.space.lams
-            if self.folds(one := Setting(setting.noise_std, lam)) and setting.lam > 0
+            one for lam in self.space.lams if self.folds(one := Setting(setting.noise_std, lam)) and setting.lam > 0
         ]
         if setting not in line:
             return self.slack(setting, "selecting").mean
         means = [self.slack(one, "selecting").mean for one in line]
         return non_increasing(means, [len(self.folds(one)) for one in line])[line.index(setting)]
+
+    def _pairs(self, setting: Setting, half: Half) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        both = (setting, BASELINE)
+        return [tuple(self._right(Trial(one, f), half) for one in both) for f in self.folds(setting)]  # type: ignore[misc]
 
     def _own(self, setting: Setting) -> list[int]:
         return [f for f in range(self.space.folds) if Trial(setting, f) in self.measured]
@@ -131,6 +129,15 @@ class Book:
         if half == "both":
             return one.right
         return one.right[one.selecting if half == "selecting" else ~one.selecting]
+
+
+def _estimate(folds: Sequence[torch.Tensor]) -> Estimate:
+    every = torch.cat(list(folds))
+    count = len(every)
+    error = float(every.std()) / math.sqrt(count) if count > 1 else math.inf
+    if len(folds) > 1:
+        error = max(error, statistics.stdev(float(part.mean()) for part in folds) / math.sqrt(len(folds)))
+    return Estimate(float(every.mean()), error, count)
 
 
 def non_increasing(values: Sequence[float], weights: Sequence[float]) -> list[float]:

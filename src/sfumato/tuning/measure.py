@@ -100,7 +100,7 @@ def right_answers(model: SplitModel, images: ImageSet, *, seed: int, draws: int,
 
 
 def fitted(model: SplitModel, learn: ImageSet, *, attack: str, seed: int) -> Attack:
-    """The cheap attacker of a trained model: `ridge` or `decoder`, learned from the images that the model learned from."""
+    """The cheap attacker of a trained model, `ridge` or `decoder`; it learns from the images the model learned from."""
     device = next((value.device for value in model.parameters()), torch.device("cpu"))
     attacker: Attack = attacks.build(_ATTACKS[attack](seed))
     return attacker.fit(Observer(model, learn, device=device))
@@ -117,6 +117,7 @@ def measured(
         held: images that neither has seen.
         draws: of the noise per image.
         seed: of the noise and of the halves.
+        bf16: whether the model computes in it.
     """
     right = right_answers(model, held, seed=derive_seed(seed, "tune"), draws=draws, bf16=bf16)
     half = selecting(held.labels, seed)

@@ -53,7 +53,7 @@ class Task:
 
     @property
     def seed(self) -> int:
-        """Of the training: one per fold, so that all settings share initial weights and order, paired with the baseline."""
+        """Of the training; one per fold, so that all settings share initial weights and order with the baseline."""
         return derive_seed(self.space.seed, "tune", self.trial.fold) % 2**31
 
 

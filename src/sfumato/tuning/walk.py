@@ -43,7 +43,7 @@ def advance(book: Book) -> list[Trial] | Decision:
         first = [Trial(Setting(noise, _middle(space)), 0) for noise in space.noise_stds]
         return missing + [trial for trial in first if trial not in book.measured]
     _check_baseline(book)
-    if book.floor.lose_at_most is None and book.slack(BASELINE, "both").mean < 0:
+    if book.slack(BASELINE, "both").mean < 0:  # only an absolute floor can be above the baseline
         return Decision(None, ())
     tops = {}
     wanted = []
@@ -102,8 +102,12 @@ def _descend(book: Book, tops: dict[float, int]) -> list[Trial] | Decision:
             else:
                 rungs[noise], open_trials[noise] = found
         best = max((book.error(setting, "selecting") for setting in passing.values()), default=0.0)
-        wanted = [trial for noise, trials in open_trials.items() if _ceiling(book, noise, rungs[noise]) > best
-                  for trial in trials]
+        wanted = [
+            trial
+            for noise, trials in open_trials.items()
+            if _ceiling(book, noise, rungs[noise]) > best
+            for trial in trials
+        ]
         if wanted:
             return wanted
         if not passing:
