@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sfumato.report.averages import error_text
 from sfumato.report.cells import Cell, Row, Table
 from sfumato.report.figures import Curve, Point, trade_off
 from sfumato.report.page import write_page
@@ -75,7 +74,7 @@ def tune_table(result: Mapping[str, Any]) -> Table:
             Cell(baseline["error"]),
             Cell(text=""),
         )
-        rows.append(Row("no defence", cells, note=_folds(baseline["folds"])))
+        rows.append(Row("no defence", cells, note=_count(baseline["trainings"])))
     for row in result["curve"]:
         label = f"σ {row['noise_std']:g}" + (f", λ {row['lam']:g}" if row["lam"] else " alone")
         spread = None if row["loss_se"] is None else 100 * row["loss_se"]
@@ -85,7 +84,7 @@ def tune_table(result: Mapping[str, Any]) -> Table:
             Cell(row["error"], note="" if row["converged"] else "not converged"),
             Cell(text=row["verdict"]),
         )
-        rows.append(Row(label, cells, note=_folds(row["folds"]), emphasis=row["verdict"] == "chosen"))
+        rows.append(Row(label, cells, note=_count(row["trainings"]), emphasis=row["verdict"] == "chosen"))
     return Table(
         "The settings that were trained",
         ("accuracy", "points lost", "attacker's error", "the floor"),
@@ -96,7 +95,7 @@ def tune_table(result: Mapping[str, Any]) -> Table:
     )  # fmt: skip
 
 
-def _folds(count: int) -> str:
+def _count(count: int) -> str:
     return f"{count} training{'s' * (count > 1)}"
 
 

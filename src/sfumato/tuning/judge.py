@@ -14,6 +14,10 @@ from sfumato.tuning.space import BASELINE, Setting, Space, Trial
 
 __all__ = ["Book", "Estimate", "Half", "non_increasing"]
 
+# In standard errors of the selecting half, which has half of the images: what it lets pass is confirmed afterwards.
+_FAILS = 1.0
+_PASSES = 0.5
+
 Half = Literal["selecting", "confirming", "both"]
 
 
@@ -44,12 +48,12 @@ class Book:
 
     def __init__(self, measured: Mapping[Trial, Measured], floor: Floor, space: Space, *, chance: float = 0.0) -> None:
         self.measured, self.floor, self.space, self.chance = measured, floor, space, chance
+        self._known: dict[tuple[Setting, str], Estimate] = {}
         self.quantile = statistics.NormalDist().inv_cdf(space.confidence)
 
     def folds(self, setting: Setting) -> list[int]:
         """The folds in which both the setting and the baseline are measured."""
-        both = (setting, BASELINE)
-        return [f for f in range(self.space.folds) if all(Trial(one, f) in self.measured for one in both)]
+        return [f for f in range(self.space.folds) if self._trials(setting, f) and self._trials(BASELINE, f)]
 
     def settings(self) -> list[Setting]:
         """What is measured in at least one fold, without the baseline."""
@@ -59,6 +63,10 @@ class Book:
         """Whether every fold is measured."""
         return len(self.folds(setting)) == self.space.folds
 
+    def measurements(self, setting: Setting) -> list[Measured]:
+        """All trainings of a setting, or of the baseline."""
+        return [one for f in range(self.space.folds) for one in self._trials(setting, f)]
+
     def slack(self, setting: Setting, half: Half) -> Estimate:
         """What is left above the floor, on one half of the held-out images.
 
@@ -66,7 +74,10 @@ class Book:
         the baseline this is McNemar's: only images on which the two differ count), and that of the mean over the K
         folds, sd of their means / sqrt(K), which also holds the luck of every single training.
         """
-        return _estimate([self.floor.slack(*pair) for pair in self._pairs(setting, half)])
+        if (setting, half) not in self._known:
+            pairs = self._pairs(setting, half)
+            self._known[setting, half] = _estimate([self.floor.slack(*pair) for pair in pairs])
+        return self._known[setting, half]
 
     def loss(self, setting: Setting, half: Half = "both") -> Estimate:
         """Accuracy lost against the baseline on the same images, as a share; negative where some was gained."""
@@ -74,25 +85,24 @@ class Book:
 
     def accuracy(self, setting: Setting, half: Half = "both") -> float:
         """Share of the held-out images that are recognised."""
-        return float(torch.cat([self._right(Trial(setting, f), half) for f in self._own(setting)]).mean())
+        return statistics.fmean(float(_part(one, half).mean()) for one in self.measurements(setting))
 
     def error(self, setting: Setting, half: Half = "both") -> float:
-        """The attacker's error on held-out images, averaged over folds."""
+        """The attacker's error on held-out images, averaged over trainings."""
         found = []
-        for fold in self._own(setting):
-            one = self.measured[Trial(setting, fold)]
+        for one in self.measurements(setting):
             share = float(one.selecting.double().mean())
             weights = {"selecting": (1.0, 0.0), "confirming": (0.0, 1.0), "both": (share, 1 - share)}[half]
             found.append(sum(weight * error for weight, error in zip(weights, one.errors, strict=True)))
         return statistics.fmean(found)
 
     def fails(self, setting: Setting) -> bool:
-        """Whether the selecting half shows a broken floor, by more than chance explains; in any number of folds."""
+        """Whether the selecting half shows a broken floor, by more than a standard error; in any number of folds."""
         found = self.slack(setting, "selecting")
-        return found.mean + self.quantile * found.error < 0
+        return found.mean + _FAILS * found.error < 0
 
     def passes(self, setting: Setting) -> bool:
-        """Whether the selecting half shows the floor met, by more than chance explains, in all folds.
+        """Whether the selecting half shows the floor met in all folds, by more than half a standard error.
 
         The mean is that of a monotone fit: accuracy cannot rise with lambda, so a strong setting that does better than
         a weaker one was lucky, and both are taken for their average. Noise alone is left out of the fit: a little CEM
@@ -100,13 +110,12 @@ class Book:
         """
         if not self.complete(setting):
             return False
-        found = self.slack(setting, "selecting")
-        return self._fitted(setting) - self.quantile * found.error >= 0
+        return self._fitted(setting) - _PASSES * self.slack(setting, "selecting").error >= 0
 
     def confirmed(self, setting: Setting) -> bool:
-        """Whether the half that selected nothing shows the same."""
-        found = self.slack(setting, "confirming")
-        return found.mean - self.quantile * found.error >= 0
+        """Whether the half that selected nothing shows the floor met, and both halves with the required confidence."""
+        both = self.slack(setting, "both")
+        return self.slack(setting, "confirming").mean >= 0 and both.mean - self.quantile * both.error >= 0
 
     def _fitted(self, setting: Setting) -> float:
         line = [
@@ -118,17 +127,22 @@ class Book:
         return non_increasing(means, [len(self.folds(one)) for one in line])[line.index(setting)]
 
     def _pairs(self, setting: Setting, half: Half) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        both = (setting, BASELINE)
-        return [tuple(self._right(Trial(one, f), half) for one in both) for f in self.folds(setting)]  # type: ignore[misc]
+        """Right answers of the setting and of the baseline on each fold's images, averaged over trainings."""
+        return [(self._right(setting, f, half), self._right(BASELINE, f, half)) for f in self.folds(setting)]
 
-    def _own(self, setting: Setting) -> list[int]:
-        return [f for f in range(self.space.folds) if Trial(setting, f) in self.measured]
+    def _right(self, setting: Setting, fold: int, half: Half) -> torch.Tensor:
+        return torch.stack([_part(one, half) for one in self._trials(setting, fold)]).mean(0)
 
-    def _right(self, trial: Trial, half: Half) -> torch.Tensor:
-        one = self.measured[trial]
-        if half == "both":
-            return one.right
-        return one.right[one.selecting if half == "selecting" else ~one.selecting]
+    def _trials(self, setting: Setting, fold: int) -> list[Measured]:
+        repeats = self.space.baselines if setting == BASELINE else 1
+        trials = (Trial(setting, fold, repeat) for repeat in range(repeats))
+        return [self.measured[trial] for trial in trials if trial in self.measured]
+
+
+def _part(one: Measured, half: Half) -> torch.Tensor:
+    if half == "both":
+        return one.right
+    return one.right[one.selecting if half == "selecting" else ~one.selecting]
 
 
 def _estimate(folds: Sequence[torch.Tensor]) -> Estimate:

@@ -107,7 +107,14 @@ def fitted(model: SplitModel, learn: ImageSet, *, attack: str, seed: int) -> Att
 
 
 def measured(
-    model: SplitModel, attacker: Attack, held: ImageSet, *, draws: int, seed: int, bf16: bool = False
+    model: SplitModel,
+    attacker: Attack,
+    held: ImageSet,
+    *,
+    draws: int,
+    seed: int,
+    halves: int,
+    bf16: bool = False,
 ) -> Measured:
     """Measure a trained model.
 
@@ -116,16 +123,17 @@ def measured(
         attacker: fitted to it.
         held: images that neither has seen.
         draws: of the noise per image.
-        seed: of the noise and of the halves.
+        seed: of the noise.
+        halves: seed of the halves, the same for all trainings that are compared.
         bf16: whether the model computes in it.
     """
     right = right_answers(model, held, seed=derive_seed(seed, "tune"), draws=draws, bf16=bf16)
-    half = selecting(held.labels, seed)
+    half = selecting(held.labels, halves)
     each = invert(attacker, model, held, seed=seed).each["mse"].double()
     errors = float(each[half].mean()), float(each[~half].mean())
     return Measured(right, half, errors, attacker.outcome is None or attacker.outcome.converged)
 
 
-def nothing(held: ImageSet, *, seed: int) -> Measured:
+def nothing(held: ImageSet, *, halves: int) -> Measured:
     """What a training shows whose loss became NaN: a model that recognises nothing, and no attack."""
-    return Measured(torch.zeros(len(held), dtype=torch.float64), selecting(held.labels, seed), (0.0, 0.0), False)
+    return Measured(torch.zeros(len(held), dtype=torch.float64), selecting(held.labels, halves), (0.0, 0.0), False)

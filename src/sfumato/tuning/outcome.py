@@ -6,7 +6,7 @@ from typing import Any
 from sfumato.tuning.floor import Floor
 from sfumato.tuning.judge import Book
 from sfumato.tuning.search import Searched
-from sfumato.tuning.space import BASELINE, Setting, Trial
+from sfumato.tuning.space import BASELINE, Setting
 
 __all__ = ["describe"]
 
@@ -21,11 +21,11 @@ def describe(found: Searched, floor: Floor) -> dict[str, Any]:
     asked = () if found.decision is None else found.decision.asked
     curve = [_row(book, setting, chosen, asked) for setting in book.settings()]
     baseline = None
-    if any(Trial(BASELINE, f) in book.measured for f in range(book.space.folds)):
+    if shown := book.measurements(BASELINE):
         baseline = {
             "accuracy": book.accuracy(BASELINE),
             "error": book.error(BASELINE),
-            "folds": sum(Trial(BASELINE, f) in book.measured for f in range(book.space.folds)),
+            "trainings": len(shown),
         }
     own = next((row for row in curve if row["verdict"] == "chosen"), None)
     return {
@@ -41,7 +41,7 @@ def describe(found: Searched, floor: Floor) -> dict[str, Any]:
 
 def _row(book: Book, setting: Setting, chosen: Setting | None, asked: tuple[Setting, ...]) -> dict[str, Any]:
     both, confirming = book.loss(setting), book.loss(setting, "confirming")
-    records = [book.measured[Trial(setting, f)] for f in book.folds(setting)]
+    records = book.measurements(setting)
     if setting == chosen:
         verdict = "chosen"
     elif book.fails(setting):
@@ -55,7 +55,7 @@ def _row(book: Book, setting: Setting, chosen: Setting | None, asked: tuple[Sett
     return {
         "noise_std": setting.noise_std,
         "lam": setting.lam,
-        "folds": len(records),
+        "trainings": len(records),
         "images": both.images,
         "accuracy": book.accuracy(setting),
         "accuracy_selecting": book.accuracy(setting, "selecting"),
@@ -92,10 +92,11 @@ def _notes(found: Searched, own: dict[str, Any] | None, floor: Floor) -> list[st
     book, notes = found.book, []
     space = book.space
     if own is not None:
-        upper = own["loss_confirming"] + book.quantile * (own["loss_confirming_se"] or 0.0)
+        upper = own["loss"] + book.quantile * (own["loss_se"] or 0.0)
         notes.append(
-            f"Floor: {floor.describe()}, required with {space.confidence:.0%} confidence on each half of the held-out "
-            f"images; on the confirming half at most {100 * upper:.1f} points are lost at that confidence."
+            f"Floor: {floor.describe()}. On all {own['images']} held-out images {_points(own['loss'])} "
+            f"(± {100 * (own['loss_se'] or 0.0):.1f}), with {space.confidence:.0%} confidence at most "
+            f"{100 * upper:.1f} points lost."
         )
         if own["lam"] == space.lams[-1]:
             notes.append(

@@ -14,7 +14,6 @@ from sfumato.errors import ConfigError, DataError, Interrupted
 from sfumato.evidence import evidence
 from sfumato.execution import LocalExecutor
 from sfumato.files import write_text
-from sfumato.seeds import derive_seed
 from sfumato.split import SplitModel
 from sfumato.training import TrainConfig, load_data
 from sfumato.tuning.floor import Floor
@@ -24,7 +23,7 @@ from sfumato.tuning.outcome import describe
 from sfumato.tuning.recipe import train_command, train_yaml
 from sfumato.tuning.search import Limits, Progress, Run, search
 from sfumato.tuning.space import Space, Trial
-from sfumato.tuning.trial import Task, run_task, trial_key
+from sfumato.tuning.trial import Task, run_task, training_seed, trial_key
 
 __all__ = ["Train", "tune", "tune_with"]
 
@@ -41,6 +40,7 @@ def tune(
     *,
     space: Space | None = None,
     images: ImageSet | None = None,
+    fresh: ImageSet | None = None,
     limits: Limits | None = None,
     workers: int | None = None,
     plugins: Sequence[str] = (),
@@ -56,6 +56,7 @@ def tune(
         folder: of the search.
         space: the grid, and how it is judged.
         images: to learn from and to hold out; None reads the training images that `config` names.
+        fresh: images on which every trained model is measured besides, for judging the search, which never reads it.
         limits: on trainings and minutes.
         workers: processes side by side; None: one per core, and one on a GPU.
         plugins: files that register defences.
@@ -80,7 +81,7 @@ def tune(
     deadline = limits.deadline()
 
     def task(trial: Trial) -> Task:
-        return Task(trial, config, space, images, None, place.work, deadline, paths)
+        return Task(trial, config, space, images, fresh, place.work, deadline, paths)
 
     with _processes(task, config, workers, deadline, len(space.settings) * space.folds) as run:
         result = _search(
@@ -139,7 +140,7 @@ def tune_with(
             yield trial, _own_trial(train, trial, images, space)
 
     def key(trial: Trial) -> str:
-        return f"noise{trial.setting.noise_std:g}-lam{trial.setting.lam:g}-f{trial.fold}"
+        return f"noise{trial.setting.noise_std:g}-lam{trial.setting.lam:g}-f{trial.fold}-r{trial.repeat}"
 
     result = _search(floor, space, place, key, run, images, limits, progress)
     result |= {"name": name, "evidence": evidence("cpu")}
@@ -150,15 +151,15 @@ def tune_with(
 def _own_trial(train: Train, trial: Trial, images: ImageSet, space: Space) -> dict[str, Any]:
     began = time.monotonic()
     learn, held = parts(images, space.folds, trial.fold, space.seed)
-    seed = derive_seed(space.seed, "tune", trial.fold) % 2**31
+    seed = training_seed(space, trial)
     model = train(learn, trial.setting.lam, trial.setting.noise_std, seed)
     if not isinstance(model, SplitModel):
         raise ConfigError(
             f"train gave a {type(model).__name__}; return a trained sfumato.SplitModel(edge, channel, cloud)"
         )
     attacker = fitted(model, learn, attack=space.attack, seed=seed)
-    shown = measured(model, attacker, held, draws=space.draws, seed=seed).as_dict(space.draws)
-    own = {"noise_std": trial.setting.noise_std, "lam": trial.setting.lam, "fold": trial.fold}
+    shown = measured(model, attacker, held, draws=space.draws, seed=seed, halves=space.seed).as_dict(space.draws)
+    own = {"noise_std": trial.setting.noise_std, "lam": trial.setting.lam, "fold": trial.fold, "repeat": trial.repeat}
     return own | shown | {"seconds": round(time.monotonic() - began, 2)}
 
 
@@ -180,7 +181,7 @@ def _search(
         "floor": floor.as_dict() | {"words": floor.describe()},
         "space": space.as_dict(),
         "trainings": len(found.records),
-        "grid_trainings": (len(space.settings) + 1) * space.folds,
+        "grid_trainings": len(space.settings) * space.folds + len(space.baseline_trials),
         "training_seconds": round(sum(record["seconds"] for record in found.records.values()), 1),
         "seconds": round(time.monotonic() - began, 1),
         "images": len(images),

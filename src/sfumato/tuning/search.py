@@ -10,7 +10,7 @@ from sfumato.tuning.floor import Floor
 from sfumato.tuning.folder import SearchFolder
 from sfumato.tuning.judge import Book
 from sfumato.tuning.measure import Measured
-from sfumato.tuning.space import BASELINE, Setting, Space, Trial
+from sfumato.tuning.space import Setting, Space, Trial
 from sfumato.tuning.walk import Decision, advance, expected_trials
 
 __all__ = ["Limits", "Progress", "Searched", "search"]
@@ -69,7 +69,7 @@ class Searched:
         """The setting found; of a search that was stopped the best one so far that passes and is confirmed."""
         if self.decision is not None:
             return self.decision.chosen
-        if any(Trial(BASELINE, f) not in self.book.measured for f in range(self.book.space.folds)):
+        if any(trial not in self.book.measured for trial in self.book.space.baseline_trials):
             return None
         good = [one for one in self.book.settings() if self.book.passes(one) and self.book.confirmed(one)]
         return max(good, key=lambda one: self.book.error(one, "selecting"), default=None)

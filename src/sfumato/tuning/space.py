@@ -35,10 +35,17 @@ BASELINE = Setting(0.0)
 
 @dataclass(frozen=True, order=True)
 class Trial:
-    """One training: a setting, and the fold of the images that it does not learn from."""
+    """One training.
+
+    Attributes:
+        setting: its strength.
+        fold: of the images that it does not learn from.
+        repeat: tells trainings of one setting and fold apart, by their seeds.
+    """
 
     setting: Setting
     fold: int
+    repeat: int = 0
 
 
 @dataclass(frozen=True)
@@ -49,8 +56,9 @@ class Space:
         noise_stds: standard deviations of the noise; in units of the feature, which a sigmoid bounds to (0, 1).
         lams: weights of the CEM loss, in any order; noise alone (0) is always among what is tried.
         folds: parts into which the training images are dealt; each setting is trained once without each of them.
+        baselines: trainings of the undefended baseline per fold, averaged: their luck would be in every comparison.
         draws: noise draws with which a held-out image is classified, 1 to 9.
-        confidence: one-sided, with which the floor is required on each half of the held-out images.
+        confidence: one-sided, with which both halves of the held-out images together have to show the floor met.
         attack: the cheap attacker whose error is made as large as possible: `ridge` (closed form) or `decoder`
             (a short training).
         seed: of folds, halves, trainings and noise.
@@ -62,8 +70,9 @@ class Space:
     noise_stds: tuple[float, ...] = (0.05, 0.15, 0.4)
     lams: tuple[float, ...] = (0.06, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0)
     folds: int = 3
+    baselines: int = 2
     draws: int = 5
-    confidence: float = 0.84
+    confidence: float = 0.93
     attack: Literal["ridge", "decoder"] = "ridge"
     seed: int = 0
 
@@ -72,15 +81,22 @@ class Space:
         object.__setattr__(self, "lams", _levels("lams", self.lams, "0.1 0.3 1"))
         if self.folds < 2:
             raise ConfigError(f"folds is {self.folds}; give at least 2, so that every image is once held out")
+        if self.baselines < 1:
+            raise ConfigError(f"baselines is {self.baselines}; give at least 1 training of the baseline per fold")
         if not 1 <= self.draws <= 9:
             raise ConfigError(f"draws is {self.draws}; give 1 to 9 noise draws per held-out image")
         if not 0.5 <= self.confidence < 1:
-            raise ConfigError(f"confidence is {self.confidence:g}; give a share from 0.5 to below 1, such as 0.84")
+            raise ConfigError(f"confidence is {self.confidence:g}; give a share from 0.5 to below 1, such as 0.93")
 
     @property
     def ladder(self) -> tuple[float, ...]:
         """Weights along which every noise level is searched: noise alone, then CEM from weak to strong."""
         return (0.0, *self.lams)
+
+    @property
+    def baseline_trials(self) -> tuple[Trial, ...]:
+        """The trainings of the undefended baseline."""
+        return tuple(Trial(BASELINE, f, r) for r in range(self.baselines) for f in range(self.folds))
 
     @property
     def settings(self) -> tuple[Setting, ...]:

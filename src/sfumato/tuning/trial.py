@@ -19,7 +19,7 @@ from sfumato.training import TrainConfig, Trainer, build_defenses, build_model, 
 from sfumato.tuning.measure import fitted, measured, nothing, parts
 from sfumato.tuning.space import BASELINE, Setting, Space, Trial
 
-__all__ = ["Task", "config_of", "run_task", "train_task", "trial_key"]
+__all__ = ["Task", "config_of", "run_task", "train_task", "training_seed", "trial_key"]
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,12 @@ class Task:
     @property
     def seed(self) -> int:
         """Of the training; one per fold, so that all settings share initial weights and order with the baseline."""
-        return derive_seed(self.space.seed, "tune", self.trial.fold) % 2**31
+        return training_seed(self.space, self.trial)
+
+
+def training_seed(space: Space, trial: Trial) -> int:
+    """The seed of a training, the same for all settings."""
+    return derive_seed(space.seed, "tune", trial.fold, trial.repeat) % 2**31
 
 
 def config_of(setting: Setting, config: TrainConfig) -> TrainConfig:
@@ -68,9 +73,10 @@ def config_of(setting: Setting, config: TrainConfig) -> TrainConfig:
 def trial_key(trial: Trial, config: TrainConfig, space: Space) -> str:
     """A file name: readable in front, and with a digest of everything that decides the result behind."""
     own = {"folds": space.folds, "draws": space.draws, "attack": space.attack, "seed": space.seed, "fold": trial.fold}
+    own |= {"repeat": trial.repeat} if trial.repeat else {}
     text = json.dumps([config_of(trial.setting, config).identity(), own], sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-    return f"noise{trial.setting.noise_std:g}-lam{trial.setting.lam:g}-f{trial.fold}-{digest}"
+    return f"noise{trial.setting.noise_std:g}-lam{trial.setting.lam:g}-f{trial.fold}-r{trial.repeat}-{digest}"
 
 
 def run_task(task: Task) -> dict[str, Any]:
@@ -96,6 +102,7 @@ def run_task(task: Task) -> dict[str, Any]:
         "noise_std": setting.noise_std,
         "lam": setting.lam,
         "fold": task.trial.fold,
+        "repeat": task.trial.repeat,
         **shown,
         "diverged": trainer is None,
         "warnings": list(said),
@@ -107,9 +114,9 @@ def run_task(task: Task) -> dict[str, Any]:
 def _shown(trainer: Trainer | None, learn: ImageSet, held: ImageSet, task: Task) -> dict[str, Any]:
     space, seed = task.space, task.seed
     if trainer is None:
-        return nothing(held, seed=seed).as_dict(space.draws)
+        return nothing(held, halves=space.seed).as_dict(space.draws)
     attacker = fitted(trainer.model, learn, attack=space.attack, seed=seed)
-    options: dict[str, Any] = {"draws": space.draws, "seed": seed, "bf16": trainer.bf16}
+    options: dict[str, Any] = {"draws": space.draws, "seed": seed, "halves": space.seed, "bf16": trainer.bf16}
     shown = measured(trainer.model, attacker, held, **options).as_dict(space.draws)
     if task.fresh is not None:
         shown["fresh"] = measured(trainer.model, attacker, task.fresh, **options).as_dict(space.draws)

@@ -3,20 +3,24 @@
 For each noise level the weights of CEM form a ladder: noise alone at its foot, then stronger and stronger penalties.
 Utility falls and the attacker's error rises along it, so the best rung is the highest one that meets the floor.
 
-1. Bracket: on one fold, bisect each ladder for its highest rung that does not clearly fail. Three trainings of eight.
-2. Descend: from there, train the rung in the other folds too and go down a rung while it does not pass. A ladder that
-   cannot overtake another one's passing rung any more is left.
+1. Bracket: on one fold, bisect each ladder for its highest rung that meets the floor there. Three trainings of eight.
+2. Settle: train that rung in the other folds too. While it does not pass, go down; where it passes at once, go
+   up as long as the next one passes too. The two most promising ladders go first, and one that cannot overtake another
+   one's passing rung any more is left.
 3. Confirm: the passing rung with the largest error is asked for the floor on the half of the images that selected
-   nothing. Where that fails, its ladder descends further, and the next best is asked.
+   nothing. Where that fails, its ladder goes further down, and the next best is asked.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from sfumato.errors import ConfigError
 from sfumato.tuning.judge import Book
 from sfumato.tuning.space import BASELINE, Setting, Space, Trial
 
 __all__ = ["Decision", "advance", "expected_trials"]
+
+_AT_ONCE = 2  # ladders that are followed side by side: the first to pass may spare the others
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ def advance(book: Book) -> list[Trial] | Decision:
         ConfigError: the undefended baseline recognises no more than chance.
     """
     space = book.space
-    if missing := [trial for f in range(space.folds) if (trial := Trial(BASELINE, f)) not in book.measured]:
+    if missing := [trial for trial in space.baseline_trials if trial not in book.measured]:
         first = [Trial(Setting(noise, _middle(space)), 0) for noise in space.noise_stds]
         return missing + [trial for trial in first if trial not in book.measured]
     _check_baseline(book)
@@ -53,13 +57,13 @@ def advance(book: Book) -> list[Trial] | Decision:
             wanted.append(found)
         else:
             tops[noise] = found
-    return wanted or _descend(book, tops)
+    return wanted or _settle(book, tops)
 
 
 def expected_trials(space: Space) -> int:
     """About how many trainings a search takes, for progress; it may take fewer or more."""
     steps = max(1, len(space.ladder).bit_length() - 1)
-    return space.folds + len(space.noise_stds) * (steps + 2 * (space.folds - 1))
+    return len(space.baseline_trials) + len(space.noise_stds) * (steps + space.folds - 1)
 
 
 def _middle(space: Space) -> float:
@@ -67,7 +71,7 @@ def _middle(space: Space) -> float:
 
 
 def _bracket(book: Book, noise: float) -> Trial | int:
-    """The next rung to try on the first fold, or the highest one that does not clearly fail; 0 is noise alone."""
+    """The next rung to try on the first fold, or the highest one that meets the floor there; 0 is noise alone."""
     ladder = book.space.ladder
     low, high = 0, len(ladder)
     while high - low > 1:
@@ -75,63 +79,79 @@ def _bracket(book: Book, noise: float) -> Trial | int:
         setting = Setting(noise, ladder[middle])
         if not book.folds(setting):
             return Trial(setting, 0)
-        if _fails_first(book, setting):
-            high = middle
-        else:
+        if _meets_first(book, setting):
             low = middle
+        else:
+            high = middle
     return low
 
 
-def _fails_first(book: Book, setting: Setting) -> bool:
+def _meets_first(book: Book, setting: Setting) -> bool:
     """The verdict of the first fold alone, so that later folds do not change the path that led to them."""
     first = {trial: one for trial, one in book.measured.items() if trial.fold == 0}
-    return Book(first, book.floor, book.space).fails(setting)
+    return Book(first, book.floor, book.space).slack(setting, "selecting").mean >= 0
 
 
-def _descend(book: Book, tops: dict[float, int]) -> list[Trial] | Decision:
+def _settle(book: Book, tops: dict[float, int]) -> list[Trial] | Decision:
     asked: list[Setting] = []
-    rungs = dict(tops)
+    refused: dict[float, int] = {}  # rungs that the confirming half refused, by ladder: no way leads up again
     while True:
-        passing, open_trials = {}, {}
-        for noise, rung in rungs.items():
-            found = _down(book, noise, rung)
-            if isinstance(found, int):
-                rungs[noise] = found
-                if found >= 0:
-                    passing[noise] = Setting(noise, book.space.ladder[found])
-            else:
-                rungs[noise], open_trials[noise] = found
+        places = {noise: _place(book, noise, top, refused.get(noise)) for noise, top in tops.items()}
+        passing = {noise: place.passing for noise, place in places.items() if place.passing is not None}
         best = max((book.error(setting, "selecting") for setting in passing.values()), default=0.0)
-        wanted = [
-            trial
-            for noise, trials in open_trials.items()
-            if _ceiling(book, noise, rungs[noise]) > best
-            for trial in trials
-        ]
-        if wanted:
-            return wanted
+        open_ones = [place for place in places.values() if place.wanted and place.ceiling > best]
+        open_ones.sort(key=lambda place: place.ceiling, reverse=True)
+        if open_ones:
+            return [trial for place in open_ones[:_AT_ONCE] for trial in place.wanted]
         if not passing:
             return Decision(None, tuple(asked))
         noise, setting = max(passing.items(), key=lambda item: book.error(item[1], "selecting"))
-        if setting not in asked:
-            asked.append(setting)
+        asked.append(setting)
         if book.confirmed(setting):
             return Decision(setting, tuple(asked))
-        rungs[noise] -= 1
+        refused[noise] = book.space.ladder.index(setting.lam)
 
 
-def _down(book: Book, noise: float, rung: int) -> int | tuple[int, list[Trial]]:
-    """The next rung from here that passes (-1: none does), or the rung that has to be trained before that is known."""
+class _Place(NamedTuple):
+    """Where a ladder stands: its highest rung that is known to pass, and what has to be trained to get on."""
+
+    passing: Setting | None
+    wanted: list[Trial]
+    ceiling: float = 0.0
+
+
+def _place(book: Book, noise: float, top: int, refused: int | None) -> _Place:
+    rung = top if refused is None else refused - 1
+    first = rung
     while rung >= 0:
-        setting = Setting(noise, book.space.ladder[rung])
-        done = book.folds(setting)
-        if not (done and book.fails(setting)):
-            if len(done) < book.space.folds:
-                return rung, [Trial(setting, f) for f in range(book.space.folds) if f not in done]
-            if book.passes(setting):
-                return rung
+        verdict = _verdict(book, noise, rung)
+        if isinstance(verdict, list):
+            return _Place(None, verdict, _ceiling(book, noise, rung))
+        if verdict:
+            break
         rung -= 1
-    return -1
+    else:
+        return _Place(None, [])
+    if refused is None and rung == first:
+        while rung + 1 < len(book.space.ladder):
+            verdict = _verdict(book, noise, rung + 1)
+            if isinstance(verdict, list):
+                return _Place(Setting(noise, book.space.ladder[rung]), verdict, _ceiling(book, noise, rung + 1))
+            if not verdict:
+                break
+            rung += 1
+    return _Place(Setting(noise, book.space.ladder[rung]), [])
+
+
+def _verdict(book: Book, noise: float, rung: int) -> bool | list[Trial]:
+    """Whether this rung passes, or what has to be trained before that is known."""
+    setting = Setting(noise, book.space.ladder[rung])
+    done = book.folds(setting)
+    if done and book.fails(setting):
+        return False
+    if len(done) < book.space.folds:
+        return [Trial(setting, f) for f in range(book.space.folds) if f not in done]
+    return book.passes(setting)
 
 
 def _ceiling(book: Book, noise: float, rung: int) -> float:
@@ -143,8 +163,7 @@ def _ceiling(book: Book, noise: float, rung: int) -> float:
 
 
 def _check_baseline(book: Book) -> None:
-    found = [book.measured[Trial(BASELINE, f)] for f in range(book.space.folds)]
-    images = sum(len(one.right) for one in found)
+    images = sum(len(one.right) for one in book.measurements(BASELINE)) / book.space.baselines
     accuracy = book.accuracy(BASELINE)
     chance = book.chance
     if accuracy <= chance + 2 * (chance * (1 - chance) / images) ** 0.5:
