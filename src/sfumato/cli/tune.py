@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from sfumato.cli.console import Bar, progress_bar, say, table
 from sfumato.cli.parser import CommandParser, add_plugins, add_settings, field_texts, load_plugins, save_json, settings
@@ -14,7 +14,15 @@ from sfumato.tuning import Limits, Space, floor_of, tune
 __all__ = ["run"]
 
 _SEARCHED = {"noise_std", "cem", "lam"}
-_SPACE = {"noise_stds": float, "lams": float, "folds": int, "draws": int, "confidence": float, "attack": str}
+_SPACE = {
+    "noise_stds": float,
+    "lams": float,
+    "folds": int,
+    "baselines": int,
+    "draws": int,
+    "confidence": float,
+    "attack": Literal["ridge", "decoder"],
+}
 
 
 def run(words: Sequence[str]) -> int:
