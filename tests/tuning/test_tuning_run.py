@@ -62,8 +62,9 @@ def test_a_training_of_your_own(images, tmp_path):
     result = tune_with(nearest, images, FLOOR, tmp_path, name="nearest", space=SPACE)
     assert result["status"] == "found"
     row = result["chosen"]
-    assert (row["noise_std"], row["lam"]) == (0.3, 1.0)
-    assert row["error"] > result["baseline"]["error"]
+    meeting = [one["error"] for one in result["curve"] if one["verdict"] in ("chosen", "meets it")]
+    assert row["error"] == max(meeting) > result["baseline"]["error"]
+    assert row["loss"] <= 0.2
     assert json.loads((tmp_path / "tune.json").read_text()) == json.loads(json.dumps(result))
     assert result["trainings"] == len(list((tmp_path / "trials").glob("*.json"))) <= result["grid_trainings"]
 
@@ -202,7 +203,7 @@ def test_the_yaml_file_trains_it_too(tmp_path):
 
 
 WORDS = [
-    "tune", "--data", "digits", "--limit", "200", "--width", "4", "--epochs", "3", "--batch-size", "32", "--lr", "0.1",
+    "tune", "--data", "digits", "--limit", "200", "--width", "8", "--epochs", "8", "--batch-size", "16", "--lr", "0.1",
     "--no-augment", "--clusters-per-class", "1", "--device", "cpu", "--folds", "2", "--baselines", "1", "--draws", "2",
     "--noise-stds", "0.1", "--lams", "0.1",
 ]  # fmt: skip
