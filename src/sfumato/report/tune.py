@@ -72,7 +72,6 @@ def tune_table(result: Mapping[str, Any]) -> Table:
             Cell(baseline["accuracy"], percent=True, digits=1),
             Cell(),
             Cell(baseline["error"]),
-            Cell(text=""),
         )
         rows.append(Row("no defence", cells, note=_count(baseline["trainings"])))
     for row in result["curve"]:
@@ -82,12 +81,13 @@ def tune_table(result: Mapping[str, Any]) -> Table:
             Cell(row["accuracy"], percent=True, digits=1),
             Cell(100 * row["loss"], spread, digits=1),
             Cell(row["error"], note="" if row["converged"] else "not converged"),
-            Cell(text=row["verdict"]),
         )
-        rows.append(Row(label, cells, note=_count(row["trainings"]), emphasis=row["verdict"] == "chosen"))
+        rows.append(
+            Row(label, cells, note=f"{row['verdict']}, {_count(row['trainings'])}", emphasis=row["verdict"] == "chosen")
+        )
     return Table(
         "The settings that were trained",
-        ("accuracy", "points lost", "attacker's error", "the floor"),
+        ("accuracy", "points lost", "attacker's error"),
         tuple(rows),
         ("Accuracy and error on all held-out images; points lost against the baseline on the same images, ± standard "
          "error.",),

@@ -155,10 +155,11 @@ def _verdict(book: Book, noise: float, rung: int) -> bool | list[Trial]:
 
 
 def _ceiling(book: Book, noise: float, rung: int) -> float:
-    """The largest error that this rung can have: that of the next measured rung above it, or of itself."""
+    """The largest error that this rung can have: its own, or that of the next measured rung above it."""
     for lam in book.space.ladder[rung:]:
-        if book.folds(setting := Setting(noise, lam)):
-            return book.error(setting, "selecting")
+        setting = Setting(noise, lam)
+        if book.folds(setting) and (error := book.error(setting, "selecting")) > 0:  # one that diverged has none
+            return error
     return float("inf")
 
 
