@@ -89,3 +89,13 @@ def test_an_absolute_floor_is_met_in_truth():
     decision, _ = World(SPACE, loss, protecting, images=6000).walk(Floor(accuracy_at_least=0.95))
     assert decision.chosen is not None
     assert 0.97 - loss(decision.chosen) >= 0.95
+
+
+def test_rungs_whose_trainings_diverge_do_not_end_their_ladders():
+    """A training whose loss became NaN recognises nothing and has no attacker's error."""
+
+    def error(setting):
+        return 0.0 if setting.lam >= 1 else protecting(setting)
+
+    world = World(SPACE, lambda setting: 0.97 if setting.lam >= 1 else -0.01, error)
+    assert world.walk(FLOOR)[0].chosen == Setting(0.4, 0.5)
