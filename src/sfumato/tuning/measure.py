@@ -1,5 +1,6 @@
 """What one training shows: which held-out images are recognised through the wire, and how well they are redrawn."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sfumato import attacks, data
-from sfumato.attacks import Attack, DecoderConfig, Observer, RidgeConfig, invert
+from sfumato.attacks import Attack, AttackConfig, DecoderConfig, Observer, RidgeConfig, invert
 from sfumato.compute import autocast, memory_format
 from sfumato.data import ImageSet
 from sfumato.errors import DataError
@@ -17,7 +18,7 @@ from sfumato.split import SplitModel
 __all__ = ["Measured", "fitted", "measured", "nothing", "parts", "right_answers", "selecting"]
 
 _CHUNK = 512
-_ATTACKS = {
+_ATTACKS: dict[str, Callable[[int], AttackConfig]] = {
     "ridge": lambda seed: RidgeConfig(seed=seed),
     "decoder": lambda seed: DecoderConfig(epochs=15, batch_size=128, lr=3e-3, width=32, blocks=2, seed=seed),
 }
