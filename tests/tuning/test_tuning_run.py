@@ -219,14 +219,16 @@ def test_the_command_finds_shows_writes_and_resumes(tmp_path, capsys):
     assert result["status"] == "found"
     assert result["command"] in out
     assert result["settings"]["noise_std"] == 0.1
+    assert "noise_std: 0.1" in (folder / "train.yaml").read_text()
     assert 2 < result["trainings"] <= result["grid_trainings"] == 6
-    assert main([*words, "--trainings", "2"]) == 1  # the baseline alone
-    assert "the same command goes on" in " ".join(capsys.readouterr().out.split())
     page = (folder / "report.html").read_text()
     assert result["headline"].split(":")[0] in page
     assert "<svg" in page
     assert main(words) == 0  # nothing left to train
     assert json.loads((folder / "tune.json").read_text())["curve"] == result["curve"]
+    assert main([*words, "--trainings", "2"]) == 1  # the baseline alone
+    assert "the same command goes on" in " ".join(capsys.readouterr().out.split())
+    assert not (folder / "train.yaml").exists()
     assert main([*words, "--seed", "1"]) == 2
     assert "holds another search (seed 0 -> 1)" in capsys.readouterr().err
 

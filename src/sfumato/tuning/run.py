@@ -7,12 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from sfumato import defenses
 from sfumato.compute import device_of
 from sfumato.data import ImageSet
 from sfumato.errors import ConfigError, DataError, Interrupted
 from sfumato.evidence import evidence
-from sfumato.execution import LocalExecutor
+from sfumato.execution import LocalExecutor, usable_cores
 from sfumato.files import write_text
 from sfumato.split import SplitModel
 from sfumato.training import TrainConfig, load_data
@@ -94,6 +96,8 @@ def tune(
         )
         result |= {"settings": final.as_dict(), "command": train_command(final, f"{folder}/model", tuple(plugins))}
         write_text(folder / "train.yaml", train_yaml(final))
+    else:
+        (folder / "train.yaml").unlink(missing_ok=True)  # of an earlier call with a larger budget
     place.finish(result)
     return result
 
@@ -201,7 +205,9 @@ def _processes(
     def late() -> bool:
         return deadline is not None and time.time() >= deadline
 
-    with LocalExecutor(workers).kept(run_task, most) as do:
+    # No more threads than this process may have: OMP_NUM_THREADS=1 is for all of them.
+    threads = max(1, min(torch.get_num_threads(), usable_cores() // min(most, workers or usable_cores())))
+    with LocalExecutor(workers, threads).kept(run_task, most) as do:
 
         def run(trials: Sequence[Trial]) -> Iterator[tuple[Trial, dict[str, Any]]]:
             failed: list[Exception] = []
