@@ -230,7 +230,7 @@ def test_the_command_finds_shows_writes_and_resumes(tmp_path, capsys):
     assert "the same command goes on" in " ".join(capsys.readouterr().out.split())
     assert not (folder / "train.yaml").exists()
     assert main([*words, "--seed", "1"]) == 2
-    assert "holds another search (seed 0 -> 1)" in capsys.readouterr().err
+    assert "holds another search (seed 0 -> 1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
