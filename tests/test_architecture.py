@@ -13,6 +13,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "sfumato"
 LAYERS = [
     {"cli"},
     {"bench"},
+    {"tuning"},
     {"experiments", "audit"},
     {"report", "training", "deploy"},
     {"defenses", "attacks"},

@@ -5,6 +5,7 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "DataError",
+    "DivergedError",
     "FeatureError",
     "Interrupted",
     "NotFittedError",
@@ -26,6 +27,10 @@ class ConfigError(SfumatoError):
 
 class DataError(SfumatoError):
     """A data set is missing, damaged, or not what it claims to be."""
+
+
+class DivergedError(SfumatoError):
+    """A training's loss became NaN or infinite; with other settings it may not."""
 
 
 class FeatureError(SfumatoError):

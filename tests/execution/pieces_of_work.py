@@ -100,3 +100,8 @@ def until_node_is_killed(item: Item) -> str:
     (Path(folder) / f"{name}.node-{before}").write_text(node)
     wait_for(Path(folder) / "killed")
     return node
+
+
+def pid(_: int) -> int:
+    """The process that does the work."""
+    return os.getpid()

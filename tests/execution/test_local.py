@@ -7,7 +7,7 @@ import sys
 import time
 
 import pytest
-from pieces_of_work import act, linger, rest, starts, wait_for, wait_for_end
+from pieces_of_work import act, linger, lives, pid, rest, starts, wait_for, wait_for_end
 
 from sfumato.errors import ConfigError
 from sfumato.execution import LocalExecutor, build, names, usable_cores
@@ -22,6 +22,15 @@ def test_the_death_of_a_worker_is_explained(tmp_path):
         "exits": "the worker of this item died once, the last time because it ended with exit code 5; "
         "free some memory or use fewer workers, then run it again",
     }
+
+
+def test_kept_workers_stay_for_the_next_round_and_end_with_the_block(tmp_path):
+    with LocalExecutor(1).kept(pid, 4) as run:
+        rounds = [[outcome.value for outcome in run(items, None)] for items in ((1, 2), (), (3,))]
+    assert [len(one) for one in rounds] == [2, 0, 1]
+    (worker,) = {value for one in rounds for value in one}
+    assert worker != os.getpid()
+    assert not lives(str(worker))
 
 
 def test_cores_are_shared_between_the_workers(tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ COMMANDS = {
     "train": "train a split model, with or without defences",
     "attack": "redraw the inputs of a trained run from what leaves the device",
     "audit": "attack any split model as hard as the time allows, bounds beside it, and gate a release",
+    "tune": "find the strongest noise and lambda that cost no more accuracy than allowed",
     "reproduce": "run the paper's tables and figures, ours beside the published numbers",
     "bench": "measure speed as ratios to baselines in the same run",
     "cuts": "list where any model can be cut, with work on the device and bytes on the wire",

@@ -2,14 +2,15 @@
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar
 
 from sfumato.errors import ConfigError, SfumatoError
 from sfumato.execution.worker import Reply
 
-__all__ = ["Crew", "CrewExecutor", "Death", "Executor", "Outcome", "Task"]
+__all__ = ["Crew", "CrewExecutor", "Death", "Executor", "Outcome", "Runner", "Task"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -101,6 +102,12 @@ class Crew(ABC, Generic[T, R]):
         return 0
 
 
+class Runner(Protocol, Generic[T, R]):
+    """Does the items of one round; see `CrewExecutor.kept`."""
+
+    def __call__(self, items: Sequence[T], stop: Callable[[], bool] | None) -> Generator[Outcome[T, R], None, None]: ...
+
+
 class CrewExecutor(ABC):
     """An executor whose subclass says only how a crew is hired.
 
@@ -122,31 +129,49 @@ class CrewExecutor(ABC):
         self, items: Sequence[T], work: Callable[[T], R], *, stop: Callable[[], bool] | None = None
     ) -> Generator[Outcome[T, R], None, None]:
         """See `Executor.run`."""
-        waiting = deque(Task(item) for item in items)
-        if not waiting:
-            return
-        crew = self._hire(work, len(waiting))
-        running = 0
+        if items:
+            with self.kept(work, len(items)) as run:
+                yield from run(items, stop)
+
+    @contextmanager
+    def kept(self, work: Callable[[T], R], most: int) -> Iterator["Runner[T, R]"]:
+        """Workers that stay for several rounds, where one round's outcomes decide the next one's items.
+
+        Gives a function that does the items of a round as `run` does; each round's outcomes have to be taken to their
+        end before the next one begins. The workers end with the block.
+
+        Args:
+            work: as for `run`.
+            most: how many items a round has at most; no more workers are hired.
+        """
+        crew = self._hire(work, most)
         try:
-            while True:
-                if stop is not None and stop():
-                    waiting.clear()
-                    running -= crew.withdraw()
-                while waiting and crew.room() > 0:
-                    crew.start(waiting.popleft())
-                    running += 1
-                if not running and not waiting:
-                    return
-                for task, report in crew.collect(_POLL_SECONDS):
-                    running -= 1
-                    if isinstance(report, Reply):
-                        yield Outcome(task.item, report.value, report.error, task.attempts)
-                    elif task.attempts < self.attempts:
-                        waiting.append(replace(task, attempts=task.attempts + 1))
-                    else:
-                        yield Outcome(task.item, None, _given_up(report, task.attempts), task.attempts)
+            yield lambda items, stop: self._round(crew, items, stop)
         finally:
             crew.close()
+
+    def _round(
+        self, crew: Crew[T, R], items: Sequence[T], stop: Callable[[], bool] | None
+    ) -> Generator[Outcome[T, R], None, None]:
+        waiting = deque(Task(item) for item in items)
+        running = 0
+        while running or waiting:
+            if stop is not None and stop():
+                waiting.clear()
+                running -= crew.withdraw()
+            while waiting and crew.room() > 0:
+                crew.start(waiting.popleft())
+                running += 1
+            if not running and not waiting:
+                return
+            for task, report in crew.collect(_POLL_SECONDS):
+                running -= 1
+                if isinstance(report, Reply):
+                    yield Outcome(task.item, report.value, report.error, task.attempts)
+                elif task.attempts < self.attempts:
+                    waiting.append(replace(task, attempts=task.attempts + 1))
+                else:
+                    yield Outcome(task.item, None, _given_up(report, task.attempts), task.attempts)
 
 
 def at_least_one(name: str, value: int) -> int:

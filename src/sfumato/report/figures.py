@@ -21,6 +21,7 @@ def trade_off(
     *,
     looks: Mapping[str, Style] | None = None,
     reference: float | None = None,
+    floor: float | None = None,
     key: str = "trade-off",
     errors: str = "errors",
 ) -> str:
@@ -33,6 +34,7 @@ def trade_off(
         curves: what to compare.
         looks: style per defence, for pages that show more defences elsewhere; chosen from the curves where None.
         reference: the error of an attacker without any feature, drawn as a line unless it lies far to the right.
+        floor: an accuracy that has to be kept, in [0, 1], drawn as a line.
         key: begins the ids inside the SVG, for several figures on one page.
         errors: what the error bars show, for the description.
 
@@ -58,14 +60,15 @@ def trade_off(
         _give_room(axes, drawn)
         if near is not None:
             axes.axvline(near, color=MUTED, linewidth=1.0, linestyle=(0, (2, 3)))
+        if floor is not None:
+            axes.axhline(100 * floor, color=MUTED, linewidth=1.2, linestyle="--")
         handles = [curve_handle(curve, looks[curve.defense]) for curve in shown]
         legend(figure, list(zip(names, handles, strict=True)))
         figure.draw_without_rendering()
         figure.set_layout_engine("none")  # the notes are placed for the layout as it is now
         write_notes(axes, shown, looks, near, hidden)
-        return to_svg(
-            figure, key=key, title="Accuracy against the attacker's error", description=_words(curves, looks, errors)
-        )
+        words = _words(curves, looks, errors) + ("" if floor is None else f" Floor: {percent_text(floor)} %.")
+        return to_svg(figure, key=key, title="Accuracy against the attacker's error", description=words)
 
 
 def information_curve(

@@ -14,7 +14,7 @@ from sfumato import checkpoint
 from sfumato.compute import arranged, autocast, device_of, kernels, memory_format, use_bf16
 from sfumato.data import Augmentation, ImageSet
 from sfumato.defenses import Batch, Defense, Epoch
-from sfumato.errors import CheckpointError, ConfigError, Interrupted, SfumatoError
+from sfumato.errors import CheckpointError, ConfigError, DivergedError, Interrupted, SfumatoError
 from sfumato.models.layers import Dropout
 from sfumato.models.widths import fit_to_state
 from sfumato.ranks import Gradients, Part, Ranks, share_batch_norm
@@ -125,7 +125,7 @@ class Trainer:
             ConfigError: the ranks differ in settings or images, or are more than the images of a batch.
             Interrupted: `should_stop` said so.
             RankLost: another rank ended or does not answer.
-            SfumatoError: the loss became NaN or infinite.
+            DivergedError: the loss became NaN or infinite.
         """
         self._meet()
         if state is not None and self.ranks.first(state.exists):
@@ -306,7 +306,7 @@ class Trainer:
     def _end(self, epoch: int) -> None:
         loss, task, right = (self.ranks.sum(self._sums) / len(self.train)).tolist()
         if not math.isfinite(loss):
-            raise SfumatoError(f"the loss became {loss} in epoch {epoch}; lower --lr or --lam and start a new run")
+            raise DivergedError(f"the loss became {loss} in epoch {epoch}; lower --lr or --lam and start a new run")
         self.history.append(self.ranks.first(lambda: self._line(epoch, loss, task, right)))
         self._place = _Place(epoch + 1, 0)
 

@@ -1,0 +1,118 @@
+"""The page of `sfumato tune`: what was found, the curve that was walked, and what it rests on."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sfumato.report.cells import Cell, Row, Table
+from sfumato.report.figures import Curve, Point, trade_off
+from sfumato.report.page import write_page
+from sfumato.report.tables import to_html
+from sfumato.report.verdict import Verdict
+
+__all__ = ["tune_curves", "tune_table", "write_tune_report"]
+
+
+def write_tune_report(path: Path, result: Mapping[str, Any]) -> None:
+    """Write the search as one HTML file that needs nothing else.
+
+    Args:
+        path: of the page.
+        result: as in `tune.json`.
+
+    Raises:
+        StorageError: the file could not be written.
+    """
+    write_page(
+        path,
+        "tune.html.j2",
+        title="Sfumato: which defence, which strength?",
+        verdict=Verdict(result["headline"], tuple(result["notes"])),
+        figure=_figure(result),
+        table=to_html(tune_table(result)) if result["curve"] else None,
+        result=result,
+        command=result.get("command"),
+        space=result["space"],
+        loose=any(not row["converged"] for row in result["curve"]),
+        warnings=result["warnings"],
+        settings=json.dumps(result.get("config", {}), indent=2, sort_keys=True, ensure_ascii=False),
+        seconds=result["training_seconds"],
+        evidence=result["evidence"],
+    )
+
+
+def tune_curves(result: Mapping[str, Any]) -> list[Curve]:
+    """One curve per noise level, along lambda from noise alone, and the baseline as a point."""
+    curves = []
+    if (baseline := result["baseline"]) is not None:
+        curves.append(Curve("none", (Point(baseline["error"], baseline["accuracy"], note="no defence"),)))
+    for noise in sorted({row["noise_std"] for row in result["curve"]}):
+        own = sorted((row for row in result["curve"] if row["noise_std"] == noise), key=lambda row: row["lam"])
+        points = tuple(
+            Point(
+                row["error"],
+                row["accuracy"],
+                accuracy_error=row["loss_se"],
+                note=f"λ {row['lam']:g}" if row["lam"] else f"σ {noise:g}",
+                emphasis=row["verdict"] == "chosen",
+                converged=row["converged"],
+            )
+            for row in own
+        )
+        curves.append(Curve(f"σ {noise:g}", points, f"noise σ {noise:g}"))
+    return curves
+
+
+def tune_table(result: Mapping[str, Any]) -> Table:
+    """One line per setting that was trained, the baseline first."""
+    rows = []
+    if (baseline := result["baseline"]) is not None:
+        cells = (
+            Cell(baseline["accuracy"], percent=True, digits=1),
+            Cell(),
+            Cell(baseline["error"]),
+        )
+        rows.append(Row("no defence", cells, note=_count(baseline["trainings"])))
+    for row in result["curve"]:
+        label = f"σ {row['noise_std']:g}" + (f", λ {row['lam']:g}" if row["lam"] else " alone")
+        spread = None if row["loss_se"] is None else 100 * row["loss_se"]
+        cells = (
+            Cell(row["accuracy"], percent=True, digits=1),
+            Cell(100 * row["loss"], spread, digits=1),
+            Cell(row["error"], note="" if row["converged"] else "not converged"),
+        )
+        rows.append(
+            Row(label, cells, note=f"{row['verdict']}, {_count(row['trainings'])}", emphasis=row["verdict"] == "chosen")
+        )
+    return Table(
+        "The settings that were trained",
+        ("accuracy", "points lost", "attacker's error"),
+        tuple(rows),
+        ("Accuracy and error on all held-out images; points lost against the baseline on the same images, ± standard "
+         "error.",),
+        corner="strength",
+    )  # fmt: skip
+
+
+def _count(count: int) -> str:
+    return f"{count} training{'s' * (count > 1)}"
+
+
+def _figure(result: Mapping[str, Any]) -> str | None:
+    curves = tune_curves(result)
+    if not curves:
+        return None
+    return trade_off(
+        curves,
+        floor=_floor(result),
+        errors="standard error of the accuracy's difference to the baseline",
+    )
+
+
+def _floor(result: Mapping[str, Any]) -> float | None:
+    floor = result["floor"]
+    if floor["accuracy_at_least"] is not None:
+        return float(floor["accuracy_at_least"])
+    baseline = result["baseline"]
+    return None if baseline is None else float(baseline["accuracy"] - floor["lose_at_most"] / 100)

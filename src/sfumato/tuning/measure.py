@@ -1,0 +1,140 @@
+"""What one training shows: which held-out images are recognised through the wire, and how well they are redrawn."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from sfumato import attacks, data
+from sfumato.attacks import Attack, AttackConfig, DecoderConfig, Observer, RidgeConfig, invert
+from sfumato.compute import autocast, memory_format
+from sfumato.data import ImageSet
+from sfumato.errors import DataError
+from sfumato.seeds import derive_seed, generator
+from sfumato.split import SplitModel
+
+__all__ = ["Measured", "fitted", "measured", "nothing", "parts", "right_answers", "selecting"]
+
+_CHUNK = 512
+_ATTACKS: dict[str, Callable[[int], AttackConfig]] = {
+    "ridge": lambda seed: RidgeConfig(seed=seed),
+    "decoder": lambda seed: DecoderConfig(epochs=15, batch_size=128, lr=3e-3, width=32, blocks=2, seed=seed),
+}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One training's figures on the images that it did not learn from.
+
+    Attributes:
+        right: share of the noise draws with which each image was recognised, (n,).
+        selecting: which of the images belong to the half that selects, (n,) bool; the others confirm.
+        errors: the attacker's mean squared error on the half that selects and on the one that confirms.
+        converged: whether the attacker's training had come to rest.
+    """
+
+    right: Tensor
+    selecting: Tensor
+    errors: tuple[float, float]
+    converged: bool = True
+
+    def as_dict(self, draws: int) -> dict[str, Any]:
+        """Plain values, for JSON: one digit per image says how many of the draws were recognised."""
+        counts = (self.right * draws).round().long().tolist()
+        return {
+            "draws": draws,
+            "right": "".join(map(str, counts)),
+            "selecting": "".join("01"[value] for value in self.selecting.tolist()),
+            "error_selecting": self.errors[0],
+            "error_confirming": self.errors[1],
+            "attack_converged": self.converged,
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Read what `as_dict` gave."""
+        right = torch.tensor([int(digit) for digit in values["right"]], dtype=torch.float64) / values["draws"]
+        half = torch.tensor([digit == "1" for digit in values["selecting"]])
+        return cls(right, half, (values["error_selecting"], values["error_confirming"]), values["attack_converged"])
+
+
+def parts(images: ImageSet, folds: int, fold: int, seed: int) -> tuple[ImageSet, ImageSet]:
+    """The images to learn from and those held out, in fold `fold`; stratified by class.
+
+    Raises:
+        DataError: a class would have no image to learn from.
+    """
+    learn, held = data.folds(images, folds, seed)[fold]
+    if len(learn.labels.unique()) < len(images.labels.unique()):
+        raise DataError(
+            f"{len(images)} images are too few for {folds} folds of {images.num_classes} classes: a class would have "
+            "none to learn from; use more images or fewer folds"
+        )
+    return learn, held
+
+
+def selecting(labels: Tensor, seed: int) -> Tensor:
+    """Which held-out images select, (n,) bool: half of them, and of each class half, up to one image."""
+    order = torch.randperm(len(labels), generator=generator(seed, "halves"))
+    order = order[labels[order].argsort(stable=True)]
+    half = torch.zeros(len(labels), dtype=torch.bool)
+    half[order[::2]] = True
+    return half
+
+
+@torch.no_grad()
+def right_answers(model: SplitModel, images: ImageSet, *, seed: int, draws: int, bf16: bool = False) -> Tensor:
+    """Share of the noise draws with which the cloud recognises each image from what leaves the device, (N,) float64."""
+    model.eval()
+    device = next((value.device for value in model.parameters()), torch.device("cpu"))
+    noise = generator(seed, "accuracy", device=device)
+    counts = torch.zeros(len(images), dtype=torch.float64)
+    for _ in range(draws):
+        for indices in torch.arange(len(images)).split(_CHUNK):
+            x = images.float(indices).to(device, memory_format=memory_format(device, images.image_shape))
+            with autocast(device, bf16):
+                logits = model(x, noise)
+            counts[indices] += (logits.argmax(1).cpu() == images.labels[indices]).double()
+    return counts / draws
+
+
+def fitted(model: SplitModel, learn: ImageSet, *, attack: str, seed: int) -> Attack:
+    """The cheap attacker of a trained model, `ridge` or `decoder`; it learns from the images the model learned from."""
+    device = next((value.device for value in model.parameters()), torch.device("cpu"))
+    attacker: Attack = attacks.build(_ATTACKS[attack](seed))
+    return attacker.fit(Observer(model, learn, device=device))
+
+
+def measured(
+    model: SplitModel,
+    attacker: Attack,
+    held: ImageSet,
+    *,
+    draws: int,
+    seed: int,
+    halves: int,
+    bf16: bool = False,
+) -> Measured:
+    """Measure a trained model.
+
+    Args:
+        model: on the device where it is to be measured.
+        attacker: fitted to it.
+        held: images that neither has seen.
+        draws: of the noise per image.
+        seed: of the noise.
+        halves: seed of the halves, the same for all trainings that are compared.
+        bf16: whether the model computes in it.
+    """
+    right = right_answers(model, held, seed=derive_seed(seed, "tune"), draws=draws, bf16=bf16)
+    half = selecting(held.labels, halves)
+    each = invert(attacker, model, held, seed=seed).each["mse"].double()
+    errors = float(each[half].mean()), float(each[~half].mean())
+    return Measured(right, half, errors, attacker.outcome is None or attacker.outcome.converged)
+
+
+def nothing(held: ImageSet, *, halves: int) -> Measured:
+    """What a training shows whose loss became NaN: a model that recognises nothing, and no attack."""
+    return Measured(torch.zeros(len(held), dtype=torch.float64), selecting(held.labels, halves), (0.0, 0.0), False)

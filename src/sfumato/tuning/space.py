@@ -1,0 +1,117 @@
+"""What is searched: noise levels, weights of CEM, and how often each of them is trained."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from sfumato.errors import ConfigError
+
+__all__ = ["BASELINE", "Setting", "Space", "Trial"]
+
+
+@dataclass(frozen=True, order=True)
+class Setting:
+    """One strength of the defence.
+
+    Attributes:
+        noise_std: of the noise on the wire; 0 is the undefended baseline.
+        lam: weight of the CEM loss; 0 is noise alone.
+    """
+
+    noise_std: float
+    lam: float = 0.0
+
+    def describe(self) -> str:
+        """In words."""
+        if self.noise_std == 0:
+            return "no defence"
+        return f"noise {self.noise_std:g}" + (f", lambda {self.lam:g}" if self.lam else " alone")
+
+
+BASELINE = Setting(0.0)
+"""No noise, no penalty: what the utility is compared with."""
+
+
+@dataclass(frozen=True, order=True)
+class Trial:
+    """One training.
+
+    Attributes:
+        setting: its strength.
+        fold: of the images that it does not learn from.
+        repeat: tells trainings of one setting and fold apart, by their seeds.
+    """
+
+    setting: Setting
+    fold: int
+    repeat: int = 0
+
+
+@dataclass(frozen=True)
+class Space:
+    """The grid that the search walks on, and how it judges.
+
+    Attributes:
+        noise_stds: standard deviations of the noise; in units of the feature, which a sigmoid bounds to (0, 1).
+        lams: weights of the CEM loss, in any order; noise alone (0) is always among what is tried.
+        folds: parts into which the training images are dealt; each setting is trained once without each of them.
+        baselines: trainings of the undefended baseline per fold, averaged: their luck would be in every comparison.
+        draws: noise draws with which a held-out image is classified, 1 to 9.
+        confidence: one-sided, with which both halves of the held-out images together have to show the floor met.
+        attack: the cheap attacker whose error is made as large as possible: `ridge` (closed form) or `decoder`
+            (a short training).
+        seed: of folds, halves, trainings and noise.
+
+    Raises:
+        ConfigError: a value has no meaning.
+    """
+
+    noise_stds: tuple[float, ...] = (0.05, 0.15, 0.4)
+    lams: tuple[float, ...] = (0.06, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0)
+    folds: int = 3
+    baselines: int = 2
+    draws: int = 5
+    confidence: float = 0.93
+    attack: Literal["ridge", "decoder"] = "ridge"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "noise_stds", _levels("noise_stds", self.noise_stds, "0.05 0.15 0.4"))
+        object.__setattr__(self, "lams", _levels("lams", self.lams, "0.1 0.3 1"))
+        if self.folds < 2:
+            raise ConfigError(f"folds is {self.folds}; give at least 2, so that every image is once held out")
+        if self.baselines < 1:
+            raise ConfigError(f"baselines is {self.baselines}; give at least 1 training of the baseline per fold")
+        if not 1 <= self.draws <= 9:
+            raise ConfigError(f"draws is {self.draws}; give 1 to 9 noise draws per held-out image")
+        if not 0.5 <= self.confidence < 1:
+            raise ConfigError(f"confidence is {self.confidence:g}; give a share from 0.5 to below 1, such as 0.93")
+
+    @property
+    def ladder(self) -> tuple[float, ...]:
+        """Weights along which every noise level is searched: noise alone, then CEM from weak to strong."""
+        return (0.0, *self.lams)
+
+    @property
+    def baseline_trials(self) -> tuple[Trial, ...]:
+        """The trainings of the undefended baseline."""
+        return tuple(Trial(BASELINE, f, r) for r in range(self.baselines) for f in range(self.folds))
+
+    @property
+    def settings(self) -> tuple[Setting, ...]:
+        """The full grid, without the baseline."""
+        return tuple(Setting(noise, lam) for noise in self.noise_stds for lam in self.ladder)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self) | {"noise_stds": list(self.noise_stds), "lams": list(self.lams)}
+
+
+def _levels(name: str, values: Sequence[float], example: str) -> tuple[float, ...]:
+    if not values:
+        raise ConfigError(f"{name} is empty; give values to search, such as {example}")
+    if not all(math.isfinite(value) and value > 0 for value in values):
+        wrong = next(value for value in values if not (math.isfinite(value) and value > 0))
+        raise ConfigError(f"{name} holds {wrong:g}; give values above 0, such as {example}")
+    return tuple(sorted(set(map(float, values))))

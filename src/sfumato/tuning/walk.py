@@ -1,0 +1,175 @@
+"""The search: which trainings come next, and when it is over. A function of what is measured, and of nothing else.
+
+For each noise level the weights of CEM form a ladder: noise alone at its foot, then stronger and stronger penalties.
+Utility falls and the attacker's error rises along it, so the best rung is the highest one that meets the floor.
+
+1. Bracket: on one fold, bisect each ladder for its highest rung that meets the floor there. Three trainings of eight.
+2. Settle: train that rung in the other folds too. While it does not pass, go down; where it passes at once, go
+   up as long as the next one passes too. The two most promising ladders go first, and one that cannot overtake another
+   one's passing rung any more is left.
+3. Confirm: the passing rung with the largest error is asked for the floor on the half of the images that selected
+   nothing. Where that fails, its ladder goes further down, and the next best is asked.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from sfumato.errors import ConfigError
+from sfumato.tuning.judge import Book
+from sfumato.tuning.space import BASELINE, Setting, Space, Trial
+
+__all__ = ["Decision", "advance", "expected_trials"]
+
+_AT_ONCE = 2  # ladders that are followed side by side: the first to pass may spare the others
+
+
+@dataclass(frozen=True)
+class Decision:
+    """How the search ended.
+
+    Attributes:
+        chosen: the setting with the largest error that passed and was confirmed; None where there is none.
+        asked: settings that passed and were asked for confirmation, in this order; the last one is `chosen`, if any.
+    """
+
+    chosen: Setting | None
+    asked: tuple[Setting, ...]
+
+
+def advance(book: Book) -> list[Trial] | Decision:
+    """The trainings that are wanted next, independent of each other, or the end.
+
+    Raises:
+        ConfigError: the undefended baseline recognises no more than chance.
+    """
+    space = book.space
+    if missing := [trial for trial in space.baseline_trials if trial not in book.measured]:
+        first = [Trial(Setting(noise, _middle(space)), 0) for noise in space.noise_stds]
+        return missing + [trial for trial in first if trial not in book.measured]
+    _check_baseline(book)
+    if book.slack(BASELINE, "both").mean < 0:  # only an absolute floor can be above the baseline
+        return Decision(None, ())
+    tops = {}
+    wanted = []
+    for noise in space.noise_stds:
+        found = _bracket(book, noise)
+        if isinstance(found, Trial):
+            wanted.append(found)
+        else:
+            tops[noise] = found
+    return wanted or _settle(book, tops)
+
+
+def expected_trials(space: Space) -> int:
+    """About how many trainings a search takes, for progress; it may take fewer or more."""
+    steps = max(1, len(space.ladder).bit_length() - 1)
+    return len(space.baseline_trials) + len(space.noise_stds) * (steps + space.folds - 1)
+
+
+def _middle(space: Space) -> float:
+    return space.ladder[len(space.ladder) // 2]
+
+
+def _bracket(book: Book, noise: float) -> Trial | int:
+    """The next rung to try on the first fold, or the highest one that meets the floor there; 0 is noise alone."""
+    ladder = book.space.ladder
+    low, high = 0, len(ladder)
+    while high - low > 1:
+        middle = (low + high) // 2
+        setting = Setting(noise, ladder[middle])
+        if not book.folds(setting):
+            return Trial(setting, 0)
+        if _meets_first(book, setting):
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def _meets_first(book: Book, setting: Setting) -> bool:
+    """The verdict of the first fold alone, so that later folds do not change the path that led to them."""
+    first = {trial: one for trial, one in book.measured.items() if trial.fold == 0}
+    return Book(first, book.floor, book.space).slack(setting, "selecting").mean >= 0
+
+
+def _settle(book: Book, tops: dict[float, int]) -> list[Trial] | Decision:
+    asked: list[Setting] = []
+    refused: dict[float, int] = {}  # rungs that the confirming half refused, by ladder: no way leads up again
+    while True:
+        places = {noise: _place(book, noise, top, refused.get(noise)) for noise, top in tops.items()}
+        passing = {noise: place.passing for noise, place in places.items() if place.passing is not None}
+        best = max((book.error(setting, "selecting") for setting in passing.values()), default=0.0)
+        open_ones = [place for place in places.values() if place.wanted and place.ceiling > best]
+        open_ones.sort(key=lambda place: place.ceiling, reverse=True)
+        if open_ones:
+            return [trial for place in open_ones[:_AT_ONCE] for trial in place.wanted]
+        if not passing:
+            return Decision(None, tuple(asked))
+        noise, setting = max(passing.items(), key=lambda item: book.error(item[1], "selecting"))
+        asked.append(setting)
+        if book.confirmed(setting):
+            return Decision(setting, tuple(asked))
+        refused[noise] = book.space.ladder.index(setting.lam)
+
+
+class _Place(NamedTuple):
+    """Where a ladder stands: its highest rung that is known to pass, and what has to be trained to get on."""
+
+    passing: Setting | None
+    wanted: list[Trial]
+    ceiling: float = 0.0
+
+
+def _place(book: Book, noise: float, top: int, refused: int | None) -> _Place:
+    rung = top if refused is None else refused - 1
+    first = rung
+    while rung >= 0:
+        verdict = _verdict(book, noise, rung)
+        if isinstance(verdict, list):
+            return _Place(None, verdict, _ceiling(book, noise, rung))
+        if verdict:
+            break
+        rung -= 1
+    else:
+        return _Place(None, [])
+    if refused is None and rung == first:
+        while rung + 1 < len(book.space.ladder):
+            verdict = _verdict(book, noise, rung + 1)
+            if isinstance(verdict, list):
+                return _Place(Setting(noise, book.space.ladder[rung]), verdict, _ceiling(book, noise, rung + 1))
+            if not verdict:
+                break
+            rung += 1
+    return _Place(Setting(noise, book.space.ladder[rung]), [])
+
+
+def _verdict(book: Book, noise: float, rung: int) -> bool | list[Trial]:
+    """Whether this rung passes, or what has to be trained before that is known."""
+    setting = Setting(noise, book.space.ladder[rung])
+    done = book.folds(setting)
+    if done and book.fails(setting):
+        return False
+    if len(done) < book.space.folds:
+        return [Trial(setting, f) for f in range(book.space.folds) if f not in done]
+    return book.passes(setting)
+
+
+def _ceiling(book: Book, noise: float, rung: int) -> float:
+    """The largest error that this rung can have: its own, or that of the next measured rung above it."""
+    for lam in book.space.ladder[rung:]:
+        setting = Setting(noise, lam)
+        if book.folds(setting) and (error := book.error(setting, "selecting")) > 0:  # one that diverged has none
+            return error
+    return float("inf")
+
+
+def _check_baseline(book: Book) -> None:
+    images = sum(len(one.right) for one in book.measurements(BASELINE)) / book.space.baselines
+    accuracy = book.accuracy(BASELINE)
+    chance = book.chance
+    if accuracy <= chance + 2 * (chance * (1 - chance) / images) ** 0.5:
+        raise ConfigError(
+            f"the undefended baseline recognises {accuracy:.1%} of the held-out images and always giving the most "
+            f"frequent class {chance:.1%}, so there is no accuracy to keep; train longer (--epochs), or check the "
+            "labels and --lr"
+        )
