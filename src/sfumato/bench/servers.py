@@ -30,7 +30,7 @@ class Served:
 
 @contextmanager
 def server(bundles: list[Path], *options: str) -> Iterator[Served]:
-    """`sfumato serve` as a process of its own, on free ports, with its default settings."""
+    """`sfumato serve` as a process of its own, on free ports, with its default settings but for options."""
     words = [sys.executable, "-m", "sfumato.cli.main", "serve", *map(str, bundles), "--port", "0", "--grpc-port", "0"]
     process = subprocess.Popen([*words, "--no-log-requests", *options], stderr=subprocess.PIPE, text=True)
     try:

@@ -73,8 +73,10 @@ def _server_rows(folder: Path, rounds: int, seconds: float, quick: bool, kserve_
         rng.random((1, *shape), dtype=np.float32) for shape in ((8, 8, 8), (bundles.WIDE,), (bundles.TINY,))
     )
     with ExitStack() as stack:
-        batched = stack.enter_context(server([vgg11, wide, tiny]))
-        alone = stack.enter_context(server([vgg11, wide], "--max-batch", "1"))
+        # 32 clients that never pause may wait longer than the default deadline where the machine is slow.
+        patient = ("--deadline-ms", "30000")
+        batched = stack.enter_context(server([vgg11, wide, tiny], *patient))
+        alone = stack.enter_context(server([vgg11, wide], "--max-batch", "1", *patient))
         runs: Runs = {
             "in process": (in_process(vgg11), 8),
             "in process, one thread a call": (in_process(vgg11, threads=1), 8),

@@ -109,6 +109,7 @@ def _export(parsed: Any, config: Any) -> None:
         ("noise", noise),
         ("largest difference from PyTorch, feature", f"{parity.feature:.1e}"),
         ("largest difference from PyTorch, logits", f"{parity.logits:.1e}"),
+        *([] if done.pte_parity is None else [("the same of ExecuTorch, feature", f"{done.pte_parity:.1e}")]),
         ("compared on", f"{parity.images} images, {0 if images is None else len(images)} of them real"),
         ("audit", "none of these weights" if audit is None else audit["headline"]),
         ("signed by", done.signed_by or "nobody"),
@@ -122,6 +123,7 @@ def _export(parsed: Any, config: Any) -> None:
             "manifest": manifest.as_dict(),
             "digest": manifest.digest(),
             "parity": {"feature": parity.feature, "logits": parity.logits, "images": parity.images},
+            "pte_parity": done.pte_parity,
             "signed_by": done.signed_by,
         },
     )
