@@ -103,10 +103,10 @@ def _variants(client: EdgeClient, bundle: Path) -> dict[str, Callable[[], object
     fixed = {manifest.input.name: image, "noise": np.zeros(shape, np.float32)}
 
     def noise() -> object:
-        return Stream(memoised_key(_KEY, identity, image)).normals(count)
+        return Stream(memoised_key(_KEY, identity, image.data)).normals(count)
 
     def to_bytes() -> object:
-        drawn = Stream(memoised_key(_KEY, identity, image)).normals(count).reshape(shape)
+        drawn = Stream(memoised_key(_KEY, identity, image.data)).normals(count).reshape(shape)
         noisy = session.run(outputs, {manifest.input.name: image, "noise": drawn})[0]
         return http_query(manifest, noisy if levels is None else quantise(noisy, levels))
 

@@ -150,10 +150,10 @@ class EdgeClient:
 
     def _release(self, image: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
         if self._budget is None:
-            key = memoised_key(self._device_key, self._identity, image)
+            key = memoised_key(self._device_key, self._identity, image.data)
         else:
             with self._lock:
-                self._budget.charge(input_digest(self._device_key, image))
+                self._budget.charge(input_digest(self._device_key, image.data))
             key = fresh_key()
         noisy = self._encode(image, Stream(key))
         if not _finite(noisy):

@@ -35,7 +35,7 @@ _TURN = 2.0 * np.pi
 _STEP_24 = np.float32(2.0**-24)
 
 Floats = npt.NDArray[np.float32]
-Image = bytes | Floats
+Image = bytes | memoryview
 
 
 class Stream:

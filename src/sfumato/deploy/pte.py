@@ -84,6 +84,9 @@ def pte_parity(data: bytes, encoder: EncoderHalf, batches: Sequence[Sequence[Ten
 class _Affine(nn.Module):
     """A batch normalisation in evaluation mode as `x scale + shift`, from float64."""
 
+    scale: Tensor
+    shift: Tensor
+
     def __init__(self, norm: Any) -> None:
         super().__init__()
         gamma = torch.ones_like(norm.running_var) if norm.weight is None else norm.weight
