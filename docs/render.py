@@ -20,6 +20,7 @@ PAGES = (
     "README.md",
     "docs/digits.md",
     "docs/speed.md",
+    "docs/serving.md",
     "docs/ablation.md",
     "docs/reproduce.md",
     "docs/distributed.md",
@@ -60,6 +61,9 @@ def bench(result: dict[str, Any]) -> str:
         "",
         f"{evidence['device']}, {evidence['threads']} threads, torch {evidence['torch']}, commit {evidence['commit']}.",
     ]
+    if "load" in result:
+        before, after = result["load"]
+        lines[-1] += f" Processes that wanted one of the {result['cores']} cores: {before} before, {after} after."
     return "\n".join(lines)
 
 
@@ -131,6 +135,7 @@ BLOCKS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "demo": ("demo.json", demo),
     "study": ("digits-study.json", study_markdown),
     "bench": ("bench.json", bench),
+    "serving": ("bench-serving.json", bench),
     "roofline": ("bench.json", roofline),
     "scaling": ("bench.json", scaling),
     "ranks": ("ranks.json", ranks),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import shutil
 import subprocess
 import sys
@@ -27,7 +28,7 @@ from onnx import helper
 from PIL import Image
 
 from sfumato.deploy import EdgeClient, Manifest, noise
-from sfumato.deploy.budget import Budget
+from sfumato.deploy.budget import Budget, _Locked
 from sfumato.deploy.device_key import load_device_key
 from sfumato.deploy.manifest import InputSpec, NoiseSpec, OutputSpec
 from sfumato.deploy.signing import new_key, private_key, sign
@@ -264,6 +265,26 @@ class TestBudget:
         for budget in (one, two):
             with pytest.raises(FeatureError):
                 budget.charge(bytes(16))
+
+    def test_a_forked_child_waits_for_its_parents_lock(self, tmp_path):
+        budget = Budget(2, tmp_path / "counts")
+        budget.charge(b"a" * 16)
+        reader, writer = os.pipe()
+        with _Locked(budget._file):
+            child = os.fork()
+            if child == 0:
+                try:
+                    budget.charge(b"a" * 16)
+                    os.write(writer, b"charged")
+                finally:
+                    os._exit(0)
+            assert not select.select([reader], [], [], 0.3)[0]
+        assert os.read(reader, 7) == b"charged"
+        os.waitpid(child, 0)
+        with pytest.raises(FeatureError, match="was asked about 2 times"):
+            budget.charge(b"a" * 16)
+        os.close(reader)
+        os.close(writer)
 
     def test_memory_is_bounded_and_a_full_table_refuses_new_inputs_only(self):
         budget = Budget(2, capacity=3)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from serve_support import by_onnxruntime, features, make_bundle, running
 
-from sfumato.bench import clients, serving
-from sfumato.bench.serving import Load, load
+from sfumato.bench import clients
+from sfumato.bench.load import Load, load
+from sfumato.bench.servers import in_process
 
 
 def test_rates_and_quantiles_of_a_known_load():
@@ -32,6 +33,14 @@ def test_failures_are_counted_and_not_timed():
     assert seen.waits == []
 
 
+def test_a_client_that_cannot_begin_ends_the_measurement():
+    def make():
+        raise ConnectionError("nobody listens")
+
+    with pytest.raises(RuntimeError, match="first call failed: nobody listens"):
+        load(make, 3, 0.1)
+
+
 def test_its_clients_ask_the_server_what_they_should(tmp_path):
     bundle = make_bundle(tmp_path / "tiny")
     with running(bundle) as server:
@@ -39,6 +48,6 @@ def test_its_clients_ask_the_server_what_they_should(tmp_path):
             caller(address, "tiny", features(2))()()
             with pytest.raises(Exception, match="no model of this name"):
                 caller(address, "other", features())()()
-    call = serving.in_process(bundle)()
+    call = in_process(bundle)()
     assert len(call()[0]) == 1
     np.testing.assert_array_equal(call()[0], by_onnxruntime(bundle, features(seed=0)))

@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 
+import jsonschema
 import numpy as np
 import pytest
 import tritonclient.http
@@ -124,6 +125,19 @@ class TestEndpoints:
             **{path: {"get"} for path in (model, version, model + "/ready", version + "/ready")},
             **{path: {"post"} for path in (model + "/infer", version + "/infer")},
         }
+
+    def test_the_description_names_the_models_and_its_examples_are_answered(self, server):
+        operation = ask(server.rest, "/openapi.json")[2]["paths"]["/v2/models/{model}/infer"]["post"]
+        (named,) = [one["schema"]["enum"] for one in operation["parameters"] if one["in"] == "path"]
+        assert sorted(named) == sorted(server.core.models.names())
+        described = operation["requestBody"]["content"]["application/json"]
+        assert set(described["examples"]) == set(named)
+        for name, example in described["examples"].items():
+            jsonschema.validate(example["value"], described["schema"])
+            assert ask(server.rest, f"/v2/models/{name}/infer", example["value"])[0] == 200
+        wrong = {"inputs": [{"name": "other", "datatype": "FP32", "shape": [1, 8], "data": [0.0] * 8}]}
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(wrong, described["schema"])
 
 
 class TestInference:

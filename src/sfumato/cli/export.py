@@ -1,7 +1,5 @@
 """`sfumato export`: a trained run becomes a bundle for devices and servers."""
 
-import hashlib
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sfumato.cli.parser import CommandParser, add_plugins, add_settings, load_plugins, save_json, settings
-from sfumato.errors import CheckpointError, ConfigError
+from sfumato.errors import ConfigError
 
 __all__ = ["run"]
 
@@ -45,7 +43,10 @@ def run(words: Sequence[str]) -> None:
     )
     parser.add_argument("--data_dir", type=str | None, default=None, help="where the data lies now, if it has moved")
     parser.add_argument(
-        "--audit", type=str | None, default=None, help="audit.json for the manifest; that of the run by default"
+        "--audit",
+        type=str | None,
+        default=None,
+        help="audit.json of this run for the manifest; found by itself where `sfumato audit` wrote it",
     )
     add_plugins(parser)
     parsed = parser.read(words)
@@ -70,6 +71,7 @@ def _make_key(path: Path) -> None:
 
 def _export(parsed: Any, config: Any) -> None:
     from sfumato.cli.console import progress_bar, say, table
+    from sfumato.deploy.audited import audit_headline
     from sfumato.deploy.export import export_bundle
     from sfumato.deploy.signing import private_key
     from sfumato.training import load_data, load_run
@@ -78,6 +80,7 @@ def _export(parsed: Any, config: Any) -> None:
     folder = Path(parsed.run)
     victim = load_run(folder)
     settings_ = victim.config if parsed.data_dir is None else replace(victim.config, data_dir=parsed.data_dir)
+    audit = audit_headline(folder, None if parsed.audit is None else Path(parsed.audit), say)
     images = None
     if parsed.images > 0:
         with progress_bar(f"read {settings_.data}") as bar:
@@ -94,7 +97,7 @@ def _export(parsed: Any, config: Any) -> None:
             image_shape=meta["image_shape"],
             images=images,
             training=_provenance(victim),
-            audit=_audit(folder, parsed.audit),
+            audit=audit,
             key=key,
         )
     manifest, parity = done.manifest, done.parity
@@ -106,7 +109,9 @@ def _export(parsed: Any, config: Any) -> None:
         ("noise", noise),
         ("largest difference from PyTorch, feature", f"{parity.feature:.1e}"),
         ("largest difference from PyTorch, logits", f"{parity.logits:.1e}"),
+        *([] if done.pte_parity is None else [("the same of ExecuTorch, feature", f"{done.pte_parity:.1e}")]),
         ("compared on", f"{parity.images} images, {0 if images is None else len(images)} of them real"),
+        ("audit", "none of these weights" if audit is None else audit["headline"]),
         ("signed by", done.signed_by or "nobody"),
     ]
     table(str(done.folder), ("exported", "value"), rows)
@@ -118,6 +123,7 @@ def _export(parsed: Any, config: Any) -> None:
             "manifest": manifest.as_dict(),
             "digest": manifest.digest(),
             "parity": {"feature": parity.feature, "logits": parity.logits, "images": parity.images},
+            "pte_parity": done.pte_parity,
             "signed_by": done.signed_by,
         },
     )
@@ -140,24 +146,6 @@ def _provenance(victim: Any) -> dict[str, Any]:
         "test_images": victim.result["test_images"],
         "evidence": victim.result["evidence"],
     }
-
-
-def _audit(folder: Path, given: str | None) -> dict[str, Any] | None:
-    """The audit's headline and its digest, so that the whole report can be found and compared."""
-    paths = [Path(given)] if given is not None else [folder / "audit.json", folder / "audit" / "audit.json"]
-    path = next((one for one in paths if one.exists()), None)
-    if path is None:
-        if given is not None:
-            raise ConfigError(f"there is no audit {given}; give the audit.json that `sfumato audit` wrote")
-        return None
-    try:
-        data = path.read_bytes()
-        value = json.loads(data)
-        plain = {name: part for name, part in value.items() if isinstance(part, str | int | float | bool)}
-        headline = value.get("headline") or value.get("verdict") or plain
-    except (OSError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}); audit the run again") from error
-    return {"headline": headline, "sha256": hashlib.sha256(data).hexdigest()}
 
 
 def _bytes_on_the_wire(manifest: Any) -> int:

@@ -40,13 +40,9 @@ class Budget:
         self._path = path
         self._file: IO[bytes] | None = None
         self._seen = 0
+        self._process = os.getpid()
         if path is not None:
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
-                self._file = os.fdopen(descriptor, "r+b", buffering=0)
-            except OSError as error:
-                raise StorageError(f"cannot use the budget file {path}: {error.strerror}; give another one") from error
+            self._file = _open(path)
 
     def charge(self, digest: bytes) -> None:
         """Take one query of this input off its budget, before anything is sent.
@@ -59,6 +55,10 @@ class Budget:
             self._check(digest)
             self._counts[digest] += 1
             return
+        if self._process != os.getpid() and self._path is not None:
+            # A forked child shares the parent's lock and position, so that neither would keep the other out.
+            self._file.close()
+            self._file, self._process = _open(self._path), os.getpid()
         try:
             with _Locked(self._file):
                 self._catch_up(self._file)
@@ -103,6 +103,15 @@ class Budget:
                 self._counts[data[at : at + _RECORD]] += 1
             self._seen += len(data) - len(data) % _RECORD
             file.seek(self._seen)
+
+
+def _open(path: Path) -> IO[bytes]:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        return os.fdopen(descriptor, "r+b", buffering=0)
+    except OSError as error:
+        raise StorageError(f"cannot use the budget file {path}: {error.strerror}; give another one") from error
 
 
 class _Locked:

@@ -77,6 +77,9 @@ class EdgeClient:
         folder = Path(bundle)
         self.manifest = Manifest.load(folder, require_signature=require_signature, files=())
         self._shape = (1, *self.manifest.feature.shape)
+        self._count = math.prod(self._shape)
+        self._input, self._outputs = self.manifest.input.name, [self.manifest.feature.name]
+        self._uniforms, self._levels = self.manifest.noise.uniforms, self.manifest.quantization
         model = self.manifest.read_file(folder, ENCODER)
         check_graph(model, ENCODER)
         self._session = session_of(model, ENCODER)
@@ -130,7 +133,8 @@ class EdgeClient:
         prepared = [prepare(image, self.manifest.input) for image in images]
         # One image at a time: with larger batches the last bits of an image's feature would depend on its neighbours,
         # and a repeat would not be an exact one.
-        return np.concatenate([self._release(image) for image in prepared])
+        released = [self._release(image) for image in prepared]
+        return released[0] if len(released) == 1 else np.concatenate(released)
 
     def close(self) -> None:
         """Close the connection and the budget file."""
@@ -145,28 +149,25 @@ class EdgeClient:
         self.close()
 
     def _release(self, image: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
-        data = image.tobytes()
         if self._budget is None:
-            key = memoised_key(self._device_key, self._identity, data)
+            key = memoised_key(self._device_key, self._identity, image.data)
         else:
             with self._lock:
-                self._budget.charge(input_digest(self._device_key, data))
+                self._budget.charge(input_digest(self._device_key, image.data))
             key = fresh_key()
         noisy = self._encode(image, Stream(key))
-        if not np.isfinite(noisy).all():
+        if not _finite(noisy):
             raise FeatureError("the encoder gives NaN or infinite features for this image; nothing was sent")
-        levels = self.manifest.quantization
-        return noisy if levels is None else quantise(noisy, levels)
+        return noisy if self._levels is None else quantise(noisy, self._levels)
 
     def _encode(self, image: npt.NDArray[np.float32], stream: Stream) -> npt.NDArray[np.float32]:
-        shape, count = self._shape, math.prod(self._shape)
-        given = {self.manifest.input.name: image, "noise": stream.normals(count).reshape(shape)}
-        for name in self.manifest.noise.uniforms:
-            given[name] = stream.uniforms(count).reshape(shape)
+        given = {self._input: image, "noise": stream.normals(self._count).reshape(self._shape)}
+        for name in self._uniforms:
+            given[name] = stream.uniforms(self._count).reshape(self._shape)
         return self._run(given)
 
     def _run(self, given: dict[str, npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
-        feature: npt.NDArray[np.float32] = self._session.run([self.manifest.feature.name], given)[0]
+        feature: npt.NDArray[np.float32] = self._session.run(self._outputs, given)[0]
         return feature
 
     def _check_inputs(self) -> None:
@@ -200,6 +201,12 @@ class EdgeClient:
         from sfumato.deploy.transport.offline import OfflineTransport
 
         return OfflineTransport(folder, self.manifest)
+
+
+def _finite(values: npt.NDArray[np.float32]) -> bool:
+    """Whether no value is NaN or infinite; the sum of squares tells in one pass unless it overflows."""
+    flat = values.reshape(-1)
+    return math.isfinite(flat.dot(flat)) or bool(np.isfinite(values).all())
 
 
 def _path(value: Path | str | None) -> Path | None:

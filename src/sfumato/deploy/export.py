@@ -26,6 +26,7 @@ from sfumato.deploy.manifest import (
 )
 from sfumato.deploy.onnxfile import to_onnx
 from sfumato.deploy.parity import Parity, measure_parity
+from sfumato.deploy.pte import PTE, pte_parity, to_pte
 from sfumato.deploy.signing import sign
 from sfumato.errors import ConfigError
 from sfumato.split import Channel, SplitModel
@@ -51,6 +52,7 @@ class ExportConfig:
         reveal: what a server answers: `logits`, `top_k` or `label`; the less, the harder the model is to copy.
         top_k: how many classes `top_k` reveals.
         resize: `bilinear` stretches images of other sizes as training did, `exact` refuses them.
+        executorch: write `encoder.pte` for ExecuTorch (XNNPACK) as well.
         without_noise: export a run that was trained without noise: nothing protects what it sends.
         unbounded: export an encoder whose feature nothing bounds, so that it may outgrow the noise.
     """
@@ -62,6 +64,7 @@ class ExportConfig:
     reveal: Literal["logits", "top_k", "label"] = "logits"
     top_k: int | None = None
     resize: Literal["bilinear", "exact"] = "bilinear"
+    executorch: bool = False
     without_noise: bool = False
     unbounded: bool = False
 
@@ -87,6 +90,7 @@ class Exported:
         folder: where it lies.
         manifest: what it says.
         parity: how far ONNX Runtime and PyTorch differ on it.
+        pte_parity: how far ExecuTorch and PyTorch differ in the feature, or None where it was not asked for.
         signed_by: fingerprint of the key that signed it, or None.
     """
 
@@ -94,6 +98,7 @@ class Exported:
     manifest: Manifest
     parity: Parity
     signed_by: str | None
+    pte_parity: float | None = None
 
 
 def export_bundle(
@@ -168,16 +173,21 @@ def export_bundle(
     decoder_bytes = to_onnx(decoder, (wire,), ("feature",), "logits")
     check_graph(decoder_bytes, DECODER)
     parity = measure_parity(encoder, decoder, draft, encoder_bytes, decoder_bytes, images, generator)
+    files = {ENCODER: encoder_bytes, DECODER: decoder_bytes}
+    pte = None
+    if config.executorch:
+        files[PTE] = to_pte(encoder, (example, *draws))
+        pte = pte_parity(files[PTE], encoder, [(example, *draws)])
     signed_by = None
     with replace_folder(folder) as fresh:
-        (fresh / ENCODER).write_bytes(encoder_bytes)
-        (fresh / DECODER).write_bytes(decoder_bytes)
-        manifest = replace(draft, files={name: file_digest(fresh / name) for name in (ENCODER, DECODER)})
+        for name, data in files.items():
+            (fresh / name).write_bytes(data)
+        manifest = replace(draft, files={name: file_digest(fresh / name) for name in files})
         manifest.save(fresh)
         write_engines(manifest, fresh)
         if key is not None:
             signed_by = sign(fresh, manifest.canonical_bytes(), key)
-    return Exported(folder, Manifest.load(folder), parity, signed_by)
+    return Exported(folder, Manifest.load(folder), parity, signed_by, pte)
 
 
 _TORCH_TYPES = {"FP32": torch.float32, "UINT8": torch.uint8, "UINT16": torch.uint16}

@@ -6,6 +6,7 @@ A query is encoded once. Whatever happens on the way, what is sent again are the
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -48,22 +49,16 @@ class Query:
 def http_query(manifest: Manifest, feature: npt.NDArray[Any]) -> Query:
     """A POST of the feature (n, ...) with its bytes behind the JSON."""
     raw = _raw(manifest, feature)
-    head = json.dumps(
-        {
-            "inputs": [
-                {
-                    "name": manifest.feature.name,
-                    "shape": list(feature.shape),
-                    "datatype": manifest.feature.datatype,
-                    "parameters": {"binary_data_size": len(raw)},
-                }
-            ],
-            "parameters": {"binary_data_output": True},
-        },
-        separators=(",", ":"),
-    ).encode()
+    head = _http_head(manifest.feature.name, feature.shape, manifest.feature.datatype, len(raw))
     headers = {"Content-Type": "application/octet-stream", HEADER: str(len(head))}
     return Query(f"/v2/models/{manifest.name}/versions/{manifest.version}/infer", headers, head + raw)
+
+
+@lru_cache(maxsize=64)  # a device asks the same question about one image after the other
+def _http_head(name: str, shape: tuple[int, ...], datatype: str, size: int) -> bytes:
+    tensor = {"name": name, "shape": shape, "datatype": datatype, "parameters": {"binary_data_size": size}}
+    asked = {"inputs": [tensor], "parameters": {"binary_data_output": True}}
+    return json.dumps(asked, separators=(",", ":")).encode()
 
 
 def http_answer(headers: Mapping[str, str], body: bytes) -> Tensors:
@@ -97,19 +92,21 @@ def http_answer(headers: Mapping[str, str], body: bytes) -> Tensors:
 
 def grpc_query(manifest: Manifest, feature: npt.NDArray[Any]) -> Query:
     """A `ModelInferRequest` with the feature (n, ...) as raw bytes."""
-    shape = b"".join(protobuf.varint(side) for side in feature.shape)
+    spec = manifest.feature
+    head = _grpc_head(manifest.name, manifest.version, spec.name, feature.shape, spec.datatype)
+    return Query("", {}, head + protobuf.field(_RAW_INPUT, _raw(manifest, feature)))
+
+
+@lru_cache(maxsize=64)
+def _grpc_head(model: str, version: str, name: str, shape: tuple[int, ...], datatype: str) -> bytes:
     tensor = protobuf.message(
-        protobuf.field(_TENSOR_NAME, manifest.feature.name),
-        protobuf.field(_TENSOR_DATATYPE, manifest.feature.datatype),
-        protobuf.field(_TENSOR_SHAPE, shape),
+        protobuf.field(_TENSOR_NAME, name),
+        protobuf.field(_TENSOR_DATATYPE, datatype),
+        protobuf.field(_TENSOR_SHAPE, b"".join(protobuf.varint(side) for side in shape)),
     )
-    body = protobuf.message(
-        protobuf.field(_NAME, manifest.name),
-        protobuf.field(_VERSION, manifest.version),
-        protobuf.field(_INPUTS, tensor),
-        protobuf.field(_RAW_INPUT, _raw(manifest, feature)),
+    return protobuf.message(
+        protobuf.field(_NAME, model), protobuf.field(_VERSION, version), protobuf.field(_INPUTS, tensor)
     )
-    return Query("", {}, body)
 
 
 def grpc_answer(body: bytes) -> Tensors:

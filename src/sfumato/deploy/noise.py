@@ -11,7 +11,7 @@ What it does not do is in `docs/security.md`: memoised noise repeats for an exac
 import hashlib
 import hmac
 import os
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -27,10 +27,15 @@ KEY_BYTES = 32
 _NOISE_PURPOSE = b"sfumato noise 1\n"
 _DIGEST_PURPOSE = b"sfumato input digest 1\n"
 
+_WORD = np.dtype("<u8")
+_NONCE = bytes(16)
+_DROPPED = np.uint64(11)  # of a word's 64 bits
 _STEP_53 = 2.0**-53
+_TURN = 2.0 * np.pi
 _STEP_24 = np.float32(2.0**-24)
 
 Floats = npt.NDArray[np.float32]
+Image = bytes | memoryview
 
 
 class Stream:
@@ -48,7 +53,7 @@ class Stream:
             raise ConfigError(f"the key of a noise stream has {len(key)} bytes; it needs {KEY_BYTES}")
         cipher, chacha20 = _cipher()
         # Every key is used for one stream only, so counter and nonce begin at zero.
-        self._keystream: Any = cipher(chacha20(key, bytes(16)), mode=None).encryptor()
+        self._keystream: Any = cipher(chacha20(key, _NONCE), mode=None).encryptor()
 
     def normals(self, count: int) -> Floats:
         """`count` standard normal numbers by Box and Muller, in float64, rounded to float32.
@@ -56,32 +61,26 @@ class Stream:
         With u, v uniform on the multiples of 2^-53 in (0, 1]: `sqrt(-2 log u) cos(2 pi v)` and the same with the sine.
         Exact up to float64 rounding; the largest possible value is 8.57.
         """
+        # Right behind an encoder's run every call costs a microsecond before it computes anything: few calls, in place.
         pairs = (count + 1) // 2
-        # (0, 1]: 53 random bits plus one step; the logarithm of 0 cannot occur.
-        uniform = (self._words(2 * pairs) >> np.uint64(11)).astype(np.float64)
-        uniform += 1.0
-        uniform *= _STEP_53
-        radius = np.log(uniform[:pairs])
+        # (0, 1]: 53 random bits plus one step, exactly; the logarithm of 0 cannot occur.
+        words = np.frombuffer(self._keystream.update(bytes(16 * pairs)), _WORD)
+        uniform = (words >> _DROPPED) * _STEP_53
+        uniform += _STEP_53
+        radius, angle = np.log(uniform[:pairs]), uniform[pairs:]
         radius *= -2.0
         np.sqrt(radius, out=radius)
-        angle = uniform[pairs:]
-        angle *= 2.0 * np.pi
-        found = np.empty(2 * pairs, np.float32)
-        np.multiply(radius, np.cos(angle), out=found[:pairs], casting="same_kind")
-        np.multiply(radius, np.sin(angle), out=found[pairs:], casting="same_kind")
-        return found[:count]
+        angle *= _TURN
+        found = np.empty((2, pairs))
+        np.cos(angle, out=found[0])
+        np.sin(angle, out=found[1])
+        found *= radius
+        return found.astype(np.float32).reshape(-1)[:count]
 
     def uniforms(self, count: int) -> Floats:
         """`count` numbers uniform on the multiples of 2^-24 in [0, 1), float32."""
-        words = np.frombuffer(self._bytes(4 * count), dtype="<u4")
+        words = np.frombuffer(self._keystream.update(bytes(4 * count)), dtype="<u4")
         return (words >> np.uint32(8)).astype(np.float32) * _STEP_24
-
-    def _words(self, count: int) -> npt.NDArray[np.uint64]:
-        return np.frombuffer(self._bytes(8 * count), dtype="<u8")
-
-    def _bytes(self, count: int) -> bytes:
-        data: bytes = self._keystream.update(bytes(count))
-        return data
 
 
 @cache
@@ -98,7 +97,7 @@ def fresh_key() -> bytes:
     return os.urandom(KEY_BYTES)
 
 
-def memoised_key(device_key: bytes, encoder: str, image: bytes) -> bytes:
+def memoised_key(device_key: bytes, encoder: str, image: Image) -> bytes:
     """`HMAC-SHA256(device key, purpose | SHA-256 of the encoder's digest | SHA-256 of the input)`.
 
     A pseudo-random function of the input: an exact repeat gets the same key; any other input, encoder or device
@@ -107,12 +106,16 @@ def memoised_key(device_key: bytes, encoder: str, image: bytes) -> bytes:
     Args:
         device_key: 32 secret bytes.
         encoder: its SHA-256 in hexadecimal digits, so that another encoder gets other noise.
-        image: the exact bytes that enter the encoder.
+        image: exactly what enters the encoder, contiguous.
     """
-    parts = hashlib.sha256(encoder.encode()).digest() + hashlib.sha256(image).digest()
-    return hmac.digest(device_key, _NOISE_PURPOSE + parts, "sha256")
+    return hmac.digest(device_key, _noise_of(encoder) + hashlib.sha256(image).digest(), "sha256")
 
 
-def input_digest(device_key: bytes, image: bytes) -> bytes:
+@lru_cache(maxsize=16)
+def _noise_of(encoder: str) -> bytes:
+    return _NOISE_PURPOSE + hashlib.sha256(encoder.encode()).digest()
+
+
+def input_digest(device_key: bytes, image: Image) -> bytes:
     """16 bytes that identify an input to the device and tell nothing to anyone else."""
     return hmac.digest(device_key, _DIGEST_PURPOSE + hashlib.sha256(image).digest(), "sha256")[:16]

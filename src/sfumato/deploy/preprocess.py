@@ -13,6 +13,7 @@ __all__ = ["prepare"]
 
 Floats = npt.NDArray[np.float32]
 
+_WHITE = np.float32(255)
 _MOST_PIXELS = 100_000_000  # of a file that claims to be an image; decoding a larger one could exhaust the memory
 
 
@@ -38,7 +39,10 @@ def prepare(image: Any, spec: InputSpec) -> Floats:
     else:
         pixels = _from_pillow(_open(image) if isinstance(image, str | Path) else image, spec)
     channels_first = pixels[None, None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)[None]
-    return np.ascontiguousarray(channels_first, dtype=np.float32) / np.float32(255)
+    # Bytes are put in order before they become floats: a quarter of the memory moves.
+    ordered = np.ascontiguousarray(channels_first).astype(np.float32)
+    ordered /= _WHITE
+    return ordered
 
 
 def _floats(image: npt.NDArray[Any], spec: InputSpec) -> Floats:

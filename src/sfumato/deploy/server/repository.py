@@ -85,6 +85,10 @@ class Repository:
         """The versions of a model, oldest first."""
         return sorted(self._served.get(name, {}), key=int)
 
+    def all(self) -> list[Model]:
+        """Every model in every version."""
+        return [one.model for versions in self._served.values() for one in versions.values()]
+
     def names(self) -> list[str]:
         """The models' names."""
         return list(self._served)

@@ -14,6 +14,7 @@ from sfumato import __version__
 from sfumato.deploy.server import schemas
 from sfumato.deploy.server.codec import BINARY_HEADER, InferRequest, read_request, write_answer
 from sfumato.deploy.server.core import Account, Core
+from sfumato.deploy.server.describe import describe_models
 from sfumato.deploy.server.refusals import (
     BUSY,
     FORBIDDEN_METHOD,
@@ -57,6 +58,12 @@ def build_app(core: Core) -> FastAPI:
     _add_health(app, core)
     _add_metadata(app, core)
     _add_inference(app, core)
+    plain = app.openapi
+
+    def described() -> dict[str, Any]:  # made anew for every reader: a reload may have changed the models
+        return describe_models(plain(), core.models.all())
+
+    app.openapi = described  # type: ignore[method-assign]
 
     @app.exception_handler(HTTPException)
     async def of_routing(_: Request, error: HTTPException) -> Response:

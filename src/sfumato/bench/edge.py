@@ -1,0 +1,136 @@
+"""What the device's noise, levels and bytes cost beside the encoder's run."""
+
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from sfumato.bench.rows import Row
+from sfumato.deploy.edge import EdgeClient
+from sfumato.deploy.manifest import ENCODER
+from sfumato.deploy.messages import http_query
+from sfumato.deploy.noise import Stream, memoised_key
+from sfumato.deploy.preprocess import prepare
+from sfumato.deploy.quantise import quantise
+from sfumato.deploy.runtime import session_of
+
+__all__ = ["edge_rows"]
+
+_KEY = bytes(range(32))
+_LIMIT_US = 100.0
+_ASK = """
+import sys, time
+from sfumato.deploy import EdgeClient
+client = EdgeClient(sys.argv[1], device_key=bytes(range(32)))
+import numpy as np
+client.predict(np.zeros(client.manifest.input.shape, np.float32))
+print(time.process_time())
+"""
+
+
+def edge_rows(bundle: Path, *, blocks: int = 9, calls: int = 100) -> list[Row]:
+    """The device's side of a bundle with levels and memoised noise, on one thread.
+
+    Blocks of calls take turns. A figure is the median of the calls of a block, a ratio the median over the blocks of
+    the ratios within one, so that neither an interrupted call nor a slow phase of the machine moves it.
+    """
+    with EdgeClient(bundle, "http://127.0.0.1:1", device_key=_KEY) as client:
+        variants = _variants(client, bundle)
+        seconds: dict[str, list[float]] = {name: [] for name in variants}
+        for index in range(blocks + 1):
+            for name in variants if index % 2 else reversed(variants):
+                median = _block(variants[name], calls)
+                if index:  # the first block warms up
+                    seconds[name].append(median)
+
+    def ratio(ours: str, base: str) -> float:
+        return statistics.median(a / b for a, b in zip(seconds[ours], seconds[base], strict=True))
+
+    us = {name: 1e6 * statistics.median(values) for name, values in seconds.items()}
+    alone, turns = f"{us['encoder']:.0f} us", f"{blocks} blocks of {calls}"
+    first = _first_answer(bundle)
+    count = client.manifest.feature.shape
+    return [
+        Row(
+            f"memoised noise of {np.prod(count)} values, key included",
+            ratio("noise", "encoder"),
+            "one run of VGG11's encoder",
+            0.15,
+            detail=f"{us['noise']:.1f} us against {alone}, {turns}",
+        ),
+        Row(
+            f"memoised noise of {np.prod(count)} values, key included",
+            us["noise"] / _LIMIT_US,
+            f"{_LIMIT_US:.0f} us",
+            1.0,
+            detail=f"{us['noise']:.1f} us",
+        ),
+        Row(
+            "encoder, noise, levels and bytes",
+            ratio("encoder to bytes", "encoder"),
+            "one run of VGG11's encoder",
+            1.2,
+            detail=f"{us['encoder to bytes']:.0f} us against {alone}, {turns}",
+        ),
+        Row(
+            "a whole query of the client, from 8-bit pixels to bytes",
+            ratio("client", "encoder"),
+            "one run of VGG11's encoder",
+            detail=f"{us['client']:.0f} us against {alone}, {turns}",
+        ),
+        Row(
+            "import and first answer of the client in a new process, decoder included",
+            statistics.median(first),
+            "1 s",
+            1.0,
+            detail=f"processor time of {len(first)} processes: {', '.join(f'{one:.2f}' for one in sorted(first))} s",
+        ),
+    ]
+
+
+def _variants(client: EdgeClient, bundle: Path) -> dict[str, Callable[[], object]]:
+    manifest = client.manifest
+    channels, height, width = manifest.input.shape
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, channels), dtype=np.uint8)
+    image = prepare(pixels, manifest.input)
+    session = session_of(manifest.read_file(bundle, ENCODER), ENCODER)
+    shape, outputs = (1, *manifest.feature.shape), [manifest.feature.name]
+    count, identity, levels = int(np.prod(shape)), manifest.files[ENCODER], manifest.quantization
+    fixed = {manifest.input.name: image, "noise": np.zeros(shape, np.float32)}
+
+    def noise() -> object:
+        return Stream(memoised_key(_KEY, identity, image.data)).normals(count)
+
+    def to_bytes() -> object:
+        drawn = Stream(memoised_key(_KEY, identity, image.data)).normals(count).reshape(shape)
+        noisy = session.run(outputs, {manifest.input.name: image, "noise": drawn})[0]
+        return http_query(manifest, noisy if levels is None else quantise(noisy, levels))
+
+    return {
+        "encoder": lambda: session.run(outputs, fixed),
+        "noise": noise,
+        "encoder to bytes": to_bytes,
+        "client": lambda: http_query(manifest, client.release([pixels])),
+    }
+
+
+def _block(call: Callable[[], object], calls: int) -> float:
+    waits = []
+    for _ in range(calls):
+        began = time.perf_counter()
+        call()
+        waits.append(time.perf_counter() - began)
+    return statistics.median(waits)
+
+
+def _first_answer(bundle: Path, runs: int = 5) -> list[float]:
+    """Processor seconds, Python's own start included; what else the machine does then counts less than on the clock."""
+    found = []
+    for _ in range(runs):
+        done = subprocess.run([sys.executable, "-c", _ASK, str(bundle)], capture_output=True, text=True, check=True)
+        found.append(float(done.stdout))
+    return found
