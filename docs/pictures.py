@@ -1,11 +1,12 @@
-"""Makes the pictures of docs/concepts.md and of the first page from trainings on the digits: `make pictures`.
+"""Makes the pictures of docs/concepts.md and of the first page: `python docs/pictures.py [runs]`.
 
-Two minutes on two cores the first time; what `sfumato demo` has left in runs/demo is taken from there.
+The models are those of `sfumato demo`, seed 0. What the demo has left in runs/demo is taken from there.
 """
 
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import torch
@@ -14,7 +15,8 @@ from matplotlib.patches import Circle
 from torch import Tensor
 
 from sfumato import data
-from sfumato.experiments.demo import LAM, NOISE_STD, digit_job, run_demo
+from sfumato.experiments.demo import DEFENSES, NOISE_STD, digit_job
+from sfumato.experiments.pool import run_jobs
 from sfumato.report.pictures import save_side_by_side
 from sfumato.training import load_run, train_run
 
@@ -26,12 +28,9 @@ _SHOWN = 10
 def main() -> int:
     """Write both pictures; the argument is the folder of the trainings."""
     runs = Path(sys.argv[1] if len(sys.argv) > 1 else "runs")
-    _, originals, redrawn = run_demo(runs / "demo")
-    save_side_by_side(
-        ASSETS / "redrawn.png",
-        originals[:_SHOWN],
-        {_NAMES[name]: images[:_SHOWN] for name, images in redrawn.items()},
-    )
+    lines = run_jobs([digit_job(name, seed=0, noise_std=NOISE_STD) for name in DEFENSES], runs / "demo" / "jobs")
+    redrawn = {_NAMES[line["defense"]]: _images(line["redrawn"]) for line in lines}
+    save_side_by_side(ASSETS / "redrawn.png", _images(lines[0]["originals"]), redrawn)
     matplotlib.rcParams.update({"svg.hashsalt": "sfumato", "font.size": 10})
     figure, axes = plt.subplots(1, 2, figsize=(8, 4), sharex=True, sharey=True, layout="constrained")
     for axis, name in zip(axes, ("noise", "noise+cem"), strict=True):
@@ -41,9 +40,13 @@ def main() -> int:
     return 0
 
 
+def _images(values: list[Any]) -> Tensor:
+    return torch.tensor(values[:_SHOWN], dtype=torch.uint8).float() / 255
+
+
 def unseen_features(defense: str, folder: Path) -> tuple[Tensor, Tensor]:
     """z_hat of the unseen digits, (N, D), and their classes, for a model of the demo."""
-    config = replace(digit_job(defense, seed=0, noise_std=NOISE_STD, lam=LAM).train, device="cpu")
+    config = replace(digit_job(defense, seed=0, noise_std=NOISE_STD).train, device="cpu")
     train_run(config, folder)
     test = data.load("digits", seed=0).test
     with torch.no_grad():

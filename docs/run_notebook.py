@@ -1,7 +1,7 @@
 """Executes notebooks without Jupyter and writes their outputs into them: `python docs/run_notebook.py FILE.ipynb ...`.
 
-A cell's output is what it prints, the value of its last expression, and the figures that it leaves open, as in Jupyter with
-inline figures. Magics and widgets do not exist here.
+A cell's output is what it prints, the value of its last expression, and the figures that it leaves open, as in Jupyter
+with inline figures. Magics and widgets do not exist here.
 """
 
 import ast

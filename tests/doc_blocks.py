@@ -2,8 +2,8 @@
 
 - Python blocks run one after the other in one namespace, in an empty folder of the page's own.
 - A Python block with a title (```python title="name.py") is a file: it is written there, for the blocks that follow.
-- A shell block after `<!-- run -->` runs: lines with `sfumato` through the command line's own `main`, lines with `python
-  FILE` as a script.
+- A shell block after `<!-- run -->` runs: lines with `sfumato` through the command line's own `main`, lines with
+  `python FILE` as a script.
 - A block after `<!-- not run: reason -->` does not run.
 """
 

@@ -1,6 +1,7 @@
 """Every block of code in the pages runs, or says why not."""
 
 import pytest
+
 from doc_blocks import ROOT, Block, blocks, run_page
 
 PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")))
@@ -8,7 +9,9 @@ LANGUAGES = {"", "python", "json", "yaml", "text", "toml"}
 
 
 @pytest.mark.parametrize(
-    "path", [path for path in PAGES if any(block.runs for block in blocks(path.read_text("utf-8")))], ids=lambda p: p.name
+    "path",
+    [path for path in PAGES if any(block.runs for block in blocks(path.read_text("utf-8")))],
+    ids=lambda p: p.name,
 )
 def test_the_blocks_run(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from doc_blocks import blocks
 
+from doc_blocks import blocks
 from sfumato import attacks, defenses, execution, paper
 from sfumato.cli.main import COMMANDS
 from sfumato.cli.parser import CommandParser, settings
