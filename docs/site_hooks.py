@@ -18,6 +18,7 @@ GUIDES = "How-to guides"
 
 _INLINE = re.compile(r'<span class="arithmatex">\\\((.*?)\\\)</span>', re.S)
 _BLOCK = re.compile(r'<div class="arithmatex">\\\[(.*?)\\\]</div>', re.S)
+_NOTEBOOK = re.compile(r"(\]\((?!https?:)[^)#]+)\.ipynb([)#])")
 _OUTSIDE = re.compile(r"\[([^\]]+)\]\((?:\.\./)+(?:README|CHANGELOG|CONTRIBUTING|tests|src|packaging|results)[^)]*\)")
 
 
@@ -44,8 +45,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
-    """Files of the repository that are not part of the site keep their name and lose their link."""
-    return _OUTSIDE.sub(r"\1", markdown)
+    """Files of the repository that are not part of the site lose their link; notebooks are linked as pages."""
+    return _NOTEBOOK.sub(r"\1.md\2", _OUTSIDE.sub(r"\1", markdown))
 
 
 def on_page_content(content: str, **_: Any) -> str:

@@ -135,6 +135,7 @@ def test_the_hooks_convert_what_they_should():
     assert "<math" in shown
     assert "arithmatex" not in shown
     assert hooks.on_page_markdown("[`t.py`](../tests/t.py) [x](x.md)", page=None) == "`t.py` [x](x.md)"
+    assert hooks.on_page_markdown("[n](../n.ipynb#a)", page=None) == "[n](../n.md#a)"
     cells = [
         {"cell_type": "markdown", "source": ["# T\n", "b"]},
         {"cell_type": "code", "source": "1", "outputs": [{"output_type": "stream", "text": ["one\n"]}]},
