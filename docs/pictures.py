@@ -32,7 +32,7 @@ def main() -> int:
     redrawn = {_NAMES[line["defense"]]: _images(line["redrawn"]) for line in lines}
     save_side_by_side(ASSETS / "redrawn.png", _images(lines[0]["originals"]), redrawn)
     matplotlib.rcParams.update({"svg.hashsalt": "sfumato", "font.size": 10})
-    figure, axes = plt.subplots(1, 2, figsize=(8, 4), sharex=True, sharey=True, layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(7, 3.4), layout="constrained")
     for axis, name in zip(axes, ("noise", "noise+cem"), strict=True):
         features, labels = unseen_features(name, runs / "pictures" / name)
         _draw(axis, features, labels, _NAMES[name])
@@ -63,7 +63,7 @@ def _draw(axis: plt.Axes, features: Tensor, labels: Tensor, title: str) -> None:
         own = flat[labels == one]
         axis.scatter(own[:, 0], own[:, 1], s=14, color=colour, alpha=0.8, linewidths=0, label=f"digit {one}")
     axis.add_patch(Circle(tuple(flat[labels == 0].mean(0)), NOISE_STD, fill=False, color="black", linewidth=1.2))
-    axis.set(title=title, aspect="equal")
+    axis.set(title=title, aspect="equal", adjustable="datalim")
     axis.tick_params(labelsize=8)
     if title == _NAMES["noise"]:
         axis.legend(frameon=False, fontsize=8)
