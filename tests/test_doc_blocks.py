@@ -8,11 +8,11 @@ PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 LANGUAGES = {"", "python", "json", "yaml", "text", "toml"}
 
 
-@pytest.mark.parametrize(
-    "path",
-    [path for path in PAGES if any(block.runs for block in blocks(path.read_text("utf-8")))],
-    ids=lambda p: p.name,
-)
+# That of README.md runs in an interpreter of its own, see tests/test_documentation.py.
+RUN = [page for page in PAGES[1:] if any(block.runs for block in blocks(page.read_text(encoding="utf-8")))]
+
+
+@pytest.mark.parametrize("path", RUN, ids=lambda path: path.name)
 def test_the_blocks_run(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run_page(path.name, blocks(path.read_text(encoding="utf-8")), tmp_path)
@@ -29,6 +29,14 @@ def test_blocks_are_marked_in_words_that_are_known(path):
         assert block.runs or block.left_out or block.language != "python", f"{where} neither runs nor says why"
         if block.mark.startswith(("run", "not run")):
             assert block.runs or block.left_out, f"{where}: write `run`, or `not run: ` and a reason"
+
+
+def test_the_first_page_shows_the_block_of_the_readme():
+    shown, tried = (
+        [block.body for block in blocks((ROOT / name).read_text(encoding="utf-8")) if block.language == "python"]
+        for name in ("docs/index.md", "README.md")
+    )
+    assert shown == tried
 
 
 def test_marks_are_obeyed(tmp_path, monkeypatch):
