@@ -1,6 +1,6 @@
 """Follows README.md's "Start here" in a fresh clone, line by line, and says how long each took.
 
-`python packaging/try_readme.py [--skip WORD ...]` clones this repository into a temporary folder. Lines run in one shell,
+`python packaging/try_readme.py [--skip WORD ...]` clones this repository into a temporary folder. Lines run in a shell,
 as a reader would type them; the server is asked whether it is ready and then stopped. POSIX only.
 """
 
