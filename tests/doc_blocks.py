@@ -5,6 +5,7 @@
 - A shell block after `<!-- run -->` runs: lines with `sfumato` through the command line's own `main`, lines with
   `python FILE` as a script.
 - A block after `<!-- not run: reason -->` does not run.
+- A Python block whose first line is `# extra: NAME` runs where that extra is installed.
 """
 
 import contextlib
@@ -16,6 +17,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,8 @@ from sfumato.cli.main import main
 from sfumato.errors import SfumatoWarning
 
 ROOT = Path(__file__).parents[1]
+# The package by which one sees that an extra is installed.
+EXTRAS = {"audit": "onnxruntime", "hf": "datasets", "lightning": "pytorch_lightning", "tensorboard": "tensorboard"}
 _BLOCK = re.compile(r"(?:^<!-- ([^\n]*?) -->\n\n?)?^```([^\n]*)\n(.*?)^```$", re.S | re.M)
 
 
@@ -51,9 +55,15 @@ class Block:
         return bool(re.match(r"not run: \w.{10,}", self.mark))
 
     @property
+    def extra(self) -> str:
+        """The extra that it needs, or nothing."""
+        found = re.match(r"# extra: (\w+)\n", self.body)
+        return found[1] if found else ""
+
+    @property
     def runs(self) -> bool:
         """Whether a test executes it."""
-        if self.left_out:
+        if self.left_out or (self.extra and find_spec(EXTRAS[self.extra]) is None):
             return False
         return self.language == "python" or (self.language == "" and self.mark == "run")
 

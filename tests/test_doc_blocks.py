@@ -1,5 +1,7 @@
 """Every block of code in the pages runs, or says why not."""
 
+from importlib.util import find_spec
+
 import pytest
 
 from doc_blocks import ROOT, Block, blocks, run_page
@@ -8,8 +10,23 @@ PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 LANGUAGES = {"", "python", "json", "yaml", "text", "toml"}
 
 
-# That of README.md runs in an interpreter of its own, see tests/test_documentation.py.
-RUN = [page for page in PAGES[1:] if any(block.runs for block in blocks(page.read_text(encoding="utf-8")))]
+# Pages whose blocks another test executes, with what these pages need.
+ELSEWHERE = {
+    "README.md": "test_documentation.py",
+    "own-loop.md": "test_own_pages.py",
+    "own-model.md": "test_own_pages.py",
+    "watch.md": "test_own_pages.py",
+}
+RUN = [
+    page
+    for page in PAGES
+    if page.name not in ELSEWHERE and any(block.runs for block in blocks(page.read_text(encoding="utf-8")))
+]
+
+
+@pytest.mark.parametrize("path", [page for page in PAGES if page.name in ELSEWHERE], ids=lambda path: path.name)
+def test_pages_left_to_other_tests_are_executed_there(path):
+    assert f'"{path.name}"' in (ROOT / "tests" / ELSEWHERE[path.name]).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("path", RUN, ids=lambda path: path.name)
@@ -26,7 +43,8 @@ def test_blocks_are_marked_in_words_that_are_known(path):
     for block in found:
         where = f"{path.name}:{block.line}"
         assert block.language in LANGUAGES, f"{where}: {block.language}"
-        assert block.runs or block.left_out or block.language != "python", f"{where} neither runs nor says why"
+        allowed = block.runs or block.left_out or block.extra or block.language != "python"
+        assert allowed, f"{where} neither runs nor says why"
         if block.mark.startswith(("run", "not run")):
             assert block.runs or block.left_out, f"{where}: write `run`, or `not run: ` and a reason"
 
@@ -73,6 +91,16 @@ sfumato serve nothing
         run_page("page.md", blocks(page.replace("--version", "--verzion")), tmp_path)
     with pytest.raises(AssertionError, match="cannot run"):
         run_page("page.md", blocks(page.replace("sfumato --version", "rm x")), tmp_path)
+
+
+def test_a_block_that_needs_an_extra_runs_where_it_is():
+    assert Block("python", "", "", "# extra: audit\nimport onnxruntime\n", 1).runs == (
+        find_spec("onnxruntime") is not None
+    )
+    block = Block("python", "", "", "# extra: nowhere\n", 1)
+    assert block.extra == "nowhere"
+    with pytest.raises(KeyError):
+        assert block.runs
 
 
 def test_a_reason_has_to_say_something():
