@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench docs clean
+.PHONY: demo test lint bench docs site package clean
 
 demo: $(VENV)/.demo
 	$(BIN)/sfumato demo
@@ -36,8 +36,19 @@ $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	$(BIN)/pip install --disable-pip-version-check --quiet --editable ".[dev]"
 	@touch $@ $(VENV)/.demo
 
+# Writes the tables of results/ into the pages.
 docs: $(VENV)/.dev
 	$(BIN)/python docs/render.py
 
+site: $(VENV)/.dev
+	$(BIN)/mkdocs build --strict
+
+# Wheel and sdist; the wheel is installed and used in an empty environment.
+package: $(VENV)/.dev
+	$(BIN)/pip install --disable-pip-version-check --quiet build
+	rm -rf build dist
+	$(BIN)/python -m build
+	$(PYTHON) packaging/try_wheel.py dist/*.whl
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) build dist site *.egg-info

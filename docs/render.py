@@ -18,6 +18,7 @@ from sfumato.report.study import study_markdown
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (
     "README.md",
+    "docs/index.md",
     "docs/digits.md",
     "docs/speed.md",
     "docs/serving.md",

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from doc_blocks import blocks
 from sfumato import attacks, defenses, execution, paper
 from sfumato.cli.main import COMMANDS
 from sfumato.cli.parser import CommandParser, settings
@@ -23,7 +24,7 @@ from sfumato.experiments.plan import select_rows
 from sfumato.training import TrainConfig, train_run
 
 ROOT = Path(__file__).parents[1]
-PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")))
 EXAMPLE = ROOT / "docs/examples/feature_tv.py"
 EXECUTORS = {"local": execution.LocalExecutor, "slurm": execution.SlurmExecutor, "ray": execution.RayExecutor}
 
@@ -34,7 +35,7 @@ def page(name: str) -> str:
 
 def fenced(text: str, language: str = "") -> list[str]:
     """The blocks between ``` of one language."""
-    return [body for kind, body in re.findall(r"^```(\w*)\n(.*?)^```$", text, re.S | re.M) if kind == language]
+    return [block.body for block in blocks(text) if block.language == language]
 
 
 def commands(text: str) -> list[str]:
@@ -212,7 +213,7 @@ def test_the_page_shows_the_example_itself():
 def test_the_attack_of_the_page_attacks(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "tests/attacks"))
     cases = import_module("attack_cases")
-    (block,) = [block for block in fenced(page("attacks.md"), "python") if "class MeanAttack" in block]
+    (block,) = [block for block in fenced(page("own-attack.md"), "python") if "class MeanAttack" in block]
     monkeypatch.setattr(attacks.registry, "ATTACKS", table := dict(attacks.ATTACKS))
     monkeypatch.setattr(attacks, "ATTACKS", table)
     names: dict[str, Any] = {}

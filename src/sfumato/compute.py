@@ -2,13 +2,14 @@
 
 import contextlib
 import os
+import warnings
 from collections.abc import Iterator
 from typing import Literal
 
 import torch
 from torch import nn
 
-from sfumato.errors import ConfigError
+from sfumato.errors import ConfigError, SfumatoWarning
 from sfumato.models import count_macs
 
 __all__ = [
@@ -40,6 +41,9 @@ def cpu_has_bf16() -> bool:
 def device_of(name: str) -> torch.device:
     """`auto`, `cpu`, `cuda`, `cuda:1`.
 
+    Apple's `mps` gives the CPU, with one sentence: sums, moments and closed-form attacks are computed in float64, which
+    MPS does not have. `auto` never takes it.
+
     Raises:
         ConfigError: the device is unknown or not there.
     """
@@ -51,6 +55,15 @@ def device_of(name: str) -> torch.device:
         raise ConfigError(f"unknown device {name!r}; give auto, cpu or cuda") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device cuda was asked for, but PyTorch sees no GPU; use --device cpu")
+    if device.type == "mps":
+        there = torch.backends.mps.is_available()
+        why = "it has no float64, in which sums, moments and bounds are computed" if there else "this machine has none"
+        warnings.warn(
+            f"device mps is not used, since {why}; computing on the CPU instead", SfumatoWarning, stacklevel=2
+        )
+        return torch.device("cpu")
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device {name!r} is not supported; give auto, cpu or cuda")
     return device
 
 

@@ -115,7 +115,7 @@ class EdgeClient:
         """Ask about several images in one query.
 
         Raises:
-            as `predict`.
+            SfumatoError: as `predict`.
         """
         if not len(images):
             return []
@@ -128,7 +128,7 @@ class EdgeClient:
         With fresh noise every call takes one query of each image off its budget.
 
         Raises:
-            as `predict`.
+            SfumatoError: as `predict`.
         """
         prepared = [prepare(image, self.manifest.input) for image in images]
         # One image at a time: with larger batches the last bits of an image's feature would depend on its neighbours,
