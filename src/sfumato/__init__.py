@@ -10,11 +10,13 @@ if TYPE_CHECKING:
     from sfumato import bounds, metrics
     from sfumato.cem import CEM
     from sfumato.split import Channel, SplitModel, cuts, load_split, save_split, split_at
+    from sfumato.watch import Monitor
 
 __version__ = "0.1.0"
 __all__ = [
     "CEM",
     "Channel",
+    "Monitor",
     "SplitModel",
     "__version__",
     "bounds",
@@ -28,6 +30,7 @@ __all__ = [
 _HOME = {
     "CEM": "sfumato.cem",
     "Channel": "sfumato.split",
+    "Monitor": "sfumato.watch",
     "SplitModel": "sfumato.split",
     "cuts": "sfumato.split",
     "load_split": "sfumato.split",
@@ -46,6 +49,7 @@ _ROOMS = {
     "models",
     "schedules",
     "split",
+    "watch",
 }
 
 

@@ -118,12 +118,21 @@ class Health:
         needed: nats needed to tell the classes apart, log n.
         what: what is told apart: classes, or clusters where the targets are no classes.
         groups: the k clusters belong to so many classes, k / groups to each; 1 where they belong to none.
+        remedy: against a collapse.
     """
 
-    def __init__(self, needed: float, *, what: str = "classes", groups: int = 1) -> None:
+    def __init__(
+        self,
+        needed: float,
+        *,
+        what: str = "classes",
+        groups: int = 1,
+        remedy: str = "lower lambda, or use the 'ramp' schedule",
+    ) -> None:
         self.needed = needed
         self.what = what
         self.groups = groups
+        self.remedy = remedy
         self.reference: float | None = None
         self.was_informative = False
         self.refreshes = 0
@@ -146,7 +155,7 @@ class Health:
         if collapsed and (self.was_informative or self.refreshes > 5):
             found["collapse"] = (
                 f"the features have collapsed: they can carry at most {ceiling:.2g} nats through the noise, and "
-                f"telling the {self.what} apart takes {self.needed:.2g}; lower lambda, or use the 'ramp' schedule"
+                f"telling the {self.what} apart takes {self.needed:.2g}; {self.remedy}"
             )
         if self.reference is None or self.refreshes <= 2:
             self.reference = max(scale, self.reference or 0.0)
@@ -161,7 +170,7 @@ class Health:
                 f"{thin} of {len(counts)} clusters have fewer than two samples; lower clusters_per_class or refresh "
                 "with more samples"
             )
-        elif self._one_cluster(counts):
+        elif not collapsed and self._one_cluster(counts):
             each = len(counts) // self.groups
             found["clusters"] = (
                 f"the mixture has degenerated: nearly all samples lie in one of {each} clusters, and outliers in the "

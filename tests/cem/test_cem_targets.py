@@ -51,7 +51,9 @@ def test_its_clusters_are_those_of_k_means():
 
 
 @pytest.mark.parametrize(
-    "labels", [None, VALUES, VALUES[:, None], (VALUES[:, None] > torch.rand(7)).float(), VALUES > 0.5], ids=str
+    "labels",
+    [None, VALUES, VALUES[:, None], (VALUES[:, None] > torch.tensor([0.2, 0.5, 0.9])).float(), VALUES > 0.5],
+    ids=["none", "numbers", "column", "several", "yes-or-no"],
 )
 def test_targets_that_are_no_classes_change_nothing(labels):
     ours, plain = make(), make()

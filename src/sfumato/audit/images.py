@@ -83,9 +83,8 @@ def _as_the_model_counts(sets: DataSets, classes: tuple[str, ...]) -> DataSets:
         )
         return replace(sets, labelled=False, caveat=f"{sets.caveat} {said}".strip())
     place = torch.tensor([classes.index(name) for name in sets.train.classes])
-    parts = {part: getattr(sets, part) for part in ("train", "test")}
-    moved = {part: ImageSet(one.images, place[one.labels], classes) for part, one in parts.items()}
-    return replace(sets, **moved)
+    train, test = (ImageSet(one.images, place[one.labels], classes) for one in (sets.train, sets.test))
+    return replace(sets, train=train, test=test)
 
 
 def other_images(options: DataOptions, victim: ImageSet, progress: Progress | None = None) -> ImageSet | None:

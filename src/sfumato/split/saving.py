@@ -38,7 +38,8 @@ class _Edge(nn.Module):
         self.register_buffer("scale", None if normalize is None else normalize[1])
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x if self.shift is None else (x - self.shift) / self.scale
+        if self.shift is not None and self.scale is not None:
+            x = (x - self.shift) / self.scale
         made: Tensor = self.transforms(self.edge(x))
         return made
 
