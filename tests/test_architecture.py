@@ -15,7 +15,8 @@ LAYERS = [
     {"bench"},
     {"tuning"},
     {"experiments", "audit"},
-    {"report", "training", "deploy"},
+    {"report", "training", "deploy", "integrations"},
+    {"watch"},
     {"defenses", "attacks"},
     {"compute", "cem"},
     {"health", "published", "split", "models", "data", "metrics"},
@@ -92,6 +93,7 @@ def test_training_and_attacking_need_no_optional_package():
     lazy = {"bench", "deploy"}
     # Of one room each, imported where they are needed.
     own_optional = {"execution": {"ray", "submitit"}, "audit": {"onnxruntime"}}
+    own_optional["integrations"] = {"lightning", "pytorch_lightning", "transformers"}
     for path, own in rooms():
         if own in lazy:
             continue

@@ -9,16 +9,32 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sfumato import bounds, metrics
     from sfumato.cem import CEM
-    from sfumato.split import Channel, SplitModel, cuts, split_at
+    from sfumato.split import Channel, SplitModel, cuts, load_split, save_split, split_at
+    from sfumato.watch import Monitor
 
 __version__ = "0.1.0"
-__all__ = ["CEM", "Channel", "SplitModel", "__version__", "bounds", "cuts", "metrics", "split_at"]
+__all__ = [
+    "CEM",
+    "Channel",
+    "Monitor",
+    "SplitModel",
+    "__version__",
+    "bounds",
+    "cuts",
+    "load_split",
+    "metrics",
+    "save_split",
+    "split_at",
+]
 
 _HOME = {
     "CEM": "sfumato.cem",
     "Channel": "sfumato.split",
+    "Monitor": "sfumato.watch",
     "SplitModel": "sfumato.split",
     "cuts": "sfumato.split",
+    "load_split": "sfumato.split",
+    "save_split": "sfumato.split",
     "split_at": "sfumato.split",
 }
 _ROOMS = {
@@ -33,6 +49,7 @@ _ROOMS = {
     "models",
     "schedules",
     "split",
+    "watch",
 }
 
 

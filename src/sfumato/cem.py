@@ -30,6 +30,7 @@ __all__ = ["CEM"]
 Scaling = Literal["per_dimension", "literal", "as_published"]
 Update = Literal["epoch", "running"]
 
+_NO_CLASSES = {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.bool, torch.complex64}
 _DIVERGED = "the features contain NaN or infinity; the training has diverged: lower the learning rate or lambda"
 
 
@@ -70,8 +71,10 @@ class CEM(nn.Module):
     equally many samples (or their losses are weighed by their shares).
 
     Args:
-        num_classes: number of classes n.
+        num_classes: number of classes n; None for targets that are no classes (numbers, several labels per sample): one
+            mixture of `clusters` components for the whole set, and labels are not looked at.
         clusters_per_class: k / n; the paper has k = 3 n.
+        clusters: k, without classes.
         noise_std: sigma, the standard deviation of the noise on the wire; must be positive.
         covariance: `full` (default, the tightest bound), `diagonal` or `spherical`.
         scaling: see above.
@@ -97,9 +100,10 @@ class CEM(nn.Module):
     def __init__(
         self,
         *,
-        num_classes: int,
+        num_classes: int | None,
         noise_std: float,
         clusters_per_class: int = 3,
+        clusters: int | None = None,
         covariance: Covariance = "full",
         scaling: Scaling = "per_dimension",
         update: Update = "epoch",
@@ -116,10 +120,21 @@ class CEM(nn.Module):
                 f"noise_std is {noise_std}, but without noise the information in a feature is infinite and CEM has "
                 "nothing to minimise; give a positive standard deviation such as 0.025"
             )
-        if num_classes < 1 or clusters_per_class < 1:
+        if num_classes is None:
+            if clusters is None or clusters < 1:
+                raise ConfigError(
+                    f"clusters is {clusters}, but without classes only it says how many components the mixture has; "
+                    "give at least 1, such as clusters=10"
+                )
+            groups, clusters_per_class, class_conditional = 1, clusters, False
+        elif clusters is not None:
+            raise ConfigError("clusters is for targets without classes; give clusters_per_class, or num_classes=None")
+        elif num_classes < 1 or clusters_per_class < 1:
             raise ConfigError(
                 f"num_classes ({num_classes}) and clusters_per_class ({clusters_per_class}) must be at least 1"
             )
+        else:
+            groups = num_classes
         if scaling == "as_published" and (covariance != "spherical" or update != "epoch" or not class_conditional):
             raise ConfigError(
                 "scaling='as_published' is defined for one variance per cluster inside each class; give "
@@ -135,7 +150,7 @@ class CEM(nn.Module):
         self.seed = seed
         self.distributed = distributed
         self.mixture = Clusters(
-            num_classes,
+            groups,
             clusters_per_class,
             covariance,
             self.variance,
@@ -143,7 +158,11 @@ class CEM(nn.Module):
             dual=update == "epoch",
             seed=seed,
         )
-        self._health = Health(math.log(num_classes))
+        self._health = Health(
+            math.log(self.mixture.size if num_classes is None else num_classes),
+            what="clusters" if num_classes is None else "classes",
+            groups=groups if class_conditional else 1,
+        )
 
     @classmethod
     def as_published(cls, *, num_classes: int, noise_std: float, clusters_per_class: int = 5, seed: int = 0) -> Self:
@@ -194,7 +213,8 @@ class CEM(nn.Module):
 
         Args:
             features: z_hat of every training sample, (N, ...), without noise.
-            labels: (N,) class of each sample; may be left out with `class_conditional=False`.
+            labels: (N,) class of each sample, of an integer type; not looked at, and may be left out, without classes
+                or with `class_conditional=False`.
             noisy: the features carry noise already (the paper's Algorithm 1): sigma^2 is subtracted from every
                 variance, floored at 0. Noise-free features estimate better.
 
@@ -212,7 +232,7 @@ class CEM(nn.Module):
                 low, high = flat.aminmax()
                 if not (torch.isfinite(low) and torch.isfinite(high)):
                     raise FeatureError(_DIVERGED)
-            labels = self._check_labels(labels, len(flat))
+            labels = self._check_labels(labels, flat)
         if not ranks.alone:
             ranks.check_same({"number of dimensions": flat.shape[1]}, "give all ranks the same model")
         with torch.autocast(flat.device.type, enabled=False):
@@ -225,7 +245,7 @@ class CEM(nn.Module):
 
         Args:
             z_hat: (n, ...) features without noise, with their graph.
-            labels: (n,) classes; may be left out with `class_conditional=False`.
+            labels: (n,) classes; not looked at, and may be left out, without classes or with `class_conditional=False`.
 
         Raises:
             NotFittedError: called before the first `refresh`.
@@ -234,7 +254,7 @@ class CEM(nn.Module):
         """
         mixture = self._fitted()
         flat = self._flatten(z_hat)
-        labels = self._check_labels(labels, len(flat))
+        labels = self._check_labels(labels, flat)
         ranks = Ranks.current(self.distributed)
         if len(flat) == 0 and ranks.alone:
             return flat.sum() * 0.0
@@ -283,7 +303,7 @@ class CEM(nn.Module):
 
     def _published(self, flat: Tensor, assignment: Tensor) -> Tensor:
         own = self.mixture
-        return published_loss(flat, assignment, own.centres, own.counts, own.spread, self.variance, self.num_classes)
+        return published_loss(flat, assignment, own.centres, own.counts, own.spread, self.variance, own.num_classes)
 
     def _flatten(self, features: Tensor) -> Tensor:
         if features.ndim < 2 or not features.is_floating_point():
@@ -299,14 +319,27 @@ class CEM(nn.Module):
             )
         return flat
 
-    def _check_labels(self, labels: Tensor | None, count: int) -> Tensor | None:
+    def _check_labels(self, labels: Tensor | None, flat: Tensor) -> Tensor | None:
+        count = len(flat)
         if not self.class_conditional:
+            if isinstance(labels, Tensor) and (labels.ndim == 0 or len(labels) != count):
+                raise FeatureError(f"labels of shape {tuple(labels.shape)} are not one for each of {count} features")
             return None
         if labels is None:
             raise FeatureError("class-conditional clusters need labels; pass them or set class_conditional=False")
+        if not isinstance(labels, Tensor):
+            raise FeatureError(f"labels are a {type(labels).__name__}; give a tensor ({count},) of class numbers")
+        if labels.dtype in _NO_CLASSES or (labels.ndim == 2 and len(labels) == count and count):
+            raise FeatureError(
+                f"labels are {labels.dtype} {tuple(labels.shape)}, not class numbers ({count},) of an integer type; "
+                "pass labels.argmax(1) of one-hot labels, and for regression or several labels per sample build "
+                "CEM(num_classes=None, clusters=...)"
+            )
         if labels.ndim != 1 or len(labels) != count:
             raise FeatureError(f"labels must have shape ({count},) like the features, got {tuple(labels.shape)}")
-        return labels
+        if labels.device != flat.device:
+            raise FeatureError(f"labels are on {labels.device}, the features on {flat.device}; move them together")
+        return labels.long()
 
     @staticmethod
     def _check_finite(direction: Tensor) -> None:
@@ -324,7 +357,8 @@ class CEM(nn.Module):
     def extra_repr(self) -> str:
         """Settings, as `repr` shows them."""
         return (
-            f"num_classes={self.num_classes}, clusters_per_class={self.clusters_per_class}, "
+            f"num_classes={self.num_classes}, "
+            f"{'clusters' if self.num_classes is None else 'clusters_per_class'}={self.clusters_per_class}, "
             f"noise_std={self.noise_std}, covariance={self.covariance!r}, scaling={self.scaling!r}, "
             f"update={self.update!r}"
         )

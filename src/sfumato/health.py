@@ -12,6 +12,7 @@ from sfumato import bounds
 __all__ = ["ENOUGH_PER_CLUSTER", "ENOUGH_PER_DIMENSION", "Diagnostics", "Health", "diagnose"]
 
 _SCALE_LIMIT = 4.0
+_ONE_CLUSTER = 0.95
 ENOUGH_PER_CLUSTER = 20
 """Samples per cluster below which variances underestimate the information notably."""
 ENOUGH_PER_DIMENSION = 3
@@ -115,10 +116,23 @@ class Health:
 
     Args:
         needed: nats needed to tell the classes apart, log n.
+        what: what is told apart: classes, or clusters where the targets are no classes.
+        groups: the k clusters belong to so many classes, k / groups to each; 1 where they belong to none.
+        remedy: against a collapse.
     """
 
-    def __init__(self, needed: float) -> None:
+    def __init__(
+        self,
+        needed: float,
+        *,
+        what: str = "classes",
+        groups: int = 1,
+        remedy: str = "lower lambda, or use the 'ramp' schedule",
+    ) -> None:
         self.needed = needed
+        self.what = what
+        self.groups = groups
+        self.remedy = remedy
         self.reference: float | None = None
         self.was_informative = False
         self.refreshes = 0
@@ -141,7 +155,7 @@ class Health:
         if collapsed and (self.was_informative or self.refreshes > 5):
             found["collapse"] = (
                 f"the features have collapsed: they can carry at most {ceiling:.2g} nats through the noise, and "
-                f"telling the classes apart takes {self.needed:.2g}; lower lambda, or use the 'ramp' schedule"
+                f"telling the {self.what} apart takes {self.needed:.2g}; {self.remedy}"
             )
         if self.reference is None or self.refreshes <= 2:
             self.reference = max(scale, self.reference or 0.0)
@@ -156,7 +170,22 @@ class Health:
                 f"{thin} of {len(counts)} clusters have fewer than two samples; lower clusters_per_class or refresh "
                 "with more samples"
             )
+        elif not collapsed and self._one_cluster(counts):
+            each = len(counts) // self.groups
+            found["clusters"] = (
+                f"the mixture has degenerated: nearly all samples lie in one of {each} clusters, and outliers in the "
+                "others; bound the features (a sigmoid, or clip_norm), or use one cluster"
+            )
         self.was_informative = self.was_informative or not collapsed
         new = [text for kind, text in found.items() if kind not in self.told]
         self.told |= set(found)
         return new
+
+    def _one_cluster(self, counts: Tensor) -> bool:
+        """Whether in most classes one cluster has more than 95 % of the samples, of which there are enough for all."""
+        per_class = counts.view(self.groups, -1).double()
+        enough = per_class.sum(1) >= ENOUGH_PER_CLUSTER * per_class.shape[1]
+        if per_class.shape[1] == 1 or not bool(enough.any()):
+            return False
+        shares = (per_class.amax(1) / per_class.sum(1).clamp_min(1))[enough]
+        return float(shares.median()) > _ONE_CLUSTER

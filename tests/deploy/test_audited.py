@@ -10,6 +10,8 @@ from sfumato.audit.verdict import verdict
 from sfumato.deploy.audited import audit_headline
 from sfumato.errors import CheckpointError, ConfigError
 
+WEIGHTS = hashlib.sha256(b"weights").hexdigest()
+
 
 def figures(mean, worst5):
     one = {"mean": mean, "error": 0.0, "worst5": worst5, "worst": worst5}
@@ -21,7 +23,7 @@ def audit(weights, thresholds=()):
     value = {
         "format": 1,
         "target": {
-            "digest": hashlib.sha256(hashlib.sha256(weights).digest()).hexdigest(),
+            "digest": hashlib.sha256(weights).hexdigest(),
             "channel": {"noise_std": 0.1},
         },
         "attacks": [
@@ -45,7 +47,6 @@ def audit(weights, thresholds=()):
 def run(tmp_path):
     folder = tmp_path / "first"
     folder.mkdir()
-    (folder / "model.safetensors").write_bytes(b"weights")
     return folder
 
 
@@ -59,7 +60,7 @@ def put(folder, value):
 def test_an_audit_of_these_weights_is_found_and_exact(run, place):
     line = {"expression": "psnr_worst5 > 20", "metric": "psnr_worst5", "value": 0.125, "limit": 20.0, "holds": False}
     path = put(run / place, audit(b"weights", [line]))
-    found = audit_headline(run, None, pytest.fail)
+    found = audit_headline(run, WEIGHTS, None, pytest.fail)
     assert found["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     assert found["headline"].startswith("The strongest attack, decoder, redraws unseen images at 2.5 dB PSNR")
     assert "1 of 2 attacks had not converged" in found["notes"][0]
@@ -73,32 +74,32 @@ def test_an_audit_of_these_weights_is_found_and_exact(run, place):
 def test_a_threshold_that_holds_is_a_failure_and_none_is_no_success(run):
     line = {"expression": "mse_mean < 1", "metric": "mse_mean", "value": 0.25, "limit": 1.0, "holds": True}
     put(run, audit(b"weights", [line]))
-    assert audit_headline(run, None, pytest.fail)["passed"] is False
+    assert audit_headline(run, WEIGHTS, None, pytest.fail)["passed"] is False
     put(run, audit(b"weights"))
-    assert audit_headline(run, None, pytest.fail)["passed"] is None
+    assert audit_headline(run, WEIGHTS, None, pytest.fail)["passed"] is None
 
 
 def test_a_stale_audit_is_not_taken(run):
     path = put(run, audit(b"earlier weights"))
     told = []
-    assert audit_headline(run, None, told.append) is None
+    assert audit_headline(run, WEIGHTS, None, told.append) is None
     assert "is an audit of other weights" in told[0]
     with pytest.raises(ConfigError, match="is an audit of other weights"):
-        audit_headline(run, path, told.append)
+        audit_headline(run, WEIGHTS, path, told.append)
     put(run / "audit", audit(b"weights"))  # a newer one elsewhere is
-    assert audit_headline(run, None, told.append)["strongest"]["attack"] == "decoder"
+    assert audit_headline(run, WEIGHTS, None, told.append)["strongest"]["attack"] == "decoder"
 
 
 def test_no_audit_and_what_is_none(run, tmp_path):
-    assert audit_headline(run, None, pytest.fail) is None
+    assert audit_headline(run, WEIGHTS, None, pytest.fail) is None
     with pytest.raises(ConfigError, match="there is no audit"):
-        audit_headline(run, tmp_path / "nowhere.json", pytest.fail)
+        audit_headline(run, WEIGHTS, tmp_path / "nowhere.json", pytest.fail)
     lacking = audit(b"weights")
     del lacking["best"]
     for damaged in ("{", "[]", "{}", json.dumps(lacking), json.dumps(audit(b"weights") | {"format": 2})):
         put(run, damaged)
         with pytest.raises(CheckpointError, match="is damaged"):
-            audit_headline(run, None, pytest.fail)
+            audit_headline(run, WEIGHTS, None, pytest.fail)
 
 
 def test_every_part_that_is_read_is_one_that_an_audit_must_hold():

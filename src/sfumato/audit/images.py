@@ -59,8 +59,32 @@ def audit_sets(subject: Subject, options: DataOptions, progress: Progress | None
         own = {}
     name = options.data or own["data"]
     folder = options.data_dir or own.get("data_dir")
-    sets = _read(name, folder, options.size or own.get("size"), progress)
-    return _limited(sets, options.limit or own.get("limit"), own.get("test_limit"), own.get("seed", 0))
+    size = options.size or own.get("size")
+    if size is None and (name not in data.names() or name == "folder"):
+        size = _side(subject.input_shape)
+    sets = _read(name, folder, size, progress)
+    sets = _limited(sets, options.limit or own.get("limit"), own.get("test_limit"), own.get("seed", 0))
+    return sets if subject.classes is None else _as_the_model_counts(sets, subject.classes)
+
+
+def _side(shape: tuple[int, ...] | None) -> int | None:
+    """The side of the square images that a target takes."""
+    return shape[1] if shape is not None and len(shape) == 3 and shape[1] == shape[2] else None
+
+
+def _as_the_model_counts(sets: DataSets, classes: tuple[str, ...]) -> DataSets:
+    """The labels as indices of the model's outputs, found by the names of the classes; no labels where they differ."""
+    if not sets.labelled or sets.train.classes == classes:
+        return sets
+    if not set(sets.train.classes) <= set(classes) or len(set(classes)) < len(classes):
+        theirs, mine = ", ".join(sets.train.classes[:4]), ", ".join(classes[:4])
+        said = (
+            f"The classes of the images ({theirs}, ...) are not the model's ({mine}, ...), so no accuracy is measured."
+        )
+        return replace(sets, labelled=False, caveat=f"{sets.caveat} {said}".strip())
+    place = torch.tensor([classes.index(name) for name in sets.train.classes])
+    train, test = (ImageSet(one.images, place[one.labels], classes) for one in (sets.train, sets.test))
+    return replace(sets, train=train, test=test)
 
 
 def other_images(options: DataOptions, victim: ImageSet, progress: Progress | None = None) -> ImageSet | None:

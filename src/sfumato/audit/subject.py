@@ -13,7 +13,7 @@ from sfumato.split import Channel, SplitModel
 
 __all__ = ["ChannelOptions", "GaussianPrior", "Kind", "Subject", "digest_of_module", "encoder_only", "placed"]
 
-Kind = Literal["run", "exported", "torchscript", "onnx", "function"]
+Kind = Literal["run", "saved", "exported", "torchscript", "onnx", "function"]
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,8 @@ class Subject:
         prior: the distribution that its data is drawn from, if that is known exactly.
         exact_mse: the exact minimal error, if it is known in closed form.
         data_options: name, folder and limits of the data it was trained on.
+        input_shape: (C, H, W) of the images that it takes, where the target says so.
+        classes: names of its outputs, where the target says so.
     """
 
     name: str
@@ -85,6 +87,8 @@ class Subject:
     prior: GaussianPrior | None = None
     exact_mse: float | None = None
     data_options: dict[str, Any] = field(default_factory=dict)
+    input_shape: tuple[int, ...] | None = None
+    classes: tuple[str, ...] | None = None
 
 
 class _NoDecoder(nn.Module):

@@ -9,17 +9,19 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from sfumato.audit.foreign import load_exported, load_onnx, load_script
+from sfumato.audit.foreign import load_onnx, load_script
 from sfumato.audit.subject import ChannelOptions, Kind, Subject, encoder_only
 from sfumato.errors import ConfigError
 from sfumato.split import SplitModel
-from sfumato.training import load_run
+from sfumato.split.programs import load_program
+from sfumato.training import load_trained
 
 __all__ = ["FORMS", "load_target"]
 
 FORMS = (
-    "a run folder of `sfumato train`, encoder.pt2 or encoder.pt2,decoder.pt2 (torch.export), encoder.pt or "
-    "encoder.pt,decoder.pt (TorchScript), encoder.onnx, or package.module:function returning an encoder"
+    "a run folder of `sfumato train`, a folder of sfumato.save_split, encoder.pt2 or encoder.pt2,decoder.pt2 "
+    "(torch.export), encoder.pt or encoder.pt,decoder.pt (TorchScript), encoder.onnx, or package.module:function "
+    "returning an encoder"
 )
 _SUFFIXES: dict[str, Kind] = {".pt2": "exported", ".pt": "torchscript", ".pth": "torchscript", ".onnx": "onnx"}
 
@@ -38,7 +40,7 @@ def load_target(target: str, options: ChannelOptions | None = None, *, device: t
     """
     options = options or ChannelOptions()
     if Path(target).is_dir():
-        subject = _run(target, options)
+        subject = _folder(target, options)
     elif _suffix(target) is not None:
         subject = _files(target, options)
     elif ":" in target and not target.startswith(("/", ".")):
@@ -49,20 +51,20 @@ def load_target(target: str, options: ChannelOptions | None = None, *, device: t
     return subject
 
 
-def _run(target: str, options: ChannelOptions) -> Subject:
-    _refuse(options, "the run folder says what happens on the wire")
-    run = load_run(Path(target))
-    config = run.config
-    family = config.defense if config.defense != "none" else ("noise" if config.noise_std else "none")
-    wanted = ("data", "data_dir", "size", "limit", "test_limit", "seed")
+def _folder(target: str, options: ChannelOptions) -> Subject:
+    found = load_trained(Path(target))
+    _refuse(options, f"the {'run folder' if found.kind == 'run' else 'saved split'} says what happens on the wire")
     return Subject(
-        name=Path(target).resolve().name,
-        model=run.model,
-        kind="run",
-        digest=_digest_of_files(Path(target) / "model.safetensors"),
-        defense=family + ("+cem" if config.cem else ""),
-        setting=f"σ {config.noise_std:g}" + (f", λ {config.lam:g}" if config.cem else ""),
-        data_options={name: getattr(config, name) for name in wanted},
+        name=found.name,
+        model=found.model,
+        kind=found.kind,
+        classifies=found.classifies,
+        digest=found.digest,
+        defense=found.defense,
+        setting=found.setting,
+        data_options=found.data_options,
+        input_shape=found.input_shape,
+        classes=found.classes,
     )
 
 
@@ -78,7 +80,7 @@ def _files(target: str, options: ChannelOptions) -> Subject:
     if len(paths) > 2:
         raise ConfigError(f"{target} names {len(paths)} files; give an encoder, or an encoder and a decoder")
     kind = _SUFFIXES[str(_suffix(target))]
-    load = {"exported": load_exported, "torchscript": load_script, "onnx": load_onnx}[kind]
+    load = {"exported": load_program, "torchscript": load_script, "onnx": load_onnx}[kind]
     halves = [load(path) for path in paths]
     channel = options.channel()
     model = SplitModel(halves[0], channel, halves[1]) if len(halves) == 2 else encoder_only(halves[0], options)

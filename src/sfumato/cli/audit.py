@@ -77,8 +77,8 @@ def _parser() -> CommandParser:
         nargs="+",
         type=str,
         metavar="TARGET",
-        help="run folder, encoder.pt2[,decoder.pt2], encoder.pt[,decoder.pt], encoder.onnx, package.module:function, "
-        "or the folder of an earlier audit",
+        help="folder of a run or of save_split, encoder.pt2[,decoder.pt2], encoder.pt[,decoder.pt], encoder.onnx, "
+        "package.module:function, or the folder of an earlier audit",
     )
     parser.add_argument(
         "--data", type=str | None, default=None, help="a folder of images or a data set's name (a run knows its own)"

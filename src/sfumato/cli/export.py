@@ -1,4 +1,4 @@
-"""`sfumato export`: a trained run becomes a bundle for devices and servers."""
+"""`sfumato export`: a trained model becomes a bundle for devices and servers."""
 
 import re
 from collections.abc import Sequence
@@ -18,11 +18,13 @@ def run(words: Sequence[str]) -> None:
 
     parser = CommandParser(
         "export",
-        "Write a run's encoder and decoder as ONNX files, with a manifest and what Triton and KServe need, and check "
+        "Write a model's encoder and decoder as ONNX files, with a manifest and what Triton and KServe need, and check "
         "that they compute what PyTorch does.",
         "sfumato export runs/first --out bundles/first --sign keys/release.pem",
     )
-    parser.add_argument("run", type=str | None, nargs="?", default=None, help="folder of a finished run")
+    parser.add_argument(
+        "run", type=str | None, nargs="?", default=None, help="folder of a finished run, or of save_split"
+    )
     parser.add_argument(
         "--out", type=str | None, default=None, help="folder of the bundle; an older bundle is replaced"
     )
@@ -74,29 +76,30 @@ def _export(parsed: Any, config: Any) -> None:
     from sfumato.deploy.audited import audit_headline
     from sfumato.deploy.export import export_bundle
     from sfumato.deploy.signing import private_key
-    from sfumato.training import load_data, load_run
+    from sfumato.training import load_data, load_trained
 
     key = None if parsed.sign is None else private_key(Path(parsed.sign))
     folder = Path(parsed.run)
-    victim = load_run(folder)
-    settings_ = victim.config if parsed.data_dir is None else replace(victim.config, data_dir=parsed.data_dir)
-    audit = audit_headline(folder, None if parsed.audit is None else Path(parsed.audit), say)
+    found = load_trained(folder)
+    settings_ = found.config
+    audit = audit_headline(folder, found.digest, None if parsed.audit is None else Path(parsed.audit), say)
     images = None
-    if parsed.images > 0:
+    if parsed.images > 0 and settings_ is not None:
+        if parsed.data_dir is not None:
+            settings_ = replace(settings_, data_dir=parsed.data_dir)
         with progress_bar(f"read {settings_.data}") as bar:
             test = load_data(settings_, bar.at).test
         images = test.images[: parsed.images].float() / 255
-    meta = _meta(folder)
     with progress_bar("export") as bar:
         bar.line(f"export {folder} to ONNX and compare with PyTorch")
         done = export_bundle(
-            victim.model,
+            found.model,
             Path(parsed.out),
             config,
-            classes=meta["classes"],
-            image_shape=meta["image_shape"],
+            classes=found.classes,
+            image_shape=found.input_shape,
             images=images,
-            training=_provenance(victim),
+            training=found.provenance,
             audit=audit,
             key=key,
         )
@@ -127,25 +130,6 @@ def _export(parsed: Any, config: Any) -> None:
             "signed_by": done.signed_by,
         },
     )
-
-
-def _meta(folder: Path) -> dict[str, Any]:
-    from sfumato import checkpoint
-
-    return checkpoint.load(folder / "model.safetensors")[1]
-
-
-def _provenance(victim: Any) -> dict[str, Any]:
-    """What made the weights. The data's folder stays out: it says something about the machine, not about the model."""
-    kept = {name: value for name, value in victim.config.as_dict().items() if name != "data_dir"}
-    return {
-        "config": kept,
-        "digest": victim.config.digest(),
-        "data": victim.result["data"],
-        "accuracy": victim.result["accuracy"],
-        "test_images": victim.result["test_images"],
-        "evidence": victim.result["evidence"],
-    }
 
 
 def _bytes_on_the_wire(manifest: Any) -> int:

@@ -10,6 +10,7 @@ from sfumato.cli.stopping import until_stopped
 from sfumato.data import DataSets
 from sfumato.ranks import Ranks, joined, launched
 from sfumato.training import TrainConfig, load_data, train_run
+from sfumato.watch import TensorBoard
 
 __all__ = ["run"]
 
@@ -25,6 +26,7 @@ def run(words: Sequence[str]) -> None:
     parser.add_argument(
         "--run", type=str | None, default=None, help="run folder; a name is made up where none is given"
     )
+    parser.add_argument("--tensorboard", action="store_true", help="also write event files to RUN/tensorboard")
     add_settings(parser, TrainConfig)
     add_plugins(parser)
     parsed = parser.read(words)
@@ -37,13 +39,14 @@ def run(words: Sequence[str]) -> None:
     folder = Path(parsed.run or f"runs/{config.data}-{config.network}-{config.digest()}")
     with joined(config.device) as ranks:
         sets = _read(config, ranks)
+        board = TensorBoard(folder / "tensorboard") if parsed.tensorboard and ranks.is_first else None
         with progress_bar("train", shown=ranks.is_first) as bar, until_stopped(catch=launched()) as stopped:
             result = train_run(
                 config,
                 folder,
                 sets=sets,
                 on_step=bar.at,
-                on_epoch=lambda line: _tell(bar.line, line, config.epochs),
+                on_epoch=lambda line: _tell(bar.line, line, config.epochs, board),
                 should_stop=stopped,
             )
     if ranks.is_first:
@@ -75,10 +78,14 @@ def _show(result: dict[str, Any], folder: Path) -> None:
     say(f"next: sfumato attack {folder}")
 
 
-def _tell(print_line: Any, line: dict[str, Any], epochs: int) -> None:
+def _tell(print_line: Any, line: dict[str, Any], epochs: int, board: TensorBoard | None) -> None:
+    if board is not None:
+        board.write(line)
     text = f"epoch {line['epoch'] + 1}/{epochs}  loss {line['loss']:.3f}  accuracy {line['accuracy_train']:.1%}"
     if "accuracy_held_out" in line:
         text += f"  held out {line['accuracy_held_out']:.1%}"
-    if "cem_information" in line:
-        text += f"  information {line['cem_information']:.0f} nats"
+    if (information := line.get("cem_information", line.get("information"))) is not None:
+        text += f"  information {information:.0f} nats"
+    if "ridge_share" in line:
+        text += f"  ridge attacker's error {line['ridge_share']:.0%} of a guess's"
     print_line(f"{text}  {line['seconds']:.1f} s")

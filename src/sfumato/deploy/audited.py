@@ -14,7 +14,7 @@ _FORMAT = 1  # of audit.json
 _KINDS, _SPREADS = ("mse", "psnr", "ssim"), ("mean", "worst5")
 
 
-def audit_headline(run: Path, given: Path | None, tell: Callable[[str], None]) -> dict[str, Any] | None:
+def audit_headline(run: Path, weights: str, given: Path | None, tell: Callable[[str], None]) -> dict[str, Any] | None:
     """The headline of a run's audit, or None where there is none of these weights.
 
     Without a path it is looked for in the run's folder, its `audit` folder, and beside it in `audit-NAME`, where
@@ -22,6 +22,7 @@ def audit_headline(run: Path, given: Path | None, tell: Callable[[str], None]) -
 
     Args:
         run: folder of the run.
+        weights: digest of its weights, as the audit names its target's.
         given: an `audit.json`, or the folder that holds it.
         tell: hears why an audit that was found is not taken.
 
@@ -35,7 +36,6 @@ def audit_headline(run: Path, given: Path | None, tell: Callable[[str], None]) -
         ConfigError: the given audit does not exist, or is of other weights.
         CheckpointError: it is damaged.
     """
-    wanted = _digest(run / "model.safetensors")
     name = run.resolve().name
     folders = (run, run / "audit", run.resolve().parent / f"audit-{name}")
     for path in [folder / "audit.json" for folder in folders] if given is None else [_file(given)]:
@@ -47,7 +47,7 @@ def audit_headline(run: Path, given: Path | None, tell: Callable[[str], None]) -
             audited = str(value["target"]["digest"])
         except (ValueError, KeyError, TypeError) as error:
             raise _damaged(path, error) from error
-        if audited == wanted:
+        if audited == weights:
             return {"sha256": hashlib.sha256(data).hexdigest(), "target": audited, **_short(value, path)}
         reason = f"{path} is an audit of other weights than those of {run}"
         if given is not None:
@@ -61,11 +61,6 @@ def _file(given: Path) -> Path:
     if not path.is_file():
         raise ConfigError(f"there is no audit {given}; give the audit.json that `sfumato audit` wrote")
     return path
-
-
-def _digest(weights: Path) -> str:
-    """As `sfumato audit` names the weights of a run: the SHA-256 of the file's SHA-256."""
-    return hashlib.sha256(hashlib.sha256(weights.read_bytes()).digest()).hexdigest()
 
 
 def _short(value: dict[str, Any], path: Path) -> dict[str, Any]:

@@ -7,10 +7,9 @@ from torch import Tensor, nn
 from sfumato.deploy.manifest import QuantizationSpec
 from sfumato.errors import ConfigError
 from sfumato.split import Channel, SplitModel
+from sfumato.split.ranges import feature_range
 
 __all__ = ["DecoderHalf", "EncoderHalf", "check_exportable", "ends_in_sigmoid"]
-
-_BOUNDED = (nn.Sigmoid, nn.Tanh, nn.Hardsigmoid, nn.Hardtanh, nn.ReLU6, nn.Softmax, nn.Softmin, nn.Softsign)
 
 
 class EncoderHalf(nn.Module):
@@ -71,11 +70,11 @@ def check_exportable(model: SplitModel, *, allow_no_noise: bool, allow_unbounded
 
 
 def ends_in_sigmoid(edge: nn.Module) -> bool:
-    """Whether the encoder's last layer is a sigmoid, so that its features lie in [0, 1]."""
-    return isinstance(list(edge.modules())[-1], nn.Sigmoid)
+    """Whether the encoder ends in a sigmoid, or what is like one, so that its features lie in [0, 1]."""
+    return feature_range(edge) == (0, 1)
 
 
 def _bounded(edge: nn.Module, channel: Channel) -> bool:
     if channel.clip_norm is not None or channel.quantize_bits is not None:
         return True
-    return isinstance(list(edge.modules())[-1], _BOUNDED)
+    return feature_range(edge) is not None

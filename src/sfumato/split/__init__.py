@@ -5,5 +5,18 @@ from sfumato.split.cut import split_at
 from sfumato.split.jacobian import jacobian, projected_jacobian
 from sfumato.split.listing import Cut, cuts
 from sfumato.split.model import SplitModel, SplitOutput
+from sfumato.split.saved import load_split
+from sfumato.split.saving import save_split
 
-__all__ = ["Channel", "Cut", "SplitModel", "SplitOutput", "cuts", "jacobian", "projected_jacobian", "split_at"]
+__all__ = [
+    "Channel",
+    "Cut",
+    "SplitModel",
+    "SplitOutput",
+    "cuts",
+    "jacobian",
+    "load_split",
+    "projected_jacobian",
+    "save_split",
+    "split_at",
+]

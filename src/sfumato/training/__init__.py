@@ -5,11 +5,13 @@ from sfumato.training.config import TrainConfig
 from sfumato.training.evaluate import accuracy, collect_features
 from sfumato.training.rates import learning_rate
 from sfumato.training.run import Run, load_data, load_run, split_training_set, train_run
+from sfumato.training.trained import Trained, load_trained
 from sfumato.training.trainer import Trainer
 
 __all__ = [
     "Run",
     "TrainConfig",
+    "Trained",
     "Trainer",
     "accuracy",
     "build_defenses",
@@ -18,6 +20,7 @@ __all__ = [
     "learning_rate",
     "load_data",
     "load_run",
+    "load_trained",
     "split_training_set",
     "train_run",
 ]

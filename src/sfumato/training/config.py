@@ -63,6 +63,7 @@ class TrainConfig:
             normalisation and penalties that compare the images of a batch then see the parts.
         seed: of everything random.
         checkpoint_seconds: how much work a crash may cost at most.
+        watch: measure the information and a linear attacker's error after every epoch, on a few hundred images.
     """
 
     data: str = "digits"
@@ -103,6 +104,7 @@ class TrainConfig:
     micro_batch: int | None = None
     seed: int = 0
     checkpoint_seconds: float = 30.0
+    watch: bool = True
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "clusters_per_class", "refresh_every"):
@@ -147,7 +149,7 @@ class TrainConfig:
 
     def identity(self) -> dict[str, Any]:
         """What decides the resulting weights: all settings but those of storage and of the machine."""
-        ignored = {"checkpoint_seconds", "data_dir", "device", "engine", "micro_batch"}
+        ignored = {"checkpoint_seconds", "data_dir", "device", "engine", "micro_batch", "watch"}
         kept = {name: value for name, value in self.as_dict().items() if name not in ignored}
         if self.bound == "sigmoid":  # came later: results stored before it existed keep their names
             del kept["bound"]

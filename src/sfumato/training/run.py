@@ -25,6 +25,7 @@ from sfumato.models.widths import fit_to_state
 from sfumato.ranks import Ranks
 from sfumato.seeds import derive_seed
 from sfumato.split import SplitModel
+from sfumato.split.saved import SPLIT
 from sfumato.training.build import build_defenses, build_model
 from sfumato.training.config import TrainConfig
 from sfumato.training.evaluate import accuracy
@@ -154,8 +155,9 @@ def load_run(folder: Path, *, device: torch.device | str = "cpu") -> Run:
         CheckpointError: there is no run, or it is not finished, or its files do not fit together.
     """
     if not (folder / "config.json").exists():
+        saved = "; `sfumato audit` takes a model of save_split" if (folder / SPLIT).exists() else ""
         raise CheckpointError(
-            f"{folder} is not a run folder (no config.json); make one with `sfumato train --run {folder}`"
+            f"{folder} is not a run folder (no config.json){saved}; make one with `sfumato train --run {folder}`"
         )
     if not (folder / "result.json").exists():
         raise CheckpointError(

@@ -24,6 +24,7 @@ from sfumato.split import SplitModel
 from sfumato.training.config import TrainConfig
 from sfumato.training.evaluate import accuracy, collect_features
 from sfumato.training.rates import learning_rate
+from sfumato.watch import FEWEST, MOST, Watcher
 
 __all__ = ["Trainer"]
 
@@ -103,6 +104,7 @@ class Trainer:
             and all(defense.replayable for defense in defenses),
         )
         self._layout: tuple[int, ...] = ()
+        self._watcher = self._watching()
 
     def run(
         self,
@@ -323,9 +325,23 @@ class Trainer:
             line["accuracy_held_out"] = accuracy(
                 self.model, self.held_out, seed=derive_seed(self.config.seed, "held-out"), bf16=self.bf16
             )
+        if self._watcher is not None:
+            line |= {name: value for name, value in self._watcher.measure().items() if name != "accuracy"}
         for defense in self.defenses:
             line |= {f"{defense.name}_{name}": value for name, value in defense.report().items()}
         return line
+
+    def _watching(self) -> Watcher | None:
+        """What measures the features after every epoch, if there are images held out for it."""
+        if not self.config.watch or self.held_out is None or min(len(self.train), len(self.held_out)) < FEWEST:
+            return None
+        pairs = [
+            (part.float(chosen), part.labels[chosen])
+            for part, name in ((self.train, "train"), (self.held_out, "held_out"))
+            for chosen in [torch.randperm(len(part), generator=generator(self.config.seed, "watch", name))[:MOST]]
+        ]
+        mixture = next((cem for defense in self.defenses if (cem := getattr(defense, "cem", None)) is not None), None)
+        return Watcher(self.model, *pairs, cem=mixture, seed=self.config.seed)
 
     def _identity(self) -> dict[str, Any]:
         return {"config": self.config.identity(), "data": self.train.fingerprint(), "bf16": self.bf16}

@@ -1,0 +1,151 @@
+"""Modules as programs in files: written and read through torch.export, with nothing in them that is unpickled.
+
+A `.pt2` archive could hold, beside a graph and tensors, pickled objects or compiled libraries, which may run anything
+while they are read: archives with anything but a graph and plain tensors are refused. What remains is a program, and
+PyTorch, which runs it, is not a sandbox. Load files of people you trust.
+"""
+
+import copy
+import json
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from sfumato.errors import CheckpointError, ConfigError
+from sfumato.modes import evaluating
+
+__all__ = ["Foreign", "first_line", "load_program", "require", "save_program"]
+
+
+class Foreign(nn.Module):
+    """A module that knows neither training mode nor, if it was exported so, other batches than of one size.
+
+    Args:
+        inner: called with (n, C, H, W); its parameters stay reachable.
+        batch: the only batch size it takes, or None.
+    """
+
+    def __init__(self, inner: Any, batch: int | None = None) -> None:
+        super().__init__()
+        self.inner = inner
+        self.batch = batch
+        self.place = nn.Parameter(torch.zeros(()), requires_grad=False)  # tells the device where nothing else does
+
+    def train(self, mode: bool = True) -> "Foreign":
+        """Exported modules have one mode; asking them for another raises."""
+        self.training = mode
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.batch is None or len(x) == self.batch:
+            out: Tensor = self.inner(x)
+            return out
+        parts = []
+        for part in x.split(self.batch):
+            missing = self.batch - len(part)
+            padded = torch.cat([part, part[-1:].expand(missing, *part.shape[1:])]) if missing else part
+            parts.append(self.inner(padded)[: len(part)])
+        return torch.cat(parts)
+
+
+def save_program(module: nn.Module, shape: tuple[int, ...], path: Path, name: str) -> None:
+    """Write a module's evaluation mode as a `.pt2` archive that takes batches of any size, in float32 on the CPU.
+
+    Neither images of the user's nor names and lines of the source go into the file.
+
+    Args:
+        module: (N, *shape) -> one tensor (N, ...); it stays as it is.
+        shape: of one input, without the batch.
+        path: of the file.
+        name: how the module is called in messages.
+
+    Raises:
+        ConfigError: the module cannot be recorded for every batch size.
+    """
+    own = copy.deepcopy(module).cpu().float()
+    example = torch.rand((2, *shape), generator=torch.Generator().manual_seed(0))
+    batch = ({0: torch.export.Dim("batch", min=1)},)
+    try:
+        with evaluating(own):
+            program = torch.export.export(own, (example,), dynamic_shapes=batch)
+    except Exception as error:  # whatever the recorder of this version of PyTorch raises on the user's module
+        raise ConfigError(
+            f"the {name} cannot be recorded by torch.export for inputs (N, {', '.join(map(str, shape))}) "
+            f"({first_line(error)}); its forward must not depend on the values or the number of the inputs"
+        ) from error
+    for part in program.graph_module.modules():
+        if isinstance(part, fx.GraphModule):
+            for node in part.graph.nodes:
+                node.meta.pop("stack_trace", None)
+    torch.export.save(program, path)
+
+
+def load_program(path: Path) -> nn.Module:
+    """A program that `torch.export.save` wrote.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, of an older format, or holds pickled objects.
+    """
+    _refuse_pickles(path)
+    try:
+        program = torch.export.load(str(path))
+        inner = program.module()
+    except Exception as error:  # whatever the deserialiser of this version of PyTorch raises
+        raise CheckpointError(
+            f"{path} cannot be loaded as an exported program ({first_line(error)}); save it again with this version "
+            f"of PyTorch ({torch.__version__})"
+        ) from error
+    batch = None
+    for node in program.graph.nodes:
+        if node.op == "placeholder" and node.name in program.graph_signature.user_inputs:
+            first = node.meta["val"].shape[0]
+            batch = first if isinstance(first, int) else None
+    return Foreign(inner, batch)
+
+
+# What an archive of a graph and plain tensors consists of; each name stands behind the archive's own root folder.
+_PLAIN = re.compile(
+    r"[^/]+/(data/weights/weight_\d+|data/constants/tensor_\d+|data/(weights|constants)/\w+_config\.json"
+    r"|data/sample_inputs/\w+\.pt|models/\w+\.json|archive_format|archive_version|byteorder|version"
+    r"|\.data/\w+|\.format_version|\.storage_alignment|extra/.*)"
+)
+
+
+def _refuse_pickles(path: Path) -> None:
+    """A `.pt2` archive says itself which of its entries would have to be unpickled; no other entry may be there.
+
+    Sample inputs are read by PyTorch with `weights_only=True`.
+    """
+    require(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            configs = [json.loads(archive.read(name)) for name in names if name.endswith("_config.json")]
+    except (zipfile.BadZipFile, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is not a file of torch.export.save ({error})") from None
+    if not any(name.endswith("/archive_format") for name in names):
+        raise CheckpointError(f"{path} is not a .pt2 archive of torch.export.save, or of an older format; save it anew")
+    strange = [name for name in names if not _PLAIN.fullmatch(name)]
+    pickled = [
+        name for config in configs for name, entry in config.get("config", {}).items() if entry.get("use_pickle")
+    ]
+    if strange or pickled:
+        raise CheckpointError(
+            f"{path} holds more than a graph and plain tensors ({(strange + pickled)[0]}), which could run anything "
+            "while it is read; export plain tensors only"
+        )
+
+
+def require(path: Path) -> None:
+    """CheckpointError unless there is such a file."""
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist; give the file of an exported encoder")
+
+
+def first_line(error: Exception) -> str:
+    """What an error of a library says, short enough for a sentence."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,237 @@
+"""A split model of anybody's modules written to a folder and read back: the same numbers, and nothing else in it."""
+
+import json
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import sfumato
+from sfumato.errors import CheckpointError, ConfigError, StorageError
+from sfumato.split import Channel, SplitModel
+from sfumato.split.ranges import feature_range
+from sfumato.split.saved import SPLIT, read_split
+from sfumato.training import load_trained
+
+SECRET = 0.123456789
+
+
+class Net(nn.Module):
+    """A convolution with batch normalisation, and a decoder that drops values while it trains."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.edge = nn.Sequential(nn.Conv2d(2, 3, 3, 2, 1), nn.BatchNorm2d(3), nn.Sigmoid())
+        self.cloud = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(12, 3))
+
+
+def split_model(**channel):
+    torch.manual_seed(0)
+    net = Net()
+    net.edge[1].running_mean.uniform_(-0.5, 0.5)
+    return SplitModel(net.edge, Channel(**({"noise_std": 0.1, "clip_norm": 1.5} | channel)), net.cloud)
+
+
+def images(count=5):
+    return torch.rand(count, 2, 4, 4, generator=torch.Generator().manual_seed(7))
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved")
+    model = split_model(quantize_bits=8).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    x = torch.full((3, 2, 4, 4), SECRET)
+    state = torch.get_rng_state()
+    (folder / "notes.txt").write_text("mine")
+    assert (
+        sfumato.save_split(
+            model, folder, example_input=x, class_names=("ant", "bee", "cat"), about={"defense": "noise+cem"}
+        )
+        == folder
+    )
+    assert model.training
+    assert model.edge[1].training
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    return folder, model.eval()
+
+
+def test_what_is_read_back_computes_what_the_model_does(saved):
+    folder, model = saved
+    again = sfumato.load_split(folder)
+    assert not again.training
+    for count in (1, 2, 5):
+        x = images(count)
+        with torch.no_grad():
+            torch.testing.assert_close(again.features(x), model.features(x), rtol=0, atol=1e-6)
+            ours, theirs = (one.outputs(x, torch.Generator().manual_seed(3)) for one in (again, model))
+        torch.testing.assert_close(ours.released, theirs.released, rtol=0, atol=1e-6)
+        torch.testing.assert_close(ours.logits, theirs.logits, rtol=1e-4, atol=1e-5)
+    assert vars(again.channel).keys() == vars(model.channel).keys()
+    assert again.channel.extra_repr() == model.channel.extra_repr()
+
+
+def test_the_folder_says_what_audit_and_export_ask(saved):
+    folder, _ = saved
+    found = load_trained(folder)
+    assert (found.kind, found.classes, found.input_shape, found.classifies) == (
+        "saved",
+        ("ant", "bee", "cat"),
+        (2, 4, 4),
+        True,
+    )
+    assert (found.defense, found.setting, found.config) == ("noise+cem", "σ 0.1", None)
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert feature_range(found.model.edge) == (0.0, 1.0)
+    assert feature_range(found.model.cloud) is None
+
+
+def test_nothing_of_the_example_or_of_the_source_is_stored(saved):
+    folder, _ = saved
+    content = b""
+    for name in ("edge.pt2", "cloud.pt2"):
+        with zipfile.ZipFile(folder / name) as archive:
+            content += b"".join(archive.read(entry) for entry in archive.namelist())
+    assert np.float32(SECRET).tobytes() not in content
+    assert b"test_saved_split" not in content
+    assert b'"stack_trace"' not in content
+
+
+def test_images_are_normalised_by_the_saved_encoder(tmp_path):
+    model = split_model().eval()
+    mean, std = [0.4, 0.6], [0.2, 0.3]
+    sfumato.save_split(model, tmp_path, example_input=images(1), normalize=(mean, std))
+    x = images().numpy()
+    by_hand = (x - np.array(mean, dtype=np.float32)[:, None, None]) / np.array(std, dtype=np.float32)[:, None, None]
+    with torch.no_grad():
+        wanted = model.features(torch.from_numpy(by_hand))
+        torch.testing.assert_close(sfumato.load_split(tmp_path).features(images()), wanted, rtol=1e-4, atol=1e-5)
+    assert read_split(tmp_path).class_names == ("0", "1", "2")
+
+
+def test_other_shapes_and_regression(tmp_path):
+    model = SplitModel(nn.Linear(4, 3), Channel(noise_std=0.1), nn.Sequential(nn.Flatten(), nn.Linear(15, 2)))
+    x = torch.rand(2, 5, 4)
+    sfumato.save_split(model, tmp_path, example_input=x, task="values")
+    found = load_trained(tmp_path)
+    assert (found.input_shape, found.classifies) == ((5, 4), False)
+    assert feature_range(found.model.edge) is None
+    with torch.no_grad():
+        torch.testing.assert_close(found.model.features(x), model.features(x))
+
+
+def test_the_range_of_a_recorded_encoder_is_that_of_its_last_operation(tmp_path):
+    class Ends(nn.Module):
+        def __init__(self, end):
+            super().__init__()
+            self.end = end
+
+        def forward(self, x):
+            return self.end(x).flatten(1)
+
+    ends = [
+        (torch.tanh, (-1, 1)),
+        (torch.relu, None),
+        (lambda x: x.clamp(-2, 3), (-2, 3)),
+        (lambda x: x.clamp(min=0), None),
+    ]
+    for end, expected in ends:
+        model = SplitModel(Ends(end), Channel(noise_std=1.0), nn.Linear(6, 2))
+        sfumato.save_split(model, tmp_path, example_input=torch.rand(1, 2, 3))
+        assert feature_range(sfumato.load_split(tmp_path).edge) == expected
+    assert feature_range(nn.Sequential(nn.Linear(2, 2), nn.Hardtanh(-3, 2))) == (-3, 2)
+    assert feature_range(nn.Sequential(nn.Linear(2, 2), nn.ReLU6())) == (0, 6)
+
+
+class Masks(nn.Module):
+    stochastic = True
+
+    def forward(self, z, generator=None):
+        return z * torch.rand(z.shape, generator=generator)
+
+
+class Chooses(nn.Module):
+    def forward(self, x):
+        return x.flatten(1) if float(x.sum()) > 0 else -x.flatten(1)
+
+
+class Random(nn.Module):
+    def forward(self, x):
+        return x.flatten(1) + torch.rand_like(x.flatten(1))
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"model": nn.Linear(2, 2)}, r"model is a Linear; save a sfumato.SplitModel"),
+        ({"example_input": torch.zeros(0, 2, 4, 4)}, "example_input must be a batch"),
+        ({"example_input": torch.zeros(1, 5, 4, 4)}, "the model does not run on the example input"),
+        ({"class_names": ["a"]}, "1 class_names for 3 outputs; give one text for each"),
+        ({"task": "regress"}, "task is 'regress'; choose one of classes, values"),
+        ({"normalize": ([0.5], [0.0])}, "as many positive standard deviations"),
+        ({"normalize": ([0.5] * 3, [1.0] * 3)}, r"normalize must hold 2 \(or 1\)"),
+        ({"normalize": 3}, r"normalize is no \(mean, std\)"),
+        ({"about": {"x": object()}}, "about holds something that JSON does not know"),
+    ],
+)  # fmt: skip
+def test_mistakes_get_one_sentence(tmp_path, change, match):
+    given = {"model": split_model(), "example_input": images(2)} | change
+    with pytest.raises(ConfigError, match=match) as caught:
+        sfumato.save_split(given.pop("model"), tmp_path / "out", **given)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out" / SPLIT).exists()
+
+
+@pytest.mark.parametrize(
+    ("edge", "match"),
+    [
+        (Chooses(), "the encoder cannot be recorded by torch.export for inputs .* its forward must not depend on"),
+        (Random(), "the recorded encoder differs from the module by .* random in evaluation mode"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_recorded_is_refused_and_the_old_folder_stays(tmp_path, edge, match):
+    plain = SplitModel(nn.Flatten(), Channel(noise_std=0.1), nn.Linear(32, 2))
+    sfumato.save_split(plain, tmp_path, example_input=images(1))
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(ConfigError, match=match):
+        sfumato.save_split(SplitModel(edge, Channel(), nn.Linear(32, 2)), tmp_path, example_input=images(2))
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_random_transforms_and_unwritable_places_are_refused(tmp_path):
+    model = split_model(transforms=[Masks()])
+    with pytest.raises(ConfigError, match="the channel's Masks draws random numbers"):
+        sfumato.save_split(model, tmp_path, example_input=images(1))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="choose another folder"):
+        sfumato.save_split(split_model(), tmp_path / "file", example_input=images(1))
+
+
+def test_damaged_folders_get_a_sentence(saved, tmp_path):
+    folder, _ = saved
+    for path in folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    good = json.loads((tmp_path / SPLIT).read_text())
+
+    def refused(match, **changes):
+        (tmp_path / SPLIT).write_text(json.dumps(good | changes))
+        with pytest.raises(CheckpointError, match=match):
+            sfumato.load_split(tmp_path)
+
+    refused("has format 2, this version reads up to 1; upgrade", format=2)
+    refused("is no description of a split model", format=None)
+    refused("is damaged", channel={})
+    refused("noise_std is -1", channel=good["channel"] | {"noise_std": -1})
+    refused("is damaged", task="other")
+    (tmp_path / "edge.pt2").write_bytes((tmp_path / "edge.pt2").read_bytes()[:-1])
+    refused("edge.pt2 is missing or not the file that split.json describes")
+    (tmp_path / SPLIT).write_text("[1]")
+    with pytest.raises(CheckpointError, match="no JSON object"):
+        sfumato.load_split(tmp_path)
+    with pytest.raises(CheckpointError, match=r"holds no saved split model \(no split.json\)"):
+        sfumato.load_split(tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match=r"holds no trained split model \(no config.json and no split.json\)"):
+        load_trained(tmp_path / "nowhere")

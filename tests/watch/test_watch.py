@@ -1,0 +1,171 @@
+"""The figures of an epoch against other libraries, and where they go."""
+
+import json
+import math
+import sys
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import Ridge
+from torch import nn
+
+import sfumato
+from sfumato.attacks.linear import STRENGTHS
+from sfumato.errors import ConfigError
+from sfumato.training import TrainConfig, train_run
+from sfumato.watch import Lines, TensorBoard, Watcher, ridge_error, told
+
+G = torch.Generator().manual_seed(0)
+X, X_NEW = torch.rand(120, 2, 4, generator=G), torch.rand(60, 2, 4, generator=G)
+Y, Y_NEW = torch.arange(120) % 3, torch.arange(60) % 3
+
+
+def split_model(outputs=3, noise_std=0.05):
+    torch.manual_seed(0)
+    edge = nn.Sequential(nn.Flatten(), nn.Linear(8, 5), nn.Sigmoid())
+    return sfumato.SplitModel(edge, sfumato.Channel(noise_std=noise_std), nn.Linear(5, outputs))
+
+
+@pytest.mark.parametrize("features", [5, 200])
+def test_the_ridge_error_is_that_of_scikit_learn(features):
+    """In the primal form and, with more features than samples, in the dual."""
+    mix = torch.randn(8, features, generator=G)
+    z, z_new = (part.flatten(1) @ mix + 0.3 * torch.randn(len(part), features, generator=G) for part in (X, X_NEW))
+    found = ridge_error(z, X, z_new, X_NEW)
+    judge = np.arange(120) % 5 == 0
+    a, b = z.double().numpy(), X.flatten(1).double().numpy()
+    scale = np.trace(np.cov(a[~judge].T, bias=True)) * (~judge).sum() / features
+    best = (math.inf, math.inf)
+    for strength in STRENGTHS[::2]:
+        fitted = Ridge(alpha=strength * scale, solver="svd").fit(a[~judge], b[~judge])
+        choose, test = (
+            ((fitted.predict(rows).clip(b.min(), b.max()) - wanted) ** 2).mean()
+            for rows, wanted in ((a[judge], b[judge]), (z_new.double().numpy(), X_NEW.flatten(1).double().numpy()))
+        )
+        best = min(best, (choose, test))
+    assert found.mse == pytest.approx(best[1], rel=1e-4)
+    guess = ((b[~judge].mean(0) - X_NEW.flatten(1).numpy()) ** 2).mean()
+    assert found.share == pytest.approx(found.mse / guess, rel=1e-4)
+
+
+def test_a_feature_that_tells_all_and_one_that_tells_nothing():
+    assert ridge_error(X, X, X_NEW, X_NEW).share < 1e-3
+    noise = [torch.randn(len(part), 5, generator=G) for part in (X, X_NEW)]
+    assert ridge_error(noise[0], X, noise[1], X_NEW).share > 0.95
+    wide = [torch.rand(count, 1000, generator=G) for count in (400, 60)]
+    few = ridge_error(wide[0][:, :3], wide[0], wide[1][:, :3], wide[1])
+    assert few.mse == pytest.approx(1 / 12, rel=0.05)  # the variance of a uniform value, from some columns
+
+
+def test_the_figures_are_those_of_the_model():
+    model = split_model()
+    state = torch.get_rng_state()
+    watcher = Watcher(model.train(), (X, Y), (X_NEW, Y_NEW))
+    line = watcher.measure()
+    assert torch.equal(torch.get_rng_state(), state)
+    assert model.training
+    assert watcher.measure() == line
+    with torch.no_grad():
+        sharp = float((model.cloud(model.edge(X_NEW)).argmax(1) == Y_NEW).double().mean())
+    assert line["accuracy"] == pytest.approx(sharp, abs=0.15)
+    assert line["information_per_dimension"] == pytest.approx(line["information"] / 5)
+    spread = model.edge(X).detach().double().numpy().var(0)
+    ceiling = 0.5 * np.log1p(spread / 0.05**2).sum()  # one Gaussian; the mixture of six knows more, and pays for it
+    assert 0 < line["information"] < ceiling + math.log(6)
+
+
+def test_with_a_plug_in_the_information_is_its_own():
+    model = split_model()
+    cem = sfumato.CEM(num_classes=3, noise_std=0.05)
+    watcher = Watcher(model, (X, Y), (X_NEW, Y_NEW), cem=cem)
+    assert watcher.measure()["information"] is None
+    cem.refresh(model.features(X).detach(), Y)
+    assert watcher.measure()["information"] == cem.information
+
+
+def test_targets_of_every_kind():
+    def line(labels, outputs):
+        return Watcher(split_model(outputs), (X, None), (X_NEW, labels)).measure()
+
+    assert {"accuracy", "error"}.isdisjoint(line(None, 2))
+    many = torch.rand(60, 4, generator=G) > 0.5
+    assert line(many, 4)["accuracy"] == line(many.float(), 4)["accuracy"]
+    assert 0.2 < line(many, 4)["accuracy"] < 0.8
+    values = torch.rand(60, generator=G)
+    assert 0 < line(values, 1)["error"] < 10
+
+
+def test_a_monitor_tells_files_and_the_screen(tmp_path, capsys):
+    figures = {"train": (X, Y), "held_out": (X_NEW, Y_NEW), "folder": tmp_path, "epochs": 2}
+    with sfumato.Monitor(split_model(), **figures) as monitor:
+        first = monitor.epoch(loss=1.5)
+        monitor.epoch(loss=math.nan)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert lines[0] == first
+    assert (lines[1]["epoch"], lines[1]["loss"]) == (1, None)
+    shown = capsys.readouterr().err.splitlines()
+    assert len(shown) == 2
+    assert shown[0].startswith("epoch 1/2  loss 1.500  accuracy ")
+    assert f"ridge attacker {first['ridge_mse']:.4f}, {first['ridge_share']:.0%} of a guess" in shown[0]
+    assert f"information {first['information']:.1f} nats, {first['information_per_dimension']:.3f} per dim" in shown[0]
+
+
+def test_on_a_terminal_there_is_a_bar(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    with sfumato.Monitor(split_model(), train=(X, None), held_out=(X_NEW, None), epochs=2) as monitor:
+        monitor.epoch()
+    assert "epoch 1/2" in capsys.readouterr().err
+    assert told({"epoch": 0, "error": 0.25}) == "epoch 1  error 0.25"
+
+
+def test_tensorboard_reads_what_was_written(tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    board = TensorBoard(tmp_path)
+    for epoch in range(3):
+        board.write({"epoch": epoch, "accuracy": 0.1 * epoch, "information": None, "notes": ["x"], "good": True})
+    board.close()
+    read = accumulator.EventAccumulator(str(tmp_path))
+    read.Reload()
+    assert read.Tags()["scalars"] == ["accuracy"]
+    assert [(one.step, one.value) for one in read.Scalars("accuracy")] == [
+        (epoch, pytest.approx(0.1 * epoch)) for epoch in range(3)
+    ]
+
+
+def test_without_tensorboard_one_sentence_names_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ConfigError, match=r"pip install 'sfumato\[tensorboard\]'"):
+        TensorBoard(tmp_path)
+
+
+def test_mistakes_get_a_sentence(tmp_path):
+    with pytest.raises(ConfigError, match="at least 10 samples"):
+        Watcher(split_model(), (X[:9], Y[:9]), (X_NEW, Y_NEW))
+    with pytest.raises(ConfigError, match="120 inputs and 3 labels were given to watch"):
+        Watcher(split_model(), (X, Y[:3]), (X_NEW, Y_NEW))
+    Lines(tmp_path / "a" / "b.jsonl").write({"epoch": 0})
+    assert (tmp_path / "a" / "b.jsonl").read_text() == '{"epoch": 0}\n'
+
+
+@pytest.mark.parametrize("cem", [False, True])
+def test_a_run_is_watched_and_watching_changes_nothing(cem, tmp_path):
+    lines, weights = {}, {}
+    for watch in (True, False):
+        config = TrainConfig(
+            width=4, limit=160, test_limit=20, epochs=2, noise_std=0.1, cem=cem, clusters_per_class=1, watch=watch,
+            device="cpu",
+        )  # fmt: skip
+        train_run(config, folder := tmp_path / str(watch))
+        lines[watch] = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        weights[watch] = (folder / "model.safetensors").read_bytes()[-4000:]
+    assert weights[True] == weights[False]
+    for seen, plain in zip(lines[True], lines[False], strict=True):
+        figures = {
+            name: seen.pop(name) for name in ("information", "information_per_dimension", "ridge_mse", "ridge_share")
+        }
+        assert seen | {"seconds": 0} == plain | {"seconds": 0}
+        assert 0 < figures["ridge_share"] < 1.2
+        if cem:
+            assert figures["information"] == seen["cem_information"]
+    assert TrainConfig(watch=False).digest() == TrainConfig().digest()
