@@ -47,7 +47,8 @@ def test_help_and_version(capsys):
 def test_an_unknown_command_lists_the_known_ones(capsys):
     assert main(["trian"]) == 2
     assert (
-        "unknown command 'trian'; choose one of demo, train, attack, audit, reproduce, bench" in capsys.readouterr().err
+        "unknown command 'trian'; choose one of demo, train, attack, audit, tune, reproduce, bench"
+        in capsys.readouterr().err
     )
 
 
@@ -112,7 +113,7 @@ def test_help_of_attack_has_the_settings_of_all_attacks(capsys):
     with pytest.raises(SystemExit):
         main(["attack", "--help"])
     text = " ".join(capsys.readouterr().out.split())
-    assert "passes over the attacker's images (default: decoder 50, gan 150, strong 80, latent 30)" in text
+    assert "passes over the attacker's images (default: decoder 50, gan 150, strong 150, latent 30)" in text
     assert "steps of the critic for each one of the generator (default: gan 10)" in text
     assert "images per step (default: decoder 256, gan 256, strong 64, latent 64)" in text
 
@@ -247,7 +248,7 @@ def test_kill_9_at_three_moments_changes_neither_weights_nor_attack(tmp_path):
     [
         ("ridge", []),
         ("nearest", []),
-        ("strong", ["--epochs", "2", "--cooldown", "1", "--width", "4", "--blocks", "1"]),
+        ("strong", ["--epochs", "2", "--width", "4", "--blocks", "1"]),
         ("optimization", ["--images", "8", "--iterations", "5", "--choose-on", "2", "--tv", "0"]),
         ("latent", ["--epochs", "1", "--images", "8", "--iterations", "5", "--code", "4", "--width", "4"]),
     ],
