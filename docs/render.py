@@ -24,6 +24,7 @@ PAGES = (
     "docs/serving.md",
     "docs/ablation.md",
     "docs/reproduce.md",
+    "docs/tune.md",
     "docs/distributed.md",
     "docs/audit.md",
 )
@@ -86,6 +87,27 @@ def ranks(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def tune(result: dict[str, Any]) -> str:
+    lines = [
+        "| seed | noise | λ | points lost on unseen images | attacker's error | undefended | best of the grid | kept |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for line in result["lines"]:
+        best = f"{line['best_error']:.4f} | {line['kept']:.0%}" if "kept" in line else " | "
+        lines.append(
+            f"| {line['seed']} | {line['noise_std']:g} | {line['lam']:g} | {100 * line['lost']:.2f} "
+            f"| {line['error']:.4f} | {line['baseline_error']:.4f} | {best} |"
+        )
+    evidence = result["evidence"]
+    lines += [
+        "",
+        f"The floor is met in {result['met']} of {result['seeds']} seeds; {result['mean_kept']:.0%} of the best error "
+        f"is kept on average over {result['whole_grids']} whole grids; a search takes {result['mean_trainings']:.0f} "
+        f"trainings, the grid {result['grid_trainings']}. {evidence['device']}, torch {evidence['torch']}.",
+    ]
+    return "\n".join(lines)
+
+
 def scaling(result: dict[str, Any]) -> str:
     lines = ["| operation | over | sizes | seconds | exponent | limit |", "|---|---|---|---|---|---|"]
     for sweep in result["scaling"]:
@@ -140,6 +162,7 @@ BLOCKS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "roofline": ("bench.json", roofline),
     "scaling": ("bench.json", scaling),
     "ranks": ("ranks.json", ranks),
+    "tune": ("tune-claim.json", tune),
 }
 
 
