@@ -257,7 +257,7 @@ def test_the_time_is_used_and_kept(tmp_path):
     suite = [Piece("decoder", "attack", "decoder", 1, 0, **long), Piece("gan", "attack", "gan", 1, 1, **long)]
     subject = tiny_subject()
     result = run_audit(subject, subject.sets, tmp_path, minutes=0.12, suite=suite).result
-    assert 2.0 < result["budget"]["seconds"] < 15.0  # a busy machine may be slower than it was when measured
+    assert 2.0 < result["budget"]["seconds"] < 30.0  # a busy machine may be slower than it was when measured
     assert all(len(one["history"]) > 3 for one in result["attacks"])
 
 
