@@ -22,7 +22,7 @@ LAYERS = [
     {"health", "published", "split", "models", "data", "metrics"},
     {"mixture"},
     {"bounds", "schedules", "paper", "checkpoint", "evidence", "execution"},
-    {"files", "modes", "ranks", "replay", "seeds"},
+    {"files", "importing", "modes", "ranks", "replay", "seeds"},
     {"errors"},
 ]
 LEVEL = {room: len(LAYERS) - index for index, layer in enumerate(LAYERS) for room in layer}

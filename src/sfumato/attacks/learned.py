@@ -33,9 +33,8 @@ class LearnedAttack(Attack, Generic[Config]):
     A part of the attacker's own images is held out. The epoch with the smallest error on them is kept, so that a small
     set is not simply memorised, and they show whether the training has come to rest; nothing is chosen on test images.
 
-    Every learning rate is annealed to 0 along a cosine, step by step. Every random number
-    depends on (seed, purpose, epoch, step), so that a resumed training ends with the same weights, bit for bit on the
-    CPU, as an undisturbed one.
+    Every learning rate is annealed to 0 along a cosine, step by step. Every random number depends on (seed, purpose,
+    epoch, step), so that a resumed training ends with the same weights, bit for bit on the CPU, as an undisturbed one.
 
     Attributes:
         figures: names of what `_step` gives; `mse` is among them.

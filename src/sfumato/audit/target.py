@@ -1,9 +1,6 @@
 """From the words on the command line to a split model: what TARGET may be, and nothing about what is done with it."""
 
 import hashlib
-import importlib
-import os
-import sys
 from pathlib import Path
 
 import torch
@@ -12,6 +9,7 @@ from torch import nn
 from sfumato.audit.foreign import load_onnx, load_script
 from sfumato.audit.subject import ChannelOptions, Kind, Subject, encoder_only
 from sfumato.errors import ConfigError
+from sfumato.importing import call_named
 from sfumato.split import SplitModel
 from sfumato.split.programs import load_program
 from sfumato.training import load_trained
@@ -96,18 +94,8 @@ def _files(target: str, options: ChannelOptions) -> Subject:
 
 
 def _function(target: str, options: ChannelOptions) -> Subject:
-    module_name, _, name = target.partition(":")
-    here = os.getcwd()
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        function = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"{target} cannot be imported ({error}); give package.module:function") from error
-    try:
-        made = function()
-    except Exception as error:  # the user's own code
-        raise ConfigError(f"{target} raised {type(error).__name__}: {error}") from error
+    made = call_named(target)
+    name = target.partition(":")[2]
     if isinstance(made, Subject):
         _refuse(options, f"{target} says what happens on the wire")
         return made

@@ -18,11 +18,13 @@ class Load:
         seconds: how long they asked.
         waits: seconds of each answer.
         failures: of any kind.
+        reason: of one of them.
     """
 
     seconds: float
     waits: list[float] = field(default_factory=list)
     failures: int = 0
+    reason: str = ""
 
     @property
     def rate(self) -> float:
@@ -46,12 +48,12 @@ def load(make_call: Callable[[], Callable[[], None]], clients: int, seconds: flo
         RuntimeError: a client's first call, which is not counted, failed.
     """
     barrier = threading.Barrier(clients + 1)
-    results: list[tuple[list[float], int]] = []
+    results: list[tuple[list[float], int, str]] = []
     reasons: list[Exception] = []
 
     def work() -> None:
         waits: list[float] = []
-        failures = 0
+        failures, reason = 0, ""
         try:
             call = make_call()
             call()
@@ -67,11 +69,12 @@ def load(make_call: Callable[[], Callable[[], None]], clients: int, seconds: flo
         while (began := time.perf_counter()) < end:
             try:
                 call()
-            except Exception:
+            except Exception as error:  # counted, and one is kept: whoever asked says what it means
                 failures += 1
+                reason = repr(error)
             else:
                 waits.append(time.perf_counter() - began)
-        results.append((waits, failures))
+        results.append((waits, failures, reason))
 
     threads = [threading.Thread(target=work, daemon=True) for _ in range(clients)]
     for thread in threads:
@@ -84,7 +87,8 @@ def load(make_call: Callable[[], Callable[[], None]], clients: int, seconds: flo
     for thread in threads:
         thread.join()
     total = Load(time.perf_counter() - began)
-    for waits, failures in results:
+    for waits, failures, reason in results:
         total.waits += waits
         total.failures += failures
+        total.reason = total.reason or reason
     return total

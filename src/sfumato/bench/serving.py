@@ -108,7 +108,8 @@ def _take_turns(runs: Runs, rounds: int, seconds: float) -> Loads:
             loads[name].append(load(make, clients, seconds))
     failures = {name: count for name, many in loads.items() if (count := sum(one.failures for one in many))}
     if failures:
-        raise RuntimeError(f"requests failed under load: {failures}")
+        reason = next(one.reason for many in loads.values() for one in many if one.reason)
+        raise RuntimeError(f"requests failed under load: {failures}, one of them with {reason}")
     return loads
 
 

@@ -1,9 +1,6 @@
 """`sfumato cuts`: where can a model be cut, and what does each cut cost?"""
 
-import importlib
-import os
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -14,6 +11,7 @@ from torch import Tensor, nn
 from sfumato.cli.console import say, table
 from sfumato.cli.parser import CommandParser, save_json
 from sfumato.errors import ConfigError
+from sfumato.importing import call_named, import_named
 from sfumato.split import Cut, cuts
 
 __all__ = ["run"]
@@ -81,7 +79,8 @@ def _plain(cut: Cut) -> dict[str, Any]:
 
 
 def _load(target: str, shape: str | None) -> tuple[nn.Module, Tensor]:
-    made = _called(target)
+    named = import_named(target)
+    made = named if isinstance(named, nn.Module) else call_named(target)
     pair = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     model, example = pair
     if not isinstance(model, nn.Module) or not (example is None or isinstance(example, Tensor)):
@@ -98,27 +97,6 @@ def _load(target: str, shape: str | None) -> tuple[nn.Module, Tensor]:
             "or return the model and an example batch"
         )
     return model, example
-
-
-def _called(target: str) -> Any:
-    module_name, colon, name = target.partition(":")
-    if not (module_name and colon and name):
-        raise ConfigError(f"TARGET is {target!r}; give package.module:function, such as mypackage.models:build")
-    here = os.getcwd()
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        found = getattr(importlib.import_module(module_name), name)
-    except Exception as error:  # the user's own code, which runs when it is imported
-        raise ConfigError(f"{target} cannot be imported ({error}); give package.module:function") from error
-    if isinstance(found, nn.Module):
-        return found
-    if not callable(found):
-        raise ConfigError(f"{target} is a {type(found).__name__}; name a function that returns a model")
-    try:
-        return found()
-    except Exception as error:  # the user's own code
-        raise ConfigError(f"{target} raised {type(error).__name__}: {error}") from error
 
 
 def _sizes(text: str) -> list[int]:
