@@ -17,6 +17,15 @@ __all__ = ["BINARY_HEADER", "InferRequest", "read_request", "write_answer"]
 BINARY_HEADER = "inference-header-content-length"
 
 
+def _no_constant(name: str) -> float:
+    raise ValueError(name)
+
+
+# json's functions would build these anew at every call that has options.
+_ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
+_DECODER = json.JSONDecoder(parse_constant=_no_constant)
+
+
 @dataclass(frozen=True)
 class InferRequest:
     """What a body asks.
@@ -88,7 +97,7 @@ def write_answer(
     answer: dict[str, Any] = {"model_name": model.name, "model_version": model.version}
     if request.id is not None:
         answer["id"] = request.id
-    head = json.dumps(answer | {"outputs": outputs}, allow_nan=False, separators=(",", ":")).encode()
+    head = _ENCODER.encode(answer | {"outputs": outputs}).encode()
     return (head, None) if not parts else (b"".join([head, *parts]), len(head))
 
 
@@ -103,13 +112,9 @@ def _divide(body: bytes, header_length: bytes | None) -> tuple[bytes, memoryview
 
 def _parse(head: bytes) -> Any:
     try:
-        return json.loads(head.decode("utf-8"), parse_constant=_no_constant)
+        return _DECODER.decode(head.decode("utf-8"))
     except (ValueError, RecursionError):
         raise Refusal(INVALID, "the request is not valid JSON (UTF-8, without NaN and Infinity)") from None
-
-
-def _no_constant(name: str) -> float:
-    raise ValueError(name)
 
 
 def _object(value: Any, what: str) -> dict[str, Any]:

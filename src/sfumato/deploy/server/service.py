@@ -8,9 +8,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from sfumato.deploy.server.core import Core
+from sfumato.deploy.server.gate import Gate
 from sfumato.deploy.server.http import RestServer
+from sfumato.deploy.server.inference import Inference
 from sfumato.deploy.server.logs import Log, silence_libraries
-from sfumato.deploy.server.rest import Gate, build_app
+from sfumato.deploy.server.rest import build_app
 from sfumato.deploy.server.rpc import build_grpc
 from sfumato.deploy.server.settings import ServeConfig
 from sfumato.deploy.server.sockets import address_of, listen, with_port
@@ -67,7 +69,8 @@ class Service:
         except BaseException:
             self._socket.close()
             raise
-        gate = Gate(build_app(core), core, lambda: len(self._rest.server_state.connections) if self._rest else 0)
+        inference = Inference(core)
+        gate = Gate(build_app(core, inference), inference, core, self._connections)
         self._rest = RestServer(gate, config, core.certificates.context)
         address = address_of(self._socket)
         self._rest_task = asyncio.create_task(self._rest.serve([self._socket]))
@@ -100,6 +103,9 @@ class Service:
             core.log.event("answers were still due", "error")
         core.models.close()
         core.log.event("stopped")
+
+    def _connections(self) -> int:
+        return len(self._rest.server_state.connections) if self._rest else 0
 
     async def _start_grpc(self) -> str | None:
         config = self.config
