@@ -48,11 +48,18 @@ class Watcher:
 
 
 @asynccontextmanager
-async def batching(network, *, threads=1, max_batch=8, max_delay=0.0, limit=100):
+async def batching(network, *, threads=1, max_batch=8, max_delay=0.0, limit=100, ahead=0):
     watcher = Watcher()
     with ThreadPoolExecutor(threads) as executor:
         batcher = Batcher(
-            network, executor, threads=threads, max_batch=max_batch, max_delay=max_delay, limit=limit, watcher=watcher
+            network,
+            executor,
+            threads=threads,
+            max_batch=max_batch,
+            max_delay=max_delay,
+            limit=limit,
+            watcher=watcher,
+            ahead=ahead,
         )
         batcher.watcher = watcher
         try:
@@ -260,3 +267,19 @@ def test_patience_is_given_in_microseconds():
         with pytest.raises(Refusal) as caught:
             patience_of(wrong)
         assert caught.value.reason is INVALID
+
+
+def test_a_batch_handed_over_ahead_keeps_its_deadline():
+    async def work():
+        network = Network()
+        async with batching(network, ahead=1) as batcher:
+            first = await occupy(batcher, network)
+            with pytest.raises(Refusal) as caught:
+                await batcher.submit(rows(2), 0.05)
+            assert caught.value.reason is LATE
+            network.gate.set()
+            await first
+            await batcher.drain()
+        assert network.batches == [1]  # nobody waited for the second any more, so it was not computed
+
+    asyncio.run(work())

@@ -1,8 +1,9 @@
 """Dynamic batching: a bounded queue in front of a few inference threads.
 
 While every thread is busy, requests wait; the next free thread takes as many of them as fit into one call. An idle
-thread takes a lone request at once, unless a delay is set. All waiting is measured by the monotonic clock of the event
-loop, so a clock that is set back changes nothing.
+thread takes a lone request at once, unless a delay is set. Batches may be handed over ahead, so that a thread which
+becomes free need not wait for the event loop. All waiting is measured by the monotonic clock of the event loop, so a
+clock that is set back changes nothing.
 """
 
 import asyncio
@@ -39,6 +40,7 @@ class _Waiting:
     answer: "asyncio.Future[NDArray[np.float32]]"
     arrived: float
     alarm: asyncio.TimerHandle | None = None
+    begun: bool = False  # set by the thread; until then the deadline holds, also for what was handed over ahead
 
 
 class Batcher:
@@ -52,6 +54,7 @@ class Batcher:
         max_delay: seconds that a lone request waits for company while a thread is idle.
         limit: waiting requests; the next one is refused.
         watcher: hears about queue and calls.
+        ahead: batches that are handed to the executor beyond those that its threads run.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class Batcher:
         max_delay: float,
         limit: int,
         watcher: Watcher,
+        ahead: int = 0,
     ) -> None:
         self._run = run
         self._executor = executor
@@ -72,6 +76,7 @@ class Batcher:
         self._max_delay = max_delay
         self._limit = limit
         self._watcher = watcher
+        self._ahead = ahead
         self._loop = asyncio.get_running_loop()
         self._queue: deque[_Waiting] = deque()
         self._running = 0
@@ -129,7 +134,7 @@ class Batcher:
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
-        while self._queue and self._running < self._threads:
+        while self._queue and self._running < self._threads + self._ahead:
             wait = self._wait_for_company()
             if wait > 0:
                 self._alarm = self._loop.call_later(wait, self._pump_soon)
@@ -151,43 +156,48 @@ class Batcher:
         while self._queue and rows + len(self._queue[0].features) <= self._max_batch:
             batch.append(self._queue.popleft())
             rows += len(batch[-1].features)
-        for waiting in batch:
-            if waiting.alarm is not None:
-                waiting.alarm.cancel()
         self._watcher.queued(len(self._queue))
         return batch
 
     def _start(self, batch: list[_Waiting]) -> None:
         self._running += 1
         began = self._loop.time()
-        features = [waiting.features for waiting in batch]
-        call = self._loop.run_in_executor(self._executor, self._call, features)
+        call = self._loop.run_in_executor(self._executor, self._call, batch)
         call.add_done_callback(lambda done: self._finish(batch, done, began))
 
-    def _call(self, features: list[NDArray[Any]]) -> NDArray[np.float32]:
+    def _call(self, batch: list[_Waiting]) -> NDArray[np.float32] | None:
+        if all(waiting.answer.done() for waiting in batch):
+            return None  # nobody waits any more
+        for waiting in batch:
+            waiting.begun = True
+        features = [waiting.features for waiting in batch]
         return self._run(features[0] if len(features) == 1 else np.concatenate(features))
 
-    def _finish(self, batch: list[_Waiting], done: "asyncio.Future[NDArray[np.float32]]", began: float) -> None:
+    def _finish(self, batch: list[_Waiting], done: "asyncio.Future[NDArray[np.float32] | None]", began: float) -> None:
         self._running -= 1
         self._pump_soon()
         rows = sum(len(waiting.features) for waiting in batch)
         error = asyncio.CancelledError() if done.cancelled() else done.exception()
+        logits = done.result() if error is None else None
         if error is None:
+            if logits is None:
+                return
             self._watcher.ran(rows, self._loop.time() - began)
-            logits = done.result()
         else:
             self._watcher.failed(error)
         first = 0
         for waiting in batch:
             last = first + len(waiting.features)
             if not waiting.answer.done():
-                if error is None:
+                if logits is not None:
                     waiting.answer.set_result(logits[first:last])
                 else:
                     waiting.answer.set_exception(Refusal(INTERNAL, "the network failed on this batch"))
             first = last
 
     def _expire(self, waiting: _Waiting) -> None:
+        if waiting.begun:
+            return
         if not waiting.answer.done():
             waiting.answer.set_exception(Refusal(LATE, "no thread was free before the deadline; try again later"))
         self._forget(waiting)
