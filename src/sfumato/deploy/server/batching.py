@@ -52,7 +52,7 @@ class Batcher:
         threads: calls at the same time.
         max_batch: rows in one call that holds several requests.
         max_delay: seconds that a lone request waits for company while a thread is idle.
-        limit: waiting requests; the next one is refused.
+        limit: waiting requests, those handed over ahead not counted; the next one is refused.
         watcher: hears about queue and calls.
         ahead: batches that are handed to the executor beyond those that its threads run.
     """
@@ -179,12 +179,10 @@ class Batcher:
         rows = sum(len(waiting.features) for waiting in batch)
         error = asyncio.CancelledError() if done.cancelled() else done.exception()
         logits = done.result() if error is None else None
-        if error is None:
-            if logits is None:
-                return
-            self._watcher.ran(rows, self._loop.time() - began)
-        else:
+        if error is not None:
             self._watcher.failed(error)
+        elif logits is not None:
+            self._watcher.ran(rows, self._loop.time() - began)
         first = 0
         for waiting in batch:
             last = first + len(waiting.features)
