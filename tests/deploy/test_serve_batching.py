@@ -48,7 +48,7 @@ class Watcher:
 
 
 @asynccontextmanager
-async def batching(network, *, threads=1, max_batch=8, max_delay=0.0, limit=100, ahead=0):
+async def batching(network, *, threads=1, max_batch=8, max_delay=0.0, limit=100, spread=False):
     watcher = Watcher()
     with ThreadPoolExecutor(threads) as executor:
         batcher = Batcher(
@@ -59,7 +59,7 @@ async def batching(network, *, threads=1, max_batch=8, max_delay=0.0, limit=100,
             max_delay=max_delay,
             limit=limit,
             watcher=watcher,
-            ahead=ahead,
+            spread=spread,
         )
         batcher.watcher = watcher
         try:
@@ -269,17 +269,83 @@ def test_patience_is_given_in_microseconds():
         assert caught.value.reason is INVALID
 
 
-def test_a_batch_handed_over_ahead_keeps_its_deadline():
+def test_the_next_batch_needs_no_event_loop():
     async def work():
         network = Network()
-        async with batching(network, ahead=1) as batcher:
-            first = await occupy(batcher, network)
-            with pytest.raises(Refusal) as caught:
-                await batcher.submit(rows(2), 0.05)
-            assert caught.value.reason is LATE
+        async with batching(network) as batcher:
+            tasks = [await occupy(batcher, network)]
+            tasks.append(asyncio.create_task(batcher.submit(rows(2), 20)))
+            await asyncio.sleep(0.01)
             network.gate.set()
-            await first
-            await batcher.drain()
-        assert network.batches == [1]  # nobody waited for the second any more, so it was not computed
+            assert network.entered.acquire(timeout=10)  # this holds the loop up
+            assert network.batches == [1, 2]
+            await asyncio.gather(*tasks)
+
+    asyncio.run(work())
+
+
+def test_an_even_share_leaves_something_for_the_thread_that_ends_next():
+    async def work():
+        network = Network()
+        async with batching(network, threads=2, spread=True) as batcher:
+            network.gate.clear()
+            tasks = [asyncio.create_task(batcher.submit(rows(1), 20)) for _ in range(8)]
+            for _ in range(2):
+                assert await asyncio.to_thread(network.entered.acquire, True, 10)
+            assert network.batches == [3, 3]  # of 8 rows between two threads and the queue
+            network.gate.set()
+            await asyncio.gather(*tasks)
+        assert sum(network.batches) == 8
+
+    asyncio.run(work())
+
+
+def test_a_share_is_never_larger_than_a_batch_and_a_large_request_is_not_divided():
+    async def work():
+        network = Network()
+        async with batching(network, max_batch=4, spread=True) as batcher:
+            first = await occupy(batcher, network)
+            tasks = [asyncio.create_task(batcher.submit(rows(n), 20)) for n in (9, *[1] * 11)]
+            await asyncio.sleep(0.02)
+            network.gate.set()
+            await asyncio.gather(first, *tasks)
+        assert network.batches[:4] == [1, 9, 4, 4]
+
+    asyncio.run(work())
+
+
+def test_what_an_idle_thread_takes_at_once_fills_no_place_in_the_queue():
+    async def work():
+        network = Network()
+        async with batching(network, limit=1, max_batch=1) as batcher:
+            await asyncio.gather(*(batcher.submit(rows(1), 20) for _ in range(2)))
+            taken = await asyncio.gather(*(batcher.submit(rows(1), 20) for _ in range(3)), return_exceptions=True)
+        assert [type(one) for one in taken] == [np.ndarray, np.ndarray, Refusal]
+
+    asyncio.run(work())
+
+
+def test_models_that_share_threads_take_turns():
+    async def work():
+        order = []
+        network = Network()
+        with ThreadPoolExecutor(1) as executor:
+
+            def batcher(name):
+                def run(features):
+                    order.append(name)
+                    return network(features)
+
+                return Batcher(
+                    run, executor, threads=1, max_batch=1, max_delay=0.0, limit=100, watcher=Watcher()
+                )  # fmt: skip
+
+            one, other = batcher("one"), batcher("other")
+            first = await occupy(one, network)
+            tasks = [asyncio.create_task(model.submit(rows(1), 20)) for model in (one, one, other, other)]
+            await asyncio.sleep(0.02)
+            network.gate.set()
+            await asyncio.gather(first, *tasks)
+        assert order == ["one", "other", "one", "other", "one"]
 
     asyncio.run(work())

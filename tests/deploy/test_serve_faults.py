@@ -85,9 +85,9 @@ class TestOverload:
         with running(bundle, threads=1, queue=3, max_batch=1, deadline_ms=30_000) as server:
             gate.clear()
             first = start(1, lambda _: infer(server.rest, features()))
-            until(lambda: server.core.models.find("tiny").batcher._running == 1)
-            accepted = start(4, lambda index: infer(server.rest, features(seed=index)))
-            until(waiting(server, 3))  # one more is handed over ahead
+            until(lambda: server.core.models.find("tiny").batcher._running_rows == 1)
+            accepted = start(3, lambda index: infer(server.rest, features(seed=index)))
+            until(waiting(server, 3))
             status, headers, answer = infer(server.rest, features())
             assert (status, headers["retry-after"]) == (429, "1")
             assert answer == {"error": "3 requests wait already; try again a little later"}
@@ -97,7 +97,7 @@ class TestOverload:
             assert ask(server.rest, "/v2/health/ready")[0] == 200
             gate.set()
             answers = first() + accepted()
-            assert [answer[0] for answer in answers] == [200] * 5
+            assert [answer[0] for answer in answers] == [200] * 4
             for index, (_, _, answer) in enumerate(answers[1:]):
                 np.testing.assert_array_equal(logits_of(answer), by_onnxruntime(bundle, features(seed=index)))
             assert metric(server.rest, "sfumato_rejections_total", "busy") == 2
@@ -106,21 +106,21 @@ class TestOverload:
         with running(bundle, threads=1, queue=1, max_batch=1, deadline_ms=30_000) as server:
             gate.clear()
             first = start(1, lambda _: infer(server.rest, features()))
-            until(lambda: server.core.models.find("tiny").batcher._running == 1)
-            second = start(2, lambda _: infer(server.rest, features()))
-            until(waiting(server, 1))  # the other one is handed over ahead
+            until(lambda: server.core.models.find("tiny").batcher._running_rows == 1)
+            second = start(1, lambda _: infer(server.rest, features()))
+            until(waiting(server, 1))
             host, _, port = server.rest.rpartition(":")
             with socket.create_connection((host, int(port)), timeout=10) as raw:
                 raw.sendall(f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n".encode())
                 assert raw.recv(100).startswith(b"HTTP/1.1 429")
             gate.set()
-            assert [answer[0] for answer in first() + second()] == [200] * 3
+            assert [answer[0] for answer in first() + second()] == [200] * 2
 
     def test_a_deadline_that_passes_in_the_queue(self, bundle, gate):
         with running(bundle, threads=1, deadline_ms=100) as server:
             gate.clear()
             first = start(1, lambda _: infer(server.rest, features()))
-            until(lambda: server.core.models.find("tiny").batcher._running == 1)
+            until(lambda: server.core.models.find("tiny").batcher._running_rows == 1)
             began = time.monotonic()
             status, headers, answer = infer(server.rest, features())
             assert (status, headers["retry-after"]) == (503, "1")
@@ -138,9 +138,9 @@ class TestOverload:
         with running(bundle, threads=1, deadline_ms=300) as server:
             gate.clear()
             first = start(1, lambda _: infer(server.rest, features()))
-            until(lambda: server.core.models.find("tiny").batcher._running == 1)
+            until(lambda: server.core.models.find("tiny").batcher._running_rows == 1)
             late = start(1, lambda _: infer(server.rest, features()))
-            until(lambda: server.core.models.find("tiny").batcher._running == 2)
+            until(waiting(server, 1))
             real = time.time
             monkeypatch.setattr(time, "time", lambda: real() - 86_400)
             assert late()[0][0] == 503
@@ -220,7 +220,7 @@ class TestSlowClients:
             gate.clear()
             connection = http.client.HTTPConnection(server.rest)
             connection.request("POST", INFER, json.dumps({"inputs": [tensor(features())]}))
-            until(lambda: server.core.models.find("tiny").batcher._running == 1)
+            until(lambda: server.core.models.find("tiny").batcher._running_rows == 1)
             connection.close()
             gate.set()
             assert infer(server.rest, features())[0] == 200
@@ -260,7 +260,7 @@ class TestReload:
         with running(bundle, threads=1, max_batch=1, deadline_ms=30_000) as server:
             gate.clear()
             join = start(3, lambda _: infer(server.rest, features()))
-            until(waiting(server, 1))  # one runs, one is handed over ahead
+            until(waiting(server, 2))
             make_bundle(bundle, seed=7)
             reloading = start(1, lambda _: server.do(server.core.reload()))
             time.sleep(0.1)
@@ -284,9 +284,9 @@ class TestDrain:
         with running(bundle, threads=1, max_batch=1, drain_seconds=0.4, deadline_ms=30_000) as server:
             gate.clear()
             join = start(3, lambda _: infer(server.rest, features()))
-            until(waiting(server, 1))  # one runs, one is handed over ahead
-            by_grpc = start(1, lambda _: grpc_infer(server.grpc, features()))
             until(waiting(server, 2))
+            by_grpc = start(1, lambda _: grpc_infer(server.grpc, features()))
+            until(waiting(server, 3))
             stopping = start(1, lambda _: server.do(server.service.stop()))
             until(lambda: not server.core.ready)
             assert ask(server.rest, "/v2/health/ready")[::2] == (503, {"ready": False})

@@ -31,7 +31,6 @@ _WORD = np.dtype("<u8")
 _NONCE = bytes(16)
 _DROPPED = np.uint64(11)  # of a word's 64 bits
 _STEP_53 = 2.0**-53
-_TURN = 2.0 * np.pi
 _STEP_24 = np.float32(2.0**-24)
 
 Floats = npt.NDArray[np.float32]
@@ -59,6 +58,8 @@ class Stream:
         """`count` standard normal numbers by Box and Muller, in float64, rounded to float32.
 
         With u, v uniform on the multiples of 2^-53 in (0, 1]: `sqrt(-2 log u) cos(2 pi v)` and the same with the sine.
+        Both come from `t = tan(pi v)`: the cosine is `(1 - t^2) / (1 + t^2)`, the sine `2 t / (1 + t^2)`; one function
+        instead of two, and one that numpy computes several values at a time.
         Exact up to float64 rounding; the largest possible value is 8.57.
         """
         # Right behind an encoder's run every call costs a microsecond before it computes anything: few calls, in place.
@@ -67,13 +68,17 @@ class Stream:
         words = np.frombuffer(self._keystream.update(bytes(16 * pairs)), _WORD)
         uniform = (words >> _DROPPED) * _STEP_53
         uniform += _STEP_53
-        radius, angle = np.log(uniform[:pairs]), uniform[pairs:]
+        radius, tangent = np.log(uniform[:pairs]), uniform[pairs:]
         radius *= -2.0
         np.sqrt(radius, out=radius)
-        angle *= _TURN
+        tangent *= np.pi
+        np.tan(tangent, out=tangent)
         found = np.empty((2, pairs))
-        np.cos(angle, out=found[0])
-        np.sin(angle, out=found[1])
+        square = np.multiply(tangent, tangent, out=found[1])
+        np.subtract(1.0, square, out=found[0])
+        square += 1.0
+        radius /= square
+        np.add(tangent, tangent, out=found[1])
         found *= radius
         return found.astype(np.float32).reshape(-1)[:count]
 

@@ -1,10 +1,10 @@
 """An inference request of REST, read from its body, and its answer written: JSON, with binary tensors behind it."""
 
-import json
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
 from sfumato.deploy.server.batching import patience_of
@@ -15,15 +15,6 @@ from sfumato.deploy.server.tensors import to_bytes
 __all__ = ["BINARY_HEADER", "InferRequest", "read_request", "write_answer"]
 
 BINARY_HEADER = "inference-header-content-length"
-
-
-def _no_constant(name: str) -> float:
-    raise ValueError(name)
-
-
-# json's functions would build these anew at every call that has options.
-_ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
-_DECODER = json.JSONDecoder(parse_constant=_no_constant)
 
 
 @dataclass(frozen=True)
@@ -97,7 +88,7 @@ def write_answer(
     answer: dict[str, Any] = {"model_name": model.name, "model_version": model.version}
     if request.id is not None:
         answer["id"] = request.id
-    head = _ENCODER.encode(answer | {"outputs": outputs}).encode()
+    head = orjson.dumps(answer | {"outputs": outputs})
     return (head, None) if not parts else (b"".join([head, *parts]), len(head))
 
 
@@ -112,9 +103,11 @@ def _divide(body: bytes, header_length: bytes | None) -> tuple[bytes, memoryview
 
 def _parse(head: bytes) -> Any:
     try:
-        return _DECODER.decode(head.decode("utf-8"))
-    except (ValueError, RecursionError):
-        raise Refusal(INVALID, "the request is not valid JSON (UTF-8, without NaN and Infinity)") from None
+        return orjson.loads(head)
+    except orjson.JSONDecodeError:
+        raise Refusal(
+            INVALID, "the request is not valid JSON (UTF-8, without NaN, Infinity and numbers beyond FP64)"
+        ) from None
 
 
 def _object(value: Any, what: str) -> dict[str, Any]:

@@ -122,10 +122,10 @@ class Account:
         model = self.served.model if self.served else None
         name, version = (model.name, model.version) if model else ("", "")
         metrics = self._core.metrics
-        metrics.requests.labels(name, version, self._transport, status).inc()
         if refusal is None:
-            metrics.seconds.labels(name, version, self._transport).observe(seconds)
+            metrics.answered(name, version, self._transport, status, seconds)
         else:
+            metrics.requests.labels(name, version, self._transport, status).inc()
             metrics.rejections.labels(self._transport, refusal.reason.name).inc()
         self._core.log.request(
             transport=self._transport,

@@ -1,4 +1,4 @@
-"""uvicorn with limits that it does not have: on the head of a request, on connections, on the TLS handshake."""
+"""uvicorn with limits that it does not have: on the time of a request, on connections, on the TLS handshake."""
 
 import asyncio
 import contextlib
@@ -99,30 +99,58 @@ def _accept_all(sock: socket.socket) -> Iterator[socket.socket]:
         yield connection
 
 
+class _AtOnce:
+    """A transport that sends head and body of a response together: one system call, and the client wakes up once."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._parts: list[bytes] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Send with whatever else comes in this turn of the loop."""
+        if not self._parts:
+            self._loop.call_soon(self._flush)
+        self._parts.append(data)
+
+    def close(self) -> None:
+        """Send what is left, then close."""
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._parts:
+            data, self._parts = b"".join(self._parts), []
+            self._transport.write(data)
+
+
 def _protocol(config: ServeConfig) -> type[HttpToolsProtocol]:
     """A protocol class with this configuration's limits."""
 
     class Limited(HttpToolsProtocol):
-        """One connection. A request's head has to come within a time and a size."""
+        """One connection. A request has to come within a time, and its head within a size."""
 
-        head_timer: asyncio.TimerHandle | None = None
+        timer: asyncio.TimerHandle | None = None
         head_size = 0
         in_head = False
         ending = False
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(transport)
+            super().connection_made(_AtOnce(transport, self.loop))  # type: ignore[arg-type]
             if len(self.connections) > 2 * config.max_connections:
                 transport.abort()
-            self._await_head()
+            self._await_request()
 
         def connection_lost(self, exc: Exception | None) -> None:
-            self._head_is_here()
+            self._request_is_here()
             super().connection_lost(exc)
 
         def data_received(self, data: bytes) -> None:
             if self.cycle is None or self.cycle.response_complete:
-                self._await_head()  # the next head, or the rest of a body that nobody reads; neither may take forever
+                self._await_request()  # the next one, or the rest of a body that nobody reads
             before = self.in_head
             super().data_received(data)
             if before and self.in_head:
@@ -136,10 +164,13 @@ def _protocol(config: ServeConfig) -> type[HttpToolsProtocol]:
 
         def on_headers_complete(self) -> None:
             self.in_head = False
-            self._head_is_here()
             super().on_headers_complete()
             if self.ending:
                 self.cycle.keep_alive = False
+
+        def on_message_complete(self) -> None:
+            self._request_is_here()
+            super().on_message_complete()
 
         def shutdown(self) -> None:
             """Finish the request at hand; where there is none, one may be on its way, and gets a moment."""
@@ -166,18 +197,23 @@ def _protocol(config: ServeConfig) -> type[HttpToolsProtocol]:
             self.transport.write(head.encode() + b"connection: close\r\n\r\n" + body)
             self.transport.close()
 
-        def _await_head(self) -> None:
-            if self.head_timer is None:
-                self.head_timer = self.loop.call_later(config.client_timeout, self._head_is_late)
+        def _await_request(self) -> None:
+            if self.timer is None:
+                self.timer = self.loop.call_later(config.client_timeout, self._request_is_late)
 
-        def _head_is_here(self) -> None:
-            if self.head_timer is not None:
-                self.head_timer.cancel()
-                self.head_timer = None
+        def _request_is_here(self) -> None:
+            if self.timer is not None:
+                self.timer.cancel()
+                self.timer = None
 
-        def _head_is_late(self) -> None:
-            self.head_timer = None
-            if self.cycle is None or self.cycle.response_complete:
-                self._refuse(408, "the request did not come in time")
+        def _request_is_late(self) -> None:
+            self.timer = None
+            if self.cycle is not None and not self.cycle.response_complete:
+                if self.cycle.response_started:
+                    self.transport.close()
+                    return
+                self.cycle.disconnected = True  # whoever reads the body hears of it and answers no more
+                self.cycle.message_event.set()
+            self._refuse(408, f"the request did not come within {config.client_timeout:g} seconds")
 
     return Limited

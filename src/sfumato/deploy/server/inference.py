@@ -54,7 +54,7 @@ class Inference:
         if headers.get(b"content-encoding", b"identity") != b"identity":
             raise Refusal(UNSUPPORTED, "compressed bodies are not taken; send the body as it is")
         announced = headers.get(b"content-length", b"0")
-        body = await _body(receive, announced, core.config.max_request_bytes, core.config.client_timeout)
+        body = await _body(receive, announced, core.config.max_request_bytes)
         asked = await self._read(body, headers.get(_BINARY_HEADER), served)
         del body
         account.rows = len(asked.features)
@@ -71,25 +71,21 @@ class Inference:
         return read_request(body, head_length, served.model)
 
 
-async def _body(receive: Receive, announced: bytes, most: int, seconds: float) -> bytes:
-    """The whole body, no longer and no later than allowed."""
+async def _body(receive: Receive, announced: bytes, most: int) -> bytes:
+    """The whole body, no longer than allowed; that it comes in time is seen to where the connection is."""
     too_large = Refusal(TOO_LARGE, f"the body is larger than {most} bytes")
     if not announced.isdigit() or int(announced[:20]) > most:
         raise too_large
     parts: list[bytes] = []
     size = 0
-    try:
-        async with asyncio.timeout(seconds):
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise Refusal(STALLED, "the client went away")
-                if part := message.get("body", b""):
-                    size += len(part)
-                    if size > most:
-                        raise too_large
-                    parts.append(part)
-                if not message.get("more_body"):
-                    return parts[0] if len(parts) == 1 else b"".join(parts)
-    except TimeoutError:
-        raise Refusal(STALLED, f"the body did not come within {seconds:g} seconds") from None
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Refusal(STALLED, "the client went away, or its request did not come in time")
+        if part := message.get("body", b""):
+            size += len(part)
+            if size > most:
+                raise too_large
+            parts.append(part)
+        if not message.get("more_body"):
+            return parts[0] if len(parts) == 1 else b"".join(parts)

@@ -52,6 +52,16 @@ class Metrics:
             "sfumato_queue_requests", "Requests waiting now", model, registry=registry, multiprocess_mode="livesum"
         )
         self.reloads = counter("sfumato_reloads", "Reloads of the bundles", ["result"])
+        self._children: dict[tuple[str, ...], tuple[Any, Any]] = {}
+
+    def answered(self, name: str, version: str, transport: str, status: str, seconds: float) -> None:
+        """One inference request was answered. Looking up the labels' figures each time costs more than the counting."""
+        key = (name, version, transport, status)
+        if key not in self._children:
+            self._children[key] = (self.requests.labels(*key), self.seconds.labels(name, version, transport))
+        count, times = self._children[key]
+        count.inc()
+        times.observe(seconds)
 
     def render(self) -> tuple[bytes, str]:
         """Body and content type of `/metrics`; all workers' figures where there are several."""

@@ -15,9 +15,6 @@ from sfumato.errors import ConfigError
 
 __all__ = ["Repository", "Served"]
 
-# Without a batch in hand, the cores idled for a seventh of the time under full load of a VGG11 decoder.
-_AHEAD = 1
-
 
 @dataclass(frozen=True)
 class Served:
@@ -62,7 +59,7 @@ class Repository:
                 max_delay=self._config.max_delay_ms / 1000,
                 limit=self._config.queue,
                 watcher=ModelMetrics(self._metrics, model.name, model.version, self._log.failure),
-                ahead=_AHEAD,
+                spread=not model.gains_by_batching,
             )
             served.setdefault(model.name, {})[model.version] = Served(model, batcher)
         old, self._served = self._served, served

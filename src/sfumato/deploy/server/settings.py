@@ -36,8 +36,7 @@ class ServeConfig:
         max_batch: most rows that are put together from several requests for one call of the network.
         max_rows: most rows in one request; one with more than `max_batch` runs alone.
         max_delay_ms: how long a lone request waits for company while a thread is idle.
-        queue: most requests waiting behind the batch that is handed over ahead, of each model; one more is refused
-            (429, UNAVAILABLE).
+        queue: most requests waiting, of each model; one more is refused (429, UNAVAILABLE).
         deadline_ms: longest wait in the queue; then the request is refused (503, DEADLINE_EXCEEDED).
         token_file: file of bearer tokens, one a line; without it everybody is served.
         tls_cert: certificate chain in PEM, for both transports.
