@@ -13,7 +13,7 @@ import torch
 from rank_tools import environment, free_port
 
 from sfumato.cli.main import main
-from sfumato.cli.stopping import until_stopped
+from sfumato.cli.stopping import GRACE, until_stopped
 from sfumato.errors import ConfigError, Interrupted, RankLost
 from sfumato.ranks import joined, launched, may_tell
 
@@ -42,14 +42,15 @@ def test_a_killed_rank_ends_all_with_one_sentence_and_the_same_command_goes_on(t
         children = Path(f"/proc/{torchrun.pid}/task/{torchrun.pid}/children").read_text().split()
         os.kill(int(children[1]), signal.SIGKILL)
         killed = time.monotonic()
-        _, errors = torchrun.communicate(timeout=30)
+        _, errors = torchrun.communicate(timeout=60)
     finally:
         torchrun.kill()
-    assert time.monotonic() - killed < 15
+    assert time.monotonic() - killed < GRACE + 9  # torchrun kills without a word after 30
     assert torchrun.returncode != 0
     said = [line for line in errors.splitlines() if line.startswith("sfumato:")]
     assert len(said) == 1
-    assert "another process of this training ended" in said[0]
+    # The second one was seen once on a busy machine: the survivor never heard that the other side is gone.
+    assert "another process of this training ended" in said[0] or "no step ended within" in said[0]
     assert said[0].endswith("the same command goes on from the last checkpoint")
     assert not (tmp_path / "run/result.json").exists()
     before = (tmp_path / "run/metrics.jsonl").read_text()
@@ -143,6 +144,34 @@ def test_ranks_that_do_not_come_get_a_sentence(as_rank):
         joined("cpu", timeout=1),
     ):
         pass
+
+
+STUCK = """
+import ctypes
+from sfumato.cli import stopping
+stopping.GRACE = 0.3
+with stopping.until_stopped(catch=True):
+    mutex = ctypes.create_string_buffer(64)  # locked twice, and no signal ends the second wait
+    lock = ctypes.CDLL(None).pthread_mutex_lock
+    lock(mutex)
+    print("stuck", flush=True)
+    lock(mutex)
+"""
+
+
+def test_a_step_that_never_ends_is_given_up(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-c", STUCK], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "stuck\n"
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert errors.strip().startswith("sfumato: told to stop, and no step ended within 0.3 s; the same command goes on")
 
 
 def test_a_signal_becomes_a_question_and_a_second_one_acts():
