@@ -2,13 +2,14 @@
 
 import time
 
+import grpc
 import numpy as np
 import pytest
 from serve_support import by_onnxruntime, features, make_bundle, running
 
 from sfumato.bench import clients
 from sfumato.bench.load import Load, load
-from sfumato.bench.servers import in_process
+from sfumato.bench.servers import grpc_echo, in_process
 
 
 def test_rates_and_quantiles_of_a_known_load():
@@ -51,3 +52,9 @@ def test_its_clients_ask_the_server_what_they_should(tmp_path):
     call = in_process(bundle)()
     assert len(call()[0]) == 1
     np.testing.assert_array_equal(call()[0], by_onnxruntime(bundle, features(seed=0)))
+
+
+def test_the_server_that_computes_nothing_gives_everything_back():
+    with grpc_echo() as address, grpc.insecure_channel(address) as channel:
+        assert channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")(b"any", timeout=20) == b"any"
+        clients.grpc_caller(address, "tiny", features())()()

@@ -15,7 +15,7 @@ import numpy as np
 from sfumato.bench.clients import wait_until_ready
 from sfumato.errors import ConfigError
 
-__all__ = ["Served", "in_process", "kserve", "server"]
+__all__ = ["Served", "grpc_echo", "in_process", "kserve", "server"]
 
 _PATIENCE = 120.0
 
@@ -38,6 +38,21 @@ def server(bundles: list[Path], *options: str) -> Iterator[Served]:
     finally:
         process.terminate()
         process.wait(60)
+
+
+@contextmanager
+def grpc_echo() -> Iterator[str]:
+    """A gRPC server that gives every message back, as a process of its own; gives its address."""
+    script = Path(__file__).with_name("grpc_echo.py")
+    process = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
+    try:
+        port = process.stdout.readline().strip() if process.stdout else ""
+        if not port:
+            raise RuntimeError("the gRPC server that computes nothing ended")
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(20)
 
 
 @contextmanager

@@ -54,11 +54,12 @@ def _work(config: ServeConfig, rest_socket: socket.socket | None = None, *, supe
     async def work() -> None:
         await run_worker(Service(config, rest_socket=rest_socket, share_port=supervised), supervised=supervised)
 
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(work())
 
 
-def _loop_factory() -> Any:
+def loop_factory() -> Any:
+    """What makes the event loop of a worker: uvloop's, where there is one."""
     try:
         import uvloop
     except ImportError:
