@@ -223,6 +223,16 @@ class TestInference:
         _, _, answer = infer(server.rest, features(), "top", outputs=[{"name": "probabilities"}])
         assert [part["name"] for part in answer["outputs"]] == ["probabilities"]
 
+    def test_inference_does_not_pass_the_routes_of_everything_else(self, server, monkeypatch):
+        async def closed(*_):
+            raise RuntimeError("not this way")
+
+        monkeypatch.setattr(server.service._rest.config.app, "_app", closed)
+        assert ask(server.rest, "/v2/models/tiny")[0] == 500
+        assert infer(server.rest, features())[0] == 200
+        body = {"inputs": [tensor(features())]}
+        assert ask(server.rest, "/v2/models/tiny/versions/1/infer", body)[0] == 200
+
     def test_an_overflow_is_the_clients_mistake_not_a_failure(self, server):
         model = server.core.models.find("tiny").model
         for wrong in (np.nan, np.inf):
