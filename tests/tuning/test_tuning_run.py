@@ -129,6 +129,8 @@ def test_mistakes_of_a_library_user_get_a_sentence(images, tmp_path):
     with pytest.raises(ConfigError, match="so there is no accuracy to keep; train longer"):
         tune_with(lambda part, *rest: nearest(images, *rest), replace(one_class), FLOOR, tmp_path / "d", name="x",
                   space=SPACE)  # fmt: skip
+    with pytest.raises(ConfigError, match="a training of your own is one defence"):
+        tune_with(nearest, images, FLOOR, tmp_path / "e", name="x", space=replace(SPACE, defenses=("none", "dropout")))
     with pytest.raises(ConfigError, match="minutes is 0; give a positive number"):
         Limits(minutes=0)
     with pytest.raises(ConfigError, match="trainings is 0; give at least 1"):
@@ -158,6 +160,18 @@ def test_the_baseline_has_nothing_of_the_defence_and_the_rest_in_common():
     alone = config_of(Setting(0.3), own)
     assert (alone.noise_std, alone.cem, alone.defense) == (0.3, False, "dropout")
     assert config_of(Setting(0.3, 0.7), own) == replace(own, noise_std=0.3, lam=0.7)
+
+
+def test_a_defence_of_the_space_takes_the_place_of_that_of_the_settings():
+    own = replace(CONFIG, defense="dropout", defense_options={"rate": 0.3}, noise_std=0.2)
+    other = config_of(Setting(0.3, 0.0, "distcorr"), own)
+    assert (other.defense, other.defense_options, other.noise_std) == ("distcorr", {}, 0.3)
+    assert config_of(Setting(0.3, 0.0, "dropout"), own) == config_of(Setting(0.3), own)
+    assert config_of(Setting(0.3, 0.0, "none"), own).defense == "none"
+    names = [trial_key(Trial(Setting(0.3, 0.0, name), 0), own, SPACE) for name in ("", "none", "distcorr")]
+    assert [name.partition("noise")[0] for name in names] == ["", "none-", "distcorr-"]
+    assert "defenses" not in SPACE.as_dict()  # older folders of one defence are still the same search
+    assert replace(SPACE, defenses=("none", "none", "patrol")).as_dict()["defenses"] == ["none", "patrol"]
 
 
 def test_a_training_in_parts_is_the_training_in_one(images, tmp_path):
@@ -233,9 +247,24 @@ def test_the_command_finds_shows_writes_and_resumes(tmp_path, capsys):
     assert "holds another search (seed 0 -> 1" in capsys.readouterr().err
 
 
+def test_the_command_chooses_among_defences(tmp_path, capsys):
+    folder = tmp_path / "tune"
+    words = [*WORDS, "--lose-at-most", "60", "--confidence", "0.5", "--run", str(folder), "--workers", "1"]
+    assert main([*words, "--defenses", "none", "label_smoothing", "--lams", "1"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    result = json.loads((folder / "tune.json").read_text())
+    assert {row["defense"] for row in result["curve"]} == {"none", "label_smoothing"}
+    assert "label_smoothing," in out
+    assert result["settings"]["defense"] == result["chosen"]["defense"]
+    assert ("--defense label_smoothing" in result["command"]) == (result["chosen"]["defense"] == "label_smoothing")
+    names = [curve.name for curve in tune_curves(result)]
+    assert names[1:] == ["label_smoothing noise σ 0.1", "none noise σ 0.1"]
+
+
 @pytest.mark.parametrize(
     ("extra", "text"),
     [
+        (["--defenses", "none", "magic"], "unknown defence 'magic'"),
         (["--lose-at-most", "a bit"], "lose_at_most is 'a bit', which is no number"),
         (["--lose-at-most", "0"], "give points of accuracy above 0"),
         (["--accuracy-at-least", "1.5"], "give a share above 0 and below 1"),

@@ -64,6 +64,20 @@ def test_noise_alone_is_chosen_where_cem_costs_too_much():
     assert decision.chosen == Setting(0.4, 0.0)
 
 
+@pytest.mark.parametrize("cost", [0.0, 0.2])
+def test_of_several_defences_the_one_that_protects_most_is_chosen_if_it_meets_the_floor(cost):
+    space = Space(noise_stds=(0.1, 0.4), defenses=("none", "ressfl"))
+    world = World(
+        space,
+        lambda setting: -0.005 + cost * (setting.defense == "ressfl"),
+        lambda setting: protecting(setting) + 0.02 * (setting.defense == "ressfl"),
+    )
+    decision, _ = world.walk(FLOOR)
+    assert decision.chosen is not None
+    assert decision.chosen.defense == ("none" if cost else "ressfl")
+    assert {trial.setting.defense for trial in world.asked} == {"", "none", "ressfl"}
+
+
 def test_the_walk_depends_on_what_is_measured_alone():
     first, second = (World(SPACE, gentle(4), protecting, seed=5) for _ in range(2))
     assert first.walk(FLOOR)[0] == second.walk(FLOOR)[0]

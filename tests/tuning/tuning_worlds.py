@@ -23,6 +23,7 @@ class World:
         self.asked.append(trial)
         lam = trial.setting.lam
         own = (self.seed, round(1000 * trial.setting.noise_std), round(1000 * lam), trial.fold, trial.repeat)
+        own += (self.space.defenses.index(trial.setting.defense),) if trial.setting.defense else ()
         generator = torch.Generator().manual_seed(hash(own) % 2**31)
         count = self.images // self.space.folds
         accuracy = 0.97 - (0.0 if trial.setting == BASELINE else self.loss(trial.setting))

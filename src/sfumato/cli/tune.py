@@ -1,4 +1,4 @@
-"""`sfumato tune`: the strongest noise and lambda that cost no more accuracy than allowed."""
+"""`sfumato tune`: the defence, noise and lambda that protect most and cost no more accuracy than allowed."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,7 +9,7 @@ from sfumato.cli.console import Bar, progress_bar, say, table
 from sfumato.cli.parser import CommandParser, add_plugins, add_settings, field_texts, load_plugins, save_json, settings
 from sfumato.report.tune import write_tune_report
 from sfumato.training import TrainConfig, load_data
-from sfumato.tuning import Limits, Space, floor_of, tune
+from sfumato.tuning import Limits, Setting, Space, floor_of, tune
 
 __all__ = ["run"]
 
@@ -17,6 +17,7 @@ _SEARCHED = {"noise_std", "cem", "lam"}
 _SPACE = {
     "noise_stds": float,
     "lams": float,
+    "defenses": str,
     "folds": int,
     "baselines": int,
     "draws": int,
@@ -29,9 +30,9 @@ def run(words: Sequence[str]) -> int:
     """Parse, search, show; 1 where no setting is known to meet the floor."""
     parser = CommandParser(
         "tune",
-        "Find the strongest noise and lambda that meet a floor under the accuracy, on images held out of the training "
-        "set; the test set is never read. Every training is kept: interrupted, the same command goes on. Exit code 1 "
-        "where no setting is known to meet the floor.",
+        "Find the defence, noise and lambda that protect most and meet a floor under the accuracy, on images held out "
+        "of the training set; the test set is never read. Every training is kept: interrupted, the same command goes "
+        "on. Exit code 1 where no setting is known to meet the floor.",
         "sfumato tune --data digits --epochs 20 --lose-at-most 1 --run runs/tune",
     )
     parser.add_argument("--run", type=str | None, default=None, help="folder of the search (default: runs/tune-NAME)")
@@ -61,7 +62,7 @@ def run(words: Sequence[str]) -> int:
     floor = floor_of(parsed.lose_at_most, parsed.accuracy_at_least)
     limits = Limits(parsed.trainings, parsed.minutes)
     own = {name: parsed[name] for name in _SPACE} | {"seed": parsed.seed}
-    space = Space(**own | {name: tuple(own[name]) for name in ("noise_stds", "lams")})
+    space = Space(**own | {name: tuple(own[name]) for name in ("noise_stds", "lams", "defenses")})
     load_plugins(parsed)
     config: TrainConfig = settings(parsed, TrainConfig)
     if config.data_dir is not None and (config.data != "hub" or Path(config.data_dir).expanduser().exists()):
@@ -92,7 +93,7 @@ def _show(result: dict[str, Any]) -> None:
     if (baseline := result["baseline"]) is not None:
         rows.append(("no defence", f"{baseline['accuracy']:.1%}", "", f"{baseline['error']:.4f}", ""))
     for row in result["curve"]:
-        strength = f"noise {row['noise_std']:g}" + (f", lambda {row['lam']:g}" if row["lam"] else " alone")
+        strength = Setting(row["noise_std"], row["lam"], row.get("defense", "")).describe()
         spread = "" if row["loss_se"] is None else f" ± {100 * row['loss_se']:.1f}"
         rows.append(
             (
@@ -116,9 +117,7 @@ def _teller(bar: Bar) -> Any:
     def tell(done: int, total: int, record: dict[str, Any] | None) -> None:
         bar.at(done, total)
         if record is not None:
-            strength = "no defence"
-            if record["noise_std"]:
-                strength = f"noise {record['noise_std']:g}, lambda {record['lam']:g}"
+            strength = Setting(record["noise_std"], record["lam"], record.get("defense", "")).describe()
             right = sum(map(int, record["right"])) / (record["draws"] * len(record["right"]))
             bar.line(
                 f"{done}  {strength}, fold {record['fold'] + 1}: accuracy {right:.1%}, attacker's error "

@@ -43,12 +43,13 @@ def write_tune_report(path: Path, result: Mapping[str, Any]) -> None:
 
 
 def tune_curves(result: Mapping[str, Any]) -> list[Curve]:
-    """One curve per noise level, along lambda from noise alone, and the baseline as a point."""
+    """One curve per defence and noise level, along lambda from noise alone, and the baseline as a point."""
     curves = []
     if (baseline := result["baseline"]) is not None:
         curves.append(Curve("none", (Point(baseline["error"], baseline["accuracy"], note="no defence"),)))
-    for noise in sorted({row["noise_std"] for row in result["curve"]}):
-        own = sorted((row for row in result["curve"] if row["noise_std"] == noise), key=lambda row: row["lam"])
+    for name, noise in sorted({_foot(row) for row in result["curve"]}):
+        own = sorted((row for row in result["curve"] if _foot(row) == (name, noise)), key=lambda row: row["lam"])
+        before = f"{name} " if name else ""
         points = tuple(
             Point(
                 row["error"],
@@ -60,8 +61,12 @@ def tune_curves(result: Mapping[str, Any]) -> list[Curve]:
             )
             for row in own
         )
-        curves.append(Curve(f"σ {noise:g}", points, f"noise σ {noise:g}"))
+        curves.append(Curve(f"{before}σ {noise:g}", points, f"{before}noise σ {noise:g}"))
     return curves
+
+
+def _foot(row: Mapping[str, Any]) -> tuple[str, float]:
+    return row.get("defense", ""), row["noise_std"]
 
 
 def tune_table(result: Mapping[str, Any]) -> Table:
@@ -75,7 +80,8 @@ def tune_table(result: Mapping[str, Any]) -> Table:
         )
         rows.append(Row("no defence", cells, note=_count(baseline["trainings"])))
     for row in result["curve"]:
-        label = f"σ {row['noise_std']:g}" + (f", λ {row['lam']:g}" if row["lam"] else " alone")
+        name, noise = _foot(row)
+        label = f"{name} σ {noise:g}".lstrip() + (f", λ {row['lam']:g}" if row["lam"] else " alone")
         spread = None if row["loss_se"] is None else 100 * row["loss_se"]
         cells = (
             Cell(row["accuracy"], percent=True, digits=1),

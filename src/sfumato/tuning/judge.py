@@ -118,9 +118,7 @@ class Book:
         return self.slack(setting, "confirming").mean >= 0 and both.mean - self.quantile * both.error >= 0
 
     def _fitted(self, setting: Setting) -> float:
-        line = [
-            one for lam in self.space.lams if self.folds(one := Setting(setting.noise_std, lam)) and setting.lam > 0
-        ]
+        line = [one for lam in self.space.lams if self.folds(one := setting.at(lam)) and setting.lam > 0]
         if setting not in line:
             return self.slack(setting, "selecting").mean
         means = [self.slack(one, "selecting").mean for one in line]

@@ -35,7 +35,7 @@ def describe(found: Searched, floor: Floor) -> dict[str, Any]:
         "chosen": own,
         "baseline": baseline,
         "curve": curve,
-        "asked": [{"noise_std": one.noise_std, "lam": one.lam} for one in asked],
+        "asked": [_strength(one) for one in asked],
     }
 
 
@@ -52,9 +52,7 @@ def _row(book: Book, setting: Setting, chosen: Setting | None, asked: tuple[Sett
         verdict = "not shown to meet it"
     else:
         verdict = "not confirmed" if setting in asked else "meets it"
-    return {
-        "noise_std": setting.noise_std,
-        "lam": setting.lam,
+    return _strength(setting) | {
         "trainings": len(records),
         "images": both.images,
         "accuracy": book.accuracy(setting),
@@ -71,11 +69,16 @@ def _row(book: Book, setting: Setting, chosen: Setting | None, asked: tuple[Sett
     }
 
 
+def _strength(setting: Setting) -> dict[str, Any]:
+    own: dict[str, Any] = {"defense": setting.defense} if setting.defense else {}
+    return own | {"noise_std": setting.noise_std, "lam": setting.lam}
+
+
 def _headline(
     status: str, own: dict[str, Any] | None, baseline: dict[str, Any] | None, floor: Floor, stopped: str | None
 ) -> str:
     if own is not None and baseline is not None:
-        setting = Setting(own["noise_std"], own["lam"]).describe()
+        setting = Setting(own["noise_std"], own["lam"], own.get("defense", "")).describe()
         text = (
             f"{_capital(setting)}: {_points(own['loss_confirming'])} on held-out images that chose nothing, attacker's "
             f"error {own['error_confirming']:.4f} instead of {baseline['error']:.4f}."
@@ -103,7 +106,7 @@ def _notes(found: Searched, own: dict[str, Any] | None, floor: Floor) -> list[st
                 f"Lambda {own['lam']:g} is the largest that was tried; a larger one may protect better: --lams."
             )
         if own["lam"] == 0:
-            notes.append("Noise alone did better than CEM here.")
+            notes.append("It did better without CEM than with it here.")
     elif found.decision is not None:
         notes += _why_none(book, floor)
     if found.decision is not None and len(found.decision.asked) > 1:

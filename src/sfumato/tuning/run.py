@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,8 @@ from sfumato.tuning.measure import fitted, measured, parts
 from sfumato.tuning.outcome import describe
 from sfumato.tuning.recipe import train_command, train_yaml
 from sfumato.tuning.search import Limits, Progress, Run, search
-from sfumato.tuning.space import Space, Trial
-from sfumato.tuning.trial import Task, run_task, training_seed, trial_key
+from sfumato.tuning.space import Setting, Space, Trial
+from sfumato.tuning.trial import Task, config_of, readable, run_task, training_seed, trial_key
 
 __all__ = ["Train", "tune", "tune_with"]
 
@@ -48,12 +47,13 @@ def tune(
     plugins: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Find the strongest noise and lambda that meet the floor, and write `tune.json` and `train.yaml`.
+    """Find the defence, noise and lambda that protect most and meet the floor, and write `tune.json` and `train.yaml`.
 
     Every training is a file in `folder`; an interrupted search goes on there, a running training from its checkpoint.
 
     Args:
-        config: of all trainings: network, data, defence. Its `noise_std`, `cem` and `lam` are what is searched.
+        config: of all trainings: network, data, defence. Its `noise_std`, `cem` and `lam` are what is searched,
+            and its defence where the space names several.
         floor: to be met on held-out images.
         folder: of the search.
         space: the grid, and how it is judged.
@@ -77,6 +77,8 @@ def tune(
         defenses.load_plugin(plugin)
     if config.defense != "none":
         defenses.build(config.defense, **config.defense_options)
+    for name in set(space.defenses) - {"none"}:
+        defenses.build(name)
     given = images if images is not None else load_data(config).train
     _check_images(given, floor, space)
     place = SearchFolder(folder, _identity(config.identity(), floor, space, given))
@@ -91,9 +93,7 @@ def tune(
         )
     result |= {"config": config.as_dict(), "evidence": evidence(device_of(config.device))}
     if (own := result["chosen"]) is not None:
-        final = replace(
-            config, noise_std=own["noise_std"], cem=own["lam"] > 0, lam=own["lam"] if own["lam"] > 0 else config.lam
-        )
+        final = config_of(Setting(own["noise_std"], own["lam"], own.get("defense", "")), config)
         result |= {"settings": final.as_dict(), "command": train_command(final, f"{folder}/model", tuple(plugins))}
         write_text(folder / "train.yaml", train_yaml(final))
     else:
@@ -129,10 +129,13 @@ def tune_with(
         What `tune.json` holds.
 
     Raises:
-        ConfigError: the baseline is at chance, the images are too few for the floor, or `train` gives no SplitModel.
+        ConfigError: the baseline is at chance, the images are too few for the floor, `train` gives no SplitModel, or
+            the space holds defences: what `train` does is one.
         CheckpointError: the folder belongs to another search.
     """
     space, limits = space or Space(), limits or Limits()
+    if space.defenses:
+        raise ConfigError("a training of your own is one defence; search each with a name and a folder of its own")
     _check_images(images, floor, space)
     place = SearchFolder(folder, _identity({"name": name}, floor, space, images))
     deadline = limits.deadline()
@@ -144,7 +147,7 @@ def tune_with(
             yield trial, _own_trial(train, trial, images, space)
 
     def key(trial: Trial) -> str:
-        return f"noise{trial.setting.noise_std:g}-lam{trial.setting.lam:g}-f{trial.fold}-r{trial.repeat}"
+        return readable(trial)
 
     result = _search(floor, space, place, key, run, images, limits, progress)
     result |= {"name": name, "evidence": evidence("cpu")}

@@ -1,8 +1,8 @@
-"""What is searched: noise levels, weights of CEM, and how often each of them is trained."""
+"""What is searched: defences, noise levels, weights of CEM, and how often each of them is trained."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from sfumato.errors import ConfigError
@@ -12,21 +12,28 @@ __all__ = ["BASELINE", "Setting", "Space", "Trial"]
 
 @dataclass(frozen=True, order=True)
 class Setting:
-    """One strength of the defence.
+    """One defence in one strength.
 
     Attributes:
         noise_std: of the noise on the wire; 0 is the undefended baseline.
-        lam: weight of the CEM loss; 0 is noise alone.
+        lam: weight of the CEM loss; 0 is the defence without CEM.
+        defense: registered name; empty for that of the settings which all trainings share.
     """
 
     noise_std: float
     lam: float = 0.0
+    defense: str = ""
+
+    def at(self, lam: float) -> "Setting":
+        """The same defence and noise with another weight of the CEM loss."""
+        return replace(self, lam=lam)
 
     def describe(self) -> str:
         """In words."""
         if self.noise_std == 0:
             return "no defence"
-        return f"noise {self.noise_std:g}" + (f", lambda {self.lam:g}" if self.lam else " alone")
+        noise = "noise" if self.defense in ("", "none") else f"{self.defense}, noise"
+        return f"{noise} {self.noise_std:g}" + (f", lambda {self.lam:g}" if self.lam else " alone")
 
 
 BASELINE = Setting(0.0)
@@ -62,6 +69,7 @@ class Space:
         attack: the cheap attacker whose error is made as large as possible: `ridge` (closed form) or `decoder`
             (a short training).
         seed: of folds, halves, trainings and noise.
+        defenses: registered names to choose among, each with its default options; none given: that of the settings.
 
     Raises:
         ConfigError: a value has no meaning.
@@ -75,8 +83,10 @@ class Space:
     confidence: float = 0.93
     attack: Literal["ridge", "decoder"] = "ridge"
     seed: int = 0
+    defenses: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "defenses", tuple(dict.fromkeys(self.defenses)))
         object.__setattr__(self, "noise_stds", _levels("noise_stds", self.noise_stds, "0.05 0.15 0.4"))
         object.__setattr__(self, "lams", _levels("lams", self.lams, "0.1 0.3 1"))
         if self.folds < 2:
@@ -94,6 +104,11 @@ class Space:
         return (0.0, *self.lams)
 
     @property
+    def feet(self) -> tuple[Setting, ...]:
+        """Where the ladders begin: every defence at every noise level, without CEM."""
+        return tuple(Setting(noise, 0.0, name) for name in self.defenses or ("",) for noise in self.noise_stds)
+
+    @property
     def baseline_trials(self) -> tuple[Trial, ...]:
         """The trainings of the undefended baseline."""
         return tuple(Trial(BASELINE, f, r) for r in range(self.baselines) for f in range(self.folds))
@@ -101,11 +116,13 @@ class Space:
     @property
     def settings(self) -> tuple[Setting, ...]:
         """The full grid, without the baseline."""
-        return tuple(Setting(noise, lam) for noise in self.noise_stds for lam in self.ladder)
+        return tuple(foot.at(lam) for foot in self.feet for lam in self.ladder)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        return asdict(self) | {"noise_stds": list(self.noise_stds), "lams": list(self.lams)}
+        values = asdict(self) | {"noise_stds": list(self.noise_stds), "lams": list(self.lams)}
+        # Searches of one defence keep the identity that they had before there could be several.
+        return values | {"defenses": list(self.defenses)} if values.pop("defenses") else values
 
 
 def _levels(name: str, values: Sequence[float], example: str) -> tuple[float, ...]:

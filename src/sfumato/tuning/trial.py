@@ -19,7 +19,7 @@ from sfumato.training import TrainConfig, Trainer, build_defenses, build_model, 
 from sfumato.tuning.measure import fitted, measured, nothing, parts
 from sfumato.tuning.space import BASELINE, Setting, Space, Trial
 
-__all__ = ["Task", "config_of", "run_task", "train_task", "training_seed", "trial_key"]
+__all__ = ["Task", "config_of", "readable", "run_task", "train_task", "training_seed", "trial_key"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,8 @@ def config_of(setting: Setting, config: TrainConfig) -> TrainConfig:
     if setting == BASELINE:
         return replace(config, noise_std=0.0, cem=False, defense="none", defense_options={})
     cem = setting.lam > 0
+    if setting.defense and setting.defense != config.defense:  # the options belong to the other one
+        config = replace(config, defense=setting.defense, defense_options={})
     return replace(config, noise_std=setting.noise_std, cem=cem, lam=setting.lam if cem else config.lam)
 
 
@@ -76,7 +78,14 @@ def trial_key(trial: Trial, config: TrainConfig, space: Space) -> str:
     own |= {"repeat": trial.repeat} if trial.repeat else {}
     text = json.dumps([config_of(trial.setting, config).identity(), own], sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-    return f"noise{trial.setting.noise_std:g}-lam{trial.setting.lam:g}-f{trial.fold}-r{trial.repeat}-{digest}"
+    return f"{readable(trial)}-{digest}"
+
+
+def readable(trial: Trial) -> str:
+    """The part of a file name that people read."""
+    own = trial.setting
+    name = f"{own.defense}-" if own.defense else ""
+    return f"{name}noise{own.noise_std:g}-lam{own.lam:g}-f{trial.fold}-r{trial.repeat}"
 
 
 def run_task(task: Task) -> dict[str, Any]:
@@ -99,6 +108,7 @@ def run_task(task: Task) -> dict[str, Any]:
         shown = _shown(trainer, learn, held, task)
     said = {str(one.message): None for one in caught if issubclass(one.category, SfumatoWarning)}
     return {
+        **({"defense": setting.defense} if setting.defense else {}),
         "noise_std": setting.noise_std,
         "lam": setting.lam,
         "fold": task.trial.fold,

@@ -1,7 +1,7 @@
 """The search: which trainings come next, and when it is over. A function of what is measured, and of nothing else.
 
-For each noise level the weights of CEM form a ladder: noise alone at its foot, then stronger and stronger penalties.
-Utility falls and the attacker's error rises along it, so the best rung is the highest one that meets the floor.
+For each defence and noise level the weights of CEM form a ladder: no CEM at its foot, then stronger and stronger
+penalties. Utility falls and the attacker's error rises along it, so the best rung is the highest that meets the floor.
 
 1. Bracket: on one fold, bisect each ladder for its highest rung that meets the floor there. Three trainings of eight.
 2. Settle: train that rung in the other folds too. While it does not pass, go down; where it passes at once, go
@@ -44,39 +44,39 @@ def advance(book: Book) -> list[Trial] | Decision:
     """
     space = book.space
     if missing := [trial for trial in space.baseline_trials if trial not in book.measured]:
-        first = [Trial(Setting(noise, _middle(space)), 0) for noise in space.noise_stds]
+        first = [Trial(foot.at(_middle(space)), 0) for foot in space.feet]
         return missing + [trial for trial in first if trial not in book.measured]
     _check_baseline(book)
     if book.slack(BASELINE, "both").mean < 0:  # only an absolute floor can be above the baseline
         return Decision(None, ())
     tops = {}
     wanted = []
-    for noise in space.noise_stds:
-        found = _bracket(book, noise)
+    for foot in space.feet:
+        found = _bracket(book, foot)
         if isinstance(found, Trial):
             wanted.append(found)
         else:
-            tops[noise] = found
+            tops[foot] = found
     return wanted or _settle(book, tops)
 
 
 def expected_trials(space: Space) -> int:
     """About how many trainings a search takes, for progress; it may take fewer or more."""
     steps = max(1, len(space.ladder).bit_length() - 1)
-    return len(space.baseline_trials) + len(space.noise_stds) * (steps + space.folds - 1)
+    return len(space.baseline_trials) + len(space.feet) * (steps + space.folds - 1)
 
 
 def _middle(space: Space) -> float:
     return space.ladder[len(space.ladder) // 2]
 
 
-def _bracket(book: Book, noise: float) -> Trial | int:
+def _bracket(book: Book, foot: Setting) -> Trial | int:
     """The next rung to try on the first fold, or the highest one that meets the floor there; 0 is noise alone."""
     ladder = book.space.ladder
     low, high = 0, len(ladder)
     while high - low > 1:
         middle = (low + high) // 2
-        setting = Setting(noise, ladder[middle])
+        setting = foot.at(ladder[middle])
         if not book.folds(setting):
             return Trial(setting, 0)
         if _meets_first(book, setting):
@@ -92,12 +92,12 @@ def _meets_first(book: Book, setting: Setting) -> bool:
     return Book(first, book.floor, book.space).slack(setting, "selecting").mean >= 0
 
 
-def _settle(book: Book, tops: dict[float, int]) -> list[Trial] | Decision:
+def _settle(book: Book, tops: dict[Setting, int]) -> list[Trial] | Decision:
     asked: list[Setting] = []
-    refused: dict[float, int] = {}  # rungs that the confirming half refused, by ladder: no way leads up again
+    refused: dict[Setting, int] = {}  # rungs that the confirming half refused, by ladder: no way leads up again
     while True:
-        places = {noise: _place(book, noise, top, refused.get(noise)) for noise, top in tops.items()}
-        passing = {noise: place.passing for noise, place in places.items() if place.passing is not None}
+        places = {foot: _place(book, foot, top, refused.get(foot)) for foot, top in tops.items()}
+        passing = {foot: place.passing for foot, place in places.items() if place.passing is not None}
         best = max((book.error(setting, "selecting") for setting in passing.values()), default=0.0)
         open_ones = [place for place in places.values() if place.wanted and place.ceiling > best]
         open_ones.sort(key=lambda place: place.ceiling, reverse=True)
@@ -105,11 +105,11 @@ def _settle(book: Book, tops: dict[float, int]) -> list[Trial] | Decision:
             return [trial for place in open_ones[:_AT_ONCE] for trial in place.wanted]
         if not passing:
             return Decision(None, tuple(asked))
-        noise, setting = max(passing.items(), key=lambda item: book.error(item[1], "selecting"))
+        foot, setting = max(passing.items(), key=lambda item: book.error(item[1], "selecting"))
         asked.append(setting)
         if book.confirmed(setting):
             return Decision(setting, tuple(asked))
-        refused[noise] = book.space.ladder.index(setting.lam)
+        refused[foot] = book.space.ladder.index(setting.lam)
 
 
 class _Place(NamedTuple):
@@ -120,13 +120,13 @@ class _Place(NamedTuple):
     ceiling: float = 0.0
 
 
-def _place(book: Book, noise: float, top: int, refused: int | None) -> _Place:
+def _place(book: Book, foot: Setting, top: int, refused: int | None) -> _Place:
     rung = top if refused is None else refused - 1
     first = rung
     while rung >= 0:
-        verdict = _verdict(book, noise, rung)
+        verdict = _verdict(book, foot, rung)
         if isinstance(verdict, list):
-            return _Place(None, verdict, _ceiling(book, noise, rung))
+            return _Place(None, verdict, _ceiling(book, foot, rung))
         if verdict:
             break
         rung -= 1
@@ -134,18 +134,18 @@ def _place(book: Book, noise: float, top: int, refused: int | None) -> _Place:
         return _Place(None, [])
     if refused is None and rung == first:
         while rung + 1 < len(book.space.ladder):
-            verdict = _verdict(book, noise, rung + 1)
+            verdict = _verdict(book, foot, rung + 1)
             if isinstance(verdict, list):
-                return _Place(Setting(noise, book.space.ladder[rung]), verdict, _ceiling(book, noise, rung + 1))
+                return _Place(foot.at(book.space.ladder[rung]), verdict, _ceiling(book, foot, rung + 1))
             if not verdict:
                 break
             rung += 1
-    return _Place(Setting(noise, book.space.ladder[rung]), [])
+    return _Place(foot.at(book.space.ladder[rung]), [])
 
 
-def _verdict(book: Book, noise: float, rung: int) -> bool | list[Trial]:
+def _verdict(book: Book, foot: Setting, rung: int) -> bool | list[Trial]:
     """Whether this rung passes, or what has to be trained before that is known."""
-    setting = Setting(noise, book.space.ladder[rung])
+    setting = foot.at(book.space.ladder[rung])
     done = book.folds(setting)
     if done and book.fails(setting):
         return False
@@ -154,10 +154,10 @@ def _verdict(book: Book, noise: float, rung: int) -> bool | list[Trial]:
     return book.passes(setting)
 
 
-def _ceiling(book: Book, noise: float, rung: int) -> float:
+def _ceiling(book: Book, foot: Setting, rung: int) -> float:
     """The largest error that this rung can have: its own, or that of the next measured rung above it."""
     for lam in book.space.ladder[rung:]:
-        setting = Setting(noise, lam)
+        setting = foot.at(lam)
         if book.folds(setting) and (error := book.error(setting, "selecting")) > 0:  # one that diverged has none
             return error
     return float("inf")
