@@ -19,6 +19,9 @@ GUIDES = "How-to guides"
 _INLINE = re.compile(r'<span class="arithmatex">\\\((.*?)\\\)</span>', re.S)
 _BLOCK = re.compile(r'<div class="arithmatex">\\\[(.*?)\\\]</div>', re.S)
 _NOTEBOOK = re.compile(r"(\]\((?!https?:)[^)#]+)\.ipynb([)#])")
+_CODE = re.compile(r"(?<!</span>)<code>[^<]*</code>")
+_OPTION = re.compile(r"(?<=[\s>])--[\w-]+")
+_CELL = re.compile(r"<td([^>]*)>(.*?)</td>", re.S)
 _OUTSIDE = re.compile(r"\[([^\]]+)\]\((?:\.\./)+(?:README|CHANGELOG|CONTRIBUTING|tests|src|packaging|results)[^)]*\)")
 
 
@@ -50,10 +53,17 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
 
 
 def on_page_content(content: str, **_: Any) -> str:
-    """Formulas become MathML, which browsers draw by themselves; tables get a box that scrolls."""
+    """Formulas become MathML, which browsers draw by themselves; options and cells are marked for the style sheet."""
     content = _INLINE.sub(lambda match: _mathml(match[1], "inline"), content)
     content = _BLOCK.sub(lambda match: f'<div class="formula">{_mathml(match[1], "block")}</div>', content)
-    return content
+    content = _CODE.sub(lambda match: _OPTION.sub(r'<span class="option">\g<0></span>', match[0]), content)
+    return _CELL.sub(_cell, content)
+
+
+def on_post_page(output: str, config: MkDocsConfig, **_: Any) -> str:
+    """The first page is named like the site; its title says so once."""
+    name = config.site_name
+    return output.replace(f"<title>{name} - {name}</title>", f"<title>{name}</title>")
 
 
 def notebook_markdown(notebook: dict[str, Any]) -> str:
@@ -71,20 +81,28 @@ def notebook_markdown(notebook: dict[str, Any]) -> str:
 
 def _output(output: dict[str, Any]) -> str:
     if output["output_type"] == "stream":
-        return f"```text\n{_text(output['text']).rstrip()}\n```"
+        return f"```{{ .text .output }}\n{_text(output['text']).rstrip()}\n```"
     data = output["data"]
     if "image/png" in data:
         uri = "data:image/png;base64," + _text(data["image/png"]).replace("\n", "")
         return f'<img class="output" alt="Figure drawn by the cell above" src="{uri}">'
-    return f"```text\n{_text(data['text/plain'])}\n```"
+    return f"```{{ .text .output }}\n{_text(data['text/plain'])}\n```"
 
 
 def _text(value: str | list[str]) -> str:
     return value if isinstance(value, str) else "".join(value)
 
 
+def _cell(match: re.Match[str]) -> str:
+    """A cell of a table whose text is so short that it stays on one line, or so long that it needs some width."""
+    length = len(html.unescape(re.sub(r"<[^>]+>", "", match[2])).strip())
+    kind = ' class="short"' if length <= 16 else ' class="long"' if length > 24 else ""
+    return f"<td{match[1]}{kind}>{match[2]}</td>"
+
+
 def _mathml(latex: str, display: str) -> str:
-    return str(convert(html.unescape(latex).strip(), display=display))
+    drawn = str(convert(html.unescape(latex).strip(), display=display))
+    return drawn.replace("<mi>log</mi>", '<mo form="infix" lspace=".17em" rspace=".17em">log</mo>')
 
 
 def _leaves(nav: list[Any]) -> list[str]:

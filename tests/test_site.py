@@ -134,10 +134,15 @@ def test_the_hooks_convert_what_they_should():
     shown = hooks.on_page_content(r'<p><span class="arithmatex">\(a \lt b\)</span></p>')
     assert "<math" in shown
     assert "arithmatex" not in shown
+    shown = hooks.on_page_content("<p><code>a --b-c</code></p><pre><span></span><code>--d</code></pre>")
+    assert shown == '<p><code>a <span class="option">--b-c</span></code></p><pre><span></span><code>--d</code></pre>'
+    shown = hooks.on_page_content(f'<td style="x">1 &plusmn; 2</td><td>{"a b " * 7}</td><td>neither of the two</td>')
+    assert re.findall(r'<td[^>]*?(?: class="(\w+)")?>', shown) == ["short", "long", ""]
     assert hooks.on_page_markdown("[`t.py`](../tests/t.py) [x](x.md)", page=None) == "`t.py` [x](x.md)"
     assert hooks.on_page_markdown("[n](../n.ipynb#a)", page=None) == "[n](../n.md#a)"
     cells = [
         {"cell_type": "markdown", "source": ["# T\n", "b"]},
         {"cell_type": "code", "source": "1", "outputs": [{"output_type": "stream", "text": ["one\n"]}]},
     ]
-    assert hooks.notebook_markdown({"cells": cells}) == "# T\nb\n\n```python\n1\n```\n\n```text\none\n```\n"
+    shown = hooks.notebook_markdown({"cells": cells})
+    assert shown == "# T\nb\n\n```python\n1\n```\n\n```{ .text .output }\none\n```\n"

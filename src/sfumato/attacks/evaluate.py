@@ -28,9 +28,12 @@ class Inversion:
     """Reconstruction quality, averaged over images (each measure is computed per image first).
 
     Attributes:
-        mse, psnr, ssim: means over the set; PSNR in dB.
+        mse: mean over the set.
+        psnr: likewise, in dB.
+        ssim: likewise.
         mse_error: standard error of the mean of `mse`.
-        originals, redrawn: the first images of the set, for a picture.
+        originals: the first images of the set, for a picture.
+        redrawn: what the attack made of them.
         each: `mse`, `psnr` and `ssim` image by image, (N,) float32; `index`, the image's place in the set.
     """
 

@@ -1,7 +1,9 @@
 """Data: sources by name, sets in memory, held-out parts, augmentation on the device.
 
+```python
 sets = sfumato.data.load("cifar10", "data/cifar10")
 fit, held_out = sfumato.data.hold_out(sets.train, 0.1, seed=0)
+```
 """
 
 from collections.abc import Callable
@@ -50,7 +52,7 @@ def load(
       empty.
     - `tinyimagenet`: the unpacked official archive; its validation part is the test set.
     - `facescrub`: one folder per person in `data_dir`, resized to 48x48; a fixed fifth of each is the test set.
-    - `folder`: any images in `data_dir`/train/<class>/ and `data_dir`/test/<class>/, or in `data_dir`/<class>/, of
+    - `folder`: any images in `data_dir/train/<class>/` and `data_dir/test/<class>/`, or in `data_dir/<class>/`, of
       which a fixed fifth is the test set.
     - `hub`: `data_dir` is the name ("owner/name") of a data set of the Hugging Face hub, or a folder that
       `datasets.save_to_disk` wrote; needs the extra `hf`.

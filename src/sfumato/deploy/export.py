@@ -44,7 +44,7 @@ class ExportConfig:
     """How a bundle is made.
 
     Attributes:
-        name: of the served model: letters, digits and ._-
+        name: of the served model: letters, digits and `._-`.
         version: of the served model, a whole number from 1.
         noise: `memoised` repeats the noise when one device meets the same input again, so that asking again gains
             nothing; `fresh` draws anew for every query, with a budget for each input.

@@ -50,8 +50,8 @@ class Clusters(nn.Module):
         counts: (k,) samples per cluster at the last refresh.
         spread: Sigma_j in its family's shape, or in dual form (k, r, D).
         layout: counts up whenever a tensor that a step reads has moved to another address.
-        kept, kept_clusters: up to 512 features, evenly spread over the data set, and their clusters: a sample to
-            measure on.
+        kept: up to 512 features, evenly spread over the data set: a sample to measure on.
+        kept_clusters: their clusters.
     """
 
     weights: Tensor

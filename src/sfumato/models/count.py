@@ -46,7 +46,7 @@ def count_macs(module: nn.Module, input_shape: Sequence[int], counting: Counting
         network                                         true        paper's counting    published
         VGG11's encoder at the second convolution       21.23 M         21.92 M           21.9 M
         VGG11's decoder                                133.24 M        133.57 M          133.59 M
-        `ReconstructionNet` from 8x8x8 to 3x32x32       54.28 M         90.66 M           90.66 M
+        ReconstructionNet from 8x8x8 to 3x32x32         54.28 M         90.66 M           90.66 M
 
     The 0.02 M that the decoder lacks are what one more ReLU behind its first convolution would add.
 
