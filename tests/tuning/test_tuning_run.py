@@ -258,7 +258,14 @@ def test_the_command_chooses_among_defences(tmp_path, capsys):
     assert result["settings"]["defense"] == result["chosen"]["defense"]
     assert ("--defense label_smoothing" in result["command"]) == (result["chosen"]["defense"] == "label_smoothing")
     names = [curve.name for curve in tune_curves(result)]
-    assert names[1:] == ["label_smoothing noise σ 0.1", "none noise σ 0.1"]
+    assert names[1:] == ["noise σ 0.1", "label_smoothing noise σ 0.1"]
+    described = [Setting(0.1, lam, name).describe() for lam in (0, 1) for name in ("none", "patrol")]
+    assert described == [
+        "noise 0.1 alone",
+        "patrol, noise 0.1, no CEM",
+        "noise 0.1, lambda 1",
+        "patrol, noise 0.1, lambda 1",
+    ]
 
 
 @pytest.mark.parametrize(

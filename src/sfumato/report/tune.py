@@ -66,7 +66,8 @@ def tune_curves(result: Mapping[str, Any]) -> list[Curve]:
 
 
 def _foot(row: Mapping[str, Any]) -> tuple[str, float]:
-    return row.get("defense", ""), row["noise_std"]
+    name = row.get("defense", "")
+    return "" if name == "none" else name, row["noise_std"]
 
 
 def tune_table(result: Mapping[str, Any]) -> Table:
@@ -81,7 +82,9 @@ def tune_table(result: Mapping[str, Any]) -> Table:
         rows.append(Row("no defence", cells, note=_count(baseline["trainings"])))
     for row in result["curve"]:
         name, noise = _foot(row)
-        label = f"{name} σ {noise:g}".lstrip() + (f", λ {row['lam']:g}" if row["lam"] else " alone")
+        label = f"{name} σ {noise:g}".lstrip() + (
+            f", λ {row['lam']:g}" if row["lam"] else ", no CEM" if name else " alone"
+        )
         spread = None if row["loss_se"] is None else 100 * row["loss_se"]
         cells = (
             Cell(row["accuracy"], percent=True, digits=1),

@@ -32,8 +32,10 @@ class Setting:
         """In words."""
         if self.noise_std == 0:
             return "no defence"
-        noise = "noise" if self.defense in ("", "none") else f"{self.defense}, noise"
-        return f"{noise} {self.noise_std:g}" + (f", lambda {self.lam:g}" if self.lam else " alone")
+        noise = f"noise {self.noise_std:g}"
+        if self.defense in ("", "none"):
+            return noise + (f", lambda {self.lam:g}" if self.lam else " alone")
+        return f"{self.defense}, {noise}" + (f", lambda {self.lam:g}" if self.lam else ", no CEM")
 
 
 BASELINE = Setting(0.0)
