@@ -197,6 +197,14 @@ class TestSlowClients:
         assert 0.3 < seconds < 5
         assert infer(server.rest, features())[0] == 200
 
+    def test_a_slow_network_is_no_slow_client(self, gate, server):
+        gate.clear()
+        answered = start(1, lambda _: infer(server.rest, features()))
+        until(lambda: server.core.models.find("tiny").batcher._running_rows == 1)
+        time.sleep(0.6)
+        gate.set()
+        assert [answer[0] for answer in answered()] == [200]
+
     def test_a_stall_after_an_answered_request(self, server):
         said, _ = self.exchange(server, b"GET /v2 HTTP/1.1\r\nHost: x\r\n\r\n", b"GET /v2 HT", pause=0.1)
         assert said.startswith(b"HTTP/1.1 200")

@@ -93,7 +93,7 @@ def _show(result: dict[str, Any]) -> None:
     if (baseline := result["baseline"]) is not None:
         rows.append(("no defence", f"{baseline['accuracy']:.1%}", "", f"{baseline['error']:.4f}", ""))
     for row in result["curve"]:
-        strength = Setting(row["noise_std"], row["lam"], row.get("defense", "")).describe()
+        strength = Setting.of(row).describe()
         spread = "" if row["loss_se"] is None else f" ± {100 * row['loss_se']:.1f}"
         rows.append(
             (
@@ -117,7 +117,7 @@ def _teller(bar: Bar) -> Any:
     def tell(done: int, total: int, record: dict[str, Any] | None) -> None:
         bar.at(done, total)
         if record is not None:
-            strength = Setting(record["noise_std"], record["lam"], record.get("defense", "")).describe()
+            strength = Setting.of(record).describe()
             right = sum(map(int, record["right"])) / (record["draws"] * len(record["right"]))
             bar.line(
                 f"{done}  {strength}, fold {record['fold'] + 1}: accuracy {right:.1%}, attacker's error "

@@ -35,7 +35,7 @@ def describe(found: Searched, floor: Floor) -> dict[str, Any]:
         "chosen": own,
         "baseline": baseline,
         "curve": curve,
-        "asked": [_strength(one) for one in asked],
+        "asked": [one.as_dict() for one in asked],
     }
 
 
@@ -52,7 +52,7 @@ def _row(book: Book, setting: Setting, chosen: Setting | None, asked: tuple[Sett
         verdict = "not shown to meet it"
     else:
         verdict = "not confirmed" if setting in asked else "meets it"
-    return _strength(setting) | {
+    return setting.as_dict() | {
         "trainings": len(records),
         "images": both.images,
         "accuracy": book.accuracy(setting),
@@ -69,16 +69,11 @@ def _row(book: Book, setting: Setting, chosen: Setting | None, asked: tuple[Sett
     }
 
 
-def _strength(setting: Setting) -> dict[str, Any]:
-    own: dict[str, Any] = {"defense": setting.defense} if setting.defense else {}
-    return own | {"noise_std": setting.noise_std, "lam": setting.lam}
-
-
 def _headline(
     status: str, own: dict[str, Any] | None, baseline: dict[str, Any] | None, floor: Floor, stopped: str | None
 ) -> str:
     if own is not None and baseline is not None:
-        setting = Setting(own["noise_std"], own["lam"], own.get("defense", "")).describe()
+        setting = Setting.of(own).describe()
         text = (
             f"{_capital(setting)}: {_points(own['loss_confirming'])} on held-out images that chose nothing, attacker's "
             f"error {own['error_confirming']:.4f} instead of {baseline['error']:.4f}."

@@ -93,7 +93,7 @@ def tune(
         )
     result |= {"config": config.as_dict(), "evidence": evidence(device_of(config.device))}
     if (own := result["chosen"]) is not None:
-        final = config_of(Setting(own["noise_std"], own["lam"], own.get("defense", "")), config)
+        final = config_of(Setting.of(own), config)
         result |= {"settings": final.as_dict(), "command": train_command(final, f"{folder}/model", tuple(plugins))}
         write_text(folder / "train.yaml", train_yaml(final))
     else:
@@ -166,7 +166,7 @@ def _own_trial(train: Train, trial: Trial, images: ImageSet, space: Space) -> di
         )
     attacker = fitted(model, learn, attack=space.attack, seed=seed)
     shown = measured(model, attacker, held, draws=space.draws, seed=seed, halves=space.seed).as_dict(space.draws)
-    own = {"noise_std": trial.setting.noise_std, "lam": trial.setting.lam, "fold": trial.fold, "repeat": trial.repeat}
+    own = trial.setting.as_dict() | {"fold": trial.fold, "repeat": trial.repeat}
     return own | shown | {"seconds": round(time.monotonic() - began, 2)}
 
 

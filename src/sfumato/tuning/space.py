@@ -1,7 +1,7 @@
 """What is searched: defences, noise levels, weights of CEM, and how often each of them is trained."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -27,6 +27,16 @@ class Setting:
     def at(self, lam: float) -> "Setting":
         """The same defence and noise with another weight of the CEM loss."""
         return replace(self, lam=lam)
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> "Setting":
+        """From what `as_dict` gave, and whatever else lies beside it."""
+        return cls(values["noise_std"], values["lam"], values.get("defense", ""))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON; with a defence only where the search chooses among several."""
+        own: dict[str, Any] = {"defense": self.defense} if self.defense else {}
+        return own | {"noise_std": self.noise_std, "lam": self.lam}
 
     def describe(self) -> str:
         """In words."""
@@ -122,9 +132,10 @@ class Space:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        values = asdict(self) | {"noise_stds": list(self.noise_stds), "lams": list(self.lams)}
-        # Searches of one defence keep the identity that they had before there could be several.
-        return values | {"defenses": list(self.defenses)} if values.pop("defenses") else values
+        values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        if not self.defenses:  # searches of one defence keep the identity that they had before there could be several
+            del values["defenses"]
+        return values
 
 
 def _levels(name: str, values: Sequence[float], example: str) -> tuple[float, ...]:

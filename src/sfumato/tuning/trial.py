@@ -108,9 +108,7 @@ def run_task(task: Task) -> dict[str, Any]:
         shown = _shown(trainer, learn, held, task)
     said = {str(one.message): None for one in caught if issubclass(one.category, SfumatoWarning)}
     return {
-        **({"defense": setting.defense} if setting.defense else {}),
-        "noise_std": setting.noise_std,
-        "lam": setting.lam,
+        **setting.as_dict(),
         "fold": task.trial.fold,
         "repeat": task.trial.repeat,
         **shown,

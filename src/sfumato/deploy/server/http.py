@@ -208,12 +208,9 @@ def _protocol(config: ServeConfig) -> type[HttpToolsProtocol]:
 
         def _request_is_late(self) -> None:
             self.timer = None
-            if self.cycle is not None and not self.cycle.response_complete:
-                if self.cycle.response_started:
-                    self.transport.close()
-                    return
-                self.cycle.disconnected = True  # whoever reads the body hears of it and answers no more
-                self.cycle.message_event.set()
-            self._refuse(408, f"the request did not come within {config.client_timeout:g} seconds")
+            if self.cycle is not None and not self.cycle.response_complete and self.cycle.response_started:
+                self.transport.close()
+            else:  # whoever waits for the body hears that the connection is gone
+                self._refuse(408, f"the request did not come within {config.client_timeout:g} seconds")
 
     return Limited

@@ -13,7 +13,7 @@ from sfumato.deploy.runtime import session_of
 from sfumato.deploy.server.refusals import INVALID, Refusal
 from sfumato.deploy.server.reveal import Revealer
 from sfumato.deploy.server.settings import ServeConfig
-from sfumato.deploy.server.tensors import FeatureReader, all_finite
+from sfumato.deploy.server.tensors import FeatureReader
 from sfumato.errors import BundleError
 
 __all__ = ["PLATFORM", "Model"]
@@ -61,7 +61,7 @@ class Model:
         Raises:
             Refusal: INVALID: the logits are not finite, which no feature of the encoder leads to.
         """
-        if not all_finite(logits):
+        if not np.isfinite(logits).all():
             raise Refusal(
                 INVALID, "these features lie so far outside of what the encoder sends that the logits overflow"
             )
