@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sfumato import bounds, metrics
     from sfumato.cem import CEM
+    from sfumato.modes import as_in_training, exact_batch_norm
     from sfumato.split import Channel, SplitModel, cuts, load_split, save_split, split_at
     from sfumato.watch import Monitor
 
@@ -19,8 +20,10 @@ __all__ = [
     "Monitor",
     "SplitModel",
     "__version__",
+    "as_in_training",
     "bounds",
     "cuts",
+    "exact_batch_norm",
     "load_split",
     "metrics",
     "save_split",
@@ -32,7 +35,9 @@ _HOME = {
     "Channel": "sfumato.split",
     "Monitor": "sfumato.watch",
     "SplitModel": "sfumato.split",
+    "as_in_training": "sfumato.modes",
     "cuts": "sfumato.split",
+    "exact_batch_norm": "sfumato.modes",
     "load_split": "sfumato.split",
     "save_split": "sfumato.split",
     "split_at": "sfumato.split",

@@ -1,11 +1,9 @@
 """Conditional entropy maximization (CEM), the plug-in of the paper, for any training loop.
 
-    cem = sfumato.CEM(num_classes=10, noise_std=0.025)
-    for epoch in range(epochs):
-        cem.refresh(features, labels)              # z_hat of the whole training set
-        for x, y in loader:
-            z_hat = encoder(x)
-            loss = task_loss + lam * cem(z_hat, y)
+    cem = sfumato.CEM(num_classes=10, noise_std=0.1, update="steps")
+    for x, y in loader:
+        z_hat = encoder(x)
+        loss = task_loss + lam * cem(z_hat, y, task_loss)
 
 Nothing here depends on the rest of the library but the mixture and the bounds.
 """
@@ -17,6 +15,7 @@ from typing import Any, Literal, Self
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from sfumato.errors import ConfigError, FeatureError, NotFittedError, SfumatoWarning
 from sfumato.health import Diagnostics, Health, diagnose
@@ -28,9 +27,12 @@ from sfumato.ranks import Ranks, whole
 __all__ = ["CEM"]
 
 Scaling = Literal["per_dimension", "literal", "as_published"]
-Update = Literal["epoch", "running"]
+Update = Literal["epoch", "running", "steps"]
 
 _NO_CLASSES = {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.bool, torch.complex64}
+_FITS = (0.5, 2.0)  # of `mixture_fit`; outside something is wrong with the features that the mixture was given
+_JUDGED = 5  # batches before the fit is judged
+_NOTHING = 0.01  # a competence that leaves the penalty without weight
 _DIVERGED = "the features contain NaN or infinity; the training has diverged: lower the learning rate or lambda"
 
 
@@ -61,6 +63,25 @@ class CEM(nn.Module):
     - `running`: in training mode Eq. 5 and Eq. 6 are carried over the batches: weights and covariances move with
       every batch, the batch covariance is centred at the stored mu_j, pi_j in Eq. 6 is the one just updated, a
       cluster without samples in the batch keeps its covariance, and the carried state is detached.
+    - `steps`: no refresh is needed. The first batches give the first moments (no pull until there are enough of them),
+      and in training mode all moments, means too, are a moving average over the features of the steps themselves
+      (`Clusters.follow`). The mixture is then that of the features which the steps see, by construction. It is what
+      `sfumato train` uses.
+
+    **The mixture has to fit.** In a feature of the mixture the mean of `(z - mu_j)^T B_j^-1 (z - mu_j)` is
+    `sum_j pi_j Tr(B_j^-1 Sigma_j)`. `mixture_fit` is the observed mean over the expected one, over the training batches
+    since the last refresh: 1 where the mixture is that of the features which the steps see, 80 where `refresh` was
+    given features in evaluation mode before batch norm had any statistics. Such a mixture pulls 80 times too hard, and
+    the training collapses; outside 1/2 to 2 a warning says so. With `epoch`, collect the features inside
+    `sfumato.as_in_training(model)`.
+
+    **Competence.** The bound is scale-free, so its pull never weakens, and a classifier that knows nothing yet loses
+    against it. Given the task loss L (a cross-entropy in nats), the penalty is multiplied by
+
+        c = min(1, max(0, 2 (1 - L / log n)))
+
+    with n the number of classes, without a gradient: 0 at chance, 1 where the loss is at most half of log n. A training
+    at chance then has no penalty, so chance is no place where it can stay.
 
     Full covariances of clusters that have far fewer samples than dimensions are kept in the dual form: n_j x n_j
     matrices instead of D x D ones, exact, without shrinkage (sigma^2 I makes every B_j regular).
@@ -73,10 +94,11 @@ class CEM(nn.Module):
     Args:
         num_classes: number of classes n; None for targets that are no classes (numbers, several labels per sample): one
             mixture of `clusters` components for the whole set, and labels are not looked at.
-        clusters_per_class: k / n; the paper has k = 3 n.
+        clusters_per_class: k / n; 3 as in the paper if not given, and 1 with `steps`.
         clusters: k, without classes.
         noise_std: sigma, the standard deviation of the noise on the wire; must be positive.
-        covariance: `full` (default, the tightest bound), `diagonal` or `spherical`.
+        covariance: `full` (the tightest bound, and the default), `tied` (one matrix for all clusters, the default with
+            `steps`: it needs few samples and one inverse), `diagonal` or `spherical`.
         scaling: see above.
         update: see above.
         class_conditional: False fits all k clusters to the whole set without looking at labels.
@@ -91,7 +113,9 @@ class CEM(nn.Module):
         weights: (k,), pi_j.
         means: (k, D), mu_j.
         covariances: (k, D, D), (k, D) or (k,), Sigma_j.
-        information: L_C of the features of the last refresh (with `running`: of the running moments), nats.
+        information: L_C of the features of the last refresh (with `running` and `steps`: of the carried moments), nats;
+            in-sample, hence a training signal and no bound, see `sfumato.held_out_information`.
+        mixture_fit: observed over expected pull, see above; None before a training batch.
 
     Raises:
         ConfigError: a setting without meaning, such as noise_std = 0 (the bound would be infinite).
@@ -102,9 +126,9 @@ class CEM(nn.Module):
         *,
         num_classes: int | None,
         noise_std: float,
-        clusters_per_class: int = 3,
+        clusters_per_class: int | None = None,
         clusters: int | None = None,
-        covariance: Covariance = "full",
+        covariance: Covariance | None = None,
         scaling: Scaling = "per_dimension",
         update: Update = "epoch",
         class_conditional: bool = True,
@@ -112,9 +136,19 @@ class CEM(nn.Module):
         distributed: "bool | dist.ProcessGroup" = True,
     ) -> None:
         super().__init__()
-        check_covariance(covariance)
         _check_choice("scaling", scaling, ("per_dimension", "literal", "as_published"))
-        _check_choice("update", update, ("epoch", "running"))
+        _check_choice("update", update, ("epoch", "running", "steps"))
+        if clusters_per_class is None:
+            clusters_per_class = 1 if update == "steps" else 3
+        if covariance is None:
+            covariance = "tied" if update == "steps" else "full"
+        check_covariance(covariance)
+        for name, value, instead in (("update", update, "running"), ("scaling", scaling, "literal")):
+            if value == instead and (covariance == "tied" or update == "steps"):
+                raise ConfigError(
+                    f"{name}={value!r} is Eq. 5 to 7 as printed, one covariance per cluster and N samples in all; give "
+                    "covariance='full' and update='epoch' or 'running', or the default scaling"
+                )
         if not (math.isfinite(noise_std) and noise_std > 0):
             raise ConfigError(
                 f"noise_std is {noise_std}, but without noise the information in a feature is infinite and CEM has "
@@ -158,6 +192,8 @@ class CEM(nn.Module):
             dual=update == "epoch",
             seed=seed,
         )
+        self.register_buffer("_pulls", torch.zeros(4, dtype=torch.float64))
+        self._was_idle = False
         self._health = Health(
             math.log(self.mixture.size if num_classes is None else num_classes),
             what="clusters" if num_classes is None else "classes",
@@ -204,12 +240,57 @@ class CEM(nn.Module):
         """The bound of Theorem 2 on I(z; z_hat) for the current moments, in nats."""
         return float(self._fitted().information)
 
+    @property
+    def mixture_fit(self) -> float | None:
+        """Observed over expected pull of the training batches since the last refresh; 1 where the mixture fits."""
+        observed, expected, _, batches = self._pulls.tolist()
+        return observed / expected if batches and expected > 0 else None
+
+    @property
+    def competence(self) -> float | None:
+        """The mean competence factor of the same batches."""
+        _, _, competence, batches = self._pulls.tolist()
+        return competence / batches if batches else None
+
+    def begin_period(self) -> None:
+        """Start `mixture_fit` anew; warns once where the mixture did not fit.
+
+        `refresh` does it; with `steps` call it once per epoch, as `Monitor` does. Where the first epoch had fewer
+        samples than the first moments would wait for, they are taken from those.
+        """
+        if self.update == "steps" and not self.mixture.refreshes:
+            self.mixture.begin_with_few(Ranks.current(self.distributed))
+        fit = self.mixture_fit
+        if fit is not None and self._pulls[-1] >= _JUDGED and not _FITS[0] <= fit <= _FITS[1]:
+            message = (
+                f"the mixture does not fit: it pulls {fit:.2g} times as hard at the features of the training steps as "
+                "at "
+                "those that it was fitted to; collect them inside sfumato.as_in_training(model), augmented as in "
+                "training, "
+                "or build CEM(update='steps')"
+            )
+            for new in self._health.tell("fit", message):
+                warnings.warn(new, SfumatoWarning, stacklevel=3)
+        competence = self.competence
+        if competence is not None and self._pulls[-1] >= _JUDGED:
+            if competence < _NOTHING and self._was_idle:
+                message = (
+                    "the penalty has had no weight for two epochs, because the task loss is not below "
+                    "log(num_classes): lower "
+                    "the learning rate, or, if the loss is no mean cross-entropy, leave it out (competence=False)"
+                )
+                for new in self._health.tell("idle", message):
+                    warnings.warn(new, SfumatoWarning, stacklevel=3)
+            self._was_idle = competence < _NOTHING
+        self._pulls.zero_()
+
     @torch.no_grad()
     def refresh(self, features: Tensor, labels: Tensor | None = None, *, noisy: bool = False) -> None:
-        """Fit the mixture to the features of the whole training set; call it once per epoch.
+        """Fit the mixture to the features of the whole training set; call it once per epoch (with `steps`: never).
 
-        The first call starts from k-means++, later ones from the last centres with two Lloyd iterations. In
-        data-parallel training each rank passes its own part of the set, see `distributed`.
+        The features have to be those that the steps compute: `sfumato.as_in_training`. The first call starts from
+        k-means++, later ones from the last centres with two Lloyd iterations. In data-parallel training each rank
+        passes its own part of the set, see `distributed`.
 
         Args:
             features: z_hat of every training sample, (N, ...), without noise.
@@ -226,6 +307,7 @@ class CEM(nn.Module):
         ranks = Ranks.current(self.distributed)
         with ranks.together():
             flat = self._flatten(features).float()
+            self.begin_period()
             if flat.shape[1] == 0 or (ranks.alone and len(flat) == 0):
                 raise FeatureError("refresh got no features; pass z_hat of the whole training set")
             if len(flat):
@@ -240,26 +322,42 @@ class CEM(nn.Module):
         for message in self._health.check(_variances(flat, ranks), self.variance, self.mixture.counts):
             warnings.warn(message, SfumatoWarning, stacklevel=2)
 
-    def forward(self, z_hat: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The loss of a batch, a scalar to be weighed: `loss = task_loss + lam * cem(z_hat, y)`.
+    def forward(self, z_hat: Tensor, labels: Tensor | None = None, task_loss: Tensor | None = None) -> Tensor:
+        """The loss of a batch, a scalar to be weighed: `loss = task_loss + lam * cem(z_hat, y, task_loss)`.
+
+        It has one derivative: its gradient is that of a frozen mixture, and asking for a second derivative (a gradient
+        penalty over it) is an error.
 
         Args:
             z_hat: (n, ...) features without noise, with their graph.
             labels: (n,) classes; not looked at, and may be left out, without classes or with `class_conditional=False`.
+            task_loss: the batch's mean cross-entropy, for the competence factor; 1 where it is not given.
 
         Raises:
-            NotFittedError: called before the first `refresh`.
-            FeatureError: another number of dimensions than at the last refresh, labels missing or out of range, or (on
-                the CPU) NaN or infinite features.
+            NotFittedError: called before the first `refresh` (but with `steps`).
+            FeatureError: features without a graph in training mode, another number of dimensions than at the last
+                refresh, labels missing or out of range, or (on the CPU) NaN or infinite features.
         """
-        mixture = self._fitted()
+        follows = self.update == "steps"
+        mixture = self.mixture if follows else self._fitted()
         flat = self._flatten(z_hat)
         labels = self._check_labels(labels, flat)
+        learns = self.training and torch.is_grad_enabled()
         ranks = Ranks.current(self.distributed)
         if len(flat) == 0 and ranks.alone:
             return flat.sum() * 0.0
         with torch.autocast(flat.device.type, enabled=False):
             rows = flat.detach().to(mixture.means.dtype)
+            if follows and not mixture.refreshes:
+                if not learns:
+                    raise NotFittedError(
+                        "this CEM has seen no training batch yet; train first, or call cem.refresh(...)"
+                    )
+                self._check_finite(rows)
+                _check_graph(flat)
+                with torch.no_grad():
+                    mixture.begin(rows, labels, ranks)
+                return flat.sum() * 0.0
             assignment = mixture.assign(rows, labels)
             if self.scaling == "as_published":
                 return self._published(whole(flat.to(rows.dtype), ranks), ranks.gather(assignment))
@@ -267,10 +365,19 @@ class CEM(nn.Module):
                 mixture.carry(rows, assignment, ranks)
             direction, value = mixture.direction(rows, assignment), mixture.information
             self._check_finite(direction)
+            if learns:
+                _check_graph(flat)
+            competence = self._competence(task_loss, ranks)
+            if learns:
+                with torch.no_grad():
+                    self._note(rows, assignment, direction, competence)
+                    if follows:
+                        mixture.follow(rows, assignment, ranks)
             if self.scaling == "literal":
-                return _with_gradient(flat, direction * (_batch_share(rows, ranks) / mixture.samples), value)
+                share = _batch_share(rows, ranks) / mixture.samples
+                return _with_gradient(flat, direction * (competence * share), competence * value)
             dim = rows.shape[1]
-            return _with_gradient(flat, direction / (max(1, len(rows)) * dim), value / dim)
+            return _with_gradient(flat, direction * (competence / (max(1, len(rows)) * dim)), competence * value / dim)
 
     def equivalent_weight(self, weight: float, batch_size: int, to: Scaling) -> float:
         """The lambda that gives, under the scaling `to`, the gradients that `weight` gives under this one.
@@ -288,18 +395,24 @@ class CEM(nn.Module):
 
     def diagnostics(self) -> Diagnostics:
         """Eq. 4's posterior, the conditions of section 3.4, cluster sizes and notes on what the numbers are worth."""
-        mixture = self._fitted()
-        return diagnose(
-            weights=mixture.weights,
-            means=mixture.means,
-            covariances=mixture.covariances,
-            counts=mixture.counts,
-            noise_variance=self.variance,
-            information=self.information,
-            features=mixture.kept,
-            clusters=mixture.kept_clusters,
-            seed=self.seed,
-        )
+        return diagnose(self._fitted(), self.variance, self.seed)
+
+    def _competence(self, task_loss: Tensor | None, ranks: Ranks) -> Tensor | float:
+        """How far the classifier is from chance, over the batch of all ranks; a tensor, so that nothing waits."""
+        if task_loss is None:
+            return 1.0
+        if self.num_classes is None:
+            raise ConfigError("task_loss is compared with log(num_classes), and this CEM has no classes; leave it out")
+        loss = task_loss.detach().float()
+        if not ranks.alone:
+            loss = (ranks.sum(loss.double()) / ranks.size).float()
+        return (2.0 * (1.0 - loss / math.log(max(2, self.num_classes)))).clamp(0.0, 1.0)
+
+    def _note(self, rows: Tensor, assignment: Tensor, direction: Tensor, competence: Tensor | float) -> None:
+        """Count the pull of a batch for `mixture_fit` and `competence`."""
+        observed = ((rows - self.mixture.means[assignment]) * direction).double().sum()
+        one = torch.ones_like(observed)
+        self._pulls += torch.stack([observed, self.mixture.pull * len(rows), competence * one, one])
 
     def _published(self, flat: Tensor, assignment: Tensor) -> Tensor:
         own = self.mixture
@@ -354,6 +467,10 @@ class CEM(nn.Module):
             )
         return self.mixture
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        state_dict.setdefault(prefix + "_pulls", torch.zeros_like(self._pulls))  # earlier versions did not count
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
     def extra_repr(self) -> str:
         """Settings, as `repr` shows them."""
         return (
@@ -374,9 +491,19 @@ class _WithGradient(torch.autograd.Function):
         return value.to(direction.dtype)
 
     @staticmethod
+    @once_differentiable  # the moments are frozen, so that a second derivative would be silently incomplete
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         (direction,) = ctx.saved_tensors
         return (grads[0] * direction).to(ctx.dtype), None, None
+
+
+def _check_graph(flat: Tensor) -> None:
+    if not flat.requires_grad:
+        raise FeatureError(
+            "the features have no graph, so the penalty cannot reach the encoder: pass z_hat as the encoder gave it, "
+            "not "
+            "detached, from layers that are not frozen (or call .eval() on the CEM to look at its value only)"
+        )
 
 
 def _batch_share(rows: Tensor, ranks: Ranks) -> float:

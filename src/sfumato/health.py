@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sfumato import bounds
+from sfumato.mixture import Clusters, Covariance
 
 __all__ = ["ENOUGH_PER_CLUSTER", "ENOUGH_PER_DIMENSION", "Diagnostics", "Health", "diagnose"]
 
@@ -58,27 +59,18 @@ class Diagnostics:
         }
 
 
-def diagnose(
-    *,
-    weights: Tensor,
-    means: Tensor,
-    covariances: Tensor,
-    counts: Tensor,
-    noise_variance: float,
-    information: float,
-    features: Tensor,
-    clusters: Tensor,
-    seed: int,
-) -> Diagnostics:
-    """Measure section 3.4 on a mixture; `features` (n, D) of known `clusters` (n,) stand for the training set."""
-    dim = means.shape[1]
-    generator = torch.Generator(device=features.device).manual_seed(seed)
-    noise = torch.randn(features.shape, generator=generator, device=features.device, dtype=features.dtype)
-    z = features + noise_variance**0.5 * noise
+def diagnose(mixture: Clusters, noise_variance: float, seed: int) -> Diagnostics:
+    """Measure section 3.4 on a mixture, on its kept features; nothing of the size k D^2 is formed."""
+    dim, counts = mixture.means.shape[1], mixture.counts
+    generator = torch.Generator(device=mixture.kept.device).manual_seed(seed)
+    noise = torch.randn(mixture.kept.shape, generator=generator, device=mixture.kept.device, dtype=mixture.kept.dtype)
+    density = mixture.log_density(mixture.kept + noise_variance**0.5 * noise)
+    posterior = density.softmax(1).gather(1, mixture.kept_clusters[:, None]).mean()
+    # Only the traces of the covariances enter, so spherical ones of the same trace serve.
+    gap = bounds.separation(mixture.weights, mixture.means, mixture.traces / dim, noise_variance)
     filled = counts[counts > 0]
-    gap = bounds.separation(weights, means, covariances, noise_variance)
-    posterior = bounds.own_cluster_posterior(z, clusters, weights, means, covariances, noise_variance)
     smallest, empty = int(filled.min()), int((counts == 0).sum())
+    information = float(mixture.information)
     return Diagnostics(
         information=information,
         information_per_dimension=information / dim,
@@ -91,13 +83,13 @@ def diagnose(
         smallest_cluster=smallest,
         empty_clusters=empty,
         samples=int(counts.sum()),
-        notes=tuple(_notes(smallest, empty, len(counts), filled, dim, covariances.ndim == 3)),
+        notes=tuple(_notes(smallest, empty, len(counts), filled, dim, mixture.covariance)),
     )
 
 
-def _notes(smallest: int, empty: int, clusters: int, filled: Tensor, dim: int, full: bool) -> list[str]:
+def _notes(smallest: int, empty: int, clusters: int, filled: Tensor, dim: int, covariance: Covariance) -> list[str]:
     notes = []
-    needed = ENOUGH_PER_DIMENSION * dim if full else ENOUGH_PER_CLUSTER
+    needed = ENOUGH_PER_DIMENSION * dim if covariance == "full" else ENOUGH_PER_CLUSTER
     typical = float(filled.double().median())
     if typical < needed:
         notes.append(
@@ -127,7 +119,7 @@ class Health:
         *,
         what: str = "classes",
         groups: int = 1,
-        remedy: str = "lower lambda, or use the 'ramp' schedule",
+        remedy: str = "lower lambda, or give the loss its third argument, cem(z_hat, y, task_loss)",
     ) -> None:
         self.needed = needed
         self.what = what
@@ -164,6 +156,14 @@ class Health:
                 f"the encoder escapes the noise by scale: the features' standard deviation grew from "
                 f"{self.reference:.2g} to {scale:.2g}; bound them (a sigmoid at the end of the encoder, or clip_norm)"
             )
+        unseen = (counts.view(self.groups, -1).sum(1) == 0).nonzero().flatten().tolist()
+        if self.groups > 1 and unseen:
+            first = ", ".join(map(str, unseen[:5])) + (", ..." if len(unseen) > 5 else "")
+            found["unseen"] = (
+                f"class {first} has no samples here, so that nothing is known of its features and they get no pull; "
+                "refresh "
+                "with samples of all classes"
+            )
         thin = int((counts < 2).sum())
         if 2 * thin > len(counts):
             found["clusters"] = (
@@ -177,8 +177,12 @@ class Health:
                 "others; bound the features (a sigmoid, or clip_norm), or use one cluster"
             )
         self.was_informative = self.was_informative or not collapsed
-        new = [text for kind, text in found.items() if kind not in self.told]
-        self.told |= set(found)
+        return [new for kind, text in found.items() for new in self.tell(kind, text)]
+
+    def tell(self, kind: str, text: str) -> list[str]:
+        """The text where nothing of this kind has been told yet."""
+        new = [] if kind in self.told else [text]
+        self.told.add(kind)
         return new
 
     def _one_cluster(self, counts: Tensor) -> bool:

@@ -1,14 +1,28 @@
-"""Ways of running: modules in evaluation mode for a moment, and tensors at whose values one may look."""
+"""Running a module: in evaluation mode for a moment, or as a training step does; exact batch-norm statistics."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-__all__ = ["evaluating", "free_to_look"]
+from sfumato.errors import ConfigError
+
+__all__ = [
+    "ENOUGH_FOR_STATISTICS",
+    "as_in_training",
+    "evaluating",
+    "exact_batch_norm",
+    "free_to_look",
+    "has_batch_norm",
+]
 
 _AT_HAND = {"cpu"}  # device types; emptied by tests that pretend to be on a GPU
+
+ENOUGH_FOR_STATISTICS = 1024
+"""Images from which `exact_batch_norm` tells means and variances."""
 
 
 def free_to_look(tensor: Tensor) -> bool:
@@ -31,3 +45,80 @@ def evaluating(*modules: nn.Module) -> Iterator[None]:
     finally:
         for part, mode in modes:
             part.training = mode
+
+
+@contextmanager
+def as_in_training(module: nn.Module) -> Iterator[None]:
+    """Forwards inside compute what a training step computes, and leave no trace.
+
+    Layers keep the mode that they have in training (frozen ones stay frozen), batch norm uses the statistics of the
+    batch, dropout is active. There are no gradients, and afterwards every buffer (running statistics above all) and the
+    global random state are what they were. A mixture fitted to such features is the mixture of the features which the
+    steps see; in evaluation mode batch norm uses statistics that lag behind the weights, at the first step by all.
+
+        with sfumato.as_in_training(model):
+            features = torch.cat([model.features(x) for x in images.split(128)])
+        cem.refresh(features, labels)
+
+    Args:
+        module: in training mode; its frozen parts in evaluation mode.
+
+    Raises:
+        ConfigError: the module is in evaluation mode.
+    """
+    if not module.training:
+        raise ConfigError("the module is in evaluation mode, in which no training step runs; call .train() on it first")
+    kept = [(buffer, buffer.clone()) for buffer in module.buffers()]
+    gpus = {buffer.device for buffer in (*module.parameters(), *module.buffers()) if buffer.device.type == "cuda"}
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=gpus):
+            yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in kept:
+                buffer.copy_(value)
+
+
+def has_batch_norm(module: nn.Module) -> bool:
+    """Whether the module holds a batch norm in training mode that keeps running statistics."""
+    return any(_follows(part) for part in module.modules())
+
+
+@contextmanager
+def exact_batch_norm(module: nn.Module) -> Iterator[None]:
+    """Forwards inside, in training mode, make the statistics of batch norm exact for the weights of now.
+
+    In training a running average with momentum 0.1 follows the weights with a lag. Features that a defence makes tight
+    have a variance so small that the lag shows: accuracy in evaluation mode stays 5 to 15 points below that of the
+    training batches until the learning rate has fallen. The average over the batches that run inside replaces it:
+
+        mean = 1/B sum_b mean_b,    variance = 1/B sum_b n_b / (n_b - 1) var_b
+
+    A few hundred images are enough. Frozen layers (in evaluation mode) keep their statistics, and where no batch runs
+    everything stays as it was.
+
+    Args:
+        module: in training mode; its frozen parts in evaluation mode.
+    """
+    layers = [part for part in module.modules() if _follows(part)]
+    before = [
+        (part.momentum, *(value.clone() for value in (part.running_mean, part.running_var, part.num_batches_tracked)))
+        for part in layers
+    ]
+    for part in layers:
+        part.reset_running_stats()
+        part.momentum = None  # a cumulative average
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for part, (momentum, mean, var, count) in zip(layers, before, strict=True):
+            part.momentum = momentum
+            if not part.num_batches_tracked:
+                part.running_mean.copy_(mean)
+                part.running_var.copy_(var)
+            part.num_batches_tracked.add_(count)
+
+
+def _follows(part: nn.Module) -> TypeGuard[_BatchNorm]:
+    return isinstance(part, _BatchNorm) and part.training and part.track_running_stats and part.momentum is not None

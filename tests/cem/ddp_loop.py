@@ -48,7 +48,7 @@ def train(rank: int | None, size: int) -> dict[str, torch.Tensor]:
     network = Network()
     model = network if rank is None else DistributedDataParallel(network)
     cem = sfumato.CEM(num_classes=CLASSES, noise_std=SIGMA, clusters_per_class=2)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     x, y = batch(240)
     own = slice((rank or 0) * (240 // size), ((rank or 0) + 1) * (240 // size))
     for epoch in range(3):

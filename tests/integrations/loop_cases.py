@@ -5,9 +5,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import sfumato
-from sfumato import schedules
 
-EPOCHS, BATCH, PARTS, LAM, LR = 3, 12, 2, 2.0, 0.2
+EPOCHS, BATCH, PARTS, LAM, LR = 6, 12, 2, 2.0, 1.0
 
 
 def data() -> tuple[torch.Tensor, torch.Tensor]:
@@ -28,23 +27,23 @@ def plug_in(**options: object) -> sfumato.CEM:
 
 
 def by_hand(lam: float = LAM) -> dict[str, torch.Tensor]:
-    """SGD over batches in their order, two of them accumulated for each step; lambda on the ramp."""
+    """SGD over batches in their order, two of them accumulated for each step; lambda weighed by the competence."""
     x, y = data()
     model, cem = split_model(), plug_in()
     optimizer = torch.optim.SGD(model.parameters(), lr=LR)
     steps = len(x) // (BATCH * PARTS)
     for epoch in range(EPOCHS):
-        with torch.no_grad():
-            cem.refresh(model.eval().features(x), y)
         model.train()
+        with sfumato.as_in_training(model):
+            cem.refresh(model.features(x), y)
         for step in range(steps):
-            weight = lam * schedules.ramp((epoch * steps + step) / (EPOCHS * steps), LR)
             optimizer.zero_grad()
             for part in range(PARTS):
                 start = (step * PARTS + part) * BATCH
                 i = slice(start, start + BATCH)
                 z_hat, _, logits = model.outputs(x[i])
-                ((cross_entropy(logits, y[i]) + weight * cem(z_hat, y[i])) / PARTS).backward()
+                task_loss = cross_entropy(logits, y[i])
+                ((task_loss + lam * cem(z_hat, y[i], task_loss)) / PARTS).backward()
             optimizer.step()
     return {name: value.clone() for name, value in model.state_dict().items()}
 

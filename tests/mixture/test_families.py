@@ -103,8 +103,8 @@ def test_gradient():
 def test_errors_say_what_to_do():
     good = torch.zeros(3, 2)
     index = torch.zeros(3, dtype=torch.int64)
-    with pytest.raises(ConfigError, match=r"'tied'; choose one of full, diagonal, spherical"):
-        check_covariance("tied")
+    with pytest.raises(ConfigError, match=r"'tie'; choose one of full, tied, diagonal, spherical"):
+        check_covariance("tie")
     with pytest.raises(ConfigError, match="covariance is 'x'"):
         moments(good, index, 1, "x")
     with pytest.raises(FeatureError, match=r"bfloat16 \(3, 2\); convert them with features.flatten\(1\).float\(\)"):

@@ -20,6 +20,7 @@ CONFIG = TrainConfig(
     lr=0.05,
     noise_std=0.1,
     cem=True,
+    update="epoch",
     lam=0.5,
     hold_out=0.0,
     rotation=10.0,

@@ -1,7 +1,7 @@
 """Defences: one file per mechanism. Noise, clipping and quantisation are the channel's (`sfumato.split`)."""
 
 from sfumato.defenses.base import Batch, Defense, Epoch, Site
-from sfumato.defenses.cem import CEMDefense
+from sfumato.defenses.cem import LAMBDA, CEMDefense
 from sfumato.defenses.distcorr import DistCorr, distance_correlation
 from sfumato.defenses.dropout import Dropout
 from sfumato.defenses.label_smoothing import LabelSmoothing
@@ -10,6 +10,7 @@ from sfumato.defenses.registry import build, load_plugin, names, options, regist
 from sfumato.defenses.ressfl import ResSFL
 
 __all__ = [
+    "LAMBDA",
     "Batch",
     "CEMDefense",
     "Defense",

@@ -1,12 +1,13 @@
 """CEM in the Trainer of Hugging Face: `class PrivateTrainer(CEMTrainerMixin, Trainer): pass`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sfumato.cem import CEM
+from sfumato.defenses import LAMBDA
 from sfumato.errors import ConfigError
 from sfumato.integrations.protection import Protection
 from sfumato.integrations.tap import inputs_of
@@ -25,11 +26,13 @@ class CEMTrainerMixin:
         class PrivateTrainer(CEMTrainerMixin, Trainer):
             pass
 
-        PrivateTrainer(model=model, args=args, train_dataset=data, cem=cem, lam=0.3, features="split").train()
+        PrivateTrainer(model=model, args=args, train_dataset=data, cem=cem, features="split").train()
 
-    The mixture is refreshed before each epoch from the training set in its order, in evaluation mode, without
-    gradients. Where the Trainer normalises a loss over accumulated batches itself, the penalty is divided by their
-    number here, and where it divides, there. Mixed precision and several processes are the Trainer's.
+    A plug-in that follows the steps (`CEM(update="steps")`) needs no refresh. Another is refreshed before each epoch
+    from the training set in its order, as training steps see it, without gradients. At the end of each epoch some
+    batches make the statistics of batch norm exact. Where the Trainer normalises a loss over accumulated batches
+    itself, the penalty is divided by their number here, and where it divides, there. Mixed precision and several
+    processes are the Trainer's.
 
     Args:
         cem: the plug-in.
@@ -38,7 +41,8 @@ class CEMTrainerMixin:
         features: where z_hat arises: the `SplitModel`, the module whose output it is, or a dotted name of either; None
             looks for the one SplitModel in the model.
         labels: inputs -> labels; their entry `labels` by default.
-        refresh_every: epochs between two refreshes.
+        refresh_every: epochs between two refreshes, for a plug-in that does not follow the steps.
+        competence: let the loss of the step, a mean cross-entropy, weigh the penalty, see `sfumato.CEM`.
 
     Raises:
         ConfigError: a setting without meaning, or a model without such features.
@@ -48,16 +52,18 @@ class CEMTrainerMixin:
         self,
         *args: Any,
         cem: CEM,
-        lam: float = 0.3,
-        lam_schedule: str = "ramp",
+        lam: float = LAMBDA,
+        lam_schedule: str = "constant",
         features: str | nn.Module | None = None,
         labels: Callable[[Any], Any] | None = None,
         refresh_every: int = 1,
+        competence: bool = True,
         **named: Any,
     ) -> None:
         self.protection = Protection(
-            cem, lam=lam, lam_schedule=lam_schedule, features=features, refresh_every=refresh_every, labels=labels
-        )
+            cem, lam=lam, lam_schedule=lam_schedule, features=features, refresh_every=refresh_every,
+            competence=competence, labels=labels,
+        )  # fmt: skip
         super().__init__(*args, **named)
         self.protection.attach(self._plain())
         self._refresh_data: Any = None
@@ -74,36 +80,40 @@ class CEMTrainerMixin:
         if not model.training:
             return made
         loss = made[0] if return_outputs else made
-        loss = loss + self._penalty(labels) / self._parts(num_items_in_batch)
+        parts = self._parts(num_items_in_batch)  # of which the Trainer's loss is already one
+        loss = loss + self._penalty(labels, loss * parts) / parts
         return (loss, made[1]) if return_outputs else loss
 
-    def refresh_mixture(self) -> None:
-        """Fit the mixture to the features of the training set."""
+    def begin_epoch(self, epoch: int) -> None:
+        """Fit the mixture to the features of the training set, if it is due."""
+        network = self._plain()
+        network.train()  # as the Trainer does before every step
+        self.protection.begin_epoch(epoch, network, *self._runnable(network))
+
+    def end_epoch(self) -> None:
+        """Exact statistics for an evaluation, and the epoch's figures."""
+        network = self._plain()
+        self.protection.end_epoch(network, *self._runnable(network))
+        self.log(self.protection.figures())  # type: ignore[attr-defined]
+
+    def _runnable(self, network: nn.Module) -> tuple[Iterable[Any], Callable[[Any], Any]]:
+        """The batches of the training set, and what runs one."""
         own: Any = self
         if self._refresh_data is None:
             self._refresh_data = own.get_eval_dataloader(own.train_dataset)
-        network = self._plain()
 
         def run(batch: Any) -> Any:
             arguments, named = inputs_of(own._prepare_inputs(batch))
             with own.compute_loss_context_manager():
                 return network(*arguments, **named)
 
-        self.protection.refresh(network, self._refresh_data, run)
-        found = self.protection.cem.diagnostics()
-        own.log(
-            {
-                "cem_information": found.information,
-                "cem_information_per_dimension": found.information_per_dimension,
-                "cem_lam": float(self.protection.defense.weight),
-            }
-        )
+        return self._refresh_data, run
 
-    def _penalty(self, labels: Tensor | None) -> Tensor:
+    def _penalty(self, labels: Tensor | None, loss: Tensor) -> Tensor:
         own: Any = self
         rate = own.optimizer.param_groups[0]["lr"]
         rate = float(rate.item() if isinstance(rate, torch.Tensor) else rate)
-        return self.protection.penalty(labels, own.state.global_step / max(1, own.state.max_steps), rate)
+        return self.protection.penalty(labels, own.state.global_step / max(1, own.state.max_steps), rate, loss)
 
     def _parts(self, num_items_in_batch: Any) -> int:
         """By what the penalty is to be divided here, because the Trainer will not divide the loss afterwards."""
@@ -126,5 +136,7 @@ class _Refresh(TrainerCallback):
         self._trainer = trainer
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **named: Any) -> None:
-        if self._trainer.protection.due(int(state.epoch or 0)):
-            self._trainer.refresh_mixture()
+        self._trainer.begin_epoch(int(state.epoch or 0))
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **named: Any) -> None:
+        self._trainer.end_epoch()

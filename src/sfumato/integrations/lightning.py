@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.cem import CEM
+from sfumato.defenses import LAMBDA
 from sfumato.errors import ConfigError
 from sfumato.integrations.protection import Protection
 from sfumato.integrations.tap import inputs_of
@@ -35,10 +36,12 @@ pl: Any = _lightning()
 class CEMCallback(pl.Callback):
     """Adds `lambda x factor(progress) x CEM(z_hat, y)` to what `training_step` returns, and refreshes the mixture.
 
-    The refresh takes one pass of the encoder over the training batches before each epoch, in evaluation mode, without
-    gradients, on each rank over its own part. Lightning divides by `accumulate_grad_batches` and scales for half
-    precision afterwards, so both work. The mixture is part of Lightning's checkpoints. Logged: `cem_information`
-    (nats), `cem_information_per_dimension`, `cem_lam`.
+    A plug-in that follows the steps (`CEM(update="steps")`) needs no refresh. For another the refresh takes one pass of
+    the encoder over the training batches before each epoch, as training steps see them, without gradients, on each rank
+    over its own part. At the end of each epoch some batches make the statistics of batch norm exact, so that the
+    validation measures the weights of now. Lightning divides by `accumulate_grad_batches` and scales for half precision
+    afterwards, so both work. The mixture is part of Lightning's checkpoints. Logged: `cem_information` (nats),
+    `cem_information_per_dimension`, `cem_lam`, `cem_fit`, `cem_competence`.
 
     Args:
         cem: the plug-in.
@@ -48,8 +51,9 @@ class CEMCallback(pl.Callback):
             looks for the one SplitModel in the LightningModule.
         labels: batch -> labels; its second part, or its entry `labels`, by default.
         inputs: batch -> what the module's forward takes; its first part, or its other entries by name, by default.
-        refresh_every: epochs between two refreshes.
-        data: batches for the refresh, best without augmentation; the training batches, if not said.
+        refresh_every: epochs between two refreshes, for a plug-in that does not follow the steps.
+        competence: let the loss of the step, a mean cross-entropy, weigh the penalty, see `sfumato.CEM`.
+        data: batches for the refresh, augmented as in training; the training batches, if not said.
 
     Raises:
         ConfigError: a setting without meaning, or, when the fit begins, a module without such features.
@@ -59,18 +63,20 @@ class CEMCallback(pl.Callback):
         self,
         cem: CEM,
         *,
-        lam: float = 0.3,
-        lam_schedule: str = "ramp",
+        lam: float = LAMBDA,
+        lam_schedule: str = "constant",
         features: str | nn.Module | None = None,
         labels: Callable[[Any], Any] | None = None,
         inputs: Callable[[Any], Any] | None = None,
         refresh_every: int = 1,
+        competence: bool = True,
         data: Iterable[Any] | None = None,
     ) -> None:
         super().__init__()
         self.protection = Protection(
-            cem, lam=lam, lam_schedule=lam_schedule, features=features, refresh_every=refresh_every, labels=labels
-        )
+            cem, lam=lam, lam_schedule=lam_schedule, features=features, refresh_every=refresh_every,
+            competence=competence, labels=labels,
+        )  # fmt: skip
         self._inputs = inputs
         self._data = data
         self._wrapped: Any = None
@@ -86,30 +92,34 @@ class CEMCallback(pl.Callback):
             made = inner(batch, *rest, **named)
             if made is None:  # Lightning skips this step
                 return None
-            penalty = self.protection.penalty(self.protection.labels(batch), _progress(trainer), _rate(trainer))
-            if isinstance(made, Mapping):
-                return {**made, "loss": made["loss"] + penalty}
-            return made + penalty
+            loss = made["loss"] if isinstance(made, Mapping) else made
+            penalty = self.protection.penalty(self.protection.labels(batch), _progress(trainer), _rate(trainer), loss)
+            return {**made, "loss": loss + penalty} if isinstance(made, Mapping) else loss + penalty
 
         pl_module.training_step = training_step
         self._wrapped = pl_module
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Refresh the mixture."""
-        if not self.protection.due(trainer.current_epoch):
-            return
         batches = trainer.train_dataloader if self._data is None else self._data
+        self.protection.begin_epoch(trainer.current_epoch, pl_module, *self._runnable(pl_module, batches))
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        """After the last batch, before the validation: exact statistics, and the epoch's figures."""
+        if not trainer.is_last_batch:
+            return
+        self.protection.end_epoch(pl_module, *self._runnable(pl_module, trainer.train_dataloader))
+        for name, value in self.protection.figures().items():
+            pl_module.log(name, value)
+
+    def _runnable(self, pl_module: Any, batches: Iterable[Any]) -> tuple[Iterable[Any], Callable[[Any], Any]]:
+        """Batches on the module's device, and what runs one."""
 
         def run(batch: Any) -> Any:
             arguments, named = inputs_of(batch) if self._inputs is None else ((self._inputs(batch),), {})
             return self._forward(pl_module)(*arguments, **named)
 
-        moved = (pl_module.transfer_batch_to_device(batch, pl_module.device, 0) for batch in batches)
-        self.protection.refresh(pl_module, moved, run)
-        found = self.protection.cem.diagnostics()
-        pl_module.log("cem_information", found.information)
-        pl_module.log("cem_information_per_dimension", found.information_per_dimension)
-        pl_module.log("cem_lam", float(self.protection.defense.weight))
+        return (pl_module.transfer_batch_to_device(batch, pl_module.device, 0) for batch in batches), run
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Leave the module as it was."""

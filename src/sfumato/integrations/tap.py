@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.errors import ConfigError, FeatureError
-from sfumato.modes import evaluating
+from sfumato.modes import as_in_training
 from sfumato.split import SplitModel
 
 __all__ = ["Tap", "inputs_of", "labels_of"]
@@ -67,7 +67,7 @@ class Tap:
         run: Callable[[Any], Any],
         labels: Callable[[Any], Any],
     ) -> tuple[Tensor, Tensor | None]:
-        """z_hat (N, D) of all batches in evaluation mode, and their labels; what lies behind the cut is not run.
+        """z_hat (N, D) of all batches as training steps compute it, and labels; what lies behind the cut is not run.
 
         The order of batches that a later iteration draws does not change by this one.
         """
@@ -75,7 +75,7 @@ class Tap:
         targets: list[Tensor] = []
         self._leave = True
         try:
-            with evaluating(network), torch.random.fork_rng(devices=[]):
+            with as_in_training(network):
                 for batch in batches:
                     with contextlib.suppress(_Seen):
                         run(batch)

@@ -24,7 +24,13 @@ __all__ = ["Clusters"]
 _FIRST_ITERATIONS = 20
 _WARM_ITERATIONS = 2
 _KEPT = 512
-_BUFFERS = ("weights", "means", "centres", "counts", "spread", "kept", "kept_clusters")
+_BUFFERS = ("weights", "means", "centres", "counts", "spread", "snapshot", "kept", "kept_clusters")
+# Of the moments that follow the steps: how much of them a step replaces at most, and how much may be replaced before
+# their inverse is renewed. A fifth keeps up with the features of a fresh network (with a tenth the fit reached 1.6 in
+# its first epochs).
+_RATE = 0.2
+_STALE = 0.4
+_MOST_WAITING = 1 << 26
 
 
 class Clusters(nn.Module):
@@ -49,9 +55,12 @@ class Clusters(nn.Module):
         centres: (k, D), which define the partition.
         counts: (k,) samples per cluster at the last refresh.
         spread: Sigma_j in its family's shape, or in dual form (k, r, D).
+        snapshot: of moments that follow the steps, the spread from which the present factors were computed.
         layout: counts up whenever a tensor that a step reads has moved to another address.
-        kept: up to 512 features, evenly spread over the data set: a sample to measure on.
-        kept_clusters: their clusters.
+        kept: up to 512 features, evenly spread over the data set or the latest ones: a sample to measure on. Before
+        moments
+            that follow the steps have begun, all features so far.
+        kept_clusters: their clusters; before that, their labels.
     """
 
     weights: Tensor
@@ -59,6 +68,7 @@ class Clusters(nn.Module):
     centres: Tensor
     counts: Tensor
     spread: Tensor
+    snapshot: Tensor
     kept: Tensor
     kept_clusters: Tensor
 
@@ -86,7 +96,7 @@ class Clusters(nn.Module):
         self._is_dual = False
         self._precision: Precision | None = None
         self._stale = True
-        self._information: Tensor | None = None
+        self._steps = 0  # since the factors were renewed
         self.layout = 0
         for name in _BUFFERS:
             self.register_buffer(name, torch.empty(0))
@@ -98,15 +108,32 @@ class Clusters(nn.Module):
 
     @property
     def covariances(self) -> Tensor:
-        """Sigma_j: (k, D, D) full, (k, D) diagonal, (k,) spherical; the dual form is multiplied out."""
+        """Sigma_j: (k, D, D) full and tied, (k, D) diagonal, (k,) spherical; the dual form is multiplied out."""
+        if self.covariance == "tied":
+            return self.spread.expand(self.size, -1, -1)
         return self.spread.transpose(1, 2) @ self.spread if self._is_dual else self.spread
 
     @property
+    def traces(self) -> Tensor:
+        """(k,), Tr Sigma_j."""
+        if self.covariance == "spherical":
+            return self.spread * self.means.shape[1]
+        if self._is_dual:
+            return self.spread.square().sum((1, 2))
+        if self.covariance == "diagonal":
+            return self.spread.sum(1)
+        return self.covariances.diagonal(dim1=1, dim2=2).sum(1)
+
+    @property
     def information(self) -> Tensor:
-        """Theorem 2 for the current moments, float64, nats."""
-        self._prepare()
-        assert self._information is not None
-        return self._information
+        """Theorem 2 for the moments that the factors belong to, float64, nats."""
+        pi = self.weights.double()
+        return (torch.special.entr(pi) + 0.5 * pi * self.precision.log_ratio).sum()
+
+    @property
+    def pull(self) -> Tensor:
+        """sum_j pi_j Tr(B_j^-1 Sigma_j), float64: the mean of `(z - mu)^T B^-1 (z - mu)` over features that fit."""
+        return (self.weights.double() * self.precision.pull).sum()
 
     @property
     def precision(self) -> Precision:
@@ -119,21 +146,18 @@ class Clusters(nn.Module):
         """Bring factors and information up to date, in the tensors that a captured step reads where they fit."""
         if not self._stale:
             return
-        if self.covariance != "full":
-            fresh: Precision = diagonal_precision(self.spread, self.variance, self.means.shape[1])
+        spread = self.snapshot if self.snapshot.numel() else self.spread
+        if self.covariance == "tied":
+            fresh: Precision = dense_precision(spread[None], self.variance, self.size)
+        elif self.covariance != "full":
+            fresh = diagonal_precision(spread, self.variance, self.means.shape[1])
         elif self._is_dual:
-            fresh = low_rank_precision(self.spread, self.variance)
+            fresh = low_rank_precision(spread, self.variance)
         else:
-            fresh = dense_precision(self.spread, self.variance)
+            fresh = dense_precision(spread, self.variance)
         if self._precision is None or not self._precision.adopt(fresh):
             self._precision = fresh
             self.layout += 1
-        pi = self.weights.double()
-        information = (torch.special.entr(pi) + 0.5 * pi * self._precision.log_ratio).sum()
-        if self._information is None or self._information.device != information.device:
-            self._information = information
-        else:
-            self._information.copy_(information)
         self._stale = False
 
     def refresh(self, features: Tensor, labels: Tensor | None, *, noisy: bool, ranks: Ranks = Ranks.ALONE) -> None:
@@ -179,6 +203,7 @@ class Clusters(nn.Module):
         keep = keep[(keep >= start) & (keep < start + len(features))] - start
         self.kept, self.kept_clusters = ranks.gather(features[keep].clone()), ranks.gather(assignment[keep])
         self.refreshes += 1
+        self.snapshot = torch.empty_like(self.snapshot[:0])
         self._forget_factors()
         self._prepare()  # now, not in the first step, which may be a replayed one
 
@@ -198,9 +223,82 @@ class Clusters(nn.Module):
         self.spread = update_covariances(self.spread, fresh, counts, self.weights, self.samples)
         self._forget_factors()
 
+    def begin(self, rows: Tensor, labels: Tensor | None, ranks: Ranks = Ranks.ALONE) -> None:
+        """Keep the features of the first steps until there are enough of them for moments, then `refresh` with them."""
+        dim = rows.shape[1]
+        labels = torch.zeros(len(rows), dtype=torch.int64, device=rows.device) if labels is None else labels
+        first = self.kept.numel() == 0
+        self.kept = rows if first else torch.cat([self.kept, rows])
+        self.kept_clusters = labels if first else torch.cat([self.kept_clusters, labels])
+        if ranks.total(len(self.kept)) >= min(self._enough(dim), max(self.size, _MOST_WAITING // dim)):
+            self.begin_with_few(ranks)
+
+    def begin_with_few(self, ranks: Ranks = Ranks.ALONE) -> None:
+        """Begin with the features that there are; nothing where there are none."""
+        if ranks.total(len(self.kept)):
+            known = self.kept_clusters if self.class_conditional else None
+            self.refresh(self.kept, known, noisy=False, ranks=ranks)
+
+    def _enough(self, dim: int) -> int:
+        """Samples from which the parameters of the family can be told: 4 D for a D x D matrix, 20 for a variance."""
+        return {"full": 4 * dim * self.size, "tied": 4 * dim}.get(self.covariance, 20 * self.size)
+
+    def follow(self, rows: Tensor, assignment: Tensor, ranks: Ranks = Ranks.ALONE) -> None:
+        r"""Let the moments follow the features of the steps: a moving average over the batches of all ranks.
+
+            c_j = max(a n_j / (pi_j n), n_j / N_j) <= 1,    a = min(1/5, n / N_enough)
+            Sigma_j <- (1 - c_j) Sigma_j + c_j Delta Sigma_j,   mu_j <- mu_j + c_j (mean_j - mu_j)
+            pi_j <- (1 - a) pi_j + a n_j / n
+
+        n_j of the n samples of the batch belong to cluster j, N_j of all samples so far; Delta Sigma_j is centred at
+        the stored mu_j as in Eq. 6, so that a drift of the features counts as spread. N_enough, the samples that the
+        family needs (4 D for a matrix), keeps small batches from estimating a large matrix out of few samples. The
+        first n_j of a cluster that was empty set its mean. Factors are renewed when two fifths of the moments have been
+        replaced.
+        """
+        n, dim = ranks.total(len(rows)), rows.shape[1]
+        member = torch.nn.functional.one_hot(assignment, self.size).to(rows.dtype)
+        counts, sums = ranks.sum(member.sum(0).double()), ranks.sum((member.T @ rows).double())
+        batch_means = (sums / counts.clamp(min=1)[:, None]).to(rows.dtype)
+        self.means = torch.where(((self.counts == 0) & (counts > 0))[:, None], batch_means, self.means)
+        self.counts = self.counts + counts.to(self.counts.dtype)
+        self.samples += n
+        rate = max(min(_RATE, n / self._enough(dim)), n / self.samples)
+        expected = (self.weights.double() * n).clamp(min=1e-9)
+        share = torch.maximum(rate * counts / expected, counts / self.counts.clamp(min=1)).clamp(max=1.0).to(rows.dtype)
+        fresh = batch_covariances(rows, assignment, self.means, self.covariance)
+        if self.covariance == "tied":
+            self.spread = torch.lerp(self.spread, ranks.sum(fresh * (len(rows) / n)), rate)
+        else:
+            if not ranks.alone:
+                own = (member.sum(0) / counts.clamp(min=1)).to(fresh.dtype)
+                fresh = ranks.sum(own.reshape(-1, *[1] * (fresh.ndim - 1)) * fresh)
+            self.spread = torch.lerp(self.spread, fresh, share.reshape(-1, *[1] * (fresh.ndim - 1)))
+        self.means = torch.lerp(self.means, batch_means, share[:, None])
+        self.centres = self.means.clone()
+        self.weights = torch.lerp(self.weights, (counts / n).to(self.weights), rate)
+        self.kept = torch.cat([rows, self.kept])[:_KEPT]
+        self.kept_clusters = torch.cat([assignment, self.kept_clusters])[:_KEPT]
+        if self._steps == 0:
+            self.snapshot = self.spread.clone()
+            self._forget_factors()
+        self._steps = (self._steps + 1) % max(1, round(_STALE / rate))
+
     def direction(self, rows: Tensor, assignment: Tensor) -> Tensor:
-        """(n, D): (Sigma_j + sigma^2 I)^-1 (z_i - mu_j) for each row i of cluster j."""
-        return self.precision.apply(rows - self.means[assignment], assignment)
+        """(n, D): (Sigma_j + sigma^2 I)^-1 (z_i - mu_j) for each row i of cluster j; 0 for a cluster never seen."""
+        seen = (self.counts > 0)[assignment, None]
+        return self.precision.apply(torch.where(seen, rows - self.means[assignment], 0.0), assignment)
+
+    def log_density(self, z: Tensor) -> Tensor:
+        """(n, k) float64: log pi_j + log N(z; mu_j, Sigma_j + sigma^2 I), up to a constant that clusters share.
+
+        Cluster by cluster, so that next to the result it needs no more than the rows.
+        """
+        found = torch.empty(len(z), self.size, dtype=torch.float64, device=z.device)
+        for j in range(self.size):
+            rows = z - self.means[j]
+            found[:, j] = -0.5 * (rows * self.precision.one(rows, j)).double().sum(1)
+        return found + self.weights.double().log() - 0.5 * self.precision.log_ratio
 
     @property
     def _partition(self) -> Partition:
@@ -223,15 +321,16 @@ class Clusters(nn.Module):
     def _forget_factors(self) -> None:
         self._stale = True
         if free_to_look(self.weights):
-            self._precision = self._information = None
+            self._precision = None
 
     def get_extra_state(self) -> Tensor:
         """Counters as a tensor, so that a state dict holds nothing but tensors."""
-        return torch.tensor([self.refreshes, self.samples, int(self._is_dual)], dtype=torch.int64)
+        return torch.tensor([self.refreshes, self.samples, int(self._is_dual), self._steps], dtype=torch.int64)
 
     def set_extra_state(self, state: Tensor) -> None:
         """Restore the counters; the factors are rebuilt from the loaded moments when they are needed."""
         self.refreshes, self.samples, self._is_dual = int(state[0]), int(state[1]), bool(state[2])
+        self._steps = int(state[3]) if len(state) > 3 else 0
         self._forget_factors()
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
@@ -241,6 +340,8 @@ class Clusters(nn.Module):
                 f"the saved mixture has {saved.numel()} clusters, this CEM {self.size}; "
                 "build it with the settings of the saved one"
             )
+        if saved is not None:  # before moments could follow the steps there was none
+            state_dict.setdefault(prefix + "snapshot", torch.empty(0))
         for name in _BUFFERS:  # their shapes are those of the saved features
             if (saved := state_dict.get(prefix + name)) is not None:
                 setattr(self, name, torch.empty_like(saved, device=self.weights.device))

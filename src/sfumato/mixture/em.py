@@ -92,7 +92,7 @@ class GaussianMixture:
                 "between 0 and 1"
             )
         self.k = k
-        self.covariance = check_covariance(covariance)
+        self.covariance = check_covariance(covariance, tied=False)
         self.tol = tol
         self.max_iter = max_iter
         self.reg_covar = reg_covar

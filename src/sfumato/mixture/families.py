@@ -1,4 +1,4 @@
-"""The three covariance families, and the exact moments of a hard partition in each of them."""
+"""The covariance families, and the exact moments of a hard partition in each of them."""
 
 from typing import Literal, NamedTuple, cast, get_args
 
@@ -17,7 +17,7 @@ from sfumato.ranks import Ranks
 
 __all__ = ["Covariance", "Moments", "check_covariance", "moments"]
 
-Covariance = Literal["full", "diagonal", "spherical"]
+Covariance = Literal["full", "tied", "diagonal", "spherical"]
 
 
 class Moments(NamedTuple):
@@ -26,7 +26,7 @@ class Moments(NamedTuple):
     Attributes:
         counts: (k,) int64, n_j.
         means: (k, D), mu_j.
-        covariances: Sigma_j as (k, D, D) full, (k, D) diagonal or (k,) spherical.
+        covariances: Sigma_j as (k, D, D) full, (D, D) tied, (k, D) diagonal or (k,) spherical.
     """
 
     counts: Tensor
@@ -34,13 +34,17 @@ class Moments(NamedTuple):
     covariances: Tensor
 
 
-def check_covariance(name: str) -> Covariance:
+def check_covariance(name: str, *, tied: bool = True) -> Covariance:
     """The name of a covariance family, checked.
 
+    Args:
+        name: of the family.
+        tied: whether `tied` is one of those that are offered.
+
     Raises:
-        ConfigError: the name is none of `full`, `diagonal`, `spherical`.
+        ConfigError: the name is none of `full`, `tied`, `diagonal`, `spherical`.
     """
-    known = get_args(Covariance)
+    known = [family for family in get_args(Covariance) if tied or family != "tied"]
     if name not in known:
         raise ConfigError(f"covariance is {name!r}; choose one of {', '.join(known)}")
     return cast(Covariance, name)
@@ -59,11 +63,12 @@ def moments(
 
         mu_j = 1/n_j sum_{i in j} z_i,    Sigma_j = 1/n_j sum_{i in j} (z_i - mu_j)(z_i - mu_j)^T
 
-    `diagonal` keeps the D variances of Sigma_j, `spherical` their average Tr Sigma_j / D. Dividing by n_j, not by
-    n_j - 1, makes Theorem 2 hold for the empirical distribution. Samples are centred before they are squared and
-    chunks are merged by their means (Chan, Golub and LeVeque 1983), so an offset of the features costs no digits.
-    Works cluster by cluster and chunk by chunk: next to the result it needs a few megabytes. Differentiable with
-    respect to the features; call it under `torch.no_grad()` where that is not wanted.
+    `tied` is one matrix for all clusters, sum_j n_j Sigma_j / n: log det is concave, so the bound of Theorem 2 holds
+    for it and is no smaller. `diagonal` keeps the D variances of Sigma_j, `spherical` their average Tr Sigma_j / D.
+    Dividing by n_j, not by n_j - 1, makes Theorem 2 hold for the empirical distribution. Samples are centred before
+    they are squared and chunks are merged by their means (Chan, Golub and LeVeque 1983), so an offset of the features
+    costs no digits. Works cluster by cluster and chunk by chunk: next to the result it needs a few megabytes.
+    Differentiable with respect to the features; call it under `torch.no_grad()` where that is not wanted.
 
     Args:
         features: (n, D) float32 or float64.
@@ -91,30 +96,38 @@ def moments(
         raise FeatureError(f"fallback means have shape {tuple(fallback.shape)}; pass ({k}, {dim})")
     means = features.new_zeros(k, dim) if fallback is None else fallback.detach().to(features).clone()
     exact = features.new_zeros(k, dim, dtype=torch.float64) if not ranks.alone else None
-    shape = {"full": (k, dim, dim), "diagonal": (k, dim), "spherical": (k,)}[covariance]
-    covariances = features.new_zeros(shape)
+    shapes = {"full": (k, dim, dim), "tied": (dim, dim), "diagonal": (k, dim), "spherical": (k,)}
+    covariances = features.new_zeros(shapes[covariance])
     order, counts, ends = sorted_clusters(assignment, k)
     start = 0
     for j, end in enumerate(ends):
         if end > start:
-            mean, scatter = _cluster(features, order[start:end], full=covariance == "full")
+            mean, scatter = _cluster(features, order[start:end], full=covariance in ("full", "tied"))
             means[j] = mean.to(features.dtype)
             if exact is not None:
                 exact[j] = mean
-            covariances[j] = scatter.mean() if covariance == "spherical" else scatter
+            if covariance == "tied":
+                covariances += scatter * ((end - start) / len(features))
+            else:
+                covariances[j] = scatter.mean() if covariance == "spherical" else scatter
         start = end
     if exact is not None:
-        counts, exact, covariances = _merged(counts, exact, covariances, ranks)
+        counts, exact, covariances = _merged(counts, exact, covariances, ranks, tied=covariance == "tied")
         means = torch.where(counts[:, None] > 0, exact.to(features.dtype), means)
     return Moments(counts, means, covariances)
 
 
-def _merged(counts: Tensor, means: Tensor, covariances: Tensor, ranks: Ranks) -> tuple[Tensor, Tensor, Tensor]:
+def _merged(
+    counts: Tensor, means: Tensor, covariances: Tensor, ranks: Ranks, *, tied: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     """The moments of all ranks from those of each, as chunks are merged; full covariances one cluster at a time."""
     total = ranks.sum(counts)
     share = counts.double() / total.clamp(min=1)
     common = ranks.sum(share[:, None] * means)
     gap = means - common
+    if tied:
+        own = counts.sum() * covariances.double() + (counts.double()[:, None] * gap).T @ gap
+        return total, common, (ranks.sum(own) / total.sum().clamp(min=1)).to(covariances)
     if covariances.ndim == 1:
         return total, common, ranks.sum(share * (covariances.double() + gap.square().mean(1))).to(covariances)
     if covariances.ndim == 2:

@@ -49,12 +49,22 @@ class Tiles(NamedTuple):
 
 
 class Precision(Protocol):
-    """What `CEM` asks of a covariance family."""
+    """What `CEM` asks of a covariance family.
+
+    Attributes:
+        log_ratio: (k,), log |Sigma_j + sigma^2 I| / |sigma^2 I| in nats.
+        pull: (k,), Tr(B_j^-1 Sigma_j): what (z - mu_j)^T B_j^-1 (z - mu_j) is on average over the cluster's samples.
+    """
 
     log_ratio: Tensor
+    pull: Tensor
 
     def apply(self, rows: Tensor, assignment: Tensor) -> Tensor:
         """(N, D) rows and (N,) clusters -> (N, D): row i multiplied by (Sigma_j(i) + sigma^2 I)^-1."""
+        ...
+
+    def one(self, rows: Tensor, cluster: int) -> Tensor:
+        """(N, D) rows, all multiplied by (Sigma_j + sigma^2 I)^-1 of this cluster."""
         ...
 
     def adopt(self, other: "Precision") -> bool:
@@ -120,22 +130,27 @@ class DensePrecision:
     """Full covariances: one D x D inverse per cluster.
 
     Attributes:
-        inverse: (k, D, D), B_j^-1.
-        log_ratio: (k,), log |Sigma_j + sigma^2 I| / |sigma^2 I| in nats.
+        inverse: (k, D, D), B_j^-1; (1, D, D) where all clusters share one covariance.
+        log_ratio, pull: see `Precision`.
     """
 
-    def __init__(self, inverse: Tensor, log_ratio: Tensor) -> None:
+    def __init__(self, inverse: Tensor, log_ratio: Tensor, pull: Tensor) -> None:
         self.inverse = inverse
         self.log_ratio = log_ratio
+        self.pull = pull
 
     def apply(self, rows: Tensor, assignment: Tensor) -> Tensor:
-        """See `Precision.apply`: one batched product over the padded groups."""
-        return _grouped(rows, assignment, self.inverse)
+        """See `Precision.apply`: one batched product over the padded groups, or one product for all."""
+        return rows @ self.inverse[0] if len(self.inverse) == 1 else _grouped(rows, assignment, self.inverse)
+
+    def one(self, rows: Tensor, cluster: int) -> Tensor:
+        """See `Precision.one`."""
+        return rows @ self.inverse[cluster if len(self.inverse) > 1 else 0]
 
     def adopt(self, other: Precision) -> bool:
         """See `Precision.adopt`."""
         return isinstance(other, DensePrecision) and _adopt(
-            (self.inverse, self.log_ratio), (other.inverse, other.log_ratio)
+            (self.inverse, self.log_ratio, self.pull), (other.inverse, other.log_ratio, other.pull)
         )
 
 
@@ -148,22 +163,27 @@ class LowRankPrecision:
 
     Attributes:
         factor: (k, r, D), the U_j, padded with zero rows to the largest cluster.
-        log_ratio: (k,), log |I + A A^T / sigma^2| in nats, which equals log |Sigma_j + sigma^2 I| / |sigma^2 I|.
+        log_ratio, pull: see `Precision`; log |I + A A^T / sigma^2| and |U|^2, which equal the D x D forms.
     """
 
     def __init__(self, factor: Tensor, log_ratio: Tensor, variance: float) -> None:
         self.factor = factor
         self.log_ratio = log_ratio
+        self.pull = factor.double().square().sum((1, 2))
         self.variance = variance
 
     def apply(self, rows: Tensor, assignment: Tensor) -> Tensor:
         """See `Precision.apply`: two batched products with the padded factors."""
         return (rows - _grouped(rows, assignment, self.factor.transpose(1, 2), self.factor)) / self.variance
 
+    def one(self, rows: Tensor, cluster: int) -> Tensor:
+        """See `Precision.one`."""
+        return (rows - rows @ self.factor[cluster].T @ self.factor[cluster]) / self.variance
+
     def adopt(self, other: Precision) -> bool:
         """See `Precision.adopt`."""
         return isinstance(other, LowRankPrecision) and _adopt(
-            (self.factor, self.log_ratio), (other.factor, other.log_ratio)
+            (self.factor, self.log_ratio, self.pull), (other.factor, other.log_ratio, other.pull)
         )
 
 
@@ -172,26 +192,31 @@ class DiagonalPrecision:
 
     Attributes:
         inverse: (k, D) or (k, 1), 1 / (variance + sigma^2).
-        log_ratio: (k,), summed over the D dimensions, in nats.
+        log_ratio, pull: see `Precision`, summed over the D dimensions.
     """
 
-    def __init__(self, inverse: Tensor, log_ratio: Tensor) -> None:
+    def __init__(self, inverse: Tensor, log_ratio: Tensor, pull: Tensor) -> None:
         self.inverse = inverse
         self.log_ratio = log_ratio
+        self.pull = pull
 
     def apply(self, rows: Tensor, assignment: Tensor) -> Tensor:
         """See `Precision.apply`: an elementwise product."""
         return rows * self.inverse[assignment]
 
+    def one(self, rows: Tensor, cluster: int) -> Tensor:
+        """See `Precision.one`."""
+        return rows * self.inverse[cluster]
+
     def adopt(self, other: Precision) -> bool:
         """See `Precision.adopt`."""
         return isinstance(other, DiagonalPrecision) and _adopt(
-            (self.inverse, self.log_ratio), (other.inverse, other.log_ratio)
+            (self.inverse, self.log_ratio, self.pull), (other.inverse, other.log_ratio, other.pull)
         )
 
 
-def dense_precision(covariances: Tensor, variance: float) -> DensePrecision:
-    """Factorise (k, D, D) covariances plus `variance` on the diagonal.
+def dense_precision(covariances: Tensor, variance: float, clusters: int | None = None) -> DensePrecision:
+    """Factorise (k, D, D) covariances, or one (1, D, D) for all clusters, plus `variance` on the diagonal.
 
     In float64: the condition number is about the largest eigenvalue over sigma^2, often 1e4, which a float32 inverse
     does not survive. On a CPU one cluster at a time, since one D x D temporary in float64 is cheap where k of them are
@@ -199,13 +224,18 @@ def dense_precision(covariances: Tensor, variance: float) -> DensePrecision:
     """
     inverse = torch.empty_like(covariances)
     log_ratio = covariances.new_empty(len(covariances), dtype=torch.float64)
+    pull = torch.empty_like(log_ratio)
     for part in _parts(covariances):
-        shifted = covariances[part].double() / variance
+        scaled = covariances[part].double() / variance
+        shifted = scaled.clone()
         shifted.diagonal(dim1=1, dim2=2).add_(1.0)
         chol = _factor(shifted)
         log_ratio[part] = 2.0 * chol.diagonal(dim1=1, dim2=2).log().sum(1)
-        inverse[part] = torch.cholesky_inverse(chol).div_(variance)
-    return DensePrecision(inverse, log_ratio)
+        exact = torch.cholesky_inverse(chol)
+        pull[part] = (exact * scaled).sum((1, 2))  # D - Tr(exact) would cancel where Sigma_j is small
+        inverse[part] = exact.div_(variance)
+    each = clusters or len(covariances)
+    return DensePrecision(inverse, log_ratio.expand(each).clone(), pull.expand(each).clone())
 
 
 def low_rank_precision(samples: Tensor, variance: float) -> LowRankPrecision:
@@ -243,8 +273,9 @@ def _parts(matrices: Tensor) -> Iterator[slice]:
 def diagonal_precision(variances: Tensor, variance: float, dim: int) -> DiagonalPrecision:
     """Prepare (k, D) diagonal or (k,) spherical variances of features with `dim` dimensions."""
     table = variances if variances.ndim == 2 else variances[:, None]
-    log_ratio = (table.double() / variance).log1p().sum(1) * (dim / table.shape[1])
-    return DiagonalPrecision(1.0 / (table + variance), log_ratio)
+    ratio = table.double() / variance
+    log_ratio, pull = (value.sum(1) * (dim / table.shape[1]) for value in (ratio.log1p(), ratio / (1 + ratio)))
+    return DiagonalPrecision(1.0 / (table + variance), log_ratio, pull)
 
 
 def centred_samples(flat: Tensor, assignment: Tensor, means: Tensor, counts: Tensor) -> Tensor:

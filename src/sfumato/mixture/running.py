@@ -76,7 +76,7 @@ def batch_covariances(features: Tensor, assignment: Tensor, means: Tensor, covar
         covariance: the family.
 
     Returns:
-        (k, D, D), (k, D) or (k,); 0 for clusters without samples.
+        (k, D, D), (k, D) or (k,); 0 for clusters without samples. `tied`: (D, D), over all samples.
 
     Raises:
         ConfigError: an unknown family.
@@ -94,6 +94,8 @@ def batch_covariances(features: Tensor, assignment: Tensor, means: Tensor, covar
         scaled = centred * counts.rsqrt()[assignment, None]
         padded = features.new_zeros(k, width, features.shape[1]).index_put((assignment, slot), scaled)
         return torch.bmm(padded.mT.contiguous(), padded)
+    if covariance == "tied":
+        return centred.T @ centred / max(1, len(features))
     member = torch.nn.functional.one_hot(assignment, k).to(features).T / counts[:, None]
     squares = centred.square()
     return member @ squares if covariance == "diagonal" else member @ squares.mean(1)

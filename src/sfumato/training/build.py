@@ -24,10 +24,8 @@ def build_defenses(config: TrainConfig, num_classes: int) -> list[Defense]:
         cem = CEM(
             num_classes=num_classes,
             noise_std=config.noise_std,
-            clusters_per_class=config.clusters_per_class,
-            covariance=config.covariance,
             scaling=config.scaling,
-            update=config.update,
+            **config.mixture,
             seed=config.seed,
         )
         found.append(

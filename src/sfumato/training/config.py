@@ -13,6 +13,19 @@ from sfumato.models import default_cut
 
 __all__ = ["TrainConfig"]
 
+# Counts up when CEM itself changes, so that results of another version keep their name and are not taken for new ones.
+# Version 1 fitted its mixture to features in evaluation mode.
+_CEM_VERSION = 2
+# What decides nothing without CEM keeps the values under which the first results are stored.
+_WITHOUT_CEM = {
+    "lam": 0.3,
+    "lam_schedule": "ramp",
+    "covariance": "full",
+    "clusters_per_class": 3,
+    "scaling": "per_dimension",
+    "update": "epoch",
+    "refresh_every": 1,
+}
 _NETWORKS = {"digits": "digits", "tinyimagenet": "resnet20"}
 
 
@@ -47,12 +60,14 @@ class TrainConfig:
         defense_options: its settings, such as `--defense-options.alpha 0.3`.
         cem: train with conditional entropy maximization.
         lam: lambda, the weight of the CEM loss.
-        lam_schedule: `ramp`, `lr_coupled` or `constant`.
-        covariance: `full`, `diagonal` or `spherical`.
-        clusters_per_class: mixture components per class; the paper has 3.
+        lam_schedule: `constant`, `ramp` or `lr_coupled`; all are multiplied by the competence of the classifier, so that
+            a training at chance has no penalty.
+        covariance: `full`, `tied`, `diagonal` or `spherical`; `tied` if `update` is `steps`, else `full`, if not given.
+        clusters_per_class: mixture components per class; 1 if `update` is `steps`, else 3 as in the paper, if not given.
         scaling: `per_dimension`, `literal` or `as_published`.
-        update: `epoch` or `running`.
-        refresh_every: epochs between two fits of the mixture.
+        update: `steps` (the moments follow the features of the steps), `epoch` (a pass over the training set before each
+            epoch) or `running` (that, and Eq. 5 and 6); `steps` if the scaling is `per_dimension`, else `epoch`.
+        refresh_every: epochs between two fits of the mixture, if `update` is not `steps`.
         hold_out: fraction of the training set that is not learned from and serves every choice.
         precision: `auto`, `fp32` or `bf16`.
         device: `auto`, `cpu`, `cuda`.
@@ -90,12 +105,12 @@ class TrainConfig:
     defense: str = "none"
     defense_options: dict[str, int | float | str] = field(default_factory=dict)
     cem: bool = False
-    lam: float = 0.3
-    lam_schedule: Literal["ramp", "lr_coupled", "constant"] = "ramp"
-    covariance: Literal["full", "diagonal", "spherical"] = "full"
-    clusters_per_class: int = 3
+    lam: float = defenses.LAMBDA
+    lam_schedule: Literal["ramp", "lr_coupled", "constant"] = "constant"
+    covariance: Literal["full", "tied", "diagonal", "spherical"] | None = None
+    clusters_per_class: int | None = None
     scaling: Literal["per_dimension", "literal", "as_published"] = "per_dimension"
-    update: Literal["epoch", "running"] = "epoch"
+    update: Literal["epoch", "running", "steps"] | None = None
     refresh_every: int = 1
     hold_out: float = 0.1
     precision: Precision = "auto"
@@ -108,7 +123,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "clusters_per_class", "refresh_every"):
-            if getattr(self, name) < 1:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; give at least 1")
         if self.micro_batch is not None and self.micro_batch < 1:
             raise ConfigError(f"micro_batch is {self.micro_batch}; give the images of a part, at least 1")
@@ -143,6 +158,16 @@ class TrainConfig:
         """The cut with none resolved."""
         return default_cut(self.network) if self.cut is None else self.cut
 
+    @property
+    def mixture(self) -> dict[str, Any]:
+        """`update`, `covariance` and `clusters_per_class` with none resolved."""
+        update = self.update or ("steps" if self.scaling == "per_dimension" else "epoch")
+        return {
+            "update": update,
+            "covariance": self.covariance or ("tied" if update == "steps" else "full"),
+            "clusters_per_class": self.clusters_per_class or (1 if update == "steps" else 3),
+        }
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return asdict(self)
@@ -153,6 +178,7 @@ class TrainConfig:
         kept = {name: value for name, value in self.as_dict().items() if name not in ignored}
         if self.bound == "sigmoid":  # came later: results stored before it existed keep their names
             del kept["bound"]
+        kept |= self.mixture | {"cem_version": _CEM_VERSION} if self.cem else _WITHOUT_CEM
         return kept | {"cut": self.cut_at, "defense_version": defenses.version(self.defense)}
 
     def digest(self) -> str:

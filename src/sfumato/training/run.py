@@ -185,7 +185,7 @@ def _information(model: SplitModel, fit: ImageSet, config: TrainConfig, bf16: bo
         # What the warnings say (samples per cluster, collapsed features) is in the figures themselves.
         warnings.simplefilter("ignore", SfumatoWarning)
         return measure_information(
-            model, fit, clusters_per_class=config.clusters_per_class, seed=config.seed, bf16=bf16
+            model, fit, clusters_per_class=config.mixture["clusters_per_class"], seed=config.seed, bf16=bf16
         )
 
 

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,16 +17,20 @@ from sfumato.defenses import Batch, Defense, Epoch
 from sfumato.errors import CheckpointError, ConfigError, DivergedError, Interrupted, SfumatoError
 from sfumato.models.layers import Dropout
 from sfumato.models.widths import fit_to_state
+from sfumato.modes import ENOUGH_FOR_STATISTICS, as_in_training, exact_batch_norm, has_batch_norm
 from sfumato.ranks import Gradients, Part, Ranks, share_batch_norm
 from sfumato.replay import Replay
 from sfumato.seeds import derive_seed, generator
 from sfumato.split import SplitModel
 from sfumato.training.config import TrainConfig
-from sfumato.training.evaluate import accuracy, collect_features
+from sfumato.training.evaluate import accuracy
 from sfumato.training.rates import learning_rate
 from sfumato.watch import FEWEST, MOST, Watcher
 
 __all__ = ["Trainer"]
+
+_SHARE_FOR_STATISTICS = 8  # of a large set, an eighth makes the statistics of batch norm exact: 4 % of an epoch
+_FEWEST_STEPS_TO_LEARN = 50
 
 OnStep = Callable[[int, int], None]
 OnEpoch = Callable[[dict[str, Any]], None]
@@ -233,16 +237,17 @@ class Trainer:
 
     def begin_epoch(self, epoch: int) -> None:
         """Let the defences act before the first step of an epoch, and start its sums."""
-
-        def collect() -> tuple[Tensor, Tensor]:
-            own = self.ranks.shard(len(self._labels))
-            return collect_features(self.model, self._pixels[own], bf16=self.bf16), self._labels[own]
-
+        self.model.train()
+        self._modules.train()
         self._sums.zero_()
         self._seconds = 0.0
         replaced: list[bool] = []
         for defense in self.defenses:
-            defense.on_epoch(Epoch(epoch, self.config.epochs, collect, self.model, lambda: replaced.append(True)))
+            defense.on_epoch(
+                Epoch(
+                    epoch, self.config.epochs, lambda: self._collect(epoch), self.model, lambda: replaced.append(True)
+                )
+            )
         if replaced:
             self.optimizer = self._optimizer()
             self._connect()
@@ -250,8 +255,47 @@ class Trainer:
         if replaced or layout != self._layout:
             self._layout = layout
             self._whole_step.forget()
-        self.model.train()
+        self.model.train()  # layers that were put in the place of others, too
         self._modules.train()
+
+    def _collect(self, epoch: int) -> tuple[Tensor, Tensor]:
+        """z_hat of all training images as the steps of this epoch compute it, and labels; of each rank its shard.
+
+        Augmented, in the same batches and with the statistics of the batch: a mixture of other features, such as those
+        of evaluation mode, would not be that of the features which the penalty pulls at.
+        """
+        where: list[Tensor] = []
+        rows: list[Tensor] = []
+        with as_in_training(self.model):
+            for indices, x, part in self._batches("refresh", epoch):
+                with part.working(), autocast(self.device, self.bf16):
+                    rows.append(self.model.features(x).flatten(1).float()[: None if part.counted else 0])
+                where.append(indices[: len(rows[-1])])
+        found, order = self.ranks.gather(torch.cat(rows)), self.ranks.gather(torch.cat(where))
+        features = torch.empty_like(found)
+        features[order] = found
+        own = self.ranks.shard(len(features))
+        return features[own], self._labels[own]
+
+    def _make_statistics_exact(self, epoch: int) -> None:
+        """Batch-norm statistics for the weights of now (those of the steps lag behind), before anybody measures."""
+        if not has_batch_norm(self.model):
+            return
+        most = max(ENOUGH_FOR_STATISTICS, len(self._labels) // _SHARE_FOR_STATISTICS)
+        with exact_batch_norm(self.model):
+            for _, x, part in self._batches("statistics", epoch, most):
+                with part.working(), autocast(self.device, self.bf16):
+                    self.model.outputs(x, self._random["step"])
+
+    def _batches(self, name: str, epoch: int, most: int | None = None) -> Iterator[tuple[Tensor, Tensor, Part]]:
+        """Training images as the steps see them, in another order: indices and images of this rank's parts."""
+        random = torch.Generator(self.device)
+        order = torch.randperm(len(self._labels), generator=generator(self.config.seed, name, epoch))[:most]
+        for number, batch in enumerate(order.to(self.device).split(self.config.micro_batch or self.config.batch_size)):
+            part = self.ranks.split(len(batch))
+            indices = batch[part.rows]
+            random.manual_seed(derive_seed(self.config.seed, name, epoch, number, *part.stream))
+            yield indices, self.augmentation(self._pixels[indices], random, memory_format=self._format), part
 
     def step(self, epoch: int, step: int, indices: Tensor) -> None:
         """One step on the images at `indices`; a pure function of the state, the seed, the epoch and the step."""
@@ -309,8 +353,25 @@ class Trainer:
         loss, task, right = (self.ranks.sum(self._sums) / len(self.train)).tolist()
         if not math.isfinite(loss):
             raise DivergedError(f"the loss became {loss} in epoch {epoch}; lower --lr or --lam and start a new run")
+        self._check_learning(epoch, right)
+        self._make_statistics_exact(epoch)
         self.history.append(self.ranks.first(lambda: self._line(epoch, loss, task, right)))
         self._place = _Place(epoch + 1, 0)
+
+    def _check_learning(self, epoch: int, right: float) -> None:
+        """A defended training that is at chance after its first third would only use up time."""
+        done = epoch + 1
+        if not self.defenses or 3 * done < self.config.epochs or done * self.steps < _FEWEST_STEPS_TO_LEARN:
+            return
+        count = len(self._labels)
+        chance = float(torch.bincount(self._labels).max()) / count
+        if right <= chance + 3 * math.sqrt(chance * (1 - chance) / count):
+            raise DivergedError(
+                f"after {done} of {self.config.epochs} epochs the accuracy on the training images is {right:.1%}, "
+                "which is "
+                "chance: the defence wins against the classifier; lower --lam or the defence's strength, or --lr, and "
+                "start a new run"
+            )
 
     def _line(self, epoch: int, loss: float, task: float, right: float) -> dict[str, Any]:
         line: dict[str, Any] = {
