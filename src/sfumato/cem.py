@@ -370,9 +370,11 @@ class CEM(nn.Module):
             competence = self._competence(task_loss, ranks)
             if learns:
                 with torch.no_grad():
-                    self._note(rows, assignment, direction, competence)
+                    pull = ((rows - mixture.means[assignment]) * direction).double().sum()
+                    one = torch.ones_like(pull)
+                    self._pulls += torch.stack([pull, mixture.pull * len(rows), competence * one, one])
                     if follows:
-                        mixture.follow(rows, assignment, ranks)
+                        mixture.follow(rows, assignment, pull, ranks)
             if self.scaling == "literal":
                 share = _batch_share(rows, ranks) / mixture.samples
                 return _with_gradient(flat, direction * (competence * share), competence * value)
@@ -407,12 +409,6 @@ class CEM(nn.Module):
         if not ranks.alone:
             loss = (ranks.sum(loss.double()) / ranks.size).float()
         return (2.0 * (1.0 - loss / math.log(max(2, self.num_classes)))).clamp(0.0, 1.0)
-
-    def _note(self, rows: Tensor, assignment: Tensor, direction: Tensor, competence: Tensor | float) -> None:
-        """Count the pull of a batch for `mixture_fit` and `competence`."""
-        observed = ((rows - self.mixture.means[assignment]) * direction).double().sum()
-        one = torch.ones_like(observed)
-        self._pulls += torch.stack([observed, self.mixture.pull * len(rows), competence * one, one])
 
     def _published(self, flat: Tensor, assignment: Tensor) -> Tensor:
         own = self.mixture

@@ -32,7 +32,7 @@ def by_hand(lam: float = LAM) -> dict[str, torch.Tensor]:
     model, cem = split_model(), plug_in()
     optimizer = torch.optim.SGD(model.parameters(), lr=LR)
     steps = len(x) // (BATCH * PARTS)
-    for epoch in range(EPOCHS):
+    for _ in range(EPOCHS):
         model.train()
         with sfumato.as_in_training(model):
             cem.refresh(model.features(x), y)

@@ -188,6 +188,7 @@ def test_parts_of_a_batch_sum_to_its_gradient():
         assert torch.allclose(ours, theirs, atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore::sfumato.errors.SfumatoWarning")  # three samples per cluster, and chance
 def test_out_of_memory_names_the_setting_and_resumes_with_it(tmp_path, monkeypatch):
     state = tmp_path / "state"
     config = replace(CONFIG, checkpoint_seconds=0.0)

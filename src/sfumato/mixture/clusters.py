@@ -24,12 +24,13 @@ __all__ = ["Clusters"]
 _FIRST_ITERATIONS = 20
 _WARM_ITERATIONS = 2
 _KEPT = 512
-_BUFFERS = ("weights", "means", "centres", "counts", "spread", "snapshot", "kept", "kept_clusters")
+_BUFFERS = ("weights", "means", "centres", "counts", "spread", "snapshot", "scale", "kept", "kept_clusters")
 # Of the moments that follow the steps: how much of them a step replaces at most, and how much may be replaced before
 # their inverse is renewed. A fifth keeps up with the features of a fresh network (with a tenth the fit reached 1.6 in
 # its first epochs).
 _RATE = 0.2
 _STALE = 0.4
+_SCALE_RATE = 0.3  # of the common scale, one number, for which a single batch has samples enough
 _MOST_WAITING = 1 << 26
 
 
@@ -56,6 +57,7 @@ class Clusters(nn.Module):
         counts: (k,) samples per cluster at the last refresh.
         spread: Sigma_j in its family's shape, or in dual form (k, r, D).
         snapshot: of moments that follow the steps, the spread from which the present factors were computed.
+        scale: of moments that follow the steps, how far the features of the last batches have outgrown the factors.
         layout: counts up whenever a tensor that a step reads has moved to another address.
         kept: up to 512 features, evenly spread over the data set or the latest ones: a sample to measure on. Before
         moments
@@ -69,6 +71,7 @@ class Clusters(nn.Module):
     counts: Tensor
     spread: Tensor
     snapshot: Tensor
+    scale: Tensor
     kept: Tensor
     kept_clusters: Tensor
 
@@ -100,6 +103,7 @@ class Clusters(nn.Module):
         self.layout = 0
         for name in _BUFFERS:
             self.register_buffer(name, torch.empty(0))
+        self.scale = torch.ones(())
 
     @property
     def size(self) -> int:
@@ -204,6 +208,7 @@ class Clusters(nn.Module):
         self.kept, self.kept_clusters = ranks.gather(features[keep].clone()), ranks.gather(assignment[keep])
         self.refreshes += 1
         self.snapshot = torch.empty_like(self.snapshot[:0])
+        self.scale = torch.ones_like(self.scale)
         self._forget_factors()
         self._prepare()  # now, not in the first step, which may be a replayed one
 
@@ -243,12 +248,17 @@ class Clusters(nn.Module):
         """Samples from which the parameters of the family can be told: 4 D for a D x D matrix, 20 for a variance."""
         return {"full": 4 * dim * self.size, "tied": 4 * dim}.get(self.covariance, 20 * self.size)
 
-    def follow(self, rows: Tensor, assignment: Tensor, ranks: Ranks = Ranks.ALONE) -> None:
+    def follow(self, rows: Tensor, assignment: Tensor, pull: Tensor, ranks: Ranks = Ranks.ALONE) -> None:
         r"""Let the moments follow the features of the steps: a moving average over the batches of all ranks.
 
             c_j = max(a n_j / (pi_j n), n_j / N_j) <= 1,    a = min(1/5, n / N_enough)
             Sigma_j <- (1 - c_j) Sigma_j + c_j Delta Sigma_j,   mu_j <- mu_j + c_j (mean_j - mu_j)
             pi_j <- (1 - a) pi_j + a n_j / n
+
+        Features of a fresh network outgrow a matrix that takes many batches to estimate; their scale s, one number,
+        keeps
+        up: `s <- 0.7 s + 0.3 s r` with r the batch's observed over its expected pull. Until the factors have followed,
+        the pull is that of `s B_j`.
 
         n_j of the n samples of the batch belong to cluster j, N_j of all samples so far; Delta Sigma_j is centred at
         the stored mu_j as in Eq. 6, so that a drift of the features counts as spread. N_enough, the samples that the
@@ -257,6 +267,8 @@ class Clusters(nn.Module):
         replaced.
         """
         n, dim = ranks.total(len(rows)), rows.shape[1]
+        ratio = ranks.sum(pull) / (self.pull * n).clamp(min=1e-12)
+        self.scale = self.scale * (1 + _SCALE_RATE * (ratio.to(self.scale) - 1))
         member = torch.nn.functional.one_hot(assignment, self.size).to(rows.dtype)
         counts, sums = ranks.sum(member.sum(0).double()), ranks.sum((member.T @ rows).double())
         batch_means = (sums / counts.clamp(min=1)[:, None]).to(rows.dtype)
@@ -287,7 +299,7 @@ class Clusters(nn.Module):
     def direction(self, rows: Tensor, assignment: Tensor) -> Tensor:
         """(n, D): (Sigma_j + sigma^2 I)^-1 (z_i - mu_j) for each row i of cluster j; 0 for a cluster never seen."""
         seen = (self.counts > 0)[assignment, None]
-        return self.precision.apply(torch.where(seen, rows - self.means[assignment], 0.0), assignment)
+        return self.precision.apply(torch.where(seen, rows - self.means[assignment], 0.0), assignment) / self.scale
 
     def log_density(self, z: Tensor) -> Tensor:
         """(n, k) float64: log pi_j + log N(z; mu_j, Sigma_j + sigma^2 I), up to a constant that clusters share.
@@ -342,6 +354,7 @@ class Clusters(nn.Module):
             )
         if saved is not None:  # before moments could follow the steps there was none
             state_dict.setdefault(prefix + "snapshot", torch.empty(0))
+            state_dict.setdefault(prefix + "scale", torch.ones(()))
         for name in _BUFFERS:  # their shapes are those of the saved features
             if (saved := state_dict.get(prefix + name)) is not None:
                 setattr(self, name, torch.empty_like(saved, device=self.weights.device))

@@ -60,12 +60,15 @@ class TrainConfig:
         defense_options: its settings, such as `--defense-options.alpha 0.3`.
         cem: train with conditional entropy maximization.
         lam: lambda, the weight of the CEM loss.
-        lam_schedule: `constant`, `ramp` or `lr_coupled`; all are multiplied by the competence of the classifier, so that
+        lam_schedule: `constant`, `ramp` or `lr_coupled`; all are multiplied by the competence of the classifier, so
+        that
             a training at chance has no penalty.
         covariance: `full`, `tied`, `diagonal` or `spherical`; `tied` if `update` is `steps`, else `full`, if not given.
-        clusters_per_class: mixture components per class; 1 if `update` is `steps`, else 3 as in the paper, if not given.
+        clusters_per_class: mixture components per class; 1 if `update` is `steps`, else 3 as in the paper, if not
+        given.
         scaling: `per_dimension`, `literal` or `as_published`.
-        update: `steps` (the moments follow the features of the steps), `epoch` (a pass over the training set before each
+        update: `steps` (the moments follow the features of the steps), `epoch` (a pass over the training set before
+        each
             epoch) or `running` (that, and Eq. 5 and 6); `steps` if the scaling is `per_dimension`, else `epoch`.
         refresh_every: epochs between two fits of the mixture, if `update` is not `steps`.
         hold_out: fraction of the training set that is not learned from and serves every choice.
