@@ -10,12 +10,12 @@ Nothing here depends on the rest of the library but the mixture and the bounds.
 
 import math
 import warnings
+from collections.abc import Callable
 from typing import Any, Literal, Self
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from sfumato.errors import ConfigError, FeatureError, NotFittedError, SfumatoWarning
 from sfumato.health import Diagnostics, Health, diagnose
@@ -325,8 +325,7 @@ class CEM(nn.Module):
     def forward(self, z_hat: Tensor, labels: Tensor | None = None, task_loss: Tensor | None = None) -> Tensor:
         """The loss of a batch, a scalar to be weighed: `loss = task_loss + lam * cem(z_hat, y, task_loss)`.
 
-        It has one derivative: its gradient is that of a frozen mixture, and asking for a second derivative (a gradient
-        penalty over it) is an error.
+        Its derivatives, the second one included, are those of a frozen mixture.
 
         Args:
             z_hat: (n, ...) features without noise, with their graph.
@@ -363,23 +362,26 @@ class CEM(nn.Module):
                 return self._published(whole(flat.to(rows.dtype), ranks), ranks.gather(assignment))
             if self.update == "running" and self.training:
                 mixture.carry(rows, assignment, ranks)
-            direction, value = mixture.direction(rows, assignment), mixture.information
+            product, centred = mixture.product(assignment), rows - mixture.means[assignment]
+            direction, value = product(centred), mixture.information
             self._check_finite(direction)
             if learns:
                 _check_graph(flat)
             competence = self._competence(task_loss, ranks)
             if learns:
                 with torch.no_grad():
-                    pull = ((rows - mixture.means[assignment]) * direction).double().sum()
+                    pull = (centred * direction).double().sum()
                     one = torch.ones_like(pull)
                     self._pulls += torch.stack([pull, mixture.pull * len(rows), competence * one, one])
                     if follows:
                         mixture.follow(rows, assignment, pull, ranks)
-            if self.scaling == "literal":
-                share = _batch_share(rows, ranks) / mixture.samples
-                return _with_gradient(flat, direction * (competence * share), competence * value)
             dim = rows.shape[1]
-            return _with_gradient(flat, direction * (competence / (max(1, len(rows)) * dim)), competence * value / dim)
+            if self.scaling == "literal":
+                weight, unit = competence * (_batch_share(rows, ranks) / mixture.samples), 1
+            else:
+                weight, unit = competence / (max(1, len(rows)) * dim), dim
+            loss: Tensor = _WithGradient.apply(flat, direction, competence * value / unit, weight, product)
+            return loss
 
     def equivalent_weight(self, weight: float, batch_size: int, to: Scaling) -> float:
         """The lambda that gives, under the scaling `to`, the gradients that `weight` gives under this one.
@@ -478,19 +480,22 @@ class CEM(nn.Module):
 
 
 class _WithGradient(torch.autograd.Function):
-    """A value that does not depend on the batch, with a gradient that does."""
+    """A value that does not depend on the batch, with a gradient that does: `weight B^-1 (z - mu)`."""
 
     @staticmethod
-    def forward(ctx: Any, flat: Tensor, direction: Tensor, value: Tensor) -> Tensor:
-        ctx.save_for_backward(direction)
-        ctx.dtype = flat.dtype
+    def forward(
+        ctx: Any, flat: Tensor, direction: Tensor, value: Tensor, weight: Tensor | float, product: Callable[..., Tensor]
+    ) -> Tensor:
+        ctx.save_for_backward(flat, direction)
+        ctx.weight, ctx.product = weight, product
         return value.to(direction.dtype)
 
     @staticmethod
-    @once_differentiable  # the moments are frozen, so that a second derivative would be silently incomplete
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        (direction,) = ctx.saved_tensors
-        return (grads[0] * direction).to(ctx.dtype), None, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        flat, direction = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a second derivative is wanted: the gradient is linear in z, by B^-1
+            direction = direction + ctx.product((flat - flat.detach()).to(direction.dtype))
+        return (grads[0] * (ctx.weight * direction)).to(flat.dtype), None, None, None, None
 
 
 def _check_graph(flat: Tensor) -> None:
@@ -513,11 +518,6 @@ def _variances(flat: Tensor, ranks: Ranks) -> Tensor:
         return flat.var(0, unbiased=False)
     everything = torch.zeros(len(flat), dtype=torch.int64, device=flat.device)
     return moments(flat, everything, 1, "diagonal", ranks=ranks).covariances[0]
-
-
-def _with_gradient(flat: Tensor, direction: Tensor, value: Tensor) -> Tensor:
-    result: Tensor = _WithGradient.apply(flat, direction, value)
-    return result
 
 
 def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:

@@ -1,5 +1,6 @@
 """The clusters behind the loss: their moments between two refreshes, and products with (Sigma_j + sigma^2 I)^-1."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -296,10 +297,10 @@ class Clusters(nn.Module):
             self._forget_factors()
         self._steps = (self._steps + 1) % max(1, round(_STALE / rate))
 
-    def direction(self, rows: Tensor, assignment: Tensor) -> Tensor:
-        """(n, D): (Sigma_j + sigma^2 I)^-1 (z_i - mu_j) for each row i of cluster j; 0 for a cluster never seen."""
-        seen = (self.counts > 0)[assignment, None]
-        return self.precision.apply(torch.where(seen, rows - self.means[assignment], 0.0), assignment) / self.scale
+    def product(self, assignment: Tensor) -> Callable[[Tensor], Tensor]:
+        """(n, D) -> (n, D), row i multiplied by the (Sigma_j + sigma^2 I)^-1 of now; 0 for a cluster never seen."""
+        precision, scale, seen = self.precision, self.scale, (self.counts > 0)[assignment, None]
+        return lambda rows: precision.apply(torch.where(seen, rows, 0.0), assignment) / scale
 
     def log_density(self, z: Tensor) -> Tensor:
         """(n, k) float64: log pi_j + log N(z; mu_j, Sigma_j + sigma^2 I), up to a constant that clusters share.
