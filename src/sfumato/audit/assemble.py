@@ -4,8 +4,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sfumato.attacks import Reconstruction, mean_image_error
 from sfumato.audit.law import check_law
-from sfumato.audit.measure import WORST_SHARE, Redrawn, mean_image_error, strongest, summary, tried_on_all
+from sfumato.audit.measure import WORST_SHARE, strongest, summary, tried_on_all
 from sfumato.audit.schema import FORMAT, SCHEMA_ID
 from sfumato.audit.stage import Stage
 from sfumato.audit.suite import Piece, Untested
@@ -25,7 +26,7 @@ def assemble(
     accuracy: float | None,
     minutes: float,
     seconds: float,
-    redrawn: Mapping[str, Redrawn],
+    redrawn: Mapping[str, Reconstruction],
     evidence: dict[str, Any],
 ) -> dict[str, Any]:
     """Everything of an audit as plain values, as `schema.json` describes them."""
@@ -79,7 +80,7 @@ def _against_baselines(attack: dict[str, Any], every: Sequence[dict[str, Any]]) 
     return attack | {"converged": False, "reason": reason}
 
 
-def _on_the_same_images(attack: dict[str, Any], strongest_name: str, redrawn: Mapping[str, Redrawn]) -> dict[str, Any]:
+def _on_the_same_images(attack: dict[str, Any], strongest_name: str, redrawn: Mapping[str, Reconstruction]) -> dict[str, Any]:
     """Beside an attack that was tried on some images, what the strongest of the others made of the same ones."""
     few, others = redrawn[attack["name"]].mse.double(), redrawn[strongest_name].mse.double()
     if len(few) == len(others):
@@ -126,7 +127,7 @@ def _data(stage: Stage) -> dict[str, Any]:
     }
 
 
-def _best(attacks: Sequence[dict[str, Any]], redrawn: Mapping[str, Redrawn]) -> dict[str, Any]:
+def _best(attacks: Sequence[dict[str, Any]], redrawn: Mapping[str, Reconstruction]) -> dict[str, Any]:
     """The strongest attack of each measure, and the best attacker for each image."""
     every = tried_on_all(attacks)
     best: dict[str, Any] = {

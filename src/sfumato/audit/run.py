@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sfumato.attacks import Reconstruction
 from sfumato.audit.assemble import assemble
 from sfumato.audit.checks import check_subject, passes_gradients
 from sfumato.audit.floors import measure_bounds
@@ -17,7 +18,6 @@ from sfumato.audit.folder import AuditFolder
 from sfumato.audit.inversion import Stop, Tell, run_attack
 from sfumato.audit.knowledge import run_knowledge
 from sfumato.audit.ledger import Ledger
-from sfumato.audit.measure import Redrawn
 from sfumato.audit.plan import choose, fits, make_plan
 from sfumato.audit.reading import run_probes
 from sfumato.audit.repeats import run_repeats
@@ -55,7 +55,7 @@ class Audited:
     """
 
     result: dict[str, Any]
-    redrawn: dict[str, Redrawn]
+    redrawn: dict[str, Reconstruction]
     stage: Stage
 
     def pictures(self, count: int = 8) -> dict[str, tuple[Tensor, dict[str, Tensor]]]:
@@ -65,7 +65,7 @@ class Audited:
         found = {}
         for name, indices in (("typical", torch.arange(min(count, len(strongest.mse)))), ("worst", worst)):
             shown = {
-                attack: one.pixels[indices].float() / 255
+                attack: one.images[indices]
                 for attack, one in self.redrawn.items()
                 if int(indices.max()) < len(one.mse)
             }
@@ -158,7 +158,7 @@ def run_audit(
     if subject.classifies and sets.labelled:
         share = accuracy(subject.model, sets.test, seed=seed)
     redrawn = {
-        piece.name: Redrawn.from_tensors("test", folder.tensors(piece.name))
+        piece.name: Reconstruction.from_tensors("test", folder.tensors(piece.name))
         for piece in pieces
         if piece.kind == "attack"
     }

@@ -17,6 +17,7 @@ from sfumato.defenses import Batch, Defense, Epoch
 from sfumato.errors import CheckpointError, ConfigError, DivergedError, Interrupted, SfumatoError
 from sfumato.models.layers import Dropout
 from sfumato.models.widths import fit_to_state
+from sfumato.modes import wake
 from sfumato.ranks import Gradients, Part, Ranks, share_batch_norm
 from sfumato.replay import Replay
 from sfumato.seeds import derive_seed, generator
@@ -250,8 +251,8 @@ class Trainer:
         if replaced or layout != self._layout:
             self._layout = layout
             self._whole_step.forget()
-        self.model.train()
-        self._modules.train()
+        wake(self.model)
+        wake(self._modules)
 
     def step(self, epoch: int, step: int, indices: Tensor) -> None:
         """One step on the images at `indices`; a pure function of the state, the seed, the epoch and the step."""
@@ -388,8 +389,8 @@ class Trainer:
         self._place = _Place(*meta["place"])
         self.history = meta["history"]
         self._seconds = meta["seconds"]
-        self.model.train()
-        self._modules.train()
+        wake(self.model)
+        wake(self._modules)
 
 
 def _augmentation(config: TrainConfig) -> Augmentation:
