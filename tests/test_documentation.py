@@ -220,7 +220,7 @@ def test_the_attack_of_the_page_attacks(monkeypatch):
     exec(block, names)
     attack = attacks.build(names["MeanConfig"]()).fit(cases.observer())
     unseen = cases.images(50, seed=1)
-    found = attacks.reconstruct(attack, cases.victim(), unseen)
+    found = attacks.invert(attack, cases.victim(), unseen)
     assert float(found.mse.mean()) == pytest.approx(float((unseen.float() - attack.mean).square().mean()), rel=1e-5)
 
 

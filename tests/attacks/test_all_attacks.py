@@ -7,7 +7,7 @@ import torch
 from attack_cases import ATTACKS, fitted, images, observer, victim
 
 from sfumato import attacks
-from sfumato.attacks import Knowledge, Observer, build, chosen_images, observe, reconstruct
+from sfumato.attacks import Knowledge, Observer, build, chosen_images, invert, observe
 from sfumato.errors import ConfigError, Interrupted, NotFittedError
 from sfumato.metrics import mse, psnr, ssim
 from sfumato.split import Channel, SplitModel
@@ -38,7 +38,7 @@ def test_it_redraws_and_measures_image_by_image(done, name):
         seen.append(model.encode(x, noise))
         return seen[-1]
 
-    found = reconstruct(attack, model, unseen, release=release)
+    found = invert(attack, model, unseen, release=release)
     index = found.index
     assert index.tolist() == chosen_images(60, attack.most_images, 0).tolist()
     x, x_hat = unseen.float(index), torch.cat([attack.reconstruct(z) for z in seen])
@@ -101,7 +101,7 @@ def test_an_encoder_without_gradient_is_attacked_or_refused_with_one_sentence(na
             build(ATTACKS[name]).fit(watched)
     else:
         attack = build(ATTACKS[name]).fit(watched)
-        assert float(reconstruct(attack, model, images(10, seed=1)).mse.mean()) > 0
+        assert float(invert(attack, model, images(10, seed=1)).mse.mean()) > 0
 
 
 def test_few_pairs_are_enough_for_those_that_need_no_gradient(name):
@@ -125,10 +125,10 @@ def test_the_white_box_is_differentiable_and_adds_no_noise():
 def test_an_attack_image_by_image_goes_on_where_it_was_stopped(done, tmp_path):
     attack, model = done["optimization"]
     unseen, state = images(60, seed=1), tmp_path / "redrawn"
-    whole = reconstruct(attack, model, unseen)
+    whole = invert(attack, model, unseen)
     with pytest.raises(Interrupted):
-        reconstruct(attack, model, unseen, state=state, should_stop=lambda: True)
+        invert(attack, model, unseen, state=state, should_stop=lambda: True)
     counted: list[tuple[int, int]] = []
-    resumed = reconstruct(attack, model, unseen, state=state, progress=lambda *place: counted.append(place))
+    resumed = invert(attack, model, unseen, state=state, progress=lambda *place: counted.append(place))
     assert counted == [(40, 40)]  # the first 32 were there
     assert all(torch.equal(value, vars(resumed)[name]) for name, value in vars(whole).items())

@@ -7,7 +7,7 @@ import torch
 from attack_cases import LEARNED, fitted, images, observer, weights
 
 from sfumato import attacks, checkpoint
-from sfumato.attacks import DecoderConfig, GanConfig, build, reconstruct
+from sfumato.attacks import DecoderConfig, GanConfig, build, invert
 from sfumato.attacks.learner import Learner
 from sfumato.errors import CheckpointError, ConfigError, Interrupted, NotFittedError, SfumatoError
 
@@ -28,14 +28,14 @@ def test_it_beats_the_mean_image_by_far_where_little_noise_protects(config):
     unseen = images(100, seed=1)
     x = unseen.float()
     trivial = float((x - images(200).float().mean(0)).square().mean())
-    assert float(reconstruct(attack, model, unseen).mse.mean()) < 0.25 * trivial
+    assert float(invert(attack, model, unseen).mse.mean()) < 0.25 * trivial
 
 
 def test_more_noise_leaves_more_error(config):
     errors = []
     for noise in (0.02, 0.2, 2.0):
         attack, model = fitted(replace(config, epochs=10), noise)
-        errors.append(float(reconstruct(attack, model, images(100, seed=1)).mse.mean()))
+        errors.append(float(invert(attack, model, images(100, seed=1)).mse.mean()))
     assert errors == sorted(errors)
 
 

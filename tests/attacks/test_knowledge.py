@@ -4,7 +4,7 @@ import pytest
 import torch
 from attack_cases import images, victim
 
-from sfumato.attacks import Knowledge, NearestConfig, RidgeAttack, StrongAttack, StrongConfig, build, observe, reconstruct
+from sfumato.attacks import Knowledge, NearestConfig, RidgeAttack, StrongAttack, StrongConfig, build, invert, observe
 from sfumato.errors import ConfigError
 
 FIRST = torch.arange(50)
@@ -71,7 +71,7 @@ def test_who_knows_more_redraws_better():
     model, train, test = victim(), images(300), images(100, seed=1)
 
     def error(knowledge: Knowledge) -> float:
-        return float(reconstruct(RidgeAttack().fit(observe(model, train, knowledge)), model, test).mse.mean())
+        return float(invert(RidgeAttack().fit(observe(model, train, knowledge)), model, test).mse.mean())
 
     everything = error(Knowledge())
     assert everything < error(Knowledge(fraction=0.1))

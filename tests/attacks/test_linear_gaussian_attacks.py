@@ -16,8 +16,8 @@ from sfumato.attacks import (
     RidgeConfig,
     StrongConfig,
     build,
+    invert,
     query_curve,
-    reconstruct,
 )
 from sfumato.attacks.descent import descend
 from sfumato.attacks.linear import dual_path, primal_path
@@ -46,7 +46,7 @@ def test_the_oracle_is_right(problem):
 )
 def test_ridge_and_both_decoders_come_within_five_percent_of_the_minimum(problem, config):
     attack = build(config).fit(Observer(problem.model, problem.train))
-    found = reconstruct(attack, problem.model, problem.test).means()
+    found = invert(attack, problem.model, problem.test).means()
     assert found["mse"] < 1.05 * problem.minimal_mse
     assert found["mse"] > problem.minimal_mse - 3 * found["mse_error"]
     assert attack.outcome.held_out_mse == pytest.approx(found["mse"], rel=0.1)
@@ -54,7 +54,7 @@ def test_ridge_and_both_decoders_come_within_five_percent_of_the_minimum(problem
 
 def test_nearest_neighbours_stay_above_the_minimum(problem):
     attack = build(NearestConfig()).fit(Observer(problem.model, problem.train))
-    found = reconstruct(attack, problem.model, problem.test).means()
+    found = invert(attack, problem.model, problem.test).means()
     assert problem.minimal_mse - 3 * found["mse_error"] < found["mse"] < 1.3 * problem.minimal_mse
 
 
@@ -120,7 +120,9 @@ class TestQueries:
         (averaged,) = self.curve(noisy, [64])
         (one,) = self.curve(quiet, [1])
         assert averaged.noise_std == pytest.approx(0.2 / 8)
-        assert float(averaged.reconstruction.mse.mean()) == pytest.approx(float(one.reconstruction.mse.mean()), rel=0.05)
+        assert float(averaged.reconstruction.mse.mean()) == pytest.approx(
+            float(one.reconstruction.mse.mean()), rel=0.05
+        )
         assert float(averaged.reconstruction.mse.mean()) == pytest.approx(quiet.minimal_mse, rel=0.1)
 
     def test_exact_repeats_gain_with_fresh_noise_and_nothing_with_memoised_noise(self):

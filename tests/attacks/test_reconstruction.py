@@ -6,7 +6,7 @@ import torch
 from attack_cases import images, victim
 from skimage.metrics import peak_signal_noise_ratio
 
-from sfumato.attacks import RidgeAttack, observe, reconstruct, reconstruct_released
+from sfumato.attacks import RidgeAttack, invert, invert_released, observe
 from sfumato.errors import SfumatoError
 
 
@@ -23,8 +23,8 @@ class Answering:
 def test_every_image_is_measured_by_itself_and_only_the_first_are_kept():
     unseen, model = images(600, seed=1), victim()
     attack = RidgeAttack().fit(observe(model, images(200)))
-    whole = reconstruct(attack, model, unseen, keep=None)
-    few = reconstruct(attack, model, unseen, keep=520)
+    whole = invert(attack, model, unseen, keep=None)
+    few = invert(attack, model, unseen, keep=520)
     assert len(whole) == len(few) == 600
     assert torch.equal(whole.pixels[:520], few.pixels)
     x, x_hat = unseen.images.numpy() / 255, whole.pixels.numpy() / 255
@@ -38,7 +38,7 @@ def test_an_image_reconstructed_bit_for_bit_is_a_result():
     unseen = images(8, seed=1)
     answers = unseen.float()
     answers[0] = 0.5
-    found = reconstruct(Answering(answers), victim(), unseen)
+    found = invert(Answering(answers), victim(), unseen)
     assert found.psnr[1:].tolist() == [120.0] * 7
     error = float((unseen.float()[0] - 0.5).square().mean())
     means = json.loads(json.dumps(found.means(), allow_nan=False))
@@ -51,7 +51,7 @@ def test_pixels_that_are_no_numbers_are_refused(bad):
     answers = images(8).float()
     answers[3, 0, 2, 2] = bad
     with pytest.raises(SfumatoError, match="NaN or infinite pixels"):
-        reconstruct(Answering(answers), victim(), images(8))
+        invert(Answering(answers), victim(), images(8))
 
 
 def test_what_was_released_before_gives_the_same():
@@ -63,6 +63,6 @@ def test_what_was_released_before_gives_the_same():
         seen.append(model.encode(x, noise))
         return seen[-1]
 
-    found = reconstruct(attack, model, unseen, keep=None, release=release)
-    again = reconstruct_released(attack, unseen, torch.cat(seen))
+    found = invert(attack, model, unseen, keep=None, release=release)
+    again = invert_released(attack, unseen, torch.cat(seen))
     assert all(torch.equal(value, vars(again)[name]) for name, value in vars(found).items())

@@ -6,8 +6,8 @@ import torch
 from audit_cases import tiny_subject
 from skimage.metrics import peak_signal_noise_ratio
 
+from sfumato.attacks import Reconstruction, invert_released, mean_image_error
 from sfumato.audit.law import check_law
-from sfumato.attacks import Reconstruction, mean_image_error, reconstruct_released
 from sfumato.audit.measure import expose, strongest, summary
 from sfumato.errors import Interrupted
 
@@ -31,7 +31,7 @@ def test_every_image_is_measured_by_itself():
     subject = tiny_subject()
     model = subject.model
     exposure = expose(model, subject.sets.test, seed=3, device=torch.device("cpu"))
-    found = reconstruct_released(Halving(), exposure.images, exposure.z)
+    found = invert_released(Halving(), exposure.images, exposure.z)
     x = subject.sets.test.images.numpy() / 255
     x_hat = np.clip(exposure.z[:, 0].numpy()[:, None, None, None] / 2, 0, 1) * np.ones_like(x)
     np.testing.assert_allclose(found.mse, ((x - x_hat) ** 2).mean((1, 2, 3)), rtol=1e-5)
@@ -54,11 +54,11 @@ def test_a_search_that_is_stopped_goes_on_with_the_images_that_are_left(tmp_path
     subject = tiny_subject()
     exposure = expose(subject.model, subject.sets.test, seed=3, device=torch.device("cpu")).first(40)
     whole, first, second = Slow(), Slow(), Slow()
-    undisturbed = reconstruct_released(whole, exposure.images, exposure.z)
+    undisturbed = invert_released(whole, exposure.images, exposure.z)
     state = tmp_path / "search.state"
     with pytest.raises(Interrupted):
-        reconstruct_released(first, exposure.images, exposure.z, state=state, should_stop=lambda: True)
-    found = reconstruct_released(second, exposure.images, exposure.z, state=state)
+        invert_released(first, exposure.images, exposure.z, state=state, should_stop=lambda: True)
+    found = invert_released(second, exposure.images, exposure.z, state=state)
     assert 0 < first.seen < 40
     assert first.seen + second.seen == whole.seen == 40
     assert all(torch.equal(value, vars(undisturbed)[name]) for name, value in vars(found).items())

@@ -76,10 +76,10 @@ def test_as_many_training_images_as_test_images_are_measured(run, sets, monkeypa
     from sfumato.training import inversion
 
     counted = []
-    original = inversion.reconstruct
+    original = inversion.invert
     monkeypatch.setattr(
         inversion,
-        "reconstruct",
+        "invert",
         lambda attack, model, images, **o: counted.append(len(images)) or original(attack, model, images, **o),
     )
     attack_run(run, sets, ATTACKS["decoder"])

@@ -14,9 +14,9 @@ from sfumato.attacks.query_curve import QueryObserver, QueryPoint, query_curve, 
 from sfumato.attacks.reconstruction import (
     Reconstruction,
     chosen_images,
+    invert,
+    invert_released,
     mean_image_error,
-    reconstruct,
-    reconstruct_released,
 )
 from sfumato.attacks.registry import ATTACKS, build, config_from_dict, name_of
 from sfumato.attacks.ridge import RidgeAttack, RidgeConfig
@@ -61,13 +61,13 @@ __all__ = [
     "encode_repeated",
     "gradient_penalty",
     "hold_out",
+    "invert",
+    "invert_released",
     "mean_image_error",
     "name_of",
     "observe",
     "probe_attribute",
     "probe_identity",
     "query_curve",
-    "reconstruct",
-    "reconstruct_released",
     "release_of",
 ]

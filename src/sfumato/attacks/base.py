@@ -31,8 +31,8 @@ class Observer:
     out less (`sfumato.attacks.knowledge`).
 
     Args:
-        model: the victim; it runs in evaluation mode and keeps the mode it has. Its cloud is never used; its edge may be
-            any module, also one that cannot be differentiated.
+        model: the victim; it runs in evaluation mode, and keeps the mode it has. Its cloud is never used; its edge may
+            be any module, also one that cannot be differentiated.
         images: the attacker's images: the victim's training set.
         white_box: whether the attacker may look into the encoder; None says yes where it can be differentiated.
 

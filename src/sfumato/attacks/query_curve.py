@@ -9,7 +9,7 @@ from torch import Tensor
 from sfumato.attacks.base import Attack, Observer
 from sfumato.attacks.knowledge import Narrowed
 from sfumato.attacks.queries import Duplicates, Noise, Queries, aggregate, encode_repeated
-from sfumato.attacks.reconstruction import Reconstruction, Release, reconstruct
+from sfumato.attacks.reconstruction import Reconstruction, Release, invert
 from sfumato.data import ImageSet
 from sfumato.split import SplitModel
 
@@ -48,7 +48,7 @@ class QueryPoint:
 
 
 def release_of(model: SplitModel, plan: Queries, *, key: bytes = b"device") -> Release:
-    """What an attacker has of a victim's image under this plan: the mean over its queries, for `reconstruct`."""
+    """What an attacker has of a victim's image under this plan: the mean over its queries, for `invert`."""
 
     def release(x: Tensor, generator: torch.Generator) -> Tensor:
         return aggregate(
@@ -100,7 +100,7 @@ def query_curve(
         if plan.noise_factor not in attacks:
             attacks[plan.noise_factor] = fitted(seen)
         release = release_of(model, plan)
-        found = reconstruct(attacks[plan.noise_factor], model, images, seed=seed, release=release)
+        found = invert(attacks[plan.noise_factor], model, images, seed=seed, release=release)
         points.append(QueryPoint(plan, seen.noise_std, found))
         if progress is not None:
             progress(number, len(queries))

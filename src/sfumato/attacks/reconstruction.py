@@ -21,9 +21,9 @@ __all__ = [
     "Reconstruction",
     "Release",
     "chosen_images",
+    "invert",
+    "invert_released",
     "mean_image_error",
-    "reconstruct",
-    "reconstruct_released",
 ]
 
 Release = Callable[[Tensor, torch.Generator], Tensor]
@@ -90,7 +90,7 @@ def chosen_images(count: int, most: int | None, seed: int) -> Tensor:
     return torch.randperm(count, generator=generator(seed, "affordable"))[:most].sort().values
 
 
-def reconstruct(
+def invert(
     attack: Attack,
     model: SplitModel,
     images: ImageSet,
@@ -134,7 +134,7 @@ def reconstruct(
     return _reconstruct(attack, images, index, released, keep, state, progress, should_stop)
 
 
-def reconstruct_released(
+def invert_released(
     attack: Attack,
     images: ImageSet,
     z: Tensor,
@@ -143,7 +143,7 @@ def reconstruct_released(
     state: Path | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> Reconstruction:
-    """`reconstruct` for features (N, ...) that left the device before; all reconstructed images are kept."""
+    """`invert` for features (N, ...) that left the device before; all reconstructed images are kept."""
     everything = torch.arange(len(images))
     return _reconstruct(attack, images, everything, lambda index: z[index].to(device), None, state, None, should_stop)
 

@@ -22,6 +22,7 @@ def assemble(
     stage: Stage,
     pieces: Sequence[Piece],
     untested: Sequence[Untested],
+    failed: Sequence[dict[str, str]],
     *,
     accuracy: float | None,
     minutes: float,
@@ -36,7 +37,9 @@ def assemble(
         for kind in ("attack", "queries", "knowledge", "probe")
     }
     attacks = [_against_baselines(one, by_kind["attack"]) for one in by_kind["attack"]]
-    floors = (stage.folder.finished("bounds") or {})["bounds"]
+    floors = (stage.folder.finished("bounds") or {"bounds": []})["bounds"]
+    untested = [*untested, *_always_untested(stage, floors, by_kind["probe"], accuracy)]
+    broken = {one["what"] for one in failed} | {"van Trees, dFIL" for one in failed if one["what"] == "bounds"}
     best = _best(attacks, redrawn)
     attacks = [_on_the_same_images(one, best["test"]["mse"], redrawn) for one in attacks]
     result: dict[str, Any] = {
@@ -58,7 +61,8 @@ def assemble(
         "probes": [probe for one in by_kind["probe"] for probe in one["probes"]],
         "bounds": floors,
         "law": check_law(attacks, floors),
-        "not_tested": [vars(one) for one in [*untested, *_always_untested(stage, floors, by_kind["probe"], accuracy)]],
+        "not_tested": [vars(one) for one in untested if one.what not in broken],
+        "failed": list(failed),
         "thresholds": [],
         "evidence": evidence,
     }
@@ -80,7 +84,9 @@ def _against_baselines(attack: dict[str, Any], every: Sequence[dict[str, Any]]) 
     return attack | {"converged": False, "reason": reason}
 
 
-def _on_the_same_images(attack: dict[str, Any], strongest_name: str, redrawn: Mapping[str, Reconstruction]) -> dict[str, Any]:
+def _on_the_same_images(
+    attack: dict[str, Any], strongest_name: str, redrawn: Mapping[str, Reconstruction]
+) -> dict[str, Any]:
     """Beside an attack that was tried on some images, what the strongest of the others made of the same ones."""
     few, others = redrawn[attack["name"]].mse.double(), redrawn[strongest_name].mse.double()
     if len(few) == len(others):

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from sfumato import attacks
-from sfumato.attacks import Attack, reconstruct_released
+from sfumato.attacks import Attack, invert_released
 from sfumato.audit.images import shuffled
 from sfumato.audit.measure import summary
 from sfumato.audit.stage import Stage
@@ -31,7 +31,7 @@ def run_attack(piece: Piece, stage: Stage, decided: dict[str, Any], tell: Tell, 
     for name, exposure in (("train", stage.train), ("test", stage.test)):
         chosen = exposure if most is None else exposure.first(most)
         state = stage.folder.state(f"{piece.name}.state.{name}")
-        found = reconstruct_released(
+        found = invert_released(
             attack, chosen.images, chosen.z, device=stage.device, state=state, should_stop=should_stop
         )
         parts[name] = summary(found)

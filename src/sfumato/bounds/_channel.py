@@ -70,8 +70,5 @@ def half_log_ratio(covariances: Tensor, full: bool, noise: Tensor) -> Tensor:
     """
     wide = torch.float32 if covariances.device.type == "mps" else torch.float64
     whitened, full = whiten_covariances(covariances.to(wide), full, noise_root(noise.to(wide)))
-    if full:
-        value = factor(whitened).diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    else:
-        value = torch.log1p(whitened).sum(-1) / 2
+    value = factor(whitened).diagonal(dim1=-2, dim2=-1).log().sum(-1) if full else torch.log1p(whitened).sum(-1) / 2
     return value.to(covariances.dtype)

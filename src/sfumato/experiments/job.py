@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from sfumato import data
-from sfumato.attacks import DecoderAttack, DecoderConfig, Observer, reconstruct
+from sfumato.attacks import DecoderAttack, DecoderConfig, Observer, invert
 from sfumato.data import DataSets
 from sfumato.evidence import evidence
 from sfumato.seeds import derive_seed
@@ -58,8 +58,8 @@ def run_job(job: Job) -> dict[str, Any]:
     history = trainer.run()
     attack = DecoderAttack(job.attack).fit(Observer(model, sets.train))
     assert attack.outcome is not None
-    on_train = reconstruct(attack, model, sets.train, seed=job.train.seed).means()
-    shown = reconstruct(attack, model, sets.test, seed=job.train.seed, keep=_SHOWN)
+    on_train = invert(attack, model, sets.train, seed=job.train.seed).means()
+    shown = invert(attack, model, sets.test, seed=job.train.seed, keep=_SHOWN)
     on_test = shown.means()
     return {
         "defense": job.defense,

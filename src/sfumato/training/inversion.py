@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from sfumato import attacks, checkpoint
-from sfumato.attacks import AttackConfig, Observer, Reconstruction, mean_image_error, reconstruct
+from sfumato.attacks import AttackConfig, Observer, Reconstruction, invert, mean_image_error
 from sfumato.data import DataSets, ImageSet
 from sfumato.errors import CheckpointError
 from sfumato.evidence import evidence
@@ -99,7 +99,7 @@ def attack_run(
     shown = {"train": _sample(sets.train, len(sets.test), config.seed), "test": sets.test}
     partly = {name: folder / f"redrawn-{name}.safetensors" for name in shown}
     train, test = (
-        reconstruct(
+        invert(
             attack,
             run.model,
             images,

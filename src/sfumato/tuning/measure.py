@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sfumato import attacks, data
-from sfumato.attacks import Attack, AttackConfig, DecoderConfig, Observer, RidgeConfig, reconstruct
+from sfumato.attacks import Attack, AttackConfig, DecoderConfig, Observer, RidgeConfig, invert
 from sfumato.data import ImageSet
 from sfumato.errors import DataError
 from sfumato.seeds import derive_seed, generator
@@ -113,7 +113,7 @@ def measured(
     """
     right = recognised(model, held, seed=derive_seed(seed, "tune"), draws=draws, bf16=bf16).double() / draws
     half = selecting(held.labels, halves)
-    each = reconstruct(attacker, model, held, seed=seed).mse.double()
+    each = invert(attacker, model, held, seed=seed).mse.double()
     errors = float(each[half].mean()), float(each[~half].mean())
     return Measured(right, half, errors, attacker.outcome is None or attacker.outcome.converged)
 
