@@ -76,10 +76,15 @@ def test_every_layer_keeps_its_mode_and_statistics(name, frozen, tmp_path):
 
 def test_modes_come_back_after_an_error_and_gradients_only_where_asked():
     net = model().train()
-    with pytest.raises(KeyError), evaluating(net):
-        assert not any(part.training for part in net.modules())
-        assert not torch.is_grad_enabled()
-        raise KeyError
+
+    def fail():
+        with evaluating(net):
+            assert not any(part.training for part in net.modules())
+            assert not torch.is_grad_enabled()
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     assert all(part.training for part in net.modules())
     with evaluating(net, gradients=True):
         assert torch.is_grad_enabled()

@@ -90,8 +90,8 @@ def _parser() -> CommandParser:
         "audit",
         "Attack any split model as hard as the time allows, put the bounds beside the attacks, and write a report. "
         "With several targets: one report that compares them. Interrupted, the same command resumes. Exit code 0: "
-        "passed; 1: a --fail-if holds; 2: a mistake in the input; 3: not judged, because an attack failed, something was not "
-        "measured, or an attack lies below a bound that holds.",
+        "passed; 1: a --fail-if holds; 2: a mistake in the input; 3: not judged, because an attack failed, something "
+        "was not measured, or an attack lies below a bound that holds.",
         "sfumato audit runs/first --minutes 10 --fail-if 'psnr_worst5 > 20'",
     )
     parser.add_argument(
