@@ -119,6 +119,38 @@ def test_nothing_is_unpickled_outside_the_restricted_unpickler():
             assert "import pickle" not in text, path
 
 
+# Who measures a model borrows its mode, `modes.evaluating`, and who trains one wakes it, `modes.wake`: both leave alone
+# what somebody froze. These may switch by hand, because the module is their own and nobody has frozen anything in it.
+SWITCH_BY_HAND = {
+    "modes.py": "the one way",
+    "training/trainer.py": "hands over what it has trained in evaluation mode",
+    "training/run.py": "a model read from a file",
+    "split/saved.py": "a model read from a file",
+    "audit/foreign.py": "a model read from a file",
+    "deploy/export.py": "copies of the halves for a bundle",
+    "deploy/onnxfile.py": "the same copies",
+    "experiments/efficiency.py": "networks made to be timed",
+    "bench/step.py": "networks made to be timed",
+    "bench/bundles.py": "networks made to be timed",
+    "bench/published_loop.py": "the authors' loop as it is",
+}
+
+
+def switches(text: str) -> list[str]:
+    """Calls of `.eval()` and `.train(...)`, docstrings and comments not counted."""
+    return [
+        ast.unparse(node)
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ("eval", "train")
+    ]
+
+
+def test_nobody_switches_modes_by_hand():
+    found = {path.relative_to(SOURCE).as_posix() for path, _ in rooms() if switches(path.read_text())}
+    assert found == set(SWITCH_BY_HAND)
+    assert switches("model.train(was_training)\nnet.eval()") == ["model.train(was_training)", "net.eval()"]
+
+
 def test_import_loads_torch_and_little_else():
     """Seconds depend on the machine, modules do not: nothing heavy is imported beside torch."""
     heavy = [

@@ -9,6 +9,7 @@ __all__ = [
     "FeatureError",
     "Interrupted",
     "NotFittedError",
+    "NotJudgedError",
     "RankLost",
     "RemoteError",
     "SfumatoError",
@@ -18,7 +19,7 @@ __all__ = [
 
 
 class SfumatoError(ValueError):
-    """Base of every error a user can cause; the command line prints its sentence and exits with 2."""
+    """Base of every error with a sentence for the user; the command line prints it and exits with 2 or 3."""
 
 
 class ConfigError(SfumatoError):
@@ -59,6 +60,10 @@ class StorageError(SfumatoError):
 
 class Interrupted(SfumatoError):
     """A stop was asked for; what was done until then is saved, and the same call goes on from there."""
+
+
+class NotJudgedError(SfumatoError):
+    """A verdict was asked for and cannot be given: what it rests on failed or was not measured; exit code 3."""
 
 
 class RankLost(SfumatoError):

@@ -17,6 +17,7 @@ __all__ = [
     "exact_batch_norm",
     "free_to_look",
     "has_batch_norm",
+    "wake",
 ]
 
 _AT_HAND = {"cpu"}  # device types; emptied by tests that pretend to be on a GPU
@@ -31,8 +32,8 @@ def free_to_look(tensor: Tensor) -> bool:
 
 
 @contextmanager
-def evaluating(*modules: nn.Module) -> Iterator[None]:
-    """No gradients, evaluation mode inside; afterwards every submodule has the mode it had.
+def evaluating(*modules: nn.Module, gradients: bool = False) -> Iterator[None]:
+    """Evaluation mode inside, and no gradients unless asked for; afterwards every submodule has the mode it had.
 
     `module.train()` afterwards would not do: it also wakes the layers that somebody froze in evaluation mode.
     """
@@ -40,7 +41,7 @@ def evaluating(*modules: nn.Module) -> Iterator[None]:
     try:
         for module in modules:
             module.eval()
-        with torch.no_grad():
+        with torch.set_grad_enabled(gradients and torch.is_grad_enabled()):
             yield
     finally:
         for part, mode in modes:
@@ -122,3 +123,14 @@ def exact_batch_norm(module: nn.Module) -> Iterator[None]:
 
 def _follows(part: nn.Module) -> TypeGuard[_BatchNorm]:
     return isinstance(part, _BatchNorm) and part.training and part.track_running_stats and part.momentum is not None
+
+
+def wake(module: nn.Module) -> None:
+    """Training mode for a module that is in evaluation mode as a whole, such as one that was loaded from a file.
+
+    Where at least one layer with parameters or buffers is in training mode, those that are not were frozen on purpose
+    (batch normalisation that is not to be fine-tuned), and every layer stays as it is.
+    """
+    holders = [part for part in module.modules() if [*part.parameters(recurse=False), *part.buffers(recurse=False)]]
+    if not any(part.training for part in holders):
+        module.train()

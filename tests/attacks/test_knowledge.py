@@ -71,7 +71,7 @@ def test_who_knows_more_redraws_better():
     model, train, test = victim(), images(300), images(100, seed=1)
 
     def error(knowledge: Knowledge) -> float:
-        return invert(RidgeAttack().fit(observe(model, train, knowledge)), model, test).mse
+        return float(invert(RidgeAttack().fit(observe(model, train, knowledge)), model, test).mse.mean())
 
     everything = error(Knowledge())
     assert everything < error(Knowledge(fraction=0.1))

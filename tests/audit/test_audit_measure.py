@@ -6,8 +6,9 @@ import torch
 from audit_cases import tiny_subject
 from skimage.metrics import peak_signal_noise_ratio
 
+from sfumato.attacks import Reconstruction, invert_released, mean_image_error
 from sfumato.audit.law import check_law
-from sfumato.audit.measure import Redrawn, expose, mean_image_error, redraw, strongest, summary
+from sfumato.audit.measure import expose, strongest, summary
 from sfumato.errors import Interrupted
 
 
@@ -23,14 +24,14 @@ class Halving:
 def redrawn(mse):
     values = torch.tensor(mse)
     pixels = torch.arange(len(mse), dtype=torch.uint8)[:, None, None, None].expand(-1, 1, 2, 2)
-    return Redrawn(values, -10 * values.log10(), 1 - values, pixels)
+    return Reconstruction(values, -10 * values.log10(), 1 - values, torch.arange(len(mse)), pixels)
 
 
 def test_every_image_is_measured_by_itself():
     subject = tiny_subject()
     model = subject.model
     exposure = expose(model, subject.sets.test, seed=3, device=torch.device("cpu"))
-    found = redraw(Halving(), exposure, torch.device("cpu"), chunk=7)
+    found = invert_released(Halving(), exposure.images, exposure.z)
     x = subject.sets.test.images.numpy() / 255
     x_hat = np.clip(exposure.z[:, 0].numpy()[:, None, None, None] / 2, 0, 1) * np.ones_like(x)
     np.testing.assert_allclose(found.mse, ((x - x_hat) ** 2).mean((1, 2, 3)), rtol=1e-5)
@@ -53,12 +54,11 @@ def test_a_search_that_is_stopped_goes_on_with_the_images_that_are_left(tmp_path
     subject = tiny_subject()
     exposure = expose(subject.model, subject.sets.test, seed=3, device=torch.device("cpu")).first(40)
     whole, first, second = Slow(), Slow(), Slow()
-    undisturbed = redraw(whole, exposure, torch.device("cpu"))
-    asked = iter([False, False, True])
+    undisturbed = invert_released(whole, exposure.images, exposure.z)
     state = tmp_path / "search.state"
     with pytest.raises(Interrupted):
-        redraw(first, exposure, torch.device("cpu"), state=state, should_stop=lambda: next(asked))
-    found = redraw(second, exposure, torch.device("cpu"), state=state)
+        invert_released(first, exposure.images, exposure.z, state=state, should_stop=lambda: True)
+    found = invert_released(second, exposure.images, exposure.z, state=state)
     assert 0 < first.seen < 40
     assert first.seen + second.seen == whole.seen == 40
     assert all(torch.equal(value, vars(undisturbed)[name]) for name, value in vars(found).items())
@@ -85,20 +85,6 @@ def test_worst_is_what_is_redrawn_best():
     assert figures["psnr"]["worst"] == pytest.approx(10.0)
     assert figures["ssim"]["worst5"] == pytest.approx(0.9)
     assert summary(redrawn([0.3]))["mse"]["error"] == 0.0
-
-
-def test_an_image_redrawn_without_error_stays_json():
-    subject = tiny_subject()
-
-    class Perfect:
-        most_images = None
-
-        def reconstruct(self, z):
-            return subject.sets.test.float()
-
-    exposure = expose(subject.model, subject.sets.test, seed=0, device=torch.device("cpu"))
-    found = redraw(Perfect(), exposure, torch.device("cpu"), chunk=60)
-    assert float(found.psnr.max()) == 120.0
 
 
 def test_the_best_attacker_of_each_image():

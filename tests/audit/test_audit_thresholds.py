@@ -38,8 +38,27 @@ def test_an_unknown_metric_lists_the_known_ones():
 
 
 def test_what_was_not_measured_does_not_pass_unseen():
-    with pytest.raises(ConfigError, match="cannot be judged: this audit measured no accuracy"):
-        judge([parse_threshold("accuracy < 0.5")], {"accuracy": None})
+    (line,) = judge([parse_threshold("accuracy < 0.5")], {"accuracy": None})
+    assert line["holds"] is None
+    assert line["value"] is None
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "holds"),
+    [
+        ("psnr_mean > 20", "attack", True),  # a further attack could not undo it
+        ("psnr_mean > 30", "attack", None),
+        ("psnr_mean > 30", "queries", False),
+        ("psnr_mean > 30", "bounds", False),
+        ("mse_mean_repeated < 0.1", "queries", None),
+        ("mse_mean_repeated < 0.1", "attack", False),
+        ("accuracy < 0.5", "attack", False),
+    ],
+)
+def test_a_condition_that_rests_on_a_failed_piece_is_not_judged_unless_it_holds(text, kind, holds):
+    metrics = {"psnr_mean": 25.0, "mse_mean_repeated": 0.2, "accuracy": 0.9}
+    (line,) = judge([parse_threshold(text)], metrics, [{"what": "one", "kind": kind, "why": "it broke"}])
+    assert line["holds"] is holds
 
 
 def test_every_metric_says_what_it_is():

@@ -72,7 +72,7 @@ def test_several_targets_give_one_report(run_folder, tmp_path, capsys):
 
 def test_a_broken_law_is_an_error(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("sfumato.audit.synthetic.posterior_mse", lambda covariance: 1.0)
-    assert main(["audit", "sfumato.audit.synthetic:linear_gaussian", *QUICK, "--out", str(tmp_path)]) == 2
+    assert main(["audit", "sfumato.audit.synthetic:linear_gaussian", *QUICK, "--out", str(tmp_path)]) == 3
     assert "whose assumptions hold here: the attack or the bound has a bug" in capsys.readouterr().err
     assert "This audit contradicts itself" in (tmp_path / "report.html").read_text()
 

@@ -260,8 +260,8 @@ def test_every_attack_is_a_word_away(run_folder, name, words, capsys):
     assert result["test"]["mse"] > 0
     assert not list(folder.glob("redrawn*"))
     pictures, _ = checkpoint.load(folder / "pictures.safetensors")
-    assert float(pictures["test.each.mse"].mean()) == pytest.approx(result["test"]["mse"], rel=1e-5)
-    assert len(pictures["test.each.mse"]) == result["images"]["test"]
+    assert float(pictures["test.mse"].mean()) == pytest.approx(result["test"]["mse"], rel=1e-5)
+    assert len(pictures["test.mse"]) == result["images"]["test"]
     first = capsys.readouterr().out
     assert main(["attack", str(run_folder), "--attack", name, "--device", "cpu", *words]) == 0
     assert capsys.readouterr().out == first

@@ -2,7 +2,6 @@
 
 from sfumato.attacks.base import Attack, Fit, Observer, hold_out
 from sfumato.attacks.decoder import DecoderAttack, DecoderConfig
-from sfumato.attacks.evaluate import Inversion, chosen_images, invert
 from sfumato.attacks.gan import GanAttack, GanConfig, gradient_penalty
 from sfumato.attacks.knowledge import Knowledge, NoiseObserver, PairsObserver, observe
 from sfumato.attacks.latent import LatentAttack, LatentConfig
@@ -12,6 +11,13 @@ from sfumato.attacks.optimization import OptimizationAttack, OptimizationConfig
 from sfumato.attacks.probes import ATTRIBUTES, Probe, probe_attribute, probe_identity
 from sfumato.attacks.queries import Queries, aggregate, encode_repeated
 from sfumato.attacks.query_curve import QueryObserver, QueryPoint, query_curve, release_of
+from sfumato.attacks.reconstruction import (
+    Reconstruction,
+    chosen_images,
+    invert,
+    invert_released,
+    mean_image_error,
+)
 from sfumato.attacks.registry import ATTACKS, build, config_from_dict, name_of
 from sfumato.attacks.ridge import RidgeAttack, RidgeConfig
 from sfumato.attacks.settings import AttackConfig, LearnedConfig
@@ -27,7 +33,6 @@ __all__ = [
     "Fit",
     "GanAttack",
     "GanConfig",
-    "Inversion",
     "Knowledge",
     "LatentAttack",
     "LatentConfig",
@@ -44,6 +49,7 @@ __all__ = [
     "Queries",
     "QueryObserver",
     "QueryPoint",
+    "Reconstruction",
     "RidgeAttack",
     "RidgeConfig",
     "StrongAttack",
@@ -56,6 +62,8 @@ __all__ = [
     "gradient_penalty",
     "hold_out",
     "invert",
+    "invert_released",
+    "mean_image_error",
     "name_of",
     "observe",
     "probe_attribute",

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from sfumato.attacks.queries import Duplicates, Noise, encode_repeated
 from sfumato.data import ImageSet
 from sfumato.errors import ConfigError
+from sfumato.modes import evaluating
 from sfumato.seeds import generator
 from sfumato.split import SplitModel
 
@@ -30,8 +31,8 @@ class Observer:
     out less (`sfumato.attacks.knowledge`).
 
     Args:
-        model: the victim, put in evaluation mode. Its cloud is never used; its edge may be any module, also one that
-            cannot be differentiated.
+        model: the victim; it runs in evaluation mode, and keeps the mode it has. Its cloud is never used; its edge may
+            be any module, also one that cannot be differentiated.
         images: the attacker's images: the victim's training set.
         white_box: whether the attacker may look into the encoder; None says yes where it can be differentiated.
 
@@ -52,7 +53,7 @@ class Observer:
         self.device = torch.device(device)
         self.images = images
         self.image_shape = tuple(images.images.shape[1:])
-        self._model = model.eval().to(self.device)
+        self._model = model.to(self.device)
         self._pixels = images.images.to(self.device)
         self._white_box = white_box
         self.feature_shape = tuple(self.encode(self.pixels(torch.arange(1))).shape[1:])
@@ -80,7 +81,7 @@ class Observer:
             return False
         x = self.pixels(torch.arange(1)).requires_grad_()
         try:
-            with torch.enable_grad():
+            with torch.enable_grad(), evaluating(self._model, gradients=True):
                 z_hat = self._model.features(x)
             (slope,) = torch.autograd.grad(z_hat.sum(), x, allow_unused=True)
         except RuntimeError:  # an encoder outside of PyTorch has no graph
@@ -94,10 +95,10 @@ class Observer:
         """The attacker's images as floats in [0, 1], (n, C, H, W)."""
         return self._pixels[indices.to(self.device)].float().div_(255)
 
-    @torch.no_grad()
     def encode(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """What leaves the device for images x, with fresh noise, in float32."""
-        return self._model.encode(x.to(self.device), generator).float()
+        with evaluating(self._model):
+            return self._model.encode(x.to(self.device), generator).float()
 
     def pairs(self, indices: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """The attacker's images at `indices` and what left the device for them."""
@@ -118,9 +119,9 @@ class Observer:
                 "the encoder cannot be differentiated by this attacker; use an attack that only needs pairs, "
                 "such as strong, ridge or nearest"
             )
-        return self._model.features(x.to(self.device)).float()
+        with evaluating(self._model, gradients=True):
+            return self._model.features(x.to(self.device)).float()
 
-    @torch.no_grad()
     def encode_repeated(
         self,
         x: Tensor,

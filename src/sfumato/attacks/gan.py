@@ -87,6 +87,9 @@ class GanAttack(LearnedAttack[GanConfig]):
         net = ReconstructionNet(observer.feature_shape, observer.image_shape, width=cfg.width, blocks=cfg.blocks)
         return {"net": net, "critic": Critic(observer.image_shape, width=cfg.width)}
 
+    def _input_shape(self, name: str, observer: Observer) -> tuple[int, ...]:
+        return observer.image_shape if name == "critic" else observer.feature_shape
+
     def _optimizers(self, networks: dict[str, nn.Module]) -> dict[str, torch.optim.Optimizer]:
         rates = {"net": self.config.generator_lr, "critic": self.config.critic_lr}
         return {

@@ -10,6 +10,7 @@ from sfumato.attacks.base import Observer
 from sfumato.attacks.queries import Duplicates, Noise
 from sfumato.data import ImageSet
 from sfumato.errors import ConfigError
+from sfumato.modes import evaluating
 from sfumato.seeds import generator
 from sfumato.split import Channel, SplitModel
 
@@ -114,7 +115,7 @@ class NoiseObserver(Narrowed):
         channel = self._model.channel
         silent = copy.copy(channel)
         silent.noise_std, silent.quantize_bits = 0.0, None
-        self._silent = SplitModel(self._model.edge, silent, self._model.cloud).eval()
+        self._silent = SplitModel(self._model.edge, silent, self._model.cloud)
         lowest, highest = channel.quantization_range
         self._grid = Channel(quantize_bits=channel.quantize_bits, low=lowest, high=highest)
 
@@ -126,7 +127,8 @@ class NoiseObserver(Narrowed):
     @torch.no_grad()
     def encode(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """What this attacker takes for a release."""
-        z = self._silent.encode(x.to(self.device), generator)
+        with evaluating(self._silent):
+            z = self._silent.encode(x.to(self.device), generator)
         where = z.device if generator is None else generator.device
         share = torch.rand(len(z), generator=generator, device=where).to(z)
         noise = torch.randn(z.shape, generator=generator, device=where).to(z)

@@ -19,6 +19,7 @@ from sfumato.compute import Precision
 from sfumato.errors import ConfigError, NotFittedError
 from sfumato.metrics import mse
 from sfumato.models import Autoencoder
+from sfumato.modes import evaluating
 from sfumato.seeds import derive_seed, generator
 
 __all__ = ["LatentAttack", "LatentConfig"]
@@ -98,6 +99,9 @@ class LatentAttack(LearnedAttack[LatentConfig]):
         cfg = self.config
         return {"net": Autoencoder(observer.image_shape, code=cfg.code, width=cfg.width, blocks=cfg.blocks)}
 
+    def _input_shape(self, name: str, observer: Observer) -> tuple[int, ...]:
+        return observer.image_shape
+
     def _optimizers(self, networks: dict[str, nn.Module]) -> dict[str, torch.optim.Optimizer]:
         return {"optimizer": torch.optim.Adam(networks["net"].parameters(), self.config.lr, fused=True)}
 
@@ -123,8 +127,7 @@ class LatentAttack(LearnedAttack[LatentConfig]):
 
     def _judge(self, net: nn.Module, observer: Observer, judge: Tensor, bf16: bool) -> float:
         """How well the generator draws images that it has not seen."""
-        net.eval()
-        with torch.no_grad():
+        with evaluating(net):
             parts = [mse(x, net(x)) for part in judge.split(1024) if len(x := observer.pixels(part))]
         return float(torch.cat(parts).double().mean())
 
@@ -159,13 +162,16 @@ class LatentAttack(LearnedAttack[LatentConfig]):
         self.outcome = Fit(self.outcome.converged, reason, errors[self.prior])
         return self
 
-    @torch.no_grad()
     def reconstruct(self, z: Tensor) -> Tensor:
         """(N, ...) released features -> (N, C, H, W) in [0, 1], each by an optimisation of its own."""
         if self._likelihood is None or self._linear is None or not isinstance(self.net, Autoencoder):
             raise NotFittedError("the attack has not been fitted; call fit(observer) first")
-        cfg, net, likelihood, z = self.config, self.net, self._likelihood, z.float()
-        sketch = self._linear(z).reshape(len(z), *net.write.image_shape).clamp(0, 1)
+        with evaluating(self.net):
+            return self._search(self.net, self._likelihood, self._linear, z.float())
+
+    def _search(self, net: Autoencoder, likelihood: Likelihood, linear: Linear, z: Tensor) -> Tensor:
+        cfg = self.config
+        sketch = linear(z).reshape(len(z), *net.write.image_shape).clamp(0, 1)
 
         def objective(code: Tensor) -> Tensor:
             return likelihood(net.decode(code), z) + self.prior * code.square().sum(1) / 2

@@ -19,6 +19,7 @@ from sfumato.attacks.steps import Randomness, Steps, Turn, hand_over_rates
 from sfumato.compute import arranged, autocast, use_bf16
 from sfumato.errors import Interrupted, NotFittedError, SfumatoError
 from sfumato.metrics import mse
+from sfumato.modes import evaluating
 from sfumato.seeds import derive_seed, generator
 
 __all__ = ["LearnedAttack", "Turn"]
@@ -55,6 +56,10 @@ class LearnedAttack(Attack, Generic[Config]):
     @abstractmethod
     def _networks(self, observer: Observer) -> dict[str, nn.Module]:
         """Fresh networks by name, initialised from the global generator; `net` redraws."""
+
+    def _input_shape(self, name: str, observer: Observer) -> tuple[int, ...]:
+        """Shape of one input of the network called `name`; a feature, unless a leaf says that it takes images."""
+        return observer.feature_shape
 
     @abstractmethod
     def _optimizers(self, networks: dict[str, nn.Module]) -> dict[str, torch.optim.Optimizer]:
@@ -112,7 +117,7 @@ class LearnedAttack(Attack, Generic[Config]):
             if stop:
                 raise Interrupted("the attack was stopped; the same command goes on from there")
 
-        bf16 = use_bf16(cfg.precision, observer.device, learner.net, observer.feature_shape)
+        bf16 = use_bf16(cfg.precision, observer.device, learner.net, self._input_shape("net", observer))
         random = Randomness(cfg.seed, observer.device)
         steps = Steps(self._step, self._form, learner, random, cfg.batch_size, bf16)
         while learner.epoch < cfg.epochs:
@@ -123,18 +128,18 @@ class LearnedAttack(Attack, Generic[Config]):
                 progress(learner.epoch, cfg.epochs, self.history[-1])
         self.seconds = learner.seconds
         learner.net.load_state_dict(learner.best)
-        self.net = learner.net.eval()
+        self.net = learner.net
         pixels = observer.pixels(judge)
         trivial = float(mse(pixels, observer.pixels(learn).mean(0, keepdim=True).expand_as(pixels)).mean())
         self.outcome = judge_outcome([line["held_out_mse"] for line in self.history], trivial)
         return self
 
-    @torch.no_grad()
     def reconstruct(self, z: Tensor) -> Tensor:
         """(N, ...) released features -> (N, C, H, W) in [0, 1]."""
         if self.net is None:
             raise NotFittedError("the attack has not been fitted; call fit(observer) first")
-        parts = [self.net(part.float()) for part in z.split(1024)]
+        with evaluating(self.net):
+            parts = [self.net(part.float()) for part in z.split(1024)]
         return torch.cat(parts).float()
 
     def _form(self, number: int) -> Hashable | None:
@@ -157,7 +162,7 @@ class LearnedAttack(Attack, Generic[Config]):
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(derive_seed(self.config.seed, "attack"))
             networks = {
-                name: arranged(network, device, observer.feature_shape)
+                name: arranged(network, device, self._input_shape(name, observer))
                 for name, network in self._networks(observer).items()
             }
         sums = torch.zeros(len(self.figures), dtype=torch.float64, device=device)
@@ -178,8 +183,6 @@ class LearnedAttack(Attack, Generic[Config]):
         cfg, epoch = self.config, learner.epoch
         order = learn[torch.randperm(len(learn), generator=generator(cfg.seed, "order", epoch))]
         batches = order.split(cfg.batch_size)
-        for network in learner.networks.values():
-            network.train()
         for step in range(learner.step, len(batches)):
             random.at(epoch, step)
             _set_rates(learner, self._rate(learner, step / len(batches)))
@@ -207,14 +210,12 @@ class LearnedAttack(Attack, Generic[Config]):
         learner.sums.zero_()
         learner.epoch, learner.step = learner.epoch + 1, 0
 
-    @torch.no_grad()
     def _judge(self, net: nn.Module, observer: Observer, judge: Tensor, bf16: bool) -> float:
-        net.eval()
         noise = generator(self.config.seed, "judge", device=observer.device)  # the same noise in every epoch
         total = 0.0
         for indices in judge.split(1024):
             x, z = observer.pairs(indices, noise)
-            with autocast(observer.device, bf16):
+            with evaluating(net), autocast(observer.device, bf16):
                 x_hat = net(z)
             total += float(mse(x, x_hat.float()).sum())
         return total / len(judge)

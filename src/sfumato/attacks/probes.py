@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from sfumato.attacks.base import Attack, Observer, hold_out
 from sfumato.data import ImageSet
 from sfumato.errors import ConfigError
+from sfumato.modes import evaluating
 from sfumato.seeds import generator
 from sfumato.split import SplitModel
 
@@ -179,9 +180,9 @@ def _reader(attack: Attack | None) -> Callable[[Tensor], Tensor]:
     return lambda z: attack.reconstruct(z).flatten(1)
 
 
-@torch.no_grad()
 def _release(model: SplitModel, images: ImageSet, part: Tensor, noise: torch.Generator) -> Tensor:
-    return model.encode(images.float(part).to(noise.device), noise).float()
+    with evaluating(model):
+        return model.encode(images.float(part).to(noise.device), noise).float()
 
 
 def _probe(what: str, attack: Attack | None, correct: Tensor, chance: float) -> Probe:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sfumato.attacks.duplicates import Duplicates, near_duplicates
 from sfumato.errors import ConfigError
+from sfumato.modes import evaluating
 from sfumato.split import SplitModel
 
 __all__ = ["Duplicates", "Noise", "Queries", "aggregate", "encode_repeated"]
@@ -68,7 +69,7 @@ def encode_repeated(
     does to an attack; it is not the generator that protects a real device.
 
     Args:
-        model: the victim in evaluation mode.
+        model: the victim; it runs in evaluation mode.
         x: (n, C, H, W) images in [0, 1].
         queries: K >= 1; the first query is the image itself.
         noise: see `Queries`.
@@ -83,6 +84,12 @@ def encode_repeated(
         ConfigError: see `Queries`.
     """
     plan = Queries(queries, noise, duplicates)
+    with evaluating(model):
+        return _answers(model, x, plan, generator, key).float()
+
+
+def _answers(model: SplitModel, x: Tensor, plan: Queries, generator: torch.Generator | None, key: bytes) -> Tensor:
+    queries = plan.queries
     if plan.duplicates in ("exact", "devices"):
         z_hat = model.features(x)
         if plan.noise == "fresh":
@@ -91,13 +98,13 @@ def encode_repeated(
             released = [_memoised(model, x, z_hat, key)] * queries
         else:
             released = [_memoised(model, x, z_hat, key + number.to_bytes(4, "big")) for number in range(queries)]
-        return torch.stack(released, 1).float()
+        return torch.stack(released, 1)
     variants = near_duplicates(x, queries, plan.duplicates, generator)
     if plan.noise == "fresh":
         released = [model.encode(variants[:, number], generator) for number in range(queries)]
     else:
         released = [_memoised(model, one, model.features(one), key) for one in variants.unbind(1)]
-    return torch.stack(released, 1).float()
+    return torch.stack(released, 1)
 
 
 def aggregate(z: Tensor) -> Tensor:

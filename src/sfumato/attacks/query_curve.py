@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from sfumato.attacks.base import Attack, Observer
-from sfumato.attacks.evaluate import Inversion, Release, invert
 from sfumato.attacks.knowledge import Narrowed
 from sfumato.attacks.queries import Duplicates, Noise, Queries, aggregate, encode_repeated
+from sfumato.attacks.reconstruction import Reconstruction, Release, invert
 from sfumato.data import ImageSet
 from sfumato.split import SplitModel
 
@@ -44,7 +44,7 @@ class QueryPoint:
 
     plan: Queries
     noise_std: float
-    inversion: Inversion
+    reconstruction: Reconstruction
 
 
 def release_of(model: SplitModel, plan: Queries, *, key: bytes = b"device") -> Release:
@@ -85,7 +85,7 @@ def query_curve(
             every noise level that occurs.
         observer: what the attacker sees with one query.
         model: the victim.
-        images: to be redrawn.
+        images: to be reconstructed.
         queries: values of K.
         noise: see `Queries`.
         duplicates: see `Queries`.
@@ -99,8 +99,9 @@ def query_curve(
         seen = QueryObserver(observer, plan)
         if plan.noise_factor not in attacks:
             attacks[plan.noise_factor] = fitted(seen)
-        inversion = invert(attacks[plan.noise_factor], model, images, seed=seed, release=release_of(model, plan))
-        points.append(QueryPoint(plan, seen.noise_std, inversion))
+        release = release_of(model, plan)
+        found = invert(attacks[plan.noise_factor], model, images, seed=seed, release=release)
+        points.append(QueryPoint(plan, seen.noise_std, found))
         if progress is not None:
             progress(number, len(queries))
     return points

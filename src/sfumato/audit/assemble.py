@@ -4,8 +4,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sfumato.attacks import Reconstruction, mean_image_error
 from sfumato.audit.law import check_law
-from sfumato.audit.measure import WORST_SHARE, Redrawn, mean_image_error, strongest, summary, tried_on_all
+from sfumato.audit.measure import WORST_SHARE, strongest, summary, tried_on_all
 from sfumato.audit.schema import FORMAT, SCHEMA_ID
 from sfumato.audit.stage import Stage
 from sfumato.audit.suite import Piece, Untested
@@ -21,11 +22,12 @@ def assemble(
     stage: Stage,
     pieces: Sequence[Piece],
     untested: Sequence[Untested],
+    failed: Sequence[dict[str, str]],
     *,
     accuracy: float | None,
     minutes: float,
     seconds: float,
-    redrawn: Mapping[str, Redrawn],
+    redrawn: Mapping[str, Reconstruction],
     evidence: dict[str, Any],
 ) -> dict[str, Any]:
     """Everything of an audit as plain values, as `schema.json` describes them."""
@@ -35,7 +37,9 @@ def assemble(
         for kind in ("attack", "queries", "knowledge", "probe")
     }
     attacks = [_against_baselines(one, by_kind["attack"]) for one in by_kind["attack"]]
-    floors = (stage.folder.finished("bounds") or {})["bounds"]
+    floors = (stage.folder.finished("bounds") or {"bounds": []})["bounds"]
+    untested = [*untested, *_always_untested(stage, floors, by_kind["probe"], accuracy)]
+    broken = {one["what"] for one in failed} | {"van Trees, dFIL" for one in failed if one["what"] == "bounds"}
     best = _best(attacks, redrawn)
     attacks = [_on_the_same_images(one, best["test"]["mse"], redrawn) for one in attacks]
     result: dict[str, Any] = {
@@ -57,7 +61,8 @@ def assemble(
         "probes": [probe for one in by_kind["probe"] for probe in one["probes"]],
         "bounds": floors,
         "law": check_law(attacks, floors),
-        "not_tested": [vars(one) for one in [*untested, *_always_untested(stage, floors, by_kind["probe"], accuracy)]],
+        "not_tested": [vars(one) for one in untested if one.what not in broken],
+        "failed": list(failed),
         "thresholds": [],
         "evidence": evidence,
     }
@@ -79,7 +84,9 @@ def _against_baselines(attack: dict[str, Any], every: Sequence[dict[str, Any]]) 
     return attack | {"converged": False, "reason": reason}
 
 
-def _on_the_same_images(attack: dict[str, Any], strongest_name: str, redrawn: Mapping[str, Redrawn]) -> dict[str, Any]:
+def _on_the_same_images(
+    attack: dict[str, Any], strongest_name: str, redrawn: Mapping[str, Reconstruction]
+) -> dict[str, Any]:
     """Beside an attack that was tried on some images, what the strongest of the others made of the same ones."""
     few, others = redrawn[attack["name"]].mse.double(), redrawn[strongest_name].mse.double()
     if len(few) == len(others):
@@ -126,7 +133,7 @@ def _data(stage: Stage) -> dict[str, Any]:
     }
 
 
-def _best(attacks: Sequence[dict[str, Any]], redrawn: Mapping[str, Redrawn]) -> dict[str, Any]:
+def _best(attacks: Sequence[dict[str, Any]], redrawn: Mapping[str, Reconstruction]) -> dict[str, Any]:
     """The strongest attack of each measure, and the best attacker for each image."""
     every = tried_on_all(attacks)
     best: dict[str, Any] = {

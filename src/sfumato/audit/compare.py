@@ -30,7 +30,7 @@ def read_audit(path: Path) -> dict[str, Any]:
         result: dict[str, Any] = json.loads((path / "audit.json").read_text(encoding="utf-8"))
         if result["format"] != FORMAT:
             raise CheckpointError(f"{path} holds an audit of format {result['format']}; audit the target again")
-        return result
+        return {"failed": [], **result}  # an older version did not go on where a piece failed
     except (OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, CheckpointError):
             raise

@@ -4,6 +4,7 @@ plan.json                  what the audit belongs to, and what was decided for e
 pieces/NAME.json           figures of a finished piece
 pieces/NAME.safetensors    its values per image and redrawn pixels
 pieces/NAME.state          checkpoint of an attack while it trains
+pieces/NAME.error.txt      traceback of a piece that failed
 audit.json, report.html    written last
 """
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from sfumato import checkpoint
 from sfumato.errors import CheckpointError
-from sfumato.files import write_json
+from sfumato.files import write_json, write_text
 
 __all__ = ["AuditFolder"]
 
@@ -85,6 +86,11 @@ class AuditFolder:
         write_json(self.path / "pieces" / f"{name}.json", figures)
         for left in (self.path / "pieces").glob(f"{name}.state*"):
             left.unlink(missing_ok=True)
+        (self.path / "pieces" / f"{name}.error.txt").unlink(missing_ok=True)
+
+    def note_failure(self, name: str, text: str) -> None:
+        """Keep the traceback of a piece that failed."""
+        write_text(self.path / "pieces" / f"{name}.error.txt", text)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""One attack of an audit: train it as far as the time goes, let it redraw the same features as all others."""
+"""One attack of an audit: train it as far as the time goes, let it reconstruct the same features as all others."""
 
 import time
 from collections.abc import Callable
@@ -8,9 +8,9 @@ from typing import Any
 from torch import Tensor
 
 from sfumato import attacks
-from sfumato.attacks import Attack
+from sfumato.attacks import Attack, invert_released
 from sfumato.audit.images import shuffled
-from sfumato.audit.measure import redraw, summary
+from sfumato.audit.measure import summary
 from sfumato.audit.stage import Stage
 from sfumato.audit.suite import Piece
 from sfumato.audit.training import config_of
@@ -22,7 +22,7 @@ Stop = Callable[[], bool]
 
 
 def run_attack(piece: Piece, stage: Stage, decided: dict[str, Any], tell: Tell, should_stop: Stop | None) -> None:
-    """Fit, redraw training and test images, store figures and pixels."""
+    """Fit, reconstruct training and test images, store figures and pixels."""
     began = time.monotonic()
     attack, described = fit_attack(piece, stage, decided, tell, should_stop)
     most = decided.get("shown", piece.images)
@@ -31,9 +31,11 @@ def run_attack(piece: Piece, stage: Stage, decided: dict[str, Any], tell: Tell, 
     for name, exposure in (("train", stage.train), ("test", stage.test)):
         chosen = exposure if most is None else exposure.first(most)
         state = stage.folder.state(f"{piece.name}.state.{name}")
-        redrawn = redraw(attack, chosen, stage.device, state=state, should_stop=should_stop)
-        parts[name] = summary(redrawn)
-        tensors |= redrawn.tensors(name)
+        found = invert_released(
+            attack, chosen.images, chosen.z, device=stage.device, state=state, should_stop=should_stop
+        )
+        parts[name] = summary(found)
+        tensors |= found.tensors(name)
     seconds = described.pop("earlier", 0.0) + time.monotonic() - began
     stage.folder.finish(piece.name, described | parts | {"seconds": round(seconds, 2)}, tensors)
 

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from sfumato import attacks
-from sfumato.attacks import Observer
+from sfumato.attacks import Observer, invert_released
 from sfumato.attacks.knowledge import Knowledge, observe
 from sfumato.audit.images import shuffled
 from sfumato.audit.inversion import Stop, Tell, outcome_of
-from sfumato.audit.measure import redraw, summary
+from sfumato.audit.measure import summary
 from sfumato.audit.stage import Stage
 from sfumato.audit.suite import Piece
 from sfumato.audit.training import config_of
@@ -29,7 +29,7 @@ def run_knowledge(piece: Piece, stage: Stage, decided: dict[str, Any], tell: Tel
             raise Interrupted("the audit was stopped; the same command goes on from there")
         fitted = attacks.build(config_of(piece, stage, decided))
         fitted.fit(observer, state=stage.folder.state(f"{piece.name}.state{index}"), should_stop=should_stop)
-        figures = summary(redraw(fitted, test, stage.device))
+        figures = summary(invert_released(fitted, test.images, test.z, device=stage.device))
         points.append({"label": label, "known": len(observer)} | figures)
         tell(f"{piece.name}: {label}, error {figures['mse']['mean']:.5f}")
     figures_of_piece = {

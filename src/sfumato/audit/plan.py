@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from sfumato.audit.failures import Failures
 from sfumato.audit.inversion import Tell
 from sfumato.audit.ledger import Ledger
 from sfumato.audit.search import FEWEST, decide_search, searches
@@ -20,7 +21,7 @@ _PATIENCE = 2.0  # times its share that a piece in closed form may take before i
 
 
 def make_plan(
-    suite: Sequence[Piece], stage: Stage, ledger: Ledger, tell: Tell
+    suite: Sequence[Piece], stage: Stage, ledger: Ledger, failures: Failures, tell: Tell
 ) -> tuple[list[Piece], dict[str, Cost], list[Untested]]:
     """What runs, decided once per audit, and what it costs."""
     known = {piece.name: piece for piece in suite}
@@ -28,9 +29,10 @@ def make_plan(
     if stored is None:
         tell("plan: measure what an epoch of each attack takes here")
         possible, missing = runnable(list(known.values()), has=_has(stage))
-        by_attack, hopeless = _measured(possible, stage, ledger)
+        by_attack, hopeless = _measured(possible, stage, ledger, failures)
         missing += hopeless
-        possible = [piece for piece in possible if piece.name not in {one.what for one in hopeless}]
+        gone = {one.what for one in hopeless}
+        possible = [piece for piece in possible if piece.name not in gone and piece.name not in failures]
         costs = {piece.name: of_piece(piece, by_attack[piece.attack]) for piece in possible if piece.epochs is not None}
         fewest = {
             piece.name: piece.epochs[0] * costs[piece.name].epoch + costs[piece.name].once
@@ -42,13 +44,17 @@ def make_plan(
             "pieces": [piece.name for piece in kept],
             "costs": {name: list(cost) for name, cost in costs.items()},
             "untested": [asdict(one) for one in [*missing, *dropped]],
+            "failed": [one for one in failures.as_list() if one["what"] in known],
         }
         stored = stage.folder.decide("plan", json.loads(json.dumps(plan)))
+    failures.note_all(stored.get("failed", ()))
     costs = {name: Cost(*cost) for name, cost in stored["costs"].items()}
     return [known[name] for name in stored["pieces"]], costs, [Untested(**one) for one in stored["untested"]]
 
 
-def _measured(pieces: Sequence[Piece], stage: Stage, ledger: Ledger) -> tuple[dict[str, Cost], list[Untested]]:
+def _measured(
+    pieces: Sequence[Piece], stage: Stage, ledger: Ledger, failures: Failures
+) -> tuple[dict[str, Cost], list[Untested]]:
     """What every attack costs that trains in epochs; none is measured whose better ranked ones do not fit already."""
     costs: dict[str, Cost] = {}
     hopeless: list[Untested] = []
@@ -58,7 +64,10 @@ def _measured(pieces: Sequence[Piece], stage: Stage, ledger: Ledger) -> tuple[di
             hopeless.append(Untested(piece.name, "too little time: not even better ranked attacks fit"))
             continue
         if piece.attack not in costs:
-            costs[piece.attack] = measure_cost(piece, stage)
+            with failures.surviving(piece.name, piece.kind):
+                costs[piece.attack] = measure_cost(piece, stage)
+        if piece.attack not in costs:
+            continue
         assert piece.epochs is not None
         cost = of_piece(piece, costs[piece.attack])
         total = sum(one.share for one in pieces if one.rank <= piece.rank)  # nothing of a higher rank need run

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from sfumato import attacks
-from sfumato.attacks import Observer, Queries, aggregate, encode_repeated
+from sfumato.attacks import Observer, Queries, aggregate, encode_repeated, invert_released
 from sfumato.audit.images import shuffled
 from sfumato.audit.inversion import Stop, Tell, outcome_of
-from sfumato.audit.measure import Exposure, redraw, summary
+from sfumato.audit.measure import summary
 from sfumato.audit.stage import Stage
 from sfumato.audit.suite import Piece
 from sfumato.audit.training import config_of
@@ -96,7 +96,7 @@ def run_repeats(piece: Piece, stage: Stage, decided: dict[str, Any], tell: Tell,
                 for part in torch.arange(len(test)).split(_CHUNK)
             ]
         )
-        figures = summary(redraw(attack, Exposure(test.images, z), stage.device))
+        figures = summary(invert_released(attack, test.images, z, device=stage.device))
         points.append({"queries": count, "label": f"K = {count}", "known": len(train)} | figures)
         tell(f"{piece.name}: {count} queries, error {figures['mse']['mean']:.5f}")
     figures_of_piece = {

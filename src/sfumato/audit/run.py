@@ -10,14 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sfumato.attacks import Reconstruction
 from sfumato.audit.assemble import assemble
 from sfumato.audit.checks import check_subject, passes_gradients
+from sfumato.audit.failures import Failures
 from sfumato.audit.floors import measure_bounds
 from sfumato.audit.folder import AuditFolder
 from sfumato.audit.inversion import Stop, Tell, run_attack
 from sfumato.audit.knowledge import run_knowledge
 from sfumato.audit.ledger import Ledger
-from sfumato.audit.measure import Redrawn
 from sfumato.audit.plan import choose, fits, make_plan
 from sfumato.audit.reading import run_probes
 from sfumato.audit.repeats import run_repeats
@@ -26,9 +27,10 @@ from sfumato.audit.subject import Subject, digest_of_module, placed
 from sfumato.audit.suite import Piece, Untested, load_suite
 from sfumato.audit.training import Cost
 from sfumato.data import DataSets, ImageSet
-from sfumato.errors import ConfigError
+from sfumato.errors import ConfigError, NotJudgedError
 from sfumato.evidence import evidence
 from sfumato.files import write_json
+from sfumato.modes import evaluating
 from sfumato.training.evaluate import accuracy
 
 __all__ = ["Audited", "run_audit"]
@@ -55,7 +57,7 @@ class Audited:
     """
 
     result: dict[str, Any]
-    redrawn: dict[str, Redrawn]
+    redrawn: dict[str, Reconstruction]
     stage: Stage
 
     def pictures(self, count: int = 8) -> dict[str, tuple[Tensor, dict[str, Tensor]]]:
@@ -65,9 +67,7 @@ class Audited:
         found = {}
         for name, indices in (("typical", torch.arange(min(count, len(strongest.mse)))), ("worst", worst)):
             shown = {
-                attack: one.pixels[indices].float() / 255
-                for attack, one in self.redrawn.items()
-                if int(indices.max()) < len(one.mse)
+                attack: one.images[indices] for attack, one in self.redrawn.items() if int(indices.max()) < len(one.mse)
             }
             found[name] = (self.stage.test.images.float(indices), shown)
         return found
@@ -109,15 +109,35 @@ def run_audit(
         FeatureError: the encoder cannot be audited; the sentence says why.
         CheckpointError: `out` holds another audit.
         Interrupted: `should_stop` said so; the same call goes on from there.
+        NotJudgedError: every attack failed.
     """
     if not minutes > 0:
         raise ConfigError(f"minutes is {minutes}; give a positive number")
-    tell = tell or (lambda _: None)
     early = 0.0 if began is None else time.monotonic() - began
-    place = torch.device(device)
     subject = placed(subject)
     subject = subject if subject.digest else replace(subject, digest=digest_of_module(subject.model))
-    subject.model.eval().to(place)
+    subject.model.to(device)
+    tell = tell or (lambda _: None)
+    with evaluating(subject.model, gradients=True):
+        return _audit(
+            subject, sets, out, minutes, seed, torch.device(device), suite, other, early, tell, progress, should_stop
+        )
+
+
+def _audit(
+    subject: Subject,
+    sets: DataSets,
+    out: Path,
+    minutes: float,
+    seed: int,
+    place: torch.device,
+    suite: Sequence[Piece] | None,
+    other: ImageSet | None,
+    early: float,
+    tell: Tell,
+    progress: Callable[[float, float], None] | None,
+    should_stop: Stop | None,
+) -> Audited:
     few = sets.test.float(torch.arange(min(4, len(sets.test)))).to(place)
     if len(few) < 3:
         raise ConfigError(f"{len(sets.test)} test images are too few for an audit; give at least 3")
@@ -134,31 +154,38 @@ def run_audit(
         "suite": hashlib.sha256(repr(known).encode()).hexdigest(),
     }
     folder = AuditFolder(out, identity)
+    failures = Failures(folder)
     ledger = Ledger(60 * minutes, folder.spent + early, reserve=2.0 + 0.03 * 60 * minutes)
     most = round(min(MOST_IMAGES, max(_FEWEST_IMAGES, _IMAGES_PER_MINUTE * minutes)))
     stage = set_stage(
         subject, sets, gradients=gradients, device=place, seed=seed, folder=folder, most=most, other=other
     )
     if folder.finished("bounds") is None:
-        floors = measure_bounds(
-            subject,
-            sets,
-            gradients=gradients,
-            seconds=_BOUNDS_SHARE * ledger.left,
-            seed=seed,
-            tell=lambda text: tell(f"bounds: {text}"),
-        )
-        folder.finish("bounds", {"bounds": floors})
-    pieces, costs, untested = make_plan(known, stage, ledger, tell)
-    _work(pieces, costs, stage, ledger, tell, progress, should_stop)
+        with failures.surviving("bounds", "bounds"):
+            floors = measure_bounds(
+                subject,
+                sets,
+                gradients=gradients,
+                seconds=_BOUNDS_SHARE * ledger.left,
+                seed=seed,
+                tell=lambda text: tell(f"bounds: {text}"),
+            )
+            folder.finish("bounds", {"bounds": floors})
+    pieces, costs, untested = make_plan(known, stage, ledger, failures, tell)
+    _work(pieces, costs, stage, ledger, failures, tell, progress, should_stop)
     left_out = {piece.name: skip for piece in pieces if (skip := (folder.decided(piece.name) or {}).get("skip"))}
     untested = [*untested, *(Untested(name, why) for name, why in left_out.items())]
-    pieces = [piece for piece in pieces if piece.name not in left_out]
+    pieces = [piece for piece in pieces if folder.finished(piece.name) is not None]
+    if not any(piece.kind == "attack" for piece in pieces):
+        raise NotJudgedError(
+            "no attack could be run: " + "; ".join(f"{one['what']}: {one['why']}" for one in failures.as_list())
+        )
     share = None
     if subject.classifies and sets.labelled:
-        share = accuracy(subject.model, sets.test, seed=seed)
+        with failures.surviving("accuracy", "accuracy"):
+            share = accuracy(subject.model, sets.test, seed=seed)
     redrawn = {
-        piece.name: Redrawn.from_tensors("test", folder.tensors(piece.name))
+        piece.name: Reconstruction.from_tensors("test", folder.tensors(piece.name))
         for piece in pieces
         if piece.kind == "attack"
     }
@@ -167,6 +194,7 @@ def run_audit(
         stage,
         pieces,
         untested,
+        failures.as_list(),
         accuracy=share,
         minutes=minutes,
         seconds=ledger.spent,
@@ -182,6 +210,7 @@ def _work(
     costs: dict[str, Cost],
     stage: Stage,
     ledger: Ledger,
+    failures: Failures,
     tell: Tell,
     progress: Callable[[float, float], None] | None,
     should_stop: Stop | None,
@@ -229,5 +258,10 @@ def _work(
         turn, waiting = waiting, []
         for index, piece in enumerate(turn):
             seconds = ledger.allowance(piece.share, [one.share for one in turn[index:]])
-            if not attempt(piece, seconds, may_wait=may_wait):
+            settled = True
+            with failures.surviving(piece.name, piece.kind):
+                settled = attempt(piece, seconds, may_wait=may_wait)
+            if piece.name in failures:
+                tell_on(f"{piece.name}: FAILED, {failures.why(piece.name)}")
+            if not settled:
                 waiting.append(piece)

@@ -45,7 +45,7 @@ def load_target(target: str, options: ChannelOptions | None = None, *, device: t
         subject = _function(target, options)
     else:
         raise ConfigError(f"there is no {target}; TARGET is {FORMS}")
-    subject.model.eval().to(device)
+    subject.model.to(device)
     return subject
 
 

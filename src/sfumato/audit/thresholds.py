@@ -36,6 +36,9 @@ METRICS: dict[str, str] = {
 }
 """What a threshold may name. Without another word: of the strongest attack, on test images, for a single query."""
 
+_KIND_OF = {"mse_mean_repeated": "queries", "accuracy": "accuracy"}
+"""The kind of piece that a metric rests on, where it is not the attacks."""
+
 _OPERATORS: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
     "<=": operator.le,
@@ -84,27 +87,32 @@ def parse_threshold(text: str) -> Threshold:
     return Threshold(text, metric, sign, float(limit))
 
 
-def judge(thresholds: Sequence[Threshold], metrics: Mapping[str, float | None]) -> list[dict[str, Any]]:
-    """Each threshold with its value and whether it holds.
+def judge(
+    thresholds: Sequence[Threshold], metrics: Mapping[str, float | None], failed: Sequence[Mapping[str, str]] = ()
+) -> list[dict[str, Any]]:
+    """Each threshold with its value and whether it holds; None where that cannot be said.
 
-    Raises:
-        ConfigError: a threshold names something that this audit did not measure: it must not pass unseen.
+    What was not measured must not pass unseen, and neither must a condition that does not hold while a piece that it
+    rests on has failed: that piece might have made it hold.
+
+    Args:
+        thresholds: conditions under which the audit fails.
+        metrics: of the audit.
+        failed: its `failed` pieces.
     """
+    broken = {one["kind"] for one in failed}
     judged = []
     for threshold in thresholds:
         value = metrics.get(threshold.metric)
-        if value is None:
-            raise ConfigError(
-                f"the threshold {threshold.text!r} cannot be judged: this audit measured no {threshold.metric} (the "
-                "report says why)"
-            )
+        holds = value is not None and threshold.holds(value)
+        open_question = value is None or _KIND_OF.get(threshold.metric, "attack") in broken
         judged.append(
             {
                 "expression": threshold.text,
                 "metric": threshold.metric,
                 "value": value,
                 "limit": threshold.limit,
-                "holds": threshold.holds(value),
+                "holds": None if open_question and not holds else holds,
             }
         )
     return judged

@@ -6,9 +6,8 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from sfumato import attacks
-from sfumato.attacks import ATTACKS, Attack
+from sfumato.attacks import ATTACKS, Attack, invert_released
 from sfumato.audit.images import shuffled
-from sfumato.audit.measure import redraw
 from sfumato.audit.stage import Stage
 from sfumato.audit.suite import Piece
 from sfumato.data import ImageSet
@@ -63,7 +62,7 @@ def measure_cost(piece: Piece, stage: Stage) -> Cost:
     before = max(0.0, ends[0] - epoch)
     some = stage.test.first(config.batch_size)
     began = time.perf_counter()
-    redraw(attack, some, stage.device)
+    invert_released(attack, some.images, some.z, device=stage.device)
     redrawing = (time.perf_counter() - began) * (len(stage.train) + len(stage.test)) / len(some)
     return Cost(larger * epoch, larger * before + redrawing)
 

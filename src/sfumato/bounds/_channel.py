@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sfumato.errors import ConfigError, FeatureError
 
-__all__ = ["factor", "half_log_determinant", "noise_root", "whiten_covariances", "whiten_vectors"]
+__all__ = ["factor", "half_log_ratio", "noise_root", "whiten_covariances", "whiten_vectors"]
 
 
 def noise_root(noise: Tensor) -> Tensor:
@@ -62,8 +62,13 @@ def factor(whitened: Tensor) -> Tensor:
     return root
 
 
-def half_log_determinant(whitened: Tensor, full: bool) -> Tensor:
-    """1/2 log|I + W| over the last axis (variances) or the last two (matrices)."""
-    if full:
-        return factor(whitened).diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    return torch.log1p(whitened).sum(-1) / 2
+def half_log_ratio(covariances: Tensor, full: bool, noise: Tensor) -> Tensor:
+    """1/2 log(|Sigma + Sigma_p| / |Sigma_p|) in nats, over the last axis (variances) or the last two (matrices).
+
+    Computed in float64, whatever comes in: in float32 the value depends on the kernels of the machine once an
+    eigenvalue of Sigma is some 10^4 times the noise (MPS, which has no float64, is the exception).
+    """
+    wide = torch.float32 if covariances.device.type == "mps" else torch.float64
+    whitened, full = whiten_covariances(covariances.to(wide), full, noise_root(noise.to(wide)))
+    value = factor(whitened).diagonal(dim1=-2, dim2=-1).log().sum(-1) if full else torch.log1p(whitened).sum(-1) / 2
+    return value.to(covariances.dtype)

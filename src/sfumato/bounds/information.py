@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from sfumato.bounds._channel import half_log_determinant, noise_root, whiten_covariances
+from sfumato.bounds._channel import half_log_ratio
 from sfumato.bounds._inputs import ArrayLike, as_tensors, mixture_form, noise_form
 
 __all__ = ["mixture_information"]
@@ -52,8 +52,7 @@ def mixture_information(
     """
     pi, sigma, noise = as_tensors(weights=weights, covariances=covariances, noise_covariance=noise_covariance)
     occupied, pi, form, full = mixture_form(pi, sigma, dim)
-    root = noise_root(noise_form(noise, form.shape[-1]))
-    within = half_log_determinant(*whiten_covariances(form, full, root))
+    within = half_log_ratio(form, full, noise_form(noise, form.shape[-1]))
     # log is taken of 1 where a weight is 0: 0 * log 0 is NaN, and so is its gradient even behind a `where`.
     log_pi = torch.where(occupied, pi, torch.ones_like(pi)).log()
     return torch.where(occupied, pi * (within - log_pi), torch.zeros_like(pi)).sum(-1)

@@ -51,7 +51,7 @@ def run(words: Sequence[str]) -> None:
             victim, sets, chosen, device=device_of(parsed.device), progress=progress, redrawing=bar.at
         )
     picture = attack_folder(victim, parsed.attack) / "reconstructions.png"
-    save_side_by_side(picture, attacked.test.originals, {"redrawn": attacked.test.redrawn})
+    save_side_by_side(picture, attacked.originals, {"reconstructed": attacked.test.images})
     _show(f"{victim.folder}, {parsed.attack} attack", attacked.result)
     say(f"originals beside redrawn images: {picture}")
     save_json(parsed.json, attacked.result)

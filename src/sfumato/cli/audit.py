@@ -22,7 +22,7 @@ from sfumato.audit.compare import compare, is_audit, read_audit
 from sfumato.cli.console import Bar, progress_bar, say, table
 from sfumato.cli.parser import CommandParser, add_plugins, load_plugins, save_json
 from sfumato.compute import device_of
-from sfumato.errors import ConfigError, SfumatoError
+from sfumato.errors import ConfigError, NotJudgedError
 from sfumato.files import write_json
 from sfumato.report.audit import write_audit_report
 from sfumato.report.comparison import write_comparison_report
@@ -31,7 +31,11 @@ __all__ = ["run"]
 
 
 def run(words: Sequence[str]) -> int:
-    """Parse, audit, judge; 1 where a threshold says that the audit fails."""
+    """Parse, audit, judge; 1 where a threshold says that the audit fails.
+
+    Raises:
+        NotJudgedError: no threshold holds, but what the verdict rests on failed, or was not measured.
+    """
     began = time.monotonic()
     parsed = _parser().read(words)
     load_plugins(parsed)
@@ -55,21 +59,39 @@ def run(words: Sequence[str]) -> int:
         _show_comparison(comparison)
         say(f"Report: {place / 'report.html'}")
     save_json(parsed.json, comparison if several else results[0])
-    for result in results:
-        for broken in result["law"]["violations"]:
-            raise SfumatoError(f"{result['target']['name']}: {broken['sentence']}")
-    failed = [(result, line) for result in results for line in judge(thresholds, result["metrics"]) if line["holds"]]
+    judged = [(result, line) for result in results for line in _judged(thresholds, result)]
+    failed = [(result, line) for result, line in judged if line["holds"]]
     for result, line in failed:
         say(f"FAILED {result['target']['name']}: {line['expression']} ({line['metric']} is {line['value']:.4g})")
-    return 1 if failed else 0
+    if failed:
+        return 1
+    for result in results:
+        name = result["target"]["name"]
+        for broken in result["law"]["violations"]:
+            raise NotJudgedError(f"{name}: {broken['sentence']}")
+        for piece in result["failed"]:
+            if piece["kind"] == "attack":
+                raise NotJudgedError(f"{name} is not judged: the attack {piece['what']} failed, {piece['why']}")
+    for result, line in judged:
+        if line["holds"] is None:
+            raise NotJudgedError(
+                f"the threshold {line['expression']!r} cannot be judged: the audit of {result['target']['name']} did "
+                f"not measure all that {line['metric']} rests on (its report says why)"
+            )
+    return 0
+
+
+def _judged(thresholds: Sequence[Threshold], result: dict[str, Any]) -> list[dict[str, Any]]:
+    return judge(thresholds, result["metrics"], result["failed"])
 
 
 def _parser() -> CommandParser:
     parser = CommandParser(
         "audit",
         "Attack any split model as hard as the time allows, put the bounds beside the attacks, and write a report. "
-        "With several targets: one report that compares them. Interrupted, the same command goes on. Exit code 1 where "
-        "a --fail-if holds.",
+        "With several targets: one report that compares them. Interrupted, the same command resumes. Exit code 0: "
+        "passed; 1: a --fail-if holds; 2: a mistake in the input; 3: not judged, because an attack failed, something "
+        "was not measured, or an attack lies below a bound that holds.",
         "sfumato audit runs/first --minutes 10 --fail-if 'psnr_worst5 > 20'",
     )
     parser.add_argument(
@@ -146,7 +168,7 @@ def _audit(
             progress=lambda done, total: bar.at(round(done), round(total)),
         )
     result = audited.result
-    result["thresholds"] = judge(thresholds, result["metrics"])
+    result["thresholds"] = _judged(thresholds, result)
     write_json(out / "audit.json", result)
     write_audit_report(out / "report.html", result, audited.pictures())
     _show(result)

@@ -1,12 +1,18 @@
-"""The command line: one thin file per command, loaded only when called."""
+"""The command line: one thin file per command, loaded only when called.
+
+Exit codes, the same for every command: 0 fine; 1 what the command gates is so (a `--fail-if` holds, no setting meets
+the floor); 2 a mistake in the input; 3 not judged, or failed inside; 130 interrupted.
+"""
 
 import sys
+import tempfile
+import traceback
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
 
 from sfumato import __version__
-from sfumato.errors import ConfigError, SfumatoError, SfumatoWarning
+from sfumato.errors import ConfigError, NotJudgedError, RankLost, SfumatoError, SfumatoWarning
 from sfumato.ranks import launched, may_tell
 
 __all__ = ["main"]
@@ -41,7 +47,7 @@ Start with `sfumato demo`. Each command explains itself: `sfumato train --help`.
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code is 0, 1 if a gate fails, 2 for a mistake in the input, 130 if interrupted."""
+    """Run one command and give its exit code, see above."""
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help", "help"):
         print(_usage())
@@ -65,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SfumatoError as error:
         if may_tell():
             print(f"sfumato: error: {error}", file=sys.stderr, flush=True)
-        return 2
+        return 3 if isinstance(error, NotJudgedError | RankLost) else 2
     except KeyboardInterrupt:
         if may_tell():
             print("\nsfumato: interrupted; the same command resumes where it stopped", file=sys.stderr, flush=True)
@@ -73,7 +79,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 0
+    except Exception as error:  # ours, a library's, or that of code which the user handed in
+        if may_tell():
+            words = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            print(f"sfumato: error: {command} failed inside ({words}); {_traceback()}", file=sys.stderr, flush=True)
+        return 3
     return code or 0
+
+
+def _traceback() -> str:
+    """Where the traceback of the error at hand lies; where no file can be written, the traceback itself."""
+    text = traceback.format_exc()
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="sfumato-", suffix=".txt", delete=False, encoding="utf-8") as file:
+            file.write(text)
+    except OSError:
+        return f"its traceback:\n{text}"
+    return f"the traceback is in {file.name}, please send it with a report"
 
 
 def _warn(message: Warning | str, category: type[Warning], *_: object) -> None:

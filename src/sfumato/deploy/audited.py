@@ -85,7 +85,7 @@ def _short(value: dict[str, Any], path: Path) -> dict[str, Any]:
             },
             "unconverged": sum(one["converged"] is False for one in value["attacks"]),
             "thresholds": judged,
-            "passed": None if not judged else not any(one["holds"] for one in judged),
+            "passed": None if not judged else all(one["holds"] is False for one in judged),
             "minutes": value["budget"]["minutes"],
             "sfumato": value["evidence"]["sfumato"],
             "commit": value["evidence"]["commit"],

@@ -121,10 +121,10 @@ def run_experiment(
             "mean_image_mse": result["mean_image_mse"],
             "seconds": result["seconds"],
         }
-        redrawn[name] = attacked.test
+        redrawn[name] = attacked
     if pictures is not None and redrawn:
         originals = next(iter(redrawn.values())).originals
-        strip = {"original": originals} | {name: inversion.redrawn for name, inversion in redrawn.items()}
+        strip = {"original": originals} | {name: attacked.test.images for name, attacked in redrawn.items()}
         write_strip(pictures, {name: images[:_SHOWN] for name, images in strip.items()})
     if not keep:
         shutil.rmtree(folder, ignore_errors=True)

@@ -58,8 +58,9 @@ def run_job(job: Job) -> dict[str, Any]:
     history = trainer.run()
     attack = DecoderAttack(job.attack).fit(Observer(model, sets.train))
     assert attack.outcome is not None
-    on_train = invert(attack, model, sets.train, seed=job.train.seed)
-    on_test = invert(attack, model, sets.test, seed=job.train.seed, show=_SHOWN)
+    on_train = invert(attack, model, sets.train, seed=job.train.seed).means()
+    shown = invert(attack, model, sets.test, seed=job.train.seed, keep=_SHOWN)
+    on_test = shown.means()
     return {
         "defense": job.defense,
         "seed": job.train.seed,
@@ -68,20 +69,20 @@ def run_job(job: Job) -> dict[str, Any]:
         "lam": job.train.lam if job.train.cem else 0.0,
         "accuracy": accuracy(model, sets.test, seed=derive_seed(job.train.seed, "test"), draws=job.draws),
         "accuracy_held_out": history[-1].get("accuracy_held_out"),
-        "mse_train": on_train.mse,
-        "mse_test": on_test.mse,
-        "psnr_train": on_train.psnr,
-        "psnr_test": on_test.psnr,
-        "ssim_train": on_train.ssim,
-        "ssim_test": on_test.ssim,
+        "mse_train": on_train["mse"],
+        "mse_test": on_test["mse"],
+        "psnr_train": on_train["psnr"],
+        "psnr_test": on_test["psnr"],
+        "ssim_train": on_train["ssim"],
+        "ssim_test": on_test["ssim"],
         "information": history[-1].get("cem_information"),
         "information_history": [line["cem_information"] for line in history if "cem_information" in line],
         "converged": attack.outcome.converged,
         "reason": attack.outcome.reason,
         "train_seconds": round(sum(line["seconds"] for line in history), 3),
         "job_seconds": round(time.monotonic() - began, 3),
-        "originals": _bytes(on_test.originals),
-        "redrawn": _bytes(on_test.redrawn),
+        "originals": _bytes(sets.test.float(shown.index[:_SHOWN])),
+        "redrawn": _bytes(shown.images),
         "train_config": job.train.as_dict(),
         "attack_config": asdict(job.attack),
         "data": sets.train.fingerprint(),

@@ -5,49 +5,49 @@ from torch import Tensor
 
 from sfumato.compute import autocast, memory_format
 from sfumato.data import ImageSet
+from sfumato.modes import evaluating
 from sfumato.seeds import generator
 from sfumato.split import SplitModel
 
-__all__ = ["accuracy", "collect_features"]
+__all__ = ["accuracy", "collect_features", "recognised"]
 
 _CHUNK = 512
 _CPU_CHUNK = 32  # the widest maps of so many images stay in the cache: twice as fast as 512
 
 
-@torch.no_grad()
-def accuracy(model: SplitModel, images: ImageSet, *, seed: int, draws: int = 1, bf16: bool = False) -> float:
-    """Share of images that the cloud recognises from what leaves the device, averaged over `draws` of the noise."""
-    was_training = model.training
-    model.eval()
-    device = next(model.parameters()).device
+def recognised(model: SplitModel, images: ImageSet, *, seed: int, draws: int = 1, bf16: bool = False) -> Tensor:
+    """In how many of `draws` of the noise the cloud recognises each image from what leaves the device, (N,) int64."""
+    device = next((value.device for value in model.parameters()), torch.device("cpu"))
     noise = generator(seed, "accuracy", device=device)
-    right = 0
+    counts = torch.zeros(len(images), dtype=torch.int64)
     for _ in range(draws):
         for indices in torch.arange(len(images)).split(_CHUNK):
             x = images.float(indices).to(device, memory_format=memory_format(device, images.image_shape))
-            with autocast(device, bf16):
+            with evaluating(model), autocast(device, bf16):
                 logits = model(x, noise)
-            right += int((logits.argmax(1).cpu() == images.labels[indices]).sum())
-    model.train(was_training)
-    return right / (draws * len(images))
+            counts[indices] += logits.argmax(1).cpu() == images.labels[indices]
+    return counts
 
 
-@torch.no_grad()
+def accuracy(model: SplitModel, images: ImageSet, *, seed: int, draws: int = 1, bf16: bool = False) -> float:
+    """Share of images that the cloud recognises from what leaves the device, averaged over `draws` of the noise."""
+    right = recognised(model, images, seed=seed, draws=draws, bf16=bf16)
+    return int(right.sum()) / (draws * len(images))
+
+
 def collect_features(model: SplitModel, pixels: Tensor, *, bf16: bool = False) -> Tensor:
     """z_hat of all images (N, C, H, W) uint8 in evaluation mode, (N, D) float32: one pass through the encoder."""
-    was_training = model.training
-    model.eval()
     features: Tensor | None = None
     order = memory_format(pixels.device, tuple(pixels.shape[1:]))
     chunk = _CPU_CHUNK if pixels.device.type == "cpu" else _CHUNK
-    for start in range(0, len(pixels), chunk):
-        x = pixels[start : start + chunk].to(memory_format=order).float().div_(255)
-        with autocast(pixels.device, bf16):
-            part = model.features(x).flatten(1)
-        if features is None:
-            features = torch.empty(len(pixels), part.shape[1], device=pixels.device)
-        features[start : start + len(part)] = part
-    model.train(was_training)
+    with evaluating(model):
+        for start in range(0, len(pixels), chunk):
+            x = pixels[start : start + chunk].to(memory_format=order).float().div_(255)
+            with autocast(pixels.device, bf16):
+                part = model.features(x).flatten(1)
+            if features is None:
+                features = torch.empty(len(pixels), part.shape[1], device=pixels.device)
+            features[start : start + len(part)] = part
     if features is None:
         raise ValueError("no images")
     return features

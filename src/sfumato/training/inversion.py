@@ -3,7 +3,7 @@
 attacks/NAME/state.safetensors      checkpoint while the attack trains
 attacks/NAME/redrawn-*.safetensors  what was redrawn so far, while an attack works image by image
 attacks/NAME/attack.safetensors     weights of what redraws
-attacks/NAME/pictures.safetensors   a few originals, what became of them, and the errors image by image
+attacks/NAME/pictures.safetensors   what became of a few images, and the errors image by image
 attacks/NAME/result.json            written last: its presence means the attack is complete
 """
 
@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from sfumato import attacks, checkpoint, metrics
-from sfumato.attacks import AttackConfig, Inversion, Observer, invert
+from sfumato import attacks, checkpoint
+from sfumato.attacks import AttackConfig, Observer, Reconstruction, invert, mean_image_error
 from sfumato.data import DataSets, ImageSet
 from sfumato.errors import CheckpointError
 from sfumato.evidence import evidence
@@ -35,11 +36,13 @@ class Attacked:
     Attributes:
         result: as written to `result.json`.
         train, test: reconstruction of training and of test images.
+        originals: the first test images, (n, C, H, W) in [0, 1], of which `test` keeps the reconstructions.
     """
 
     result: dict[str, Any]
-    train: Inversion
-    test: Inversion
+    train: Reconstruction
+    test: Reconstruction
+    originals: Tensor
 
 
 def attack_folder(run: Run, name: str) -> Path:
@@ -85,7 +88,7 @@ def attack_run(
         "victim": run.result["config"],
         "data": {"train": sets.train.fingerprint(), "test": sets.test.fingerprint()},
     }
-    if (stored := _stored(folder, identity)) is not None:
+    if (stored := _stored(folder, identity, sets.test)) is not None:
         return stored
     observer = Observer(run.model, sets.train, device=device)
     state = folder / "state.safetensors"
@@ -107,18 +110,18 @@ def attack_run(
         )
         for name, images in shown.items()
     )
-    _save_pictures(folder, train, test)
+    checkpoint.save(folder / "pictures.safetensors", train.tensors("train") | test.tensors("test"), {})
     result = {
         "attack": attack.name,
         "victim_accuracy": run.result["accuracy"],
-        "train": train.as_dict(),
-        "test": test.as_dict(),
-        "mean_image_mse": _mean_image_error(sets),
+        "train": train.means(),
+        "test": test.means(),
+        "mean_image_mse": mean_image_error(sets.train, sets.test),
         "outcome": asdict(attack.outcome),
         "history": attack.history,
         "seconds": round(attack.seconds, 3),
         "redraw_seconds": round(time.monotonic() - began, 3),
-        "images": {"train": len(train.each["mse"]), "test": len(test.each["mse"])},
+        "images": {"train": len(train), "test": len(test)},
         **identity,
         "caveat": sets.caveat,
         "evidence": evidence(device),
@@ -126,33 +129,33 @@ def attack_run(
     write_json(folder / "result.json", result)
     for path in (state, *partly.values()):
         path.unlink(missing_ok=True)
-    return Attacked(result, train, test)
+    return Attacked(result, train, test, _originals(sets.test, test))
 
 
-def _stored(folder: Path, identity: dict[str, Any]) -> Attacked | None:
+def _stored(folder: Path, identity: dict[str, Any], images: ImageSet) -> Attacked | None:
     """The finished attack in `folder`, if there is one."""
     path, pictures_path = folder / "result.json", folder / "pictures.safetensors"
     if not path.exists() or not pictures_path.exists():
         return None
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
-        parts = {name: result[name] for name in ("train", "test")}
         theirs = {name: result[name] for name in identity}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} is damaged ({error}); delete it and run the command again") from error
     if changed := _changes(theirs, json.loads(json.dumps(identity))):
         raise CheckpointError(f"{folder} holds another attack ({changed}); delete that folder to attack anew")
     pictures, _ = checkpoint.load(pictures_path)
-    train, test = (
-        Inversion(
-            **part,
-            originals=pictures[f"{name}.originals"],
-            redrawn=pictures[f"{name}.redrawn"],
-            each=checkpoint.unflatten_state(f"{name}.each", pictures),
-        )
-        for name, part in parts.items()
-    )
-    return Attacked(result, train, test)
+    try:
+        train, test = (Reconstruction.from_tensors(name, pictures) for name in ("train", "test"))
+    except KeyError as error:
+        raise CheckpointError(
+            f"{pictures_path} is of an older version (it has no {error}); delete {folder} to attack anew"
+        ) from error
+    return Attacked(result, train, test, _originals(images, test))
+
+
+def _originals(images: ImageSet, found: Reconstruction) -> Tensor:
+    return images.float(found.index[: len(found.pixels)]).cpu()
 
 
 def _changes(theirs: dict[str, Any], mine: dict[str, Any]) -> str:
@@ -166,28 +169,7 @@ def _changes(theirs: dict[str, Any], mine: dict[str, Any]) -> str:
     return ", ".join(changed)
 
 
-def _save_pictures(folder: Path, train: Inversion, test: Inversion) -> None:
-    tensors = {
-        f"{name}.{kind}": images
-        for name, part in (("train", train), ("test", test))
-        for kind, images in (("originals", part.originals), ("redrawn", part.redrawn))
-    }
-    for name, part in (("train", train), ("test", test)):
-        tensors |= checkpoint.flatten_state(f"{name}.each", part.each)
-    checkpoint.save(folder / "pictures.safetensors", tensors, {})
-
-
 def _sample(images: ImageSet, count: int, seed: int) -> ImageSet:
     if len(images) <= count:
         return images
     return images.subset(torch.randperm(len(images), generator=generator(seed, "sample"))[:count])
-
-
-def _mean_image_error(sets: DataSets) -> float:
-    """The error of an attacker who ignores the feature and always answers with the mean training image."""
-    mean = sets.train.images.double().mean(0, keepdim=True).div_(255).float()
-    total = 0.0
-    for indices in torch.arange(len(sets.test)).split(2048):
-        x = sets.test.float(indices)
-        total += float(metrics.mse(x, mean.expand_as(x)).sum())
-    return total / len(sets.test)

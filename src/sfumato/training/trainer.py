@@ -17,7 +17,7 @@ from sfumato.defenses import Batch, Defense, Epoch
 from sfumato.errors import CheckpointError, ConfigError, DivergedError, Interrupted, SfumatoError
 from sfumato.models.layers import Dropout
 from sfumato.models.widths import fit_to_state
-from sfumato.modes import ENOUGH_FOR_STATISTICS, as_in_training, exact_batch_norm, has_batch_norm
+from sfumato.modes import ENOUGH_FOR_STATISTICS, as_in_training, exact_batch_norm, has_batch_norm, wake
 from sfumato.ranks import Gradients, Part, Ranks, share_batch_norm
 from sfumato.replay import Replay
 from sfumato.seeds import derive_seed, generator
@@ -237,8 +237,8 @@ class Trainer:
 
     def begin_epoch(self, epoch: int) -> None:
         """Let the defences act before the first step of an epoch, and start its sums."""
-        self.model.train()
-        self._modules.train()
+        wake(self.model)
+        wake(self._modules)
         self._sums.zero_()
         self._seconds = 0.0
         replaced: list[bool] = []
@@ -255,8 +255,8 @@ class Trainer:
         if replaced or layout != self._layout:
             self._layout = layout
             self._whole_step.forget()
-        self.model.train()  # layers that were put in the place of others, too
-        self._modules.train()
+        wake(self.model)
+        wake(self._modules)
 
     def _collect(self, epoch: int) -> tuple[Tensor, Tensor]:
         """z_hat of all training images as the steps of this epoch compute it, and labels; of each rank its shard.
@@ -449,8 +449,8 @@ class Trainer:
         self._place = _Place(*meta["place"])
         self.history = meta["history"]
         self._seconds = meta["seconds"]
-        self.model.train()
-        self._modules.train()
+        wake(self.model)
+        wake(self._modules)
 
 
 def _augmentation(config: TrainConfig) -> Augmentation:

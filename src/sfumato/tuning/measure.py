@@ -9,15 +9,14 @@ from torch import Tensor
 
 from sfumato import attacks, data
 from sfumato.attacks import Attack, AttackConfig, DecoderConfig, Observer, RidgeConfig, invert
-from sfumato.compute import autocast, memory_format
 from sfumato.data import ImageSet
 from sfumato.errors import DataError
 from sfumato.seeds import derive_seed, generator
 from sfumato.split import SplitModel
+from sfumato.training.evaluate import recognised
 
-__all__ = ["Measured", "fitted", "measured", "nothing", "parts", "right_answers", "selecting"]
+__all__ = ["Measured", "fitted", "measured", "nothing", "parts", "selecting"]
 
-_CHUNK = 512
 _ATTACKS: dict[str, Callable[[int], AttackConfig]] = {
     "ridge": lambda seed: RidgeConfig(seed=seed),
     "decoder": lambda seed: DecoderConfig(epochs=15, batch_size=128, lr=3e-3, width=32, blocks=2, seed=seed),
@@ -84,22 +83,6 @@ def selecting(labels: Tensor, seed: int) -> Tensor:
     return half
 
 
-@torch.no_grad()
-def right_answers(model: SplitModel, images: ImageSet, *, seed: int, draws: int, bf16: bool = False) -> Tensor:
-    """Share of the noise draws with which the cloud recognises each image from what leaves the device, (N,) float64."""
-    model.eval()
-    device = next((value.device for value in model.parameters()), torch.device("cpu"))
-    noise = generator(seed, "accuracy", device=device)
-    counts = torch.zeros(len(images), dtype=torch.float64)
-    for _ in range(draws):
-        for indices in torch.arange(len(images)).split(_CHUNK):
-            x = images.float(indices).to(device, memory_format=memory_format(device, images.image_shape))
-            with autocast(device, bf16):
-                logits = model(x, noise)
-            counts[indices] += (logits.argmax(1).cpu() == images.labels[indices]).double()
-    return counts / draws
-
-
 def fitted(model: SplitModel, learn: ImageSet, *, attack: str, seed: int) -> Attack:
     """The cheap attacker of a trained model, `ridge` or `decoder`; it learns from the images the model learned from."""
     device = next((value.device for value in model.parameters()), torch.device("cpu"))
@@ -128,9 +111,9 @@ def measured(
         halves: seed of the halves, the same for all trainings that are compared.
         bf16: whether the model computes in it.
     """
-    right = right_answers(model, held, seed=derive_seed(seed, "tune"), draws=draws, bf16=bf16)
+    right = recognised(model, held, seed=derive_seed(seed, "tune"), draws=draws, bf16=bf16).double() / draws
     half = selecting(held.labels, halves)
-    each = invert(attacker, model, held, seed=seed).each["mse"].double()
+    each = invert(attacker, model, held, seed=seed).mse.double()
     errors = float(each[half].mean()), float(each[~half].mean())
     return Measured(right, half, errors, attacker.outcome is None or attacker.outcome.converged)
 

@@ -1,0 +1,202 @@
+"""Reconstructing a set of images from what leaves the device, and measuring every one of them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from sfumato import checkpoint, metrics
+from sfumato.attacks.base import Attack
+from sfumato.data import ImageSet
+from sfumato.errors import Interrupted, SfumatoError
+from sfumato.modes import evaluating
+from sfumato.seeds import generator
+from sfumato.split import SplitModel
+
+__all__ = [
+    "MOST_PSNR",
+    "Reconstruction",
+    "Release",
+    "chosen_images",
+    "invert",
+    "invert_released",
+    "mean_image_error",
+]
+
+Release = Callable[[Tensor, torch.Generator], Tensor]
+"""What leaves the device for images (n, C, H, W), as the attack's `reconstruct` takes it."""
+
+MOST_PSNR = 120.0
+"""The largest PSNR of a reconstruction in decibels, that of an error of 10^-12. One that is exact, bit for bit, has an
+infinite one, which is no number for a mean or for JSON."""
+
+_BATCH = 512
+_AFFORDABLE = 32  # images at a time, for attacks that work on each image
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What an attack made of a set of images.
+
+    Attributes:
+        mse: mean squared error of each image, (N,).
+        psnr: likewise, in decibels, at most `MOST_PSNR`.
+        ssim: likewise.
+        index: the place of each image in its set, (N,).
+        pixels: (n, C, H, W) uint8, rounded, of all images or only of the first ones.
+    """
+
+    mse: Tensor
+    psnr: Tensor
+    ssim: Tensor
+    index: Tensor
+    pixels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.mse)
+
+    @property
+    def images(self) -> Tensor:
+        """The pixels as floats in [0, 1]."""
+        return self.pixels.float() / 255
+
+    def means(self) -> dict[str, float]:
+        """The mean of `mse`, `psnr` and `ssim` over the images, and `mse_error`, the standard error of the first."""
+        error = self.mse.double()
+        return {
+            "mse": float(error.mean()),
+            "psnr": float(self.psnr.double().mean()),
+            "ssim": float(self.ssim.double().mean()),
+            "mse_error": float(error.std() / len(error) ** 0.5) if len(error) > 1 else 0.0,
+        }
+
+    def tensors(self, prefix: str) -> dict[str, Tensor]:
+        """For a file."""
+        return {f"{prefix}.{name}": value for name, value in vars(self).items()}
+
+    @classmethod
+    def from_tensors(cls, prefix: str, tensors: dict[str, Tensor]) -> Self:
+        """What `tensors` gave."""
+        return cls(**{name: tensors[f"{prefix}.{name}"] for name in cls.__dataclass_fields__})
+
+
+def chosen_images(count: int, most: int | None, seed: int) -> Tensor:
+    """Which of `count` images an attack that affords `most` is tried on: all, or a sample in rising order."""
+    if most is None or most >= count:
+        return torch.arange(count)
+    return torch.randperm(count, generator=generator(seed, "affordable"))[:most].sort().values
+
+
+def invert(
+    attack: Attack,
+    model: SplitModel,
+    images: ImageSet,
+    *,
+    seed: int = 0,
+    keep: int | None = 16,
+    release: Release | None = None,
+    state: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> Reconstruction:
+    """Attack what leaves the device for every image of a set, with fresh noise, and measure every reconstruction.
+
+    An attack that works on every image anew (`attack.most_images`) is tried on a sample of that many images, the same
+    one for every attack that affords as many.
+
+    Args:
+        attack: a fitted attack.
+        model: the victim; it runs in evaluation mode.
+        images: to be reconstructed.
+        seed: of the noise and of the sample.
+        keep: how many reconstructed images to keep; None keeps all.
+        release: what leaves the device; None asks `model.encode`, once for every image.
+        state: file that keeps what was reconstructed so far, for attacks that take long; the caller removes it.
+        progress: called with (done, total) images.
+        should_stop: asked after every batch; True leaves.
+
+    Raises:
+        Interrupted: `should_stop` said so; the same call resumes from `state`.
+        SfumatoError: the attack answers with NaN or infinite pixels.
+    """
+    device = next((value.device for value in model.parameters()), torch.device("cpu"))
+    noise = generator(seed, "evaluate-attack", device=device)
+    release = release or model.encode
+
+    def released(index: Tensor) -> Tensor:
+        with evaluating(model):
+            return release(images.float(index).to(device), noise).float()
+
+    index = chosen_images(len(images), attack.most_images, seed)
+    return _reconstruct(attack, images, index, released, keep, state, progress, should_stop)
+
+
+def invert_released(
+    attack: Attack,
+    images: ImageSet,
+    z: Tensor,
+    *,
+    device: torch.device | str = "cpu",
+    state: Path | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> Reconstruction:
+    """`invert` for features (N, ...) that left the device before; all reconstructed images are kept."""
+    everything = torch.arange(len(images))
+    return _reconstruct(attack, images, everything, lambda index: z[index].to(device), None, state, None, should_stop)
+
+
+def _reconstruct(
+    attack: Attack,
+    images: ImageSet,
+    index: Tensor,
+    released: Callable[[Tensor], Tensor],
+    keep: int | None,
+    state: Path | None,
+    progress: Callable[[int, int], None] | None,
+    should_stop: Callable[[], bool] | None,
+) -> Reconstruction:
+    """Batch by batch, so that no more than the kept pixels and three numbers per image stay in memory."""
+    searching = attack.most_images is not None
+    found: dict[str, list[Tensor]] = {"mse": [], "psnr": [], "ssim": [], "pixels": []}
+    known = 0
+    if state is not None and state.exists():
+        found = {name: [value] for name, value in checkpoint.load(state)[0].items()}
+        known = len(found["mse"][0])
+    done = 0
+    for part in index.split(_AFFORDABLE if searching else _BATCH):
+        z = released(part)  # asked for known ones too: the noise of the others must not depend on an interruption
+        done += len(part)
+        if done <= known:
+            continue
+        x, x_hat = images.float(part).cpu(), attack.reconstruct(z).detach().float().cpu()
+        if not bool(x_hat.isfinite().all()):
+            raise SfumatoError(
+                "the attack reconstructs images with NaN or infinite pixels; lower its learning rate, or mend it"
+            )
+        x_hat = x_hat.clamp(0, 1)
+        found["mse"].append(metrics.mse(x, x_hat))
+        found["psnr"].append(metrics.psnr(x, x_hat).clamp(max=MOST_PSNR))
+        found["ssim"].append(metrics.ssim(x, x_hat))
+        left = None if keep is None else max(0, keep - sum(map(len, found["pixels"])))
+        found["pixels"].append(x_hat[:left].mul(255).round().byte())
+        stop = should_stop is not None and should_stop()
+        if state is not None and (stop or searching):
+            checkpoint.save(state, {name: torch.cat(parts) for name, parts in found.items()}, {})
+        if progress is not None:
+            progress(done, len(index))
+        if stop and done < len(index):
+            raise Interrupted("the attack was stopped; the same command goes on from there")
+    return Reconstruction(index=index, **{name: torch.cat(parts) for name, parts in found.items()})
+
+
+def mean_image_error(train: ImageSet, images: ImageSet) -> float:
+    """The error of an attacker who ignores the feature and always answers with the mean of its images."""
+    mean = train.images.double().mean(0, keepdim=True).div_(255).float()
+    total = 0.0
+    for index in torch.arange(len(images)).split(2048):
+        x = images.float(index)
+        total += float(metrics.mse(x, mean.expand_as(x)).sum())
+    return total / len(images)

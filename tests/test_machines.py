@@ -1,0 +1,126 @@
+"""No branch depends on the machine that runs the tests: every probe of the hardware is faked both ways.
+
+PyTorch emulates bfloat16 where the CPU lacks it, so that the autocast of a better CPU runs everywhere.
+"""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from sfumato import attacks, compute
+from sfumato.attacks import Observer
+from sfumato.audit import run_audit
+from sfumato.audit.suite import Piece
+from sfumato.audit.synthetic import linear_gaussian
+from sfumato.compute import device_of, memory_format, use_bf16
+from sfumato.data import ImageSet
+from sfumato.defenses import ResSFL
+from sfumato.errors import ConfigError
+from sfumato.split import Channel, SplitModel
+from sfumato.training import TrainConfig, train_run
+
+TINY = {"epochs": 1, "batch_size": 16, "width": 4, "blocks": 1}
+SMALL = {
+    "decoder": TINY,
+    "gan": TINY | {"critic_steps": 2},
+    "strong": TINY,
+    "latent": TINY | {"code": 4, "images": 4, "iterations": 2, "restarts": 1, "choose_on": 2, "prior": 1.0},
+    "optimization": {"images": 4, "iterations": 2, "restarts": 1, "choose_on": 2, "tv": 0.0, "prior": 1.0},
+    "ridge": {},
+    "nearest": {},
+}
+
+
+def images(count: int, side: int = 8) -> ImageSet:
+    pixels = torch.randint(0, 256, (count, 1, side, side), generator=torch.Generator().manual_seed(count))
+    return ImageSet(pixels.byte(), torch.arange(count) % 2, ("a", "b"))
+
+
+@pytest.fixture(params=[True, False], ids=["bf16", "no bf16"])
+def has_bf16(request, monkeypatch):
+    """A CPU with bfloat16, on which even the smallest network is worth it, and one without."""
+    monkeypatch.setattr(compute, "cpu_has_bf16", lambda: request.param)
+    monkeypatch.setattr(compute, "_WORTH_BF16", 0)
+    return request.param
+
+
+@pytest.mark.parametrize("side", [8, 20], ids=["small maps", "large maps"])
+@pytest.mark.parametrize("name", attacks.ATTACKS)
+def test_every_attack_runs(has_bf16, name, side, monkeypatch):
+    used = []
+    monkeypatch.setattr("sfumato.attacks.learned.use_bf16", lambda *given: used.append(use_bf16(*given)) or used[-1])
+    edge = nn.Sequential(nn.Conv2d(1, 3, 2, stride=2), nn.Sigmoid())
+    model = SplitModel(edge, Channel(noise_std=0.1), nn.Flatten())
+    attack = attacks.build(attacks.config_from_dict(name, SMALL[name])).fit(Observer(model, images(40, side)))
+    found = attacks.invert(attack, model, images(6, side))
+    assert float(found.mse.mean()) < 0.5
+    assert used == ([has_bf16] if isinstance(attack, attacks.LearnedAttack) else [])
+    assert all(value.dtype != torch.bfloat16 for value in attack.weights().values())
+
+
+@pytest.mark.parametrize("defense", [{"cem": True}, {"defense": "ressfl"}], ids=["cem", "adversary"])
+def test_a_training_runs(has_bf16, defense, tmp_path):
+    config = TrainConfig(epochs=2, limit=60, test_limit=20, batch_size=30, device="cpu", noise_std=0.1, **defense)
+    result = train_run(config, tmp_path)
+    assert result["evidence"]["precision"] == ("bf16" if has_bf16 else "fp32")
+    assert (tmp_path / "model.safetensors").exists()
+
+
+def test_an_inner_adversary_is_asked_with_the_shape_that_it_takes(has_bf16):
+    from sfumato.defenses import Site
+
+    defense = ResSFL(width=4, blocks=1)
+    defense.attach(Site((3, 4, 4), (1, 8, 8), 2))
+    defense.optimizers()
+    assert defense._bf16 is has_bf16
+
+
+def test_an_audit_runs(has_bf16, tmp_path):
+    subject = linear_gaussian(side=4, features=6, train=120, test=20)
+    suite = (
+        Piece("ridge", "attack", "ridge", 1, 0),
+        Piece("strong", "attack", "strong", 1, 0, settings={"width": 4, "blocks": 1}, epochs=(1, 1)),
+        Piece(
+            "latent", "attack", "latent", 1, 0, images=9, needs=("gradients",),
+            settings=SMALL["latent"] | {"images": 9},
+        ),
+    )  # fmt: skip
+    result = run_audit(subject, subject.sets, tmp_path, minutes=1.0, suite=suite).result
+    assert result["failed"] == []
+    assert {one["name"] for one in result["attacks"]} == {"ridge", "strong", "latent"}
+    json.dumps(result, allow_nan=False)
+
+
+@pytest.mark.parametrize("has", [True, False])
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_auto_takes_bfloat16_where_the_device_has_it_and_the_network_is_worth_it(monkeypatch, kind, has):
+    monkeypatch.setattr(compute, "cpu_has_bf16", lambda: has == (kind == "cpu"))  # the other device never decides
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: has == (kind == "cuda"))
+    large, small = nn.Conv2d(64, 64, 3), nn.Conv2d(1, 1, 3)
+    device = torch.device(kind)
+    assert use_bf16("auto", device, large, (64, 32, 32)) is has
+    assert use_bf16("auto", device, small, (1, 8, 8)) is False
+    assert use_bf16("bf16", device, small, (1, 8, 8)) is True
+    assert use_bf16("fp32", device, large, (64, 32, 32)) is False
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_the_order_of_memory(monkeypatch, has):
+    monkeypatch.setattr(compute, "cpu_has_bf16", lambda: has)
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert memory_format(cpu, (64, 8, 8)) is (torch.channels_last if has else torch.contiguous_format)
+    assert memory_format(cpu, (3, 32, 32)) is torch.channels_last
+    assert memory_format(gpu, (64, 8, 8)) is torch.channels_last
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_auto_takes_the_gpu_that_is_there(monkeypatch, there):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    assert device_of("auto").type == ("cuda" if there else "cpu")
+    if there:
+        assert device_of("cuda:1") == torch.device("cuda:1")
+    else:
+        with pytest.raises(ConfigError, match="PyTorch sees no GPU; use --device cpu"):
+            device_of("cuda")
