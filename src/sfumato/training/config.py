@@ -13,7 +13,7 @@ from sfumato.models import default_cut
 
 __all__ = ["TrainConfig"]
 
-_NETWORKS = {"digits": "digits", "tinyimagenet": "resnet20"}
+_NETWORKS = {"digits": "digits", "fashion-mnist": "vgg5", "mnist": "vgg5", "tinyimagenet": "resnet20"}
 
 
 @dataclass(frozen=True)
@@ -21,13 +21,14 @@ class TrainConfig:
     """Settings of one training run.
 
     Attributes:
-        data: name of a data set (`digits`, `cifar10`, `folder`, ...).
-        data_dir: where it lies; `digits` needs none.
+        data: name of a data set (`digits`, `fashion-mnist`, `cifar10`, `folder`, ...).
+        data_dir: where it lies; `digits` needs none, nor does `fashion-mnist` where Debian's package installed it.
         size: side to which images are resized, for data sets without a size of their own; none takes them as they are.
         limit: use only that many training images, balanced over the classes.
         test_limit: likewise for the test images.
-        model: `auto` (the small network for digits, ResNet-20 for TinyImageNet, VGG11 otherwise) or a network's name.
-        cut: where the network is cut: a convolution's number (VGG11: 1 to 3) or a block's name (ResNet-20); none takes
+        model: `auto` (the small network for digits, VGG5 for Fashion-MNIST and MNIST, ResNet-20 for TinyImageNet, VGG11
+            otherwise) or a network's name.
+        cut: where the network is cut: a convolution's number (VGG5, VGG11: 1 to 3) or a block's name (ResNet-20); none takes
             the network's usual cut.
         bottleneck: channels of the released feature; 0 releases the raw feature without a bottleneck.
         width: channels of the small network's first convolution; its own default where none is given.
@@ -37,7 +38,7 @@ class TrainConfig:
         lr_schedule: `one_cycle` (short trainings) or `paper` (x 0.2 at 1/4, 1/2, 3/4 and 7/8 of the training).
         momentum: of SGD.
         weight_decay: of SGD.
-        augment: random crop and flip (for digits: shifts only).
+        augment: random crop and flip (for `digits` and `mnist` shifts only, for `fashion-mnist` flips only).
         rotation: with `augment`, also turn the images by up to so many degrees.
         noise_std: standard deviation of the noise on the wire.
         bound: `sigmoid`, or `none` for a feature without bounds, which only `clip_norm` then bounds.
