@@ -28,8 +28,8 @@ class TrainConfig:
         test_limit: likewise for the test images.
         model: `auto` (the small network for digits, VGG5 for Fashion-MNIST and MNIST, ResNet-20 for TinyImageNet, VGG11
             otherwise) or a network's name.
-        cut: where the network is cut: a convolution's number (VGG5, VGG11: 1 to 3) or a block's name (ResNet-20); none takes
-            the network's usual cut.
+        cut: where the network is cut: a convolution's number (VGG5, VGG11: 1 to 3) or a block's name (ResNet-20); none
+            takes the network's usual cut.
         bottleneck: channels of the released feature; 0 releases the raw feature without a bottleneck.
         width: channels of the small network's first convolution; its own default where none is given.
         epochs: passes over the training set.
