@@ -29,6 +29,7 @@ __all__ = ["CEM"]
 
 Scaling = Literal["per_dimension", "literal", "as_published"]
 Update = Literal["epoch", "running"]
+Fit = Literal["kmeans", "em"]
 
 _NO_CLASSES = {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.bool, torch.complex64}
 _DIVERGED = "the features contain NaN or infinity; the training has diverged: lower the learning rate or lambda"
@@ -62,6 +63,15 @@ class CEM(nn.Module):
       every batch, the batch covariance is centred at the stored mu_j, pi_j in Eq. 6 is the one just updated, a
       cluster without samples in the batch keeps its covariance, and the carried state is detached.
 
+    Fits:
+
+    - `kmeans` (default): the hard partition above, of clean features.
+    - `em`: the paper's Algorithm 1: one Gaussian mixture of k components for all classes, fitted by
+      expectation-maximization to z = z_hat + eps. Labels are not looked at; in a batch too, z belongs to the component
+      of the nearest mean, and Delta Sigma_j of Eq. 6 is the covariance of z as it is. The noise is drawn here: pass
+      z_hat. In a step it comes from torch's global generator, like that of dropout. The value is then no bound: Theorem
+      2 holds for the moments of a hard partition, not for those that EM shares out.
+
     Full covariances of clusters that have far fewer samples than dimensions are kept in the dual form: n_j x n_j
     matrices instead of D x D ones, exact, without shrinkage (sigma^2 I makes every B_j regular).
 
@@ -79,6 +89,7 @@ class CEM(nn.Module):
         covariance: `full` (default, the tightest bound), `diagonal` or `spherical`.
         scaling: see above.
         update: see above.
+        fit: see above.
         class_conditional: False fits all k clusters to the whole set without looking at labels.
         seed: of the first k-means++ start; later refreshes start from the last centres.
         distributed: whose samples make the mixture: True (default) those of all ranks where torch.distributed is
@@ -107,6 +118,7 @@ class CEM(nn.Module):
         covariance: Covariance = "full",
         scaling: Scaling = "per_dimension",
         update: Update = "epoch",
+        fit: Fit = "kmeans",
         class_conditional: bool = True,
         seed: int = 0,
         distributed: "bool | dist.ProcessGroup" = True,
@@ -115,6 +127,8 @@ class CEM(nn.Module):
         check_covariance(covariance)
         _check_choice("scaling", scaling, ("per_dimension", "literal", "as_published"))
         _check_choice("update", update, ("epoch", "running"))
+        _check_choice("fit", fit, ("kmeans", "em"))
+        class_conditional = class_conditional and fit == "kmeans"
         if not (math.isfinite(noise_std) and noise_std > 0):
             raise ConfigError(
                 f"noise_std is {noise_std}, but without noise the information in a feature is infinite and CEM has "
@@ -146,6 +160,7 @@ class CEM(nn.Module):
         self.covariance: Covariance = covariance
         self.scaling: Scaling = scaling
         self.update: Update = update
+        self.fit: Fit = fit
         self.class_conditional = class_conditional
         self.seed = seed
         self.distributed = distributed
@@ -157,6 +172,7 @@ class CEM(nn.Module):
             class_conditional=class_conditional,
             dual=update == "epoch",
             seed=seed,
+            em=fit == "em",
         )
         self._health = Health(
             math.log(self.mixture.size if num_classes is None else num_classes),
@@ -214,7 +230,7 @@ class CEM(nn.Module):
         Args:
             features: z_hat of every training sample, (N, ...), without noise.
             labels: (N,) class of each sample, of an integer type; not looked at, and may be left out, without classes
-                or with `class_conditional=False`.
+                or with `class_conditional=False` or `fit="em"`.
             noisy: the features carry noise already (the paper's Algorithm 1): sigma^2 is subtracted from every
                 variance, floored at 0. Noise-free features estimate better.
 
@@ -260,6 +276,8 @@ class CEM(nn.Module):
             return flat.sum() * 0.0
         with torch.autocast(flat.device.type, enabled=False):
             rows = flat.detach().to(mixture.means.dtype)
+            if self.fit == "em":
+                rows = rows + self.noise_std * torch.randn_like(rows)
             assignment = mixture.assign(rows, labels)
             if self.scaling == "as_published":
                 return self._published(whole(flat.to(rows.dtype), ranks), ranks.gather(assignment))

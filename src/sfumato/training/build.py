@@ -28,6 +28,7 @@ def build_defenses(config: TrainConfig, num_classes: int) -> list[Defense]:
             covariance=config.covariance,
             scaling=config.scaling,
             update=config.update,
+            fit=config.fit,
             seed=config.seed,
         )
         found.append(

@@ -13,6 +13,18 @@ from sfumato.models import default_cut
 
 __all__ = ["TrainConfig"]
 
+# Algorithm 1 as the paper prints it: what it fixes, and what it leaves open but the paper's experiments say.
+_PRINTED: dict[str, Any] = {
+    "cem": True,
+    "fit": "em",
+    "update": "running",
+    "refresh_every": 1,
+    "covariance": "full",
+    "scaling": "literal",
+    "lam_schedule": "constant",
+    "hold_out": 0.0,
+}
+_PRINTED_DEFAULTS: dict[str, Any] = {"lam": 16.0, "clusters_per_class": 3}
 _NETWORKS = {"digits": "digits", "fashion-mnist": "vgg5", "mnist": "vgg5", "tinyimagenet": "resnet20"}
 
 
@@ -53,6 +65,7 @@ class TrainConfig:
         clusters_per_class: mixture components per class; the paper has 3.
         scaling: `per_dimension`, `literal` or `as_published`.
         update: `epoch` or `running`.
+        fit: `kmeans` inside each class, or `em` over all classes and with noise, as Algorithm 1 prints it.
         refresh_every: epochs between two fits of the mixture.
         hold_out: fraction of the training set that is not learned from and serves every choice.
         precision: `auto`, `fp32` or `bf16`.
@@ -97,6 +110,7 @@ class TrainConfig:
     clusters_per_class: int = 3
     scaling: Literal["per_dimension", "literal", "as_published"] = "per_dimension"
     update: Literal["epoch", "running"] = "epoch"
+    fit: Literal["kmeans", "em"] = "kmeans"
     refresh_every: int = 1
     hold_out: float = 0.1
     precision: Precision = "auto"
@@ -132,6 +146,30 @@ class TrainConfig:
                 "minimised; give a positive --noise-std such as 0.025"
             )
 
+    @classmethod
+    def as_printed(cls, **given: Any) -> Self:
+        """The settings of the paper's Algorithm 1 as printed, with lambda 16 and 3 components per class if not given.
+
+        One mixture for all classes, fitted by EM to noisy features at the start of each epoch; Eq. 5 to 7 as they
+        stand, carried over the batches, with full covariances; lambda constant; nothing held out of the training set.
+
+        Raises:
+            ConfigError: a given setting contradicts that.
+
+        Example:
+            >>> config = TrainConfig.as_printed(epochs=2)
+            >>> config.fit, config.update, config.lam, config.hold_out
+            ('em', 'running', 16.0, 0.0)
+        """
+        for name, value in _PRINTED.items():
+            if name in given and given[name] != value:
+                option = f"--{name.replace('_', '-')}"
+                raise ConfigError(
+                    f"Algorithm 1 as printed has {name} {value}, not {given[name]}; leave out {option}, or give the "
+                    "settings one by one without --as-printed"
+                )
+        return cls(**(_PRINTED_DEFAULTS | given | _PRINTED))
+
     @property
     def network(self) -> str:
         """The model's name with `auto` resolved."""
@@ -152,8 +190,10 @@ class TrainConfig:
         """What decides the resulting weights: all settings but those of storage and of the machine."""
         ignored = {"checkpoint_seconds", "data_dir", "device", "engine", "micro_batch", "watch"}
         kept = {name: value for name, value in self.as_dict().items() if name not in ignored}
-        if self.bound == "sigmoid":  # came later: results stored before it existed keep their names
+        if self.bound == "sigmoid":  # this and `fit` came later: results stored before keep their names
             del kept["bound"]
+        if self.fit == "kmeans":
+            del kept["fit"]
         return kept | {"cut": self.cut_at, "defense_version": defenses.version(self.defense)}
 
     def digest(self) -> str:
