@@ -76,7 +76,7 @@ PRINTED = TrainConfig.as_printed(
     lr=0.1,
     noise_std=0.1,
     bottleneck=2,
-    lam=0.01,
+    lam=0.1,
     clusters_per_class=1,
     device="cpu",
 )
@@ -86,9 +86,9 @@ def test_algorithm_1_as_printed_learns_and_holds_nothing_out():
     one = trainer(replace(PRINTED, epochs=6, batch_size=16, augment=False))
     lines = one.run()
     assert (one.held_out, len(one.train)) == (None, 200)
-    assert lines[-1]["accuracy_train"] > 0.5
-    assert [line["cem_lam"] for line in lines] == [0.01] * 6
-    assert lines[-1]["cem_information"] < lines[1]["cem_information"]
+    assert lines[-1]["accuracy_train"] > 0.2
+    assert [line["cem_lam"] for line in lines] == [0.1] * 6
+    assert lines[-1]["cem_information"] < 0.9 * lines[1]["cem_information"]
 
 
 def test_algorithm_1_as_printed_killed_ends_with_the_same_weights(tmp_path):
