@@ -127,6 +127,7 @@ SWITCH_BY_HAND = {
     "training/run.py": "a model read from a file",
     "split/saved.py": "a model read from a file",
     "audit/foreign.py": "a model read from a file",
+    "integrations/huggingface.py": "what the Trainer itself does before every step",
     "deploy/export.py": "copies of the halves for a bundle",
     "deploy/onnxfile.py": "the same copies",
     "experiments/efficiency.py": "networks made to be timed",

@@ -134,7 +134,7 @@ def _check_values(command: str, parsed: Any) -> None:
         attacks.config_from_dict(parsed.attack, {name: parsed[name] for name in given})
     elif command == "reproduce":
         names = paper_names() if "all" in parsed.names else parsed.names
-        budget = load_budget(parsed.budget, as_published=parsed.as_published)
+        budget = load_budget(parsed.budget, as_published=parsed.as_published, as_printed=parsed.as_printed)
         rows = load_rows()
         for name in names:
             if parsed.rows and not parsed.plugin:

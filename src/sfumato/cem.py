@@ -28,6 +28,7 @@ __all__ = ["CEM"]
 
 Scaling = Literal["per_dimension", "literal", "as_published"]
 Update = Literal["epoch", "running", "steps"]
+Fit = Literal["kmeans", "em"]
 
 _NO_CLASSES = {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.bool, torch.complex64}
 _FITS = (0.5, 2.0)  # of `mixture_fit`; outside something is wrong with the features that the mixture was given
@@ -83,6 +84,15 @@ class CEM(nn.Module):
     with n the number of classes, without a gradient: 0 at chance, 1 where the loss is at most half of log n. A training
     at chance then has no penalty, so chance is no place where it can stay.
 
+    Fits:
+
+    - `kmeans` (default): the hard partition above, of clean features.
+    - `em`: the paper's Algorithm 1: one Gaussian mixture of k components for all classes, fitted by
+      expectation-maximization to z = z_hat + eps. Labels are not looked at; in a batch too, z belongs to the component
+      of the nearest mean, and Delta Sigma_j of Eq. 6 is the covariance of z as it is. The noise is drawn here: pass
+      z_hat. In a step it comes from torch's global generator, like that of dropout. The value is then no bound: Theorem
+      2 holds for the moments of a hard partition, not for those that EM shares out.
+
     Full covariances of clusters that have far fewer samples than dimensions are kept in the dual form: n_j x n_j
     matrices instead of D x D ones, exact, without shrinkage (sigma^2 I makes every B_j regular).
 
@@ -101,6 +111,7 @@ class CEM(nn.Module):
             `steps`: it needs few samples and one inverse), `diagonal` or `spherical`.
         scaling: see above.
         update: see above.
+        fit: see above.
         class_conditional: False fits all k clusters to the whole set without looking at labels.
         seed: of the first k-means++ start; later refreshes start from the last centres.
         distributed: whose samples make the mixture: True (default) those of all ranks where torch.distributed is
@@ -131,6 +142,7 @@ class CEM(nn.Module):
         covariance: Covariance | None = None,
         scaling: Scaling = "per_dimension",
         update: Update = "epoch",
+        fit: Fit = "kmeans",
         class_conditional: bool = True,
         seed: int = 0,
         distributed: "bool | dist.ProcessGroup" = True,
@@ -149,6 +161,8 @@ class CEM(nn.Module):
                     f"{name}={value!r} is Eq. 5 to 7 as printed, one covariance per cluster and N samples in all; give "
                     "covariance='full' and update='epoch' or 'running', or the default scaling"
                 )
+        _check_choice("fit", fit, ("kmeans", "em"))
+        class_conditional = class_conditional and fit == "kmeans"
         if not (math.isfinite(noise_std) and noise_std > 0):
             raise ConfigError(
                 f"noise_std is {noise_std}, but without noise the information in a feature is infinite and CEM has "
@@ -180,6 +194,7 @@ class CEM(nn.Module):
         self.covariance: Covariance = covariance
         self.scaling: Scaling = scaling
         self.update: Update = update
+        self.fit: Fit = fit
         self.class_conditional = class_conditional
         self.seed = seed
         self.distributed = distributed
@@ -191,6 +206,7 @@ class CEM(nn.Module):
             class_conditional=class_conditional,
             dual=update == "epoch",
             seed=seed,
+            em=fit == "em",
         )
         self.register_buffer("_pulls", torch.zeros(4, dtype=torch.float64))
         self._was_idle = False
@@ -295,7 +311,7 @@ class CEM(nn.Module):
         Args:
             features: z_hat of every training sample, (N, ...), without noise.
             labels: (N,) class of each sample, of an integer type; not looked at, and may be left out, without classes
-                or with `class_conditional=False`.
+                or with `class_conditional=False` or `fit="em"`.
             noisy: the features carry noise already (the paper's Algorithm 1): sigma^2 is subtracted from every
                 variance, floored at 0. Noise-free features estimate better.
 
@@ -357,6 +373,8 @@ class CEM(nn.Module):
                 with torch.no_grad():
                     mixture.begin(rows, labels, ranks)
                 return flat.sum() * 0.0
+            if self.fit == "em":
+                rows = rows + self.noise_std * torch.randn_like(rows)
             assignment = mixture.assign(rows, labels)
             if self.scaling == "as_published":
                 return self._published(whole(flat.to(rows.dtype), ranks), ranks.gather(assignment))

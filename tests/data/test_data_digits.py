@@ -72,6 +72,12 @@ def test_resized_digits_are_pillow_s(size):
     assert load_digits(size=8).train.fingerprint() == plain.train.fingerprint()
 
 
+def test_sides_that_divide_are_averaged():
+    halves, plain = load_digits(size=(4, 8)), load_digits()
+    expected = [(row[::2].astype(float) + row[1::2]) / 2 for row in plain.test.images[:, 0].numpy()]
+    assert np.abs(halves.test.images[:, 0].numpy() - np.stack(expected)).max() <= 0.5
+
+
 def test_the_test_fraction_is_checked():
     with pytest.raises(ConfigError, match="give a fraction between 0 and 1"):
         load_digits(test_fraction=1.5)

@@ -8,7 +8,17 @@ from sfumato.errors import ConfigError, DataError
 
 
 def test_the_names():
-    assert data.names() == ["digits", "cifar10", "cifar100", "tinyimagenet", "facescrub", "folder", "hub"]
+    assert data.names() == [
+        "digits",
+        "fashion-mnist",
+        "mnist",
+        "cifar10",
+        "cifar100",
+        "tinyimagenet",
+        "facescrub",
+        "folder",
+        "hub",
+    ]
 
 
 def test_digits_by_name():
@@ -43,8 +53,8 @@ def test_cifar_by_name(tmp_path, name):
     ("arguments", "message"),
     [
         (
-            {"name": "mnist"},
-            "unknown data set 'mnist'; choose one of digits, cifar10, cifar100, tinyimagenet, facescrub, folder, hub",
+            {"name": "kmnist"},
+            "unknown data set 'kmnist'; choose one of digits, fashion-mnist, mnist, cifar10, cifar100, tinyimagenet,",
         ),
         ({"name": "cifar10"}, r"cifar10 needs a folder: pass data_dir \(--data-dir\), with the official archive"),
         ({"name": "folder"}, r"folder needs a folder: pass data_dir \(--data-dir\), with train/<class>/<image>"),
@@ -54,7 +64,7 @@ def test_cifar_by_name(tmp_path, name):
         ),
         (
             {"name": "cifar10", "data_dir": "x", "size": 16},
-            "size is for digits, facescrub, folder, hub; cifar10 has a size of its own: leave it out",
+            "size is for digits, fashion-mnist, mnist, facescrub, folder, hub; cifar10 has a size of its own",
         ),
         ({"name": "digits", "size": 0}, "size is 0; give a side of at least one pixel"),
     ],

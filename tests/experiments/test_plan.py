@@ -5,6 +5,7 @@ import pytest
 from sfumato.errors import ConfigError
 from sfumato.experiments.budget import budget_names, load_budget, load_rows, load_spec, paper_names, spec_names
 from sfumato.experiments.plan import build_experiment, experiments_of
+from sfumato.training import TrainConfig
 
 ROWS = load_rows()
 
@@ -54,6 +55,20 @@ def test_as_published_is_another_budget_with_other_keys():
         5,
     )
     assert theirs.train.lam_schedule == "lr_coupled"
+
+
+def test_as_printed_is_the_preset_and_another_budget():
+    budget = load_budget("paper", as_printed=True)
+    assert (budget.name, load_budget("paper").name) == ("paper+as_printed", "paper")
+    both = (load_budget("paper"), budget)
+    plain, printed = (build_experiment(one, "cifar10", ROWS["ressfl"], cem=True, seed=0) for one in both)
+    assert plain.key != printed.key
+    preset = TrainConfig.as_printed()
+    chosen = ("cem", "fit", "update", "refresh_every", "covariance", "scaling", "lam_schedule", "hold_out", "lam")
+    for name in (*chosen, "clusters_per_class"):
+        assert getattr(printed.train, name) == getattr(preset, name), name
+    with pytest.raises(ConfigError, match="--as-published is the authors' code and --as-printed the paper's text"):
+        load_budget("lite", as_published=True, as_printed=True)
 
 
 def test_figures_vary_the_noise_as_a_variance_and_lambda_in_the_papers_units():

@@ -4,7 +4,7 @@ from torch import nn
 
 from sfumato import models
 from sfumato.errors import ConfigError
-from sfumato.models import Normalize, build, count_macs, count_parameters, digits, vgg11
+from sfumato.models import Normalize, build, count_macs, count_parameters, digits, vgg5, vgg11
 from sfumato.split import Channel, SplitModel
 
 
@@ -131,7 +131,28 @@ def test_normalize_has_no_parameters_and_travels_in_the_state():
     assert edge.state_dict()["normalize.mean"].flatten().tolist() == pytest.approx([0.1, 0.2, 0.3])
 
 
-@pytest.mark.parametrize("name", ["vgg11", "digits"])
+@pytest.mark.parametrize(
+    ("side", "cut", "feature", "on_edge", "in_cloud"),
+    [
+        (14, 1, (8, 7, 7), 2_696, 73_098),
+        (14, 2, (8, 7, 7), 12_008, 63_786),
+        (14, 3, (8, 3, 3), 32_936, 47_498),
+        (28, 1, (8, 14, 14), 2_696, 73_098),
+        (28, 2, (8, 7, 7), 12_008, 63_786),
+        (28, 3, (8, 3, 3), 32_936, 47_498),
+        (32, 2, (8, 8, 8), 12_008, 68_266),
+        (8, 2, (8, 4, 4), 12_008, 60_586),
+    ],
+)
+def test_vgg5_releases_the_same_feature_of_14x14_and_28x28(side, cut, feature, on_edge, in_cloud):
+    model = whole("vgg5", cut=cut, image_shape=(1, side, side))
+    assert model.feature_shape((1, side, side)) == feature
+    assert count_parameters(model.edge) == on_edge
+    assert count_parameters(model.cloud) == in_cloud
+    assert model(torch.rand(2, 1, side, side)).shape == (2, 10)
+
+
+@pytest.mark.parametrize("name", ["vgg5", "vgg11", "digits"])
 def test_the_same_seed_builds_the_same_network(name):
     states = []
     for seed in (0, 0, 1):
@@ -199,8 +220,8 @@ def test_digits_is_small(cut, on_edge):
 
 
 def test_the_registry_names_what_it_knows():
-    assert models.names() == ("digits", "resnet20", "vgg11")
-    with pytest.raises(ConfigError, match="unknown network 'resnet'; known are digits, resnet20, vgg11"):
+    assert models.names() == ("digits", "resnet20", "vgg11", "vgg5")
+    with pytest.raises(ConfigError, match="unknown network 'resnet'; known are digits, resnet20, vgg11, vgg5"):
         whole("resnet")
     with pytest.raises(ConfigError, match="network 'vgg11' has no option 'width'; it takes mean, squash, std, stem"):
         whole(width=4)
@@ -215,7 +236,10 @@ def test_the_registry_names_what_it_knows():
         (digits, {"cut": 5}, "convolution 1 to 4, not 5"),
         (vgg11, {"bottleneck": 0}, "bottleneck is 0; give at least 1 channel"),
         (vgg11, {"stem": 0}, "stem is 0"),
-        (vgg11, {"image_shape": (1, 8, 8)}, "at least 16x16, got .* use 'digits'"),
+        (vgg11, {"image_shape": (1, 8, 8)}, "at least 16x16, got .* use 'vgg5'"),
+        (vgg5, {"image_shape": (1, 7, 28)}, "at least 8x8, got .* use 'digits'"),
+        (vgg5, {"cut": 4}, "convolution 1 to 3, not 4"),
+        (vgg5, {"num_classes": 0}, "num_classes is 0"),
         (vgg11, {"image_shape": (32, 32)}, r"give \(channels, height, width\)"),
         (vgg11, {"num_classes": 0}, "num_classes is 0"),
         (vgg11, {"mean": (0.1, 0.2)}, "mean has 2 numbers for images of 3 channels"),

@@ -68,6 +68,61 @@ def test_the_users_global_random_state_is_left_alone():
     assert torch.equal(torch.rand(3), expected)
 
 
+PRINTED = TrainConfig.as_printed(
+    data="digits",
+    epochs=3,
+    limit=200,
+    batch_size=64,
+    lr=0.1,
+    noise_std=0.1,
+    bottleneck=2,
+    lam=0.1,
+    clusters_per_class=1,
+    device="cpu",
+)
+
+
+def test_algorithm_1_as_printed_learns_and_holds_nothing_out():
+    one = trainer(replace(PRINTED, epochs=6, batch_size=16, augment=False))
+    lines = one.run()
+    assert (one.held_out, len(one.train)) == (None, 200)
+    assert lines[-1]["accuracy_train"] > 0.2
+    assert [line["cem_lam"] for line in lines] == [0.1] * 6
+    assert lines[-1]["cem_information"] < 0.9 * lines[1]["cem_information"]
+
+
+def test_algorithm_1_as_printed_killed_ends_with_the_same_weights(tmp_path):
+    undisturbed, state = trainer(PRINTED), tmp_path / "state"
+    undisturbed.run()
+    for step in (2, 5):
+        with pytest.raises(Killed):
+            trainer(replace(PRINTED, checkpoint_seconds=0.0)).run(state, on_step=killed_at(step))
+    resumed = trainer(replace(PRINTED, checkpoint_seconds=0.0))
+    resumed.run(state)
+    assert same(weights(resumed), weights(undisturbed))
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"scaling": "per_dimension"}, "has scaling literal, not per_dimension; leave out --scaling"),
+        ({"hold_out": 0.1}, "has hold_out 0.0, not 0.1; leave out --hold-out"),
+        ({"lam_schedule": "ramp"}, "has lam_schedule constant, not ramp"),
+        ({"fit": "kmeans"}, "has fit em, not kmeans"),
+        ({"cem": False}, "has cem True, not False"),
+    ],
+)
+def test_what_contradicts_algorithm_1_as_printed_is_refused(given, text):
+    with pytest.raises(ConfigError, match=text):
+        TrainConfig.as_printed(**given)
+    assert TrainConfig.as_printed(lam=2.0, hold_out=0.0).lam == 2.0
+
+
+def test_a_setting_that_came_later_changes_no_name_of_an_earlier_result():
+    assert "fit" not in TrainConfig().identity()
+    assert TrainConfig.as_printed().identity()["fit"] == "em"
+
+
 @pytest.mark.parametrize("update", ["epoch", "running"])
 @pytest.mark.parametrize("kills", [(1,), (2, 4), (3,), (5, 7, 8)])
 def test_killed_at_any_step_it_ends_with_the_same_weights_and_figures(tmp_path, kills, update):

@@ -11,7 +11,16 @@ from jsonargparse import ActionYesNo, ArgumentParser, Namespace
 from sfumato.files import write_json
 from sfumato.ranks import may_tell
 
-__all__ = ["CommandParser", "add_plugins", "add_settings", "field_texts", "load_plugins", "save_json", "settings"]
+__all__ = [
+    "CommandParser",
+    "add_plugins",
+    "add_settings",
+    "field_texts",
+    "given",
+    "load_plugins",
+    "save_json",
+    "settings",
+]
 
 
 class CommandParser(ArgumentParser):
@@ -27,6 +36,10 @@ class CommandParser(ArgumentParser):
     def read(self, words: Sequence[str]) -> Namespace:
         """Parse, taking `--data-dir` and `--data_dir` alike."""
         return self.parse_args([_underscored(word) for word in words])
+
+    def given(self, words: Sequence[str]) -> Namespace:
+        """Only what the command line and a file of settings say, without defaults."""
+        return self.parse_args([_underscored(word) for word in words], defaults=False)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say what is wrong and exit with 2; of several processes only one says it."""
@@ -81,7 +94,12 @@ def load_plugins(parsed: Namespace) -> None:
 
 def settings(parsed: Namespace, cls: type) -> Any:
     """The settings dataclass from what was parsed."""
-    return cls(**{field.name: parsed[field.name] for field in fields(cls) if field.name in parsed})
+    return cls(**given(parsed, cls))
+
+
+def given(parsed: Namespace, cls: type) -> dict[str, Any]:
+    """The values that were parsed for the fields of a settings dataclass."""
+    return {field.name: parsed[field.name] for field in fields(cls) if field.name in parsed}
 
 
 def save_json(path: str | None, value: Any) -> None:

@@ -40,6 +40,7 @@ def run(words: Sequence[str]) -> None:
     parser.add_argument("--rows", nargs="+", type=str, help="only these rows, such as ressfl patrol")
     parser.add_argument("--seeds", nargs="+", type=int, help="only these seeds, such as 0")
     parser.add_argument("--as_published", action="store_true", help="with the settings that only the authors' code has")
+    parser.add_argument("--as_printed", action="store_true", help="with Algorithm 1 as the paper prints it")
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu or cuda")
     parser.add_argument(
         "--executor",
@@ -56,7 +57,7 @@ def run(words: Sequence[str]) -> None:
     parsed = parser.read(words)
     if parsed.minutes is not None and parsed.minutes <= 0:
         raise ConfigError(f"minutes is {parsed.minutes}; give a positive number")
-    budget = load_budget(parsed.budget, as_published=parsed.as_published)
+    budget = load_budget(parsed.budget, as_published=parsed.as_published, as_printed=parsed.as_printed)
     rows = load_rows()
     added = _own_rows(parsed, rows)
     names = paper_names() if "all" in parsed.names else parsed.names

@@ -1,11 +1,12 @@
 """`sfumato train`: train a split model in a run folder."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sfumato.cli.console import progress_bar, say, table
-from sfumato.cli.parser import CommandParser, add_plugins, add_settings, load_plugins, save_json, settings
+from sfumato.cli.parser import CommandParser, add_plugins, add_settings, given, load_plugins, save_json, settings
 from sfumato.cli.stopping import until_stopped
 from sfumato.data import DataSets
 from sfumato.ranks import Ranks, joined, launched
@@ -26,16 +27,22 @@ def run(words: Sequence[str]) -> None:
     parser.add_argument(
         "--run", type=str | None, default=None, help="run folder; a name is made up where none is given"
     )
+    parser.add_argument(
+        "--as_printed", action="store_true", help="train with CEM as Algorithm 1 of the paper prints it"
+    )
     parser.add_argument("--tensorboard", action="store_true", help="also write event files to RUN/tensorboard")
     add_settings(parser, TrainConfig)
     add_plugins(parser)
     parsed = parser.read(words)
     load_plugins(parsed)
-    config: TrainConfig = settings(parsed, TrainConfig)
+    config: TrainConfig = (
+        TrainConfig.as_printed(**given(parser.given(words), TrainConfig))
+        if parsed.as_printed
+        else settings(parsed, TrainConfig)
+    )
     # A name on a hub is no path.
     if config.data_dir is not None and (config.data != "hub" or Path(config.data_dir).expanduser().exists()):
-        parsed.data_dir = str(Path(config.data_dir).expanduser().resolve())
-        config = settings(parsed, TrainConfig)
+        config = replace(config, data_dir=str(Path(config.data_dir).expanduser().resolve()))
     folder = Path(parsed.run or f"runs/{config.data}-{config.network}-{config.digest()}")
     with joined(config.device) as ranks:
         sets = _read(config, ranks)

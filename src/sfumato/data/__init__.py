@@ -30,11 +30,12 @@ __all__ = [
 
 _Size = int | tuple[int, int] | None
 _Source = Callable[[Path, _Size, Progress | None], DataSets]
+_IDX = ("fashion-mnist", "mnist")
 
 
 def names() -> list[str]:
     """The names that `load` knows."""
-    return ["digits", *_FROM_FOLDER]
+    return ["digits", *_IDX, *_FROM_FOLDER]
 
 
 def load(
@@ -48,6 +49,8 @@ def load(
     """A data set by name.
 
     - `digits`: 1,797 grey 8x8 digits that come with the package; `seed` decides which fifth of them is the test set.
+    - `fashion-mnist`, `mnist`: the four official IDX files in `data_dir`, compressed or not; `fashion-mnist` without a
+      `data_dir` are those of Debian's package `dataset-fashion-mnist`.
     - `cifar10`, `cifar100`: the official archives, their folders, or class folders in `data_dir`; downloaded if it is
       empty.
     - `tinyimagenet`: the unpacked official archive; its validation part is the test set.
@@ -59,10 +62,9 @@ def load(
 
     Args:
         name: one of `names()`.
-        data_dir: the folder that holds the data; for all but `digits`.
+        data_dir: the folder that holds the data; for all but `digits`, and `fashion-mnist` where Debian installed it.
         seed: for `digits` only; the other sources have one split.
-        size: the side, or (H, W), to which images of other sizes are resized; for `digits`, `facescrub`, `folder` and
-            `hub`.
+        size: the side, or (H, W), to which images of other sizes are resized; for the sources in `RESIZED`.
         progress: called with (done, total) while reading.
 
     Raises:
@@ -79,6 +81,10 @@ def load(
         from sfumato.data.digits import load_digits
 
         return load_digits(seed, size=size)
+    if name in _IDX:
+        from sfumato.data.idx import load_idx
+
+        return load_idx(name, data_dir, size=size, progress=progress)
     if data_dir is None:
         raise ConfigError(f"{name} needs a folder: pass data_dir (--data-dir), {_CONTENT[name]}")
     return _FROM_FOLDER[name](Path(data_dir), size, progress)
@@ -128,7 +134,7 @@ _FROM_FOLDER: dict[str, _Source] = {
     "folder": _folder,
     "hub": _hub,
 }
-RESIZED = ("digits", "facescrub", "folder", "hub")
+RESIZED = ("digits", *_IDX, "facescrub", "folder", "hub")
 """The sources whose images `load` can resize."""
 
 _CIFAR_CONTENT = "with the official archive or class folders in it, or an empty one to download it"

@@ -10,11 +10,9 @@ from importlib.resources import files
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn import functional as F
 
 from sfumato.data.imageset import DataSets, ImageSet
-from sfumato.data.reading import Size, both_sides
+from sfumato.data.reading import Size, both_sides, resized
 from sfumato.data.split import hold_out
 
 __all__ = ["load_digits"]
@@ -28,8 +26,8 @@ def load_digits(seed: int = 0, test_fraction: float = 0.2, size: Size = None) ->
     Args:
         seed: decides the split; the same seed gives the same split everywhere.
         test_fraction: share of the 1,797 images in the test set.
-        size: side, or (H, W), to which the images are resized (bilinear, one channel stays), so that a network for
-            larger images can be tried without any download.
+        size: side, or (H, W), to which the images are resized (see `resized`), so that a network for larger images
+            can be tried without any download.
 
     Raises:
         ConfigError: `test_fraction` is not between 0 and 1, or `size` is not positive.
@@ -43,7 +41,7 @@ def load_digits(seed: int = 0, test_fraction: float = 0.2, size: Size = None) ->
     pixels = np.rint(counts * (255 / 16)).astype(np.uint8)
     images, caveat = torch.from_numpy(pixels).unsqueeze(1), _CAVEAT
     if sides is not None and sides != (8, 8):
-        images, caveat = _resize(images, sides), f"{_CAVEAT} They were resized to {sides[0]}x{sides[1]}."
+        images, caveat = resized(images, sides), f"{_CAVEAT} They were resized to {sides[0]}x{sides[1]}."
     every = ImageSet(
         images,
         torch.from_numpy(labels.astype(np.int64)),
@@ -51,8 +49,3 @@ def load_digits(seed: int = 0, test_fraction: float = 0.2, size: Size = None) ->
     )
     train, test = hold_out(every, test_fraction, seed)
     return DataSets("digits", train, test, caveat)
-
-
-def _resize(images: Tensor, sides: tuple[int, int]) -> Tensor:
-    resized = F.interpolate(images.float(), size=sides, mode="bilinear", align_corners=False, antialias=True)
-    return resized.round().clamp(0, 255).to(torch.uint8)

@@ -6,6 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 from sfumato.data.cache import Arrays, cache_entry, read_entry, write_entry
 from sfumato.data.images import Pixels, read_image
@@ -14,7 +16,7 @@ from sfumato.data.scan import ClassFolders
 from sfumato.data.split import hold_out
 from sfumato.errors import ConfigError, DataError
 
-__all__ = ["TEST_FRACTION", "TEST_SEED", "Size", "both_sides", "read_class_folders", "read_unsplit"]
+__all__ = ["TEST_FRACTION", "TEST_SEED", "Size", "both_sides", "read_class_folders", "read_unsplit", "resized"]
 
 Size = int | tuple[int, int] | None
 """The side of square images, (H, W), or none to leave them as they are."""
@@ -35,6 +37,30 @@ def both_sides(size: Size) -> tuple[int, int] | None:
     if sides is not None and min(sides) < 1:
         raise ConfigError(f"size is {size}; give a side of at least one pixel, or (height, width)")
     return sides
+
+
+def resized(images: Tensor, sides: tuple[int, int]) -> Tensor:
+    """Images in memory at another size, rounded to 8 bits.
+
+    Where both sides divide the images' own, a pixel is the mean of the block that it stands for; otherwise the images
+    are interpolated bilinearly, widened where they shrink (antialiased), as Pillow does it.
+
+    Args:
+        images: uint8, (N, C, H, W).
+        sides: (h, w) of the result.
+
+    Example:
+        >>> resized(torch.tensor([[[[0, 10, 50, 50], [20, 30, 50, 54]]]], dtype=torch.uint8), (1, 2)).tolist()
+        [[[[15, 51]]]]
+    """
+    height, width = images.shape[2:]
+    if (height, width) == sides:
+        return images
+    if height % sides[0] == 0 and width % sides[1] == 0:
+        scaled = F.avg_pool2d(images.float(), (height // sides[0], width // sides[1]))
+    else:
+        scaled = F.interpolate(images.float(), size=sides, mode="bilinear", align_corners=False, antialias=True)
+    return scaled.round().clamp(0, 255).to(torch.uint8)
 
 
 def read_class_folders(

@@ -11,6 +11,11 @@ from sfumato.errors import ConfigError
 
 __all__ = ["Budget", "RowSpec", "budget_names", "load_budget", "load_rows", "load_spec", "paper_names", "spec_names"]
 
+_TITLES = {
+    "as_published": "with the settings of the authors' code",
+    "as_printed": "with Algorithm 1 as the paper prints it",
+}
+
 
 @dataclass(frozen=True)
 class RowSpec:
@@ -38,7 +43,7 @@ class Budget:
     """How much work an experiment may be.
 
     Attributes:
-        name: `smoke`, `lite` or `paper`, with `+as_published` where that is laid over.
+        name: `smoke`, `lite` or `paper`, with `+as_published` or `+as_printed` where that is laid over.
         title: in words, for readers.
         seeds: of the repetitions.
         settings: of `TrainConfig`.
@@ -81,25 +86,30 @@ def paper_names() -> tuple[str, ...]:
     return tuple(name for name in spec_names() if name.startswith(("table", "fig")))
 
 
-def load_budget(name: str, *, as_published: bool = False) -> Budget:
-    """A budget by name.
+def load_budget(name: str, *, as_published: bool = False, as_printed: bool = False) -> Budget:
+    """A budget by name, with the settings of the authors' code or those of the printed Algorithm 1 laid over it.
 
     Raises:
-        ConfigError: the name is unknown; the text lists the known ones.
+        ConfigError: the name is unknown (the text lists the known ones), or both are to be laid over it.
     """
+    if as_published and as_printed:
+        raise ConfigError(
+            "--as-published is the authors' code and --as-printed the paper's text, which differ; give one of them"
+        )
     if name not in budget_names():
         raise ConfigError(f"unknown budget {name!r}; choose one of {', '.join(budget_names())}")
     values = dict(_read(f"budgets/{name}.yaml"))
     values["seeds"] = tuple(values["seeds"])
     budget = Budget(name=name, **values)
-    if not as_published:
+    if not (as_published or as_printed):
         return budget
-    over = _read("as_published.yaml")
+    laid_over = "as_published" if as_published else "as_printed"
+    over = _read(f"{laid_over}.yaml")
     datasets = {*budget.by_dataset, *over["by_dataset"]}
     return replace(
         budget,
-        name=f"{name}+as_published",
-        title=f"{budget.title}; with the settings of the authors' code",
+        name=f"{name}+{laid_over}",
+        title=f"{budget.title}; {_TITLES[laid_over]}",
         settings=budget.settings | over["settings"],
         by_dataset={one: budget.by_dataset.get(one, {}) | over["by_dataset"].get(one, {}) for one in datasets},
         decoder=budget.decoder | over["decoder"],

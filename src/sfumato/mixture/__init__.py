@@ -1,7 +1,8 @@
 """Mixtures of features: hard partitions with exact moments, EM, and the running update of the paper.
 
 `Partition` and `moments` are what the loss uses: Theorem 2 holds for the moments of any hard partition.
-`GaussianMixture` fits by EM. `update_weights` and `update_covariances` are Eq. 5 and Eq. 6.
+`GaussianMixture` fits by EM, which only Algorithm 1 as printed does (`CEM(fit="em")`).
+`update_weights` and `update_covariances` are Eq. 5 and Eq. 6.
 """
 
 from sfumato.mixture.clusters import Clusters
@@ -9,7 +10,6 @@ from sfumato.mixture.em import GaussianMixture, Parameters
 from sfumato.mixture.families import Covariance, Moments, check_covariance, moments
 from sfumato.mixture.kmeans import KMeansResult, kmeans, kmeans_plus_plus, nearest
 from sfumato.mixture.partition import Partition
-from sfumato.mixture.per_class import fit_per_class
 from sfumato.mixture.running import batch_covariances, subtract_noise, update_covariances, update_weights
 
 __all__ = [
@@ -22,7 +22,6 @@ __all__ = [
     "Partition",
     "batch_covariances",
     "check_covariance",
-    "fit_per_class",
     "kmeans",
     "kmeans_plus_plus",
     "moments",

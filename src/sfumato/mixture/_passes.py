@@ -73,8 +73,7 @@ def _wide_enough(dtype: torch.dtype, condition: float) -> torch.dtype:
 
 def _collapsed(component: int) -> FeatureError:
     return FeatureError(
-        f"the covariance of component {component} is not positive definite; raise reg_covar or shrinkage, or fit "
-        "fewer components"
+        f"the covariance of component {component} is not positive definite; raise reg_covar, or fit fewer components"
     )
 
 

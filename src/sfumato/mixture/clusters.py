@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.errors import CheckpointError
+from sfumato.mixture.em import GaussianMixture, Parameters
 from sfumato.mixture.families import Covariance, moments
 from sfumato.mixture.partition import Partition
 from sfumato.mixture.precision import (
@@ -19,11 +20,13 @@ from sfumato.mixture.precision import (
 from sfumato.mixture.running import batch_covariances, subtract_noise, update_covariances, update_weights
 from sfumato.modes import free_to_look
 from sfumato.ranks import Ranks
+from sfumato.seeds import generator
 
 __all__ = ["Clusters"]
 
 _FIRST_ITERATIONS = 20
 _WARM_ITERATIONS = 2
+_EM_ITERATIONS = 20
 _KEPT = 512
 _BUFFERS = ("weights", "means", "centres", "counts", "spread", "snapshot", "scale", "kept", "kept_clusters")
 # Of the moments that follow the steps: how much of them a step replaces at most, and how much may be replaced before
@@ -50,6 +53,7 @@ class Clusters(nn.Module):
         class_conditional: whether each class has its own clusters.
         dual: whether the dual form may be used (it cannot be updated batch by batch).
         seed: of the first k-means++ start.
+        em: fit by EM, over all classes and to features with noise; see `_fit_by_em`.
 
     Attributes:
         weights: (k,) pi_j.
@@ -86,8 +90,10 @@ class Clusters(nn.Module):
         class_conditional: bool,
         dual: bool,
         seed: int,
+        em: bool = False,
     ) -> None:
         super().__init__()
+        self.em = em
         self.num_classes = num_classes
         self.clusters_per_class = clusters_per_class
         self.covariance: Covariance = covariance
@@ -165,8 +171,8 @@ class Clusters(nn.Module):
             self.layout += 1
         self._stale = False
 
-    def refresh(self, features: Tensor, labels: Tensor | None, *, noisy: bool, ranks: Ranks = Ranks.ALONE) -> None:
-        """Cluster (N, D) features and take their moments.
+    def _fit_by_kmeans(self, features: Tensor, labels: Tensor | None, noisy: bool, ranks: Ranks) -> Tensor:
+        """Cluster (N, D) features and take their moments; gives the cluster of each.
 
         k-means++ and up to 20 Lloyd iterations at first, two iterations from the last centres later. Where ranks hold a
         part of the features each, assignments are made where the features are, and counts, sums and squares are summed
@@ -203,6 +209,41 @@ class Clusters(nn.Module):
             self._put("spread", centred_samples(everything, clusters, self.means, self.counts))
         else:
             self._put("spread", subtract_noise(fitted.covariances, self.variance) if noisy else fitted.covariances)
+        return assignment
+
+    def _fit_by_em(self, features: Tensor, noisy: bool, ranks: Ranks) -> Tensor:
+        """Lines 4 and 5 of the paper's Algorithm 1: EM over all classes to z = z_hat + eps; gives the nearest means.
+
+        sigma^2 is subtracted from the covariances, floored at 0, which leaves Sigma_j of N(mu_j, Sigma_j + sigma^2 I).
+        The first fit starts from k-means, later ones from the mixture of before; 20 iterations at most.
+        """
+        z = features
+        if not noisy:
+            drawn = generator(self.seed, "noise", self.refreshes, ranks.before(len(z)), device=z.device)
+            z = z + self.variance**0.5 * torch.randn(z.shape, generator=drawn, dtype=z.dtype, device=z.device)
+        start = None
+        if self.refreshes:
+            widened = self.spread.clone()
+            (widened.diagonal(dim1=1, dim2=2) if self.covariance == "full" else widened).add_(self.variance)
+            start = Parameters(self.weights, self.means, widened)
+        found = GaussianMixture(self.size, self.covariance, max_iter=_EM_ITERATIONS).fit(
+            ranks.gather(z), init=start, generator=torch.Generator(device=z.device).manual_seed(self.seed)
+        )
+        self._put("weights", found.weights_.to(z.dtype))
+        self._put("means", found.means_.to(z.dtype))
+        self._put("centres", self.means.clone())  # a checkpoint takes no shared memory
+        self._put("spread", subtract_noise(found.covariances_, self.variance).to(z.dtype))
+        assignment = self.assign(z, None)
+        self._put("counts", ranks.sum(torch.bincount(assignment, minlength=self.size)))
+        self.samples = ranks.total(len(z))
+        return assignment
+
+    def refresh(self, features: Tensor, labels: Tensor | None, *, noisy: bool, ranks: Ranks = Ranks.ALONE) -> None:
+        """Fit the mixture to (N, D) features, by k-means or by EM."""
+        if self.em:
+            assignment = self._fit_by_em(features, noisy, ranks)
+        else:
+            assignment = self._fit_by_kmeans(features, labels, noisy, ranks)
         keep = torch.linspace(0, self.samples - 1, min(self.samples, _KEPT), device=features.device).long()
         start = ranks.before(len(features))
         keep = keep[(keep >= start) & (keep < start + len(features))] - start

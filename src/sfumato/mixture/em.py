@@ -34,11 +34,9 @@ class GaussianMixture:
 
         p(z) = sum_j pi_j N(z; mu_j, Sigma_j),    log likelihoods in nats
 
-    Deviations from the plain algorithm, each switched off by its value 0: `reg_covar` is added to every variance
-    after every M-step, as scikit-learn does, and keeps components with fewer samples than dimensions positive
-    definite; `shrinkage` a replaces a full Sigma_j by `(1 - a) Sigma_j + a diag(Sigma_j)` before that (diagonal
-    and spherical covariances have no off-diagonal part, nothing changes). Both can let the likelihood fall by a
-    trifle where they matter; otherwise it never falls. A component that answers for less than 0.01 samples, or whose
+    `reg_covar` is added to every variance after every M-step, as scikit-learn does; it keeps components with fewer
+    samples than dimensions positive definite, and can let the likelihood fall by a trifle, which otherwise never falls.
+    A component that answers for less than 0.01 samples, or whose
     covariance is singular, is restarted once, with weight 1/n, at the sample the mixture explains worst and with the
     average covariance. One that runs empty again keeps its last mean and covariance at weight about 0; one that
     becomes singular again is an error.
@@ -52,7 +50,6 @@ class GaussianMixture:
         tol: stop when the mean log likelihood per sample changes by less, nats.
         max_iter: at most so many iterations.
         reg_covar: see above, in squared units of the features.
-        shrinkage: see above, between 0 and 1.
 
     Attributes:
         weights_: (k,) float64.
@@ -83,20 +80,15 @@ class GaussianMixture:
         tol: float = 1e-3,
         max_iter: int = 100,
         reg_covar: float = 1e-6,
-        shrinkage: float = 0.0,
     ) -> None:
         check_positive(k=k, max_iter=max_iter)
-        if not (tol >= 0 and reg_covar >= 0 and math.isfinite(reg_covar) and 0 <= shrinkage <= 1):
-            raise ConfigError(
-                f"tol ({tol}) and reg_covar ({reg_covar}) must not be negative, and shrinkage ({shrinkage}) must lie "
-                "between 0 and 1"
-            )
+        if not (tol >= 0 and reg_covar >= 0 and math.isfinite(reg_covar)):
+            raise ConfigError(f"tol ({tol}) and reg_covar ({reg_covar}) must not be negative")
         self.k = k
         self.covariance = check_covariance(covariance, tied=False)
         self.tol = tol
         self.max_iter = max_iter
         self.reg_covar = reg_covar
-        self.shrinkage = shrinkage
 
     @property
     def lower_bound_(self) -> float:
@@ -166,16 +158,6 @@ class GaussianMixture:
         """Mean log likelihood per sample, nats."""
         return float(self.score_samples(features).mean(dtype=torch.float64))
 
-    @torch.no_grad()
-    def predict_proba(self, features: Tensor) -> Tensor:
-        """Posterior of each component, (n, k) in the dtype of the features; rows sum to 1."""
-        return self._log_joint(features).softmax(1)
-
-    @torch.no_grad()
-    def predict(self, features: Tensor) -> Tensor:
-        """The component of the largest posterior, (n,) int64."""
-        return self._log_joint(features).argmax(1)
-
     def _fitted(self) -> Parameters:
         if not hasattr(self, "weights_"):
             raise NotFittedError("this mixture has not been fitted; call fit(features) first")
@@ -231,13 +213,9 @@ class GaussianMixture:
         return Parameters(weights / weights.sum(), means, covariances)
 
     def _regularised(self, covariances: Tensor) -> Tensor:
-        """Shrunk towards the diagonal and raised by reg_covar, in place."""
-        if self.covariance != "full":
-            return covariances.add_(self.reg_covar)
-        diagonal = covariances.diagonal(dim1=1, dim2=2)
-        kept = diagonal + self.reg_covar
-        covariances.mul_(1 - self.shrinkage)
-        diagonal.copy_(kept)
+        """Raised by reg_covar, in place."""
+        variances = covariances.diagonal(dim1=1, dim2=2) if self.covariance == "full" else covariances
+        variances.add_(self.reg_covar)
         return covariances
 
     def _restart(self, now: Parameters, lost: Tensor, features: Tensor, likelihood: Tensor) -> Parameters:

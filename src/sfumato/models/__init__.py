@@ -8,7 +8,7 @@ from sfumato.models.layers import Normalize
 from sfumato.models.reconstruction import ReconstructionNet, ResBlock
 from sfumato.models.registry import build, default_cut, names
 from sfumato.models.resnet import RESNET20_CUTS, BasicBlock, resnet20
-from sfumato.models.vgg import vgg11
+from sfumato.models.vgg import vgg5, vgg11
 
 __all__ = [
     "RESNET20_CUTS",
@@ -25,5 +25,6 @@ __all__ = [
     "digits",
     "names",
     "resnet20",
+    "vgg5",
     "vgg11",
 ]

@@ -9,13 +9,14 @@ from torch import nn
 from sfumato.errors import ConfigError
 from sfumato.models.digits import digits
 from sfumato.models.resnet import resnet20
-from sfumato.models.vgg import vgg11
+from sfumato.models.vgg import vgg5, vgg11
 
 __all__ = ["build", "default_cut", "names"]
 
 _BUILDERS: dict[str, Callable[..., tuple[nn.Module, nn.Module]]] = {
     "digits": digits,
     "resnet20": resnet20,
+    "vgg5": vgg5,
     "vgg11": vgg11,
 }
 
@@ -48,8 +49,8 @@ def build(
 
     Args:
         name: one of `names()`.
-        cut: the encoder ends behind this convolution, counted from 1 (`digits`, `vgg11`), or behind the part of this
-            name (`resnet20`).
+        cut: the encoder ends behind this convolution, counted from 1 (`digits`, `vgg5`, `vgg11`), or behind the part of
+            this name (`resnet20`).
         num_classes: outputs of the decoder.
         image_shape: (C, H, W).
         bottleneck: channels of the feature, bounded to (0, 1); None leaves the feature raw and unbounded.

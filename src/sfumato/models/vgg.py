@@ -1,4 +1,4 @@
-"""VGG11 with batch normalisation, cut behind one of its first three convolutions."""
+"""VGG networks with batch normalisation, cut behind one of their first three convolutions."""
 
 from collections.abc import Sequence
 
@@ -7,10 +7,11 @@ from torch import nn
 from sfumato.errors import ConfigError
 from sfumato.models.layers import POOL, Dropout, check_image_shape, plain_halves
 
-__all__ = ["vgg11"]
+__all__ = ["vgg5", "vgg11"]
 
 _PLAN = (64, POOL, 128, POOL, 256, 256, POOL, 512, 512, POOL, 512, 512)
 _SMALLEST = 16  # four halvings before the last pool
+_POOLED_TWICE = 20  # from this side on vgg5 pools behind its second convolution
 
 
 def vgg11(
@@ -57,7 +58,7 @@ def vgg11(
     """
     shape = check_image_shape(image_shape)
     if min(shape[1:]) < _SMALLEST:
-        raise ConfigError(f"vgg11 needs images of at least {_SMALLEST}x{_SMALLEST}, got {shape}; use 'digits' instead")
+        raise ConfigError(f"vgg11 needs images of at least {_SMALLEST}x{_SMALLEST}, got {shape}; use 'vgg5' instead")
     if num_classes < 1:
         raise ConfigError(f"num_classes is {num_classes}; give at least 1")
     edge, cloud = plain_halves(
@@ -74,4 +75,62 @@ def vgg11(
         nn.ReLU(inplace=True),
         nn.Linear(512, num_classes),
     )
+    return nn.Sequential(edge), nn.Sequential(cloud)
+
+
+def vgg5(
+    *,
+    cut: int = 2,
+    num_classes: int = 10,
+    image_shape: Sequence[int] = (1, 28, 28),
+    bottleneck: int | None = 8,
+    stem: int | None = None,
+    squash: bool = True,
+    mean: float | Sequence[float] = 0.5,
+    std: float | Sequence[float] = 0.25,
+) -> tuple[nn.Sequential, nn.Sequential]:
+    """Encoder and decoder of a network of four convolutions and one linear layer, for images such as Fashion-MNIST's.
+
+    Conv3x3(1->32), MaxPool2, Conv3x3(32->32), MaxPool2, Conv3x3(32->64), MaxPool2, Conv3x3(64->64), Linear; each
+    convolution is followed by BatchNorm and ReLU, the bottleneck is built as in `vgg11`. Images with a side below 20
+    are not pooled behind the second convolution, so that 14x14 and 28x28 images have the same feature at cuts 2 and 3:
+
+        cut    feature of 14x14    of 28x28           of 32x32           encoder parameters, one channel
+         1     8x7x7 = 392         8x14x14 = 1,568    8x16x16 = 2,048     2,696
+         2     8x7x7 = 392         8x7x7   =   392    8x8x8   =   512    12,008
+         3     8x3x3 =  72         8x3x3   =    72    8x4x4   =   128    32,936
+
+    Args:
+        cut: the encoder ends behind this convolution, 1 to 3, and behind a pool that follows it.
+        num_classes: outputs of the decoder.
+        image_shape: (C, H, W), at least 8x8.
+        bottleneck: channels of the feature, which a sigmoid bounds to (0, 1). None gives the raw ReLU feature of 32 or
+            64 channels: unbounded, so the channel needs a `clip_norm`.
+        stem: channels of one more convolution in front (PATROL's), or None.
+        squash: False leaves the sigmoid out; the feature is then unbounded, so the channel needs a `clip_norm`.
+        mean: subtracted from the images, one number or one per channel.
+        std: divides the images, one number or one per channel.
+
+    Raises:
+        ConfigError: an argument is out of its range.
+
+    Example:
+        >>> import torch
+        >>> edge, cloud = vgg5(image_shape=(1, 14, 14))
+        >>> tuple(edge(torch.zeros(1, 1, 14, 14)).shape)
+        (1, 8, 7, 7)
+    """
+    shape = check_image_shape(image_shape)
+    if min(shape[1:]) < 8:
+        raise ConfigError(f"vgg5 needs images of at least 8x8, got {shape}; use 'digits' instead")
+    if num_classes < 1:
+        raise ConfigError(f"num_classes is {num_classes}; give at least 1")
+    second = (POOL,) if min(shape[1:]) >= _POOLED_TWICE else ()
+    plan = (32, POOL, 32, *second, 64, POOL, 64)
+    edge, cloud = plain_halves(
+        plan, cut=cut, cuts=3, bottleneck=bottleneck, image_shape=shape, mean=mean, std=std, stem=stem, squash=squash
+    )
+    halvings = plan.count(POOL)
+    cloud["flatten"] = nn.Flatten()
+    cloud["head"] = nn.Linear(64 * (shape[1] >> halvings) * (shape[2] >> halvings), num_classes)
     return nn.Sequential(edge), nn.Sequential(cloud)

@@ -26,10 +26,17 @@ def build_defenses(config: TrainConfig, num_classes: int) -> list[Defense]:
             noise_std=config.noise_std,
             scaling=config.scaling,
             **config.mixture,
+            fit=config.fit,
             seed=config.seed,
         )
         found.append(
-            CEMDefense(cem, lam=config.lam, lam_schedule=config.lam_schedule, refresh_every=config.refresh_every)
+            CEMDefense(
+                cem,
+                lam=config.lam,
+                lam_schedule=config.lam_schedule,
+                refresh_every=config.refresh_every,
+                competence=config.fit == "kmeans",
+            )
         )
     return found
 

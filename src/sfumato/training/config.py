@@ -26,7 +26,19 @@ _WITHOUT_CEM = {
     "update": "epoch",
     "refresh_every": 1,
 }
-_NETWORKS = {"digits": "digits", "tinyimagenet": "resnet20"}
+# Algorithm 1 as the paper prints it: what it fixes, and what it leaves open but the paper's experiments say.
+_PRINTED: dict[str, Any] = {
+    "cem": True,
+    "fit": "em",
+    "update": "running",
+    "refresh_every": 1,
+    "covariance": "full",
+    "scaling": "literal",
+    "lam_schedule": "constant",
+    "hold_out": 0.0,
+}
+_PRINTED_DEFAULTS: dict[str, Any] = {"lam": 16.0, "clusters_per_class": 3}
+_NETWORKS = {"digits": "digits", "fashion-mnist": "vgg5", "mnist": "vgg5", "tinyimagenet": "resnet20"}
 
 
 @dataclass(frozen=True)
@@ -34,14 +46,15 @@ class TrainConfig:
     """Settings of one training run.
 
     Attributes:
-        data: name of a data set (`digits`, `cifar10`, `folder`, ...).
-        data_dir: where it lies; `digits` needs none.
+        data: name of a data set (`digits`, `fashion-mnist`, `cifar10`, `folder`, ...).
+        data_dir: where it lies; `digits` needs none, nor does `fashion-mnist` where Debian's package installed it.
         size: side to which images are resized, for data sets without a size of their own; none takes them as they are.
         limit: use only that many training images, balanced over the classes.
         test_limit: likewise for the test images.
-        model: `auto` (the small network for digits, ResNet-20 for TinyImageNet, VGG11 otherwise) or a network's name.
-        cut: where the network is cut: a convolution's number (VGG11: 1 to 3) or a block's name (ResNet-20); none takes
-            the network's usual cut.
+        model: `auto` (the small network for digits, VGG5 for Fashion-MNIST and MNIST, ResNet-20 for TinyImageNet, VGG11
+            otherwise) or a network's name.
+        cut: where the network is cut: a convolution's number (VGG5, VGG11: 1 to 3) or a block's name (ResNet-20); none
+            takes the network's usual cut.
         bottleneck: channels of the released feature; 0 releases the raw feature without a bottleneck.
         width: channels of the small network's first convolution; its own default where none is given.
         epochs: passes over the training set.
@@ -50,7 +63,7 @@ class TrainConfig:
         lr_schedule: `one_cycle` (short trainings) or `paper` (x 0.2 at 1/4, 1/2, 3/4 and 7/8 of the training).
         momentum: of SGD.
         weight_decay: of SGD.
-        augment: random crop and flip (for digits: shifts only).
+        augment: random crop and flip (for `digits` and `mnist` shifts only, for `fashion-mnist` flips only).
         rotation: with `augment`, also turn the images by up to so many degrees.
         noise_std: standard deviation of the noise on the wire.
         bound: `sigmoid`, or `none` for a feature without bounds, which only `clip_norm` then bounds.
@@ -61,15 +74,14 @@ class TrainConfig:
         cem: train with conditional entropy maximization.
         lam: lambda, the weight of the CEM loss.
         lam_schedule: `constant`, `ramp` or `lr_coupled`; all are multiplied by the competence of the classifier, so
-        that
-            a training at chance has no penalty.
+            that a training at chance has no penalty; not as printed.
         covariance: `full`, `tied`, `diagonal` or `spherical`; `tied` if `update` is `steps`, else `full`, if not given.
-        clusters_per_class: mixture components per class; 1 if `update` is `steps`, else 3 as in the paper, if not
-        given.
+        clusters_per_class: mixture components per class; 1 if `update` is `steps`, else 3 as in the paper, if
+            not given.
         scaling: `per_dimension`, `literal` or `as_published`.
         update: `steps` (the moments follow the features of the steps), `epoch` (a pass over the training set before
-        each
-            epoch) or `running` (that, and Eq. 5 and 6); `steps` if the scaling is `per_dimension`, else `epoch`.
+            each epoch) or `running` (that, and Eq. 5 and 6); `steps` if the scaling is `per_dimension`, else `epoch`.
+        fit: `kmeans` inside each class, or `em` over all classes and with noise, as Algorithm 1 prints it.
         refresh_every: epochs between two fits of the mixture, if `update` is not `steps`.
         hold_out: fraction of the training set that is not learned from and serves every choice.
         precision: `auto`, `fp32` or `bf16`.
@@ -114,6 +126,7 @@ class TrainConfig:
     clusters_per_class: int | None = None
     scaling: Literal["per_dimension", "literal", "as_published"] = "per_dimension"
     update: Literal["epoch", "running", "steps"] | None = None
+    fit: Literal["kmeans", "em"] = "kmeans"
     refresh_every: int = 1
     hold_out: float = 0.1
     precision: Precision = "auto"
@@ -149,6 +162,30 @@ class TrainConfig:
                 "minimised; give a positive --noise-std such as 0.025"
             )
 
+    @classmethod
+    def as_printed(cls, **given: Any) -> Self:
+        """The settings of the paper's Algorithm 1 as printed, with lambda 16 and 3 components per class if not given.
+
+        One mixture for all classes, fitted by EM to noisy features at the start of each epoch; Eq. 5 to 7 as they
+        stand, carried over the batches, with full covariances; lambda constant; nothing held out of the training set.
+
+        Raises:
+            ConfigError: a given setting contradicts that.
+
+        Example:
+            >>> config = TrainConfig.as_printed(epochs=2)
+            >>> config.fit, config.update, config.lam, config.hold_out
+            ('em', 'running', 16.0, 0.0)
+        """
+        for name, value in _PRINTED.items():
+            if name in given and given[name] != value:
+                option = f"--{name.replace('_', '-')}"
+                raise ConfigError(
+                    f"Algorithm 1 as printed has {name} {value}, not {given[name]}; leave out {option}, or give the "
+                    "settings one by one without --as-printed"
+                )
+        return cls(**(_PRINTED_DEFAULTS | given | _PRINTED))
+
     @property
     def network(self) -> str:
         """The model's name with `auto` resolved."""
@@ -179,9 +216,11 @@ class TrainConfig:
         """What decides the resulting weights: all settings but those of storage and of the machine."""
         ignored = {"checkpoint_seconds", "data_dir", "device", "engine", "micro_batch", "watch"}
         kept = {name: value for name, value in self.as_dict().items() if name not in ignored}
-        if self.bound == "sigmoid":  # came later: results stored before it existed keep their names
+        if self.bound == "sigmoid":  # this and `fit` came later: results stored before keep their names
             del kept["bound"]
         kept |= self.mixture | {"cem_version": _CEM_VERSION} if self.cem else _WITHOUT_CEM
+        if self.fit == "kmeans":
+            del kept["fit"]
         return kept | {"cut": self.cut_at, "defense_version": defenses.version(self.defense)}
 
     def digest(self) -> str:

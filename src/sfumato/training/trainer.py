@@ -456,9 +456,10 @@ class Trainer:
 def _augmentation(config: TrainConfig) -> Augmentation:
     if not config.augment:
         return Augmentation(pad=0, flip=False)
-    if config.data == "digits":
+    if config.data in ("digits", "mnist"):
         return Augmentation(pad=1, flip=False, rotation=config.rotation)  # a mirrored digit is another sign
-    return Augmentation(pad=4, flip=True, rotation=config.rotation)
+    pad = 0 if config.data == "fashion-mnist" else 4  # its clothes lie centred and fill the image
+    return Augmentation(pad=pad, flip=True, rotation=config.rotation)
 
 
 def check_enough(train: ImageSet, config: TrainConfig) -> None:
