@@ -56,7 +56,7 @@ def judge_outcome(errors: Sequence[float], trivial: float) -> Fit:
         errors: held-out error after every epoch, at least one.
         trivial: held-out error of answering with the mean image.
 
-    >>> judge_outcome([0.08, 0.05] + 8 * [0.03], trivial=0.07).converged
+    >>> judge_outcome([0.08] + 15 * [0.03], trivial=0.07).converged
     True
     >>> judge_outcome([0.08, 0.05, 0.03, 0.02], trivial=0.07).reason
     'the last 1 epochs still gained 33%; attack for more epochs'
@@ -91,7 +91,7 @@ def judge_stored(attacks: Mapping[str, Stored]) -> dict[str, Convergence]:
     Args:
         attacks: by name, all on the same victim and the same images.
 
-    >>> flat = Stored(0.03, [0.08, 0.05] + 8 * [0.03], 0.07, True, "")
+    >>> flat = Stored(0.03, [0.08] + 15 * [0.03], 0.07, True, "")
     >>> judge_stored({"decoder": flat, "nearest": Stored(0.02, [], None, True, "8 neighbours", closed_form=True)})
     {'decoder': Convergence(converged=False, reason='its error is 1.50 times that of nearest, which takes seconds'), \
 'nearest': Convergence(converged=True, reason='8 neighbours')}

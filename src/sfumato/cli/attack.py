@@ -91,7 +91,10 @@ def _show_leakage(leakage: Mapping[str, Any]) -> None:
     say(f"identified, which of {count} test images it was: {share:.1%} ± {error:.1%}")
     if leakage["information"] is not None:
         say(f"information, held out: {leakage['information']:.1f} ± {leakage['information_error']:.1f} nats")
-    for name, words in (("identified_at_most", "from the information"), ("clipped_at_most", "from the clip, per input")):
+    for name, words in (
+        ("identified_at_most", "from the information"),
+        ("clipped_at_most", "from the clip, per input"),
+    ):
         if leakage[name] is not None:
             say(f"certificate {words}: no attack identifies more than {leakage[name]:.1%}")
 

@@ -234,12 +234,15 @@ def _table(summary: Summary) -> list[dict[str, Any]]:
 
 def _attack_table(groups: Groups, looks: Mapping[str, Style]) -> str | None:
     """Every attack's error on unseen images, the strongest first; None for results that kept none."""
-    every = [row["attacks"] for own in groups.values() for row in own if "attacks" in row]
+    kept = {setting: [row for row in own if "attacks" in row] for setting, own in groups.items()}
+    every = [row["attacks"] for own in kept.values() for row in own]
     if not every:
         return None
     names = sorted(every[0], key=lambda name: sum(one[name]["test"]["mse"] for one in every))
     lines = []
-    for (defense, noise), own in groups.items():
+    for (defense, noise), own in kept.items():
+        if not own:
+            continue
         figures = {name: average(row["attacks"][name]["test"]["mse"] for row in own) for name in names}
         best = strongest({name: mean.mean for name, mean in figures.items() if mean is not None})
         cells = tuple(

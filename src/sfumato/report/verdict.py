@@ -94,8 +94,7 @@ def convergence_notes(verdicts: Sequence[Convergence]) -> tuple[str, ...]:
     notes = []
     if loose:
         notes.append(
-            f"In {loose} of {len(verdicts)} runs an attack had not converged: their errors are no evidence of safety. "
-            "They are listed below."
+            f"In {loose} of {len(verdicts)} runs an attack had not converged: their errors are no evidence of safety."
         )
     if unknown:
         notes.append(f"{unknown} of {len(verdicts)} runs: {NOT_JUDGED}. Their errors are no evidence of safety.")
