@@ -1,4 +1,4 @@
-"""Sfumato: split inference whose features cannot be redrawn.
+"""Sfumato: split inference with features that are harder to reconstruct.
 
 The public names are loaded when first used, so that `import sfumato` costs little, and a device needs no torch.
 """

@@ -96,9 +96,9 @@ def test_convergence_is_judged_from_the_history_and_not_from_the_verdict_of_the_
 
 def test_rows_older_than_histories_are_not_judged(tmp_path):
     data = result()
-    for name in ("attacks", "strongest", "identified", "information", "identified_at_most"):
+    for name in ("attacks", "strongest", "identified", "identified_at_most"):
         del data["rows"][0][name]
-    data["rows"][0]["converged"] = True
+    data["rows"][0] |= {"converged": True, "information": 5.0}  # of training features, in those days
     text = check_self_contained(written(tmp_path, data)).text
     assert "1 of 12 runs: convergence not judged (older rule)" in text
     assert "no defence, seed 0: convergence not judged (older rule)" in text

@@ -28,8 +28,8 @@ RARER, AS_OFTEN, OFTENER = (-0.2, -0.3, -0.1), (0.01, -0.05, 0.07), (0.2, 0.1, 0
         (
             LESS,
             OFTENER,
-            "At equal accuracy CEM leaves the attacker only 0.70 times the error of noise alone, and the digit among 359 "
-            "is identified in 25.0 % of cases, with noise alone in 5.0 %.",
+            "At equal accuracy CEM leaves the attacker only 0.70 times the error of noise alone, and the digit among "
+            "359 is identified in 25.0 % of cases, with noise alone in 5.0 %.",
         ),
         (
             MORE,

@@ -23,7 +23,7 @@ __all__ = ["DEFENSES", "LAM", "NOISES", "NOISE_STD", "SEEDS", "demo_jobs", "digi
 # The demo's defaults, all in this place. CEM is compared at equal accuracy with noise alone along NOISES.
 NOISE_STD = 0.05  # of CEM, and the first level of noise alone
 LAM = 2.0
-NOISES = (NOISE_STD, 0.2, 0.4, 0.7)
+NOISES = (NOISE_STD, 0.2, 0.5)
 SEEDS = (0, 1, 2)
 
 DEFENSES = ("none", "noise", "noise+cem")
@@ -41,7 +41,7 @@ _TRAIN = TrainConfig(
     device="cpu",
     watch=False,
 )
-_ATTACK = DecoderConfig(epochs=60, batch_size=64, lr=3e-3, width=32, blocks=2, precision="fp32")
+_ATTACK = DecoderConfig(epochs=80, batch_size=64, lr=1e-2, width=16, blocks=1, precision="fp32")
 
 
 def digit_job(defense: str, *, seed: int, noise_std: float, lam: float = LAM, fold: int | None = None) -> Job:

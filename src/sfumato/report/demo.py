@@ -74,7 +74,7 @@ def write_demo_report(
         raise ConfigError("the result has no rows; run the demo before writing its report")
     groups = _settings(rows)
     summary: Summary = {
-        (defense, noise): {measure.field: average(row.get(measure.field) for row in own) for measure in _MEASURES}
+        (defense, noise): {measure.field: average(_value(row, measure.field) for row in own) for measure in _MEASURES}
         for (defense, noise), own in groups.items()
     }
     verdicts = [suite_verdict(row) for row in rows]
@@ -130,7 +130,7 @@ def demo_table(rows: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], list
     )
     lines = []
     for (defense, noise), own in groups.items():
-        values = {measure.field: average(row.get(measure.field) for row in own) for measure in _MEASURES}
+        values = {measure.field: average(_value(row, measure.field) for row in own) for measure in _MEASURES}
         shown = {
             measure.field: _written(measure, value)
             + ("" if value is None or value.sd is None else f" ± {measure.write(value.sd, value.mean)}")
@@ -157,6 +157,14 @@ def _settings(rows: Sequence[Mapping[str, Any]]) -> Groups:
     """The rows of each setting."""
     found = group([dict(row) for row in rows], "defense", "noise_std")
     return {(defense, noise): found[defense, noise] for defense, noise in sorted(found, key=_place)}
+
+
+def _value(row: Mapping[str, Any], field: str) -> float | None:
+    """A figure of a row; rows older than identification have another `information`, that of their training features."""
+    if field == "information" and "identified" not in row:
+        return None
+    value: float | None = row.get(field)
+    return value
 
 
 def _place(setting: tuple[Any, ...]) -> tuple[bool, bool, str, float]:
