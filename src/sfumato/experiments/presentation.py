@@ -151,5 +151,8 @@ def _pictures(
         ]
     if originals is None:
         return []
-    caption = f"What the attacks reconstruct\nUnseen images of seed {_SHOWN_SEED}, the first eight of the test set, not chosen."
+    caption = (
+        "What the attacks reconstruct\n"
+        f"Unseen images of seed {_SHOWN_SEED}, the first eight of the test set, not chosen."
+    )
     return [(caption, gallery(originals, reconstructed))]
