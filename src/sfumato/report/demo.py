@@ -174,7 +174,7 @@ def _place(setting: tuple[Any, ...]) -> tuple[bool, bool, str, float]:
 
 
 def _label(looks: Mapping[str, Style], defense: str, noise: float) -> str:
-    return looks[defense].label + (f", σ {noise:g}" if noise else "")
+    return looks[defense].label + (f", σ\u00a0{noise:g}" if noise else "")
 
 
 def _column_hint(rows: Sequence[Mapping[str, Any]]) -> str:
