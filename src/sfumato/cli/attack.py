@@ -108,7 +108,7 @@ def _on_all(suite: Suite, name: str) -> bool:
 def _show(title: str, suite: Suite, by_error: Sequence[str]) -> None:
     rows = [
         (
-            f"{name}, on {words}" + " (strongest)" * (name == suite.strongest and part == "test"),
+            f"{name} attack on {words}" + " (strongest)" * (name == suite.strongest and part == "test"),
             f"{figures[part]['mse']:.5f}",
             f"{figures[part]['psnr']:.2f}",
             f"{figures[part]['ssim']:.3f}",
