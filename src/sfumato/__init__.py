@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sfumato import bounds, metrics
     from sfumato.cem import CEM
+    from sfumato.information import HeldOutInformation, held_out_information
     from sfumato.split import Channel, SplitModel, cuts, load_split, save_split, split_at
     from sfumato.watch import Monitor
 
@@ -16,11 +17,13 @@ __version__ = "0.1.0"
 __all__ = [
     "CEM",
     "Channel",
+    "HeldOutInformation",
     "Monitor",
     "SplitModel",
     "__version__",
     "bounds",
     "cuts",
+    "held_out_information",
     "load_split",
     "metrics",
     "save_split",
@@ -30,9 +33,11 @@ __all__ = [
 _HOME = {
     "CEM": "sfumato.cem",
     "Channel": "sfumato.split",
+    "HeldOutInformation": "sfumato.information",
     "Monitor": "sfumato.watch",
     "SplitModel": "sfumato.split",
     "cuts": "sfumato.split",
+    "held_out_information": "sfumato.information",
     "load_split": "sfumato.split",
     "save_split": "sfumato.split",
     "split_at": "sfumato.split",
