@@ -16,7 +16,7 @@ import torch
 from sfumato import data
 from sfumato.attacks import DecoderConfig, strongest
 from sfumato.data import DataSets
-from sfumato.experiments._stub import measure_leakage
+from sfumato.experiments.leakage import measure_leakage
 from sfumato.training import TrainConfig, load_run, train_run
 from sfumato.training.inversion import attack_suite
 

@@ -12,7 +12,7 @@ from sfumato.attacks import Attack, AttackConfig, DecoderConfig, Observer, Ridge
 from sfumato.compute import autocast, memory_format
 from sfumato.data import ImageSet
 from sfumato.errors import DataError
-from sfumato.experiments._stub import measure_leakage
+from sfumato.experiments.leakage import measure_leakage
 from sfumato.seeds import derive_seed, generator
 from sfumato.split import SplitModel
 
