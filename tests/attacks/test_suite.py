@@ -57,6 +57,6 @@ def test_one_attack_that_had_not_converged_weakens_the_whole_result():
     closed = figures_of(said, [], test={"mse": 0.49})
     assert suite_verdict({"attacks": {"decoder": flat, "nearest": closed}}).converged is True
     behind = suite_verdict({"attacks": {"decoder": flat, "nearest": closed | {"test": {"mse": 0.4}}}})
-    assert behind == (False, "its error is 1.25 times that of nearest, which takes seconds")
+    assert behind == (False, "its error is 1.25 times that of the nearest baseline, which takes seconds")
     old = {name: value for name, value in flat.items() if name not in ("history", "trivial_mse")}
     assert suite_verdict({"attacks": {"decoder": old}}).converged is None
