@@ -146,4 +146,6 @@ def _attackers(names: Sequence[str]) -> str:
 def _cell(finding: Finding, name: str) -> Cell:
     figure, percent = finding.figure(name), name in ("accuracy", "identified")
     digits = 1 if name in ("identified", "information") else None
-    return Cell(figure and figure.mean, figure and figure.spread, digits=digits, percent=percent)
+    if figure is None:
+        return Cell(digits=digits, percent=percent)
+    return Cell(figure.mean, figure.spread, digits=digits, percent=percent)

@@ -128,7 +128,7 @@ def demo_table(rows: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], list
         "SSIM",
         "seeds",
     )
-    lines = []
+    lines: list[tuple[str, ...]] = []
     for (defense, noise), own in groups.items():
         values = {measure.field: average(_value(row, measure.field) for row in own) for measure in _MEASURES}
         shown = {
@@ -254,8 +254,9 @@ def _attack_table(groups: Groups, looks: Mapping[str, Style]) -> str | None:
         figures = {name: average(row["attacks"][name]["test"]["mse"] for row in own) for name in names}
         best = strongest({name: mean.mean for name, mean in figures.items() if mean is not None})
         cells = tuple(
-            Cell(mean and mean.mean, mean and mean.sd, note="strongest" if name == best else "")
+            Cell(mean.mean, mean.sd, note="strongest" if name == best else "")
             for name, mean in figures.items()
+            if mean is not None
         )
         lines.append(Row(_label(looks, defense, noise), cells, note=_column_hint(own)))
     table = Table("Every attack", tuple(names), tuple(lines), corner="MSE on unseen images")

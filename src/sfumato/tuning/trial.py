@@ -75,8 +75,14 @@ def config_of(setting: Setting, config: TrainConfig) -> TrainConfig:
 
 def trial_key(trial: Trial, config: TrainConfig, space: Space) -> str:
     """A file name: readable in front, and with a digest of everything that decides the result behind."""
-    own = {"folds": space.folds, "draws": space.draws, "attack": space.attack, "seed": space.seed, "fold": trial.fold}
-    own |= {"closed_form": CLOSED_FORM}  # older results are those of one attack alone, and no part of this search
+    own: dict[str, Any] = {
+        "folds": space.folds,
+        "draws": space.draws,
+        "attack": space.attack,
+        "seed": space.seed,
+        "fold": trial.fold,
+    }
+    own |= {"closed_form": list(CLOSED_FORM)}  # older results are those of one attack alone, and no part of this search
     own |= {"repeat": trial.repeat} if trial.repeat else {}
     text = json.dumps([config_of(trial.setting, config).identity(), own], sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
