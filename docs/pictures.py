@@ -4,9 +4,7 @@ The models are those of `sfumato demo`, seed 0. What the demo has left in runs/d
 """
 
 import sys
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 import torch
@@ -15,10 +13,9 @@ from matplotlib.patches import Circle
 from torch import Tensor
 
 from sfumato import data
-from sfumato.experiments.demo import DEFENSES, NOISE_STD, digit_job
-from sfumato.experiments.pool import run_jobs
+from sfumato.experiments.demo import NOISE_STD, run_demo
 from sfumato.report.pictures import save_side_by_side
-from sfumato.training import load_run, train_run
+from sfumato.training import load_run
 
 ASSETS = Path(__file__).parent / "assets"
 _NAMES = {"none": "no defence", "noise": "noise", "noise+cem": "noise + CEM"}
@@ -26,31 +23,25 @@ _SHOWN = 10
 
 
 def main() -> int:
-    """Write both pictures; the argument is the folder of the trainings."""
+    """Write both pictures; the argument is the folder of the runs."""
     runs = Path(sys.argv[1] if len(sys.argv) > 1 else "runs")
-    lines = run_jobs([digit_job(name, seed=0, noise_std=NOISE_STD) for name in DEFENSES], runs / "demo" / "jobs")
-    redrawn = {_NAMES[line["defense"]]: _images(line["redrawn"]) for line in lines}
-    save_side_by_side(ASSETS / "redrawn.png", _images(lines[0]["originals"]), redrawn)
+    _, originals, reconstructed = run_demo(runs / "demo")
+    rows = {_NAMES[name]: reconstructed[name][:_SHOWN] for name in _NAMES}
+    save_side_by_side(ASSETS / "reconstructed.png", originals[:_SHOWN], rows)
     matplotlib.rcParams.update({"svg.hashsalt": "sfumato", "font.size": 10})
     figure, axes = plt.subplots(1, 2, figsize=(7, 3.4), layout="constrained")
     for axis, name in zip(axes, ("noise", "noise+cem"), strict=True):
-        features, labels = unseen_features(name, runs / "pictures" / name)
+        features, labels = unseen_features(runs / "demo" / "models" / f"{name}-s0")
         _draw(axis, features, labels, _NAMES[name])
     figure.savefig(ASSETS / "clusters.svg", metadata={"Date": None})
     return 0
 
 
-def _images(values: list[Any]) -> Tensor:
-    return torch.tensor(values[:_SHOWN], dtype=torch.uint8).float() / 255
-
-
-def unseen_features(defense: str, folder: Path) -> tuple[Tensor, Tensor]:
+def unseen_features(folder: Path) -> tuple[Tensor, Tensor]:
     """z_hat of the unseen digits, (N, D), and their classes, for a model of the demo."""
-    config = replace(digit_job(defense, seed=0, noise_std=NOISE_STD).train, device="cpu")
-    train_run(config, folder)
     test = data.load("digits", seed=0).test
     with torch.no_grad():
-        return load_run(folder).model.eval().features(test.float()).flatten(1), test.labels
+        return load_run(folder).model.features(test.float()).flatten(1), test.labels
 
 
 def _draw(axis: plt.Axes, features: Tensor, labels: Tensor, title: str) -> None:

@@ -7,13 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from sfumato.attacks import suite_verdict
 from sfumato.audit import METRICS
 from sfumato.experiments.budget import load_budget, load_rows, load_spec
 from sfumato.experiments.presentation import present
 from sfumato.experiments.store import Store
 from sfumato.files import write_text
+from sfumato.report.demo import demo_table
 from sfumato.report.loglog import scaling_figure
 from sfumato.report.study import study_markdown
+from sfumato.report.verdict import demo_verdict
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (
@@ -31,24 +34,21 @@ PAGES = (
 
 
 def demo(result: dict[str, Any]) -> str:
-    names = {"none": "no defence", "noise": "noise", "noise+cem": "noise + CEM"}
-    lines = [
-        "| defence | accuracy | attacker's MSE, training digits | attacker's MSE, unseen digits | SSIM, unseen |",
-        "|---|---|---|---|---|",
-    ]
-    for entry in result["summary"]:
-        lines.append(
-            f"| {names[entry['defense']]} | {entry['accuracy']:.1%} ± {100 * entry['accuracy_sd']:.1f} "
-            f"| {entry['mse_train']:.4f} | {entry['mse_test']:.4f} ± {entry['mse_test_sd']:.4f} "
-            f"| {entry['ssim_test']:.2f} |"
-        )
+    heads, lines = demo_table(result["rows"])
+    rows = [f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *lines)]
+    verdict = demo_verdict(
+        result.get("equal_accuracy"), [suite_verdict(row) for row in result["rows"]], images=result["test_images"]
+    )
     evidence = result["evidence"]
-    lines += [
-        "",
-        f"Mean ± standard deviation over {result['summary'][0]['seeds']} seeds, {result['test_images']} unseen digits; "
-        f"{evidence['device']}, torch {evidence['torch']}, {result['seconds']:.0f} s for the whole demo.",
-    ]
-    return "\n".join(lines)
+    return "\n\n".join(
+        [
+            f"**{verdict.headline}**",
+            "\n".join(rows),
+            " ".join(verdict.notes),
+            f"Mean ± standard deviation over seeds, {result['test_images']} unseen digits; {evidence['device']}, torch "
+            f"{evidence['torch']}, {result['seconds']:.0f} s for the whole demo.",
+        ]
+    )
 
 
 def bench(result: dict[str, Any]) -> str:

@@ -19,7 +19,7 @@ LAYERS = [
     {"watch"},
     {"defenses", "attacks"},
     {"compute", "cem"},
-    {"health", "published", "split", "models", "data", "metrics"},
+    {"health", "information", "published", "split", "models", "data", "metrics"},
     {"mixture"},
     {"bounds", "schedules", "paper", "checkpoint", "evidence", "execution"},
     {"files", "importing", "modes", "ranks", "replay", "seeds"},

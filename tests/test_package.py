@@ -153,7 +153,7 @@ def test_no_photograph_is_tracked():
     files = tracked()
     pictures = {path.relative_to(ROOT).as_posix() for path in files if path.suffix.lower() in PICTURES}
     cifar = {name for name in pictures if re.match(r"results/\w+/cifar100?-[^/]+\.png$", name)}
-    assert pictures - cifar <= {"docs/assets/redrawn.png"}
+    assert pictures - cifar <= {"docs/assets/reconstructed.png"}
     arrays = {path.relative_to(ROOT).as_posix() for path in files if path.suffix in (".npz", ".npy", ".safetensors")}
     assert arrays == {"src/sfumato/data/digits.npz"}
     archives = (".zip", ".gz", ".tar", ".tgz", ".parquet", ".h5", ".pkl", ".pt", ".pth", ".onnx", ".pdf")

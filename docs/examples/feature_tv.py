@@ -10,7 +10,7 @@ from sfumato.errors import ConfigError
 
 @register
 class FeatureTV(Defense):
-    """Adds `alpha * TV / D` to the loss: fine detail of the feature map is what fine detail is redrawn from.
+    """Adds `alpha * TV / D` to the loss: fine detail of the feature map is what fine detail is reconstructed from.
 
         TV = 1/2 (mean |z_hat[.., i+1, j] - z_hat[.., i, j]| + mean |z_hat[.., i, j+1] - z_hat[.., i, j]|)
         D  = mean |z_hat - m|,    m: mean of each channel over the batch and all positions

@@ -1,4 +1,4 @@
-"""Sfumato: split inference whose features cannot be redrawn.
+"""Sfumato: split inference with features that are harder to reconstruct.
 
 The public names are loaded when first used, so that `import sfumato` costs little, and a device needs no torch.
 """
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sfumato import bounds, metrics
     from sfumato.cem import CEM
+    from sfumato.information import HeldOutInformation, held_out_information
     from sfumato.modes import as_in_training, exact_batch_norm
     from sfumato.split import Channel, SplitModel, cuts, load_split, save_split, split_at
     from sfumato.watch import Monitor
@@ -17,6 +18,7 @@ __version__ = "0.1.0"
 __all__ = [
     "CEM",
     "Channel",
+    "HeldOutInformation",
     "Monitor",
     "SplitModel",
     "__version__",
@@ -24,6 +26,7 @@ __all__ = [
     "bounds",
     "cuts",
     "exact_batch_norm",
+    "held_out_information",
     "load_split",
     "metrics",
     "save_split",
@@ -33,11 +36,13 @@ __all__ = [
 _HOME = {
     "CEM": "sfumato.cem",
     "Channel": "sfumato.split",
+    "HeldOutInformation": "sfumato.information",
     "Monitor": "sfumato.watch",
     "SplitModel": "sfumato.split",
     "as_in_training": "sfumato.modes",
     "cuts": "sfumato.split",
     "exact_batch_norm": "sfumato.modes",
+    "held_out_information": "sfumato.information",
     "load_split": "sfumato.split",
     "save_split": "sfumato.split",
     "split_at": "sfumato.split",

@@ -85,13 +85,19 @@ def test_attack_writes_figures_and_a_picture(run_folder, tmp_path, capsys):
     assert main(["attack", str(run_folder), *TINY_ATTACK, "--json", str(tmp_path / "out.json")]) == 0
     folder = run_folder / "attacks" / "decoder"
     written = json.loads((folder / "result.json").read_text())
-    assert json.loads((tmp_path / "out.json").read_text()) == written
+    told = json.loads((tmp_path / "out.json").read_text())
+    assert {name: told[name] for name in written} == written
+    assert set(told["attacks"]) == {"decoder", "ridge", "nearest"}
+    errors = {name: one["test"]["mse"] for name, one in told["attacks"].items()}
+    assert errors[told["strongest"]] == min(errors.values())
+    assert told["leakage"]["candidates"] > 0
     assert written["test"]["mse"] > 0
     assert written["train"]["ssim"] < 1
     assert (folder / "reconstructions.png").read_bytes().startswith(b"\x89PNG")
     out = capsys.readouterr().out
     assert "training images" in out
-    assert "test images" in out
+    assert f"{told['strongest']} attack on test images (strongest)" in out
+    assert "identified, which of" in out
     assert "NOT CONVERGED" in out  # two epochs show nothing
     assert main(["attack", str(run_folder), *TINY_ATTACK]) == 0
     assert capsys.readouterr().out == out  # a finished attack is shown again

@@ -11,16 +11,22 @@ Numbers = Callable[[Experiment], dict[str, float]]
 
 
 def result_of(experiment: Experiment, accuracy: float, mse: float, **more: Any) -> dict[str, Any]:
-    """A result whose attacks all have `mse` on unseen and half of it on training images."""
+    """A result whose trained attacks have `mse` on unseen and half of it on training images, `nearest` 0.96 of both."""
     part = {"mse": mse, "psnr": 20.0, "ssim": 0.5, "mse_error": 0.0}
-    attack = {
-        "train": part | {"mse": mse / 2},
-        "test": part,
-        "converged": True,
-        "reason": "",
-        "mean_image_mse": 0.06,
-        "seconds": 1.0,
-    }
+
+    def attack(factor: float, history: list[float]) -> dict[str, Any]:
+        return {
+            "train": part | {"mse": factor * mse / 2},
+            "test": part | {"mse": factor * mse},
+            "converged": True,
+            "reason": "",
+            "history": history,
+            "trivial_mse": 0.06,
+            "mean_image_mse": 0.06,
+            "seconds": 1.0,
+        }
+
+    trained = {name: attack(1.0, [0.05, *[0.02] * 15]) for name in experiment.identity()["attacks"]}
     return {
         "hash": experiment.digest,
         "row": experiment.row,
@@ -28,7 +34,9 @@ def result_of(experiment: Experiment, accuracy: float, mse: float, **more: Any) 
         "seed": experiment.train.seed,
         "accuracy": accuracy,
         "information_bounds": {"full": 10.0, "diagonal": 20.0},
-        "attacks": dict.fromkeys(experiment.identity()["attacks"], attack),
+        "attacks": trained | {"ridge": attack(1.2, []), "nearest": attack(0.96, [])},
+        "strongest": "nearest",
+        "leakage": {"identified": 0.5, "information": 10.0, "identified_at_most": 0.9},
         "caveat": "made up",
         "seconds": 1.0,
         "attack_seconds": 2.0,

@@ -21,7 +21,7 @@ def result(experiment, accuracy: float, error: float) -> dict:
     return {
         "hash": experiment.digest,
         "accuracy": accuracy,
-        "attacks": {"decoder": {"train": {"mse": error}, "test": {"mse": error}, "converged": True}},
+        "attacks": {"decoder": {"train": {"mse": error}, "test": {"mse": error}, "converged": True, "reason": ""}},
         "seconds": 1.0,
         "attack_seconds": 1.0,
         "caveat": None,

@@ -43,7 +43,7 @@ def test_colours_and_values_outside_the_range():
 def test_side_by_side_has_a_labelled_row_for_each(tmp_path):
     path = tmp_path / "deep" / "picture.png"
     x = torch.ones(5, 1, 8, 8)
-    save_side_by_side(path, x, {"redrawn λ": 0 * x})
+    save_side_by_side(path, x, {"reconstructed λ": 0 * x})
     image = Image.open(path).convert("L")
     width = 5 * 68 - 4
     assert image.height == 2 * (64 + 2 * 4)
@@ -71,8 +71,8 @@ def test_side_by_side_in_colour_is_the_same_each_time(tmp_path):
 
 def test_errors_name_cause_and_remedy(tmp_path):
     x = torch.rand(2, 1, 8, 8)
-    with pytest.raises(FeatureError, match=r"'redrawn' has shape \(3, 1, 8, 8\).*same images in the same order"):
-        save_side_by_side(tmp_path / "x.png", x, {"redrawn": torch.rand(3, 1, 8, 8)})
+    with pytest.raises(FeatureError, match=r"'reconstructed' has shape \(3, 1, 8, 8\).*same images in the same order"):
+        save_side_by_side(tmp_path / "x.png", x, {"reconstructed": torch.rand(3, 1, 8, 8)})
     with pytest.raises(FeatureError, match=r"n at least 1, got \(0, 1, 8, 8\)"):
         png_data_uri(x[:0])
     with pytest.raises(FeatureError, match=r"grey or \(n, 3, H, W\) RGB"):

@@ -117,13 +117,23 @@ def test_halves_are_halves_of_every_class():
 
 
 def test_what_is_measured_survives_json():
-    one = Measured(torch.tensor([0.0, 0.6, 1.0], dtype=torch.float64), torch.tensor([True, False, True]), (0.1, 0.2))
+    right, half = torch.tensor([0.0, 0.6, 1.0], dtype=torch.float64), torch.tensor([True, False, True])
+    closed = {"test": {"mse": 0.15}, "converged": True, "reason": "", "history": [], "trivial_mse": None}
+    one = Measured(right, half, (0.1, 0.2), "nearest", {"nearest": closed}, {"identified": 0.5})
     values = one.as_dict(5)
     assert values["right"] == "035"
     back = Measured.from_dict(values)
     assert torch.equal(back.right, one.right)
     assert torch.equal(back.selecting, one.selecting)
-    assert (back.errors, back.converged) == (one.errors, True)
+    assert (back.errors, back.converged, back.strongest) == (one.errors, True, "nearest")
+    assert back.leakage == {"identified": 0.5}
+
+
+def test_a_decoder_whose_history_still_fell_has_not_converged_whatever_was_said_of_it():
+    decoder = {"test": {"mse": 0.1}, "converged": True, "reason": "", "history": [0.2, 0.15, 0.1], "trivial_mse": 0.3}
+    half = torch.tensor([True, False])
+    assert Measured(torch.ones(2), half, (0.1, 0.1), "decoder", {"decoder": decoder}).converged is False
+    assert Measured(torch.ones(2), half, (0.1, 0.1)).converged is None
 
 
 @pytest.mark.parametrize(

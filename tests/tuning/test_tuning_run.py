@@ -10,6 +10,7 @@ from torch import nn
 
 import sfumato
 from sfumato import data
+from sfumato.attacks import invert
 from sfumato.cli.main import main
 from sfumato.cli.parser import CommandParser, add_settings, settings
 from sfumato.errors import CheckpointError, ConfigError, DataError
@@ -17,6 +18,7 @@ from sfumato.report.tune import tune_curves, write_tune_report
 from sfumato.training import TrainConfig
 from sfumato.tuning import Floor, Limits, Setting, Space, tune_with
 from sfumato.tuning.claim import judge_seed, summarise
+from sfumato.tuning.measure import fitted, measured, parts
 from sfumato.tuning.recipe import train_command, train_yaml
 from sfumato.tuning.space import BASELINE, Trial
 from sfumato.tuning.trial import Task, config_of, run_task, trial_key
@@ -151,6 +153,21 @@ def test_keys_change_with_what_decides_a_result_and_with_nothing_else():
     }
     assert len(others | {key}) == 8
     assert trial_key(trial, replace(CONFIG, device="auto"), replace(SPACE, confidence=0.5)) == key
+
+
+def test_the_error_is_that_of_the_strongest_attack_and_identification_stands_beside_it(images):
+    learn, held = parts(images, 2, 0, 0)
+    model = nearest(learn, 0.0, 0.1, 0)
+    attackers = fitted(model, learn, attack="ridge", seed=0)
+    assert set(attackers) == {"ridge", "nearest"}
+    found = measured(model, attackers, held, draws=2, seed=0, halves=0)
+    errors = {name: invert(one, model, held, seed=0).each["mse"] for name, one in attackers.items()}
+    best = min(errors, key=lambda name: float(errors[name].mean()))
+    assert found.strongest == best
+    assert found.errors[0] == pytest.approx(float(errors[best][found.selecting].mean()))
+    assert found.converged is True
+    assert found.leakage["candidates"] == len(held)
+    assert 0 < found.leakage["identified"] <= 1
 
 
 def test_the_baseline_has_nothing_of_the_defence_and_the_rest_in_common():
@@ -323,6 +340,7 @@ def test_the_page_draws_one_curve_per_noise_level_and_the_floor(tmp_path):
     page = (tmp_path / "page.html").read_text()
     assert "Noise &lt;0.1&gt; &amp; more" in page
     assert "Floor: 90.0 %." in page
+    assert page.count("convergence not judged (older rule)") == 3  # the rows name no strongest attack
     assert "Train it" not in page  # nothing was chosen
 
 
@@ -331,7 +349,7 @@ def test_the_claims_figures_are_what_they_say():
 
     def record(right, error):
         fresh = {"draws": 1, "right": right, "selecting": "0101", "error_selecting": error, "error_confirming": error}
-        return {"fresh": fresh | {"attack_converged": True}}
+        return {"fresh": fresh | {"strongest": "ridge", "attacks": {}, "leakage": {}}}
 
     records = {Trial(BASELINE, f): record("1111", 0.01) for f in range(2)}
     records |= {Trial(Setting(0.1), f): record("1111", 0.03) for f in range(2)}

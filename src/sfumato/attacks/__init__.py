@@ -8,6 +8,7 @@ from sfumato.attacks.latent import LatentAttack, LatentConfig
 from sfumato.attacks.learned import LearnedAttack
 from sfumato.attacks.nearest import NearestAttack, NearestConfig
 from sfumato.attacks.optimization import OptimizationAttack, OptimizationConfig
+from sfumato.attacks.outcome import NOT_JUDGED, Convergence, Stored, all_converged, judge_stored
 from sfumato.attacks.probes import ATTRIBUTES, Probe, probe_attribute, probe_identity
 from sfumato.attacks.queries import Queries, aggregate, encode_repeated
 from sfumato.attacks.query_curve import QueryObserver, QueryPoint, query_curve, release_of
@@ -22,12 +23,16 @@ from sfumato.attacks.registry import ATTACKS, build, config_from_dict, name_of
 from sfumato.attacks.ridge import RidgeAttack, RidgeConfig
 from sfumato.attacks.settings import AttackConfig, LearnedConfig
 from sfumato.attacks.strong import StrongAttack, StrongConfig
+from sfumato.attacks.suite import CLOSED_FORM, figures_of, judged, strongest, suite_verdict, with_closed_forms
 
 __all__ = [
     "ATTACKS",
     "ATTRIBUTES",
+    "CLOSED_FORM",
+    "NOT_JUDGED",
     "Attack",
     "AttackConfig",
+    "Convergence",
     "DecoderAttack",
     "DecoderConfig",
     "Fit",
@@ -52,17 +57,22 @@ __all__ = [
     "Reconstruction",
     "RidgeAttack",
     "RidgeConfig",
+    "Stored",
     "StrongAttack",
     "StrongConfig",
     "aggregate",
+    "all_converged",
     "build",
     "chosen_images",
     "config_from_dict",
     "encode_repeated",
+    "figures_of",
     "gradient_penalty",
     "hold_out",
     "invert",
     "invert_released",
+    "judge_stored",
+    "judged",
     "mean_image_error",
     "name_of",
     "observe",
@@ -70,4 +80,7 @@ __all__ = [
     "probe_identity",
     "query_curve",
     "release_of",
+    "strongest",
+    "suite_verdict",
+    "with_closed_forms",
 ]

@@ -152,11 +152,13 @@ class Fit:
         converged: whether more training would probably not have helped; where False the error is no evidence.
         reason: one sentence, for a reader.
         held_out_mse: error on images of the attacker's set that it did not learn from.
+        trivial_mse: error of answering with the mean image on the same images; None where nothing was judged by it.
     """
 
     converged: bool
     reason: str
     held_out_mse: float
+    trivial_mse: float | None = None
 
 
 class Attack(ABC):

@@ -1,4 +1,4 @@
-"""The decoding attack: a network trained to redraw the image from what leaves the device."""
+"""The decoding attack: a network trained to reconstruct the image from what leaves the device."""
 
 from dataclasses import dataclass
 from typing import ClassVar

@@ -145,7 +145,7 @@ def gradient_penalty(critic: Callable[[Tensor], Tensor], x: Tensor, x_hat: Tenso
     Args:
         critic: (N, C, H, W) -> (N,), each score depending on its own image alone.
         x: (N, C, H, W) real images.
-        x_hat: (N, C, H, W) redrawn images.
+        x_hat: (N, C, H, W) reconstructed images.
         mix: (N, 1, 1, 1) in [0, 1].
 
     Returns:

@@ -159,7 +159,7 @@ class LatentAttack(LearnedAttack[LatentConfig]):
         self.prior = min(errors, key=lambda prior: errors[prior])
         assert self.outcome is not None
         reason = f"generator: {self.outcome.reason}; prior {self.prior:g} chosen on {len(few_x)} images"
-        self.outcome = Fit(self.outcome.converged, reason, errors[self.prior])
+        self.outcome = Fit(self.outcome.converged, reason, errors[self.prior], self.outcome.trivial_mse)
         return self
 
     def reconstruct(self, z: Tensor) -> Tensor:

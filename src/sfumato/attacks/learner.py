@@ -18,7 +18,7 @@ class Learner:
     """Networks, optimizers and the place in the training.
 
     Attributes:
-        networks: by name; `net` is the one that redraws.
+        networks: by name; `net` is the one that reconstructs.
         optimizers: by name.
         sums: (figures,) float64, of the epoch that is under way.
         epoch, step: the next step to make.
@@ -42,7 +42,7 @@ class Learner:
 
     @property
     def net(self) -> nn.Module:
-        """The network that redraws."""
+        """The network that reconstructs."""
         return self.networks["net"]
 
     def remember(self, error: float) -> None:

@@ -11,7 +11,7 @@ from sfumato.attacks.base import Observer
 from sfumato.metrics import mse
 from sfumato.seeds import generator
 
-__all__ = ["STRENGTHS", "Linear", "best_linear", "dual_path", "linear_path", "primal_path"]
+__all__ = ["STRENGTHS", "Linear", "best_linear", "dual_path", "learned_from", "linear_path", "part_of", "primal_path"]
 
 STRENGTHS = tuple(10.0**exponent for exponent in range(-7, 4))
 Pairs = Callable[[Tensor, torch.Generator], tuple[Tensor, Tensor]]
@@ -78,8 +78,8 @@ def linear_path(
     pairs = pairs or observer.pairs
     noise = generator(seed, "ridge", device=observer.device)
     dimension = math.prod(observer.feature_shape)
+    indices = indices[: learned_from(observer, len(indices), size)]
     if dimension > size:
-        indices = indices[:size]
         draws = max(1, min(draws, size // len(indices)))
     batches = (pairs(part, noise) for _ in range(draws) for part in indices.split(1024))
     rows = ((z.flatten(1), x.flatten(1)) for x, z in batches)
@@ -87,6 +87,17 @@ def linear_path(
         return primal_path(rows, strengths)
     z, x = (torch.cat(part) for part in zip(*rows, strict=True))
     return dual_path(z, x, strengths)
+
+
+def learned_from(observer: Observer, count: int, size: int) -> int:
+    """Of `count` images how many the linear attack learns from: no more than `size` where a feature is longer."""
+    return min(count, size) if math.prod(observer.feature_shape) > size else count
+
+
+def part_of(count: int, observer: Observer) -> str:
+    """`, from 4,096 of the attacker's 45,000 images` where it is not all of them."""
+    whole = len(observer)
+    return f", from {count:,} of the attacker's {whole:,} images" if count < whole else ""
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """Nearest neighbours: answer with the attacker's own images whose features come nearest to the one seen."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sfumato.attacks.base import Attack, Fit, Observer, Progress, hold_out
+from sfumato.attacks.linear import part_of
 from sfumato.attacks.settings import check_share
 from sfumato.errors import ConfigError, NotFittedError
 from sfumato.metrics import mse
@@ -26,18 +28,21 @@ class NearestConfig:
 
     Attributes:
         draws: releases that are averaged for the feature of each of the attacker's images.
+        values: the most feature values to keep in memory, images times dimensions; of more images a random part is
+            taken, and the outcome says so.
         hold_out: fraction of the attacker's images that only choose the number of neighbours.
         seed: of the noise and of what is held out.
     """
 
     draws: int = 8
+    values: int = 2**27
     hold_out: float = 0.1
     seed: int = 0
 
     def __post_init__(self) -> None:
         check_share(self.hold_out)
-        if self.draws < 1:
-            raise ConfigError("draws of the nearest attack must be at least 1")
+        if min(self.draws, self.values) < 1:
+            raise ConfigError("draws and values of the nearest attack must be at least 1")
 
 
 class NearestAttack(Attack):
@@ -67,7 +72,10 @@ class NearestAttack(Attack):
         """Encode the attacker's images and choose k. Takes seconds, so there is no state to resume from."""
         cfg: NearestConfig = self.config
         began = time.monotonic()
-        judge, learn = hold_out(len(observer), cfg.hold_out, cfg.seed)
+        judge, learn = hold_out(len(observer), cfg.hold_out, cfg.seed)  # in random order, so that a part is a sample
+        most = max(2, cfg.values // math.prod(observer.feature_shape))
+        judge = judge[: max(1, round(cfg.hold_out * most))]
+        learn = learn[: most - len(judge)]
         noise = generator(cfg.seed, "nearest", device=observer.device)
         everything = torch.cat([judge, learn])
         features = torch.cat([self._mean_feature(observer, part, noise) for part in everything.split(512)])
@@ -82,7 +90,8 @@ class NearestAttack(Attack):
         self.neighbours = min(errors, key=lambda count: errors[count])
         self._features, self._pixels = features, pixels
         best = errors[self.neighbours]
-        self.outcome = Fit(True, f"{self.neighbours} neighbours, chosen on {len(judge)} images", best)
+        reason = f"{self.neighbours} neighbours, chosen on {len(judge)} images" + part_of(len(everything), observer)
+        self.outcome = Fit(True, reason, best)
         self.seconds = time.monotonic() - began
         if progress is not None:
             progress(1, 1, {"mse": best, "held_out_mse": best})

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sfumato.attacks.base import Attack, Fit, Observer, Progress, hold_out
-from sfumato.attacks.linear import Linear, best_linear
+from sfumato.attacks.linear import Linear, best_linear, learned_from, part_of
 from sfumato.attacks.settings import check_share
 from sfumato.errors import ConfigError, NotFittedError
 
@@ -75,7 +75,8 @@ class RidgeAttack(Attack):
         )
         self.strength, self._shape = strength, observer.image_shape
         self.seconds = time.monotonic() - began
-        reason = f"closed form, regularisation {strength:g} chosen on {len(judge)} images"
+        used = len(judge) + learned_from(observer, len(learn), cfg.size)
+        reason = f"closed form, regularisation {strength:g} chosen on {len(judge)} images" + part_of(used, observer)
         self.outcome = Fit(True, reason, error)
         if progress is not None:
             progress(1, 1, {"mse": error, "held_out_mse": error})

@@ -35,7 +35,7 @@ class StrongConfig:
         batch_size: images per step.
         lr: of Adam, annealed to 0 along a cosine.
         weight_decay: of Adam.
-        average: decay per step of the moving average of the weights, which is what redraws.
+        average: decay per step of the moving average of the weights, which is what reconstructs.
         loss: `mse`, `ssim` (1 - SSIM), or `mse+ssim` (MSE over the mean image's MSE, plus 1 - SSIM).
         views: what else the attacker has encoded: `none`, `flip`, `flip+shift`, or `auto`: the most that does not
             worsen the linear attack on held-out images.

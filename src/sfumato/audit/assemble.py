@@ -4,7 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sfumato.attacks import Reconstruction, mean_image_error
+from sfumato.attacks import CLOSED_FORM, Reconstruction, Stored, judge_stored, mean_image_error
+from sfumato.attacks import strongest as strongest_attack
 from sfumato.audit.law import check_law
 from sfumato.audit.measure import WORST_SHARE, strongest, summary, tried_on_all
 from sfumato.audit.schema import FORMAT, SCHEMA_ID
@@ -13,9 +14,6 @@ from sfumato.audit.suite import Piece, Untested
 from sfumato.audit.verdict import verdict
 
 __all__ = ["assemble"]
-
-_BASELINES = ("ridge", "nearest")
-_WORSE = 0.05
 
 
 def assemble(
@@ -36,7 +34,11 @@ def assemble(
         kind: [found[piece.name] for piece in pieces if piece.kind == kind]
         for kind in ("attack", "queries", "knowledge", "probe")
     }
-    attacks = [_against_baselines(one, by_kind["attack"]) for one in by_kind["attack"]]
+    reference = {
+        "train": mean_image_error(stage.sets.train, stage.train.images),
+        "test": mean_image_error(stage.sets.train, stage.test.images),
+    }
+    attacks = _judged(by_kind["attack"], reference["test"])
     floors = (stage.folder.finished("bounds") or {"bounds": []})["bounds"]
     untested = [*untested, *_always_untested(stage, floors, by_kind["probe"], accuracy)]
     broken = {one["what"] for one in failed} | {"van Trees, dFIL" for one in failed if one["what"] == "bounds"}
@@ -49,10 +51,7 @@ def assemble(
         "data": _data(stage),
         "accuracy": accuracy,
         "budget": {"minutes": minutes, "seconds": round(seconds, 1)},
-        "reference": {
-            "train": mean_image_error(stage.sets.train, stage.train.images),
-            "test": mean_image_error(stage.sets.train, stage.test.images),
-        },
+        "reference": reference,
         "worst_share": WORST_SHARE,
         "attacks": attacks,
         "best": best,
@@ -71,17 +70,23 @@ def assemble(
     return result
 
 
-def _against_baselines(attack: dict[str, Any], every: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """A trained attack that a closed form beats has not converged, whatever its own curve says."""
-    simple = [one for one in every if one["attack"] in _BASELINES and one["attack"] != attack["attack"]]
-    if not attack["history"] or not simple:
-        return attack
-    best = min(simple, key=lambda one: one["test"]["mse"]["mean"])
-    ratio = attack["test"]["mse"]["mean"] / max(best["test"]["mse"]["mean"], 1e-12)
-    if ratio <= 1 + _WORSE:
-        return attack
-    reason = f"its error is {ratio:.2f} times that of the {best['name']} baseline, which takes seconds"
-    return attack | {"converged": False, "reason": reason}
+def _judged(attacks: Sequence[dict[str, Any]], trivial: float) -> list[dict[str, Any]]:
+    """The attacks with today's verdict on their histories, whenever they ran."""
+    verdicts = judge_stored(
+        {
+            one["name"]: Stored(
+                error=one["test"]["mse"]["mean"],
+                history=[line["held_out_mse"] for line in one["history"]],
+                trivial=one.get("trivial_mse") or trivial,
+                converged=one["converged"],
+                reason=one["reason"],
+                closed_form=one["attack"] in CLOSED_FORM,
+            )
+            for one in attacks
+        }
+    )
+    kept = [{name: value for name, value in one.items() if name != "trivial_mse"} for one in attacks]
+    return [one | verdicts[one["name"]]._asdict() for one in kept]
 
 
 def _on_the_same_images(
@@ -138,7 +143,7 @@ def _best(attacks: Sequence[dict[str, Any]], redrawn: Mapping[str, Reconstructio
     every = tried_on_all(attacks)
     best: dict[str, Any] = {
         part: {
-            "mse": min(every, key=lambda attack: attack[part]["mse"]["mean"])["name"],
+            "mse": strongest_attack({attack["name"]: attack[part]["mse"]["mean"] for attack in every}),
             "psnr": max(every, key=lambda attack: attack[part]["psnr"]["mean"])["name"],
             "ssim": max(every, key=lambda attack: attack[part]["ssim"]["mean"])["name"],
         }

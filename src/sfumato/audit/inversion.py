@@ -62,6 +62,7 @@ def fit_attack(
         "images": len(observer),
         "settings": asdict(config),
         **outcome_of(attack),
+        "trivial_mse": None if attack.outcome is None else attack.outcome.trivial_mse,
         "history": [
             {name: line[name] for name in ("epoch", "mse", "held_out_mse") if name in line}
             for line in getattr(attack, "history", [])
@@ -74,4 +75,5 @@ def outcome_of(attack: Attack) -> dict[str, Any]:
     """Whether the attack came to rest, in JSON."""
     if attack.outcome is None:
         return {"converged": None, "reason": "", "held_out_mse": None}
-    return asdict(attack.outcome)
+    outcome = attack.outcome
+    return {"converged": outcome.converged, "reason": outcome.reason, "held_out_mse": outcome.held_out_mse}

@@ -1,9 +1,10 @@
-"""The paper's theorems as pure functions: differentiable, batched, in nats, without state.
+"""The paper's theorems as pure functions: batched, in nats, without state, and differentiable but for the certificates.
 
 Every function takes Python numbers, lists, arrays or tensors and returns a tensor. What is assumed for a
 value to be a bound stands in each docstring.
 """
 
+from sfumato.bounds.certificates import clipped_success_at_most, success_at_most
 from sfumato.bounds.fisher import dfil, fisher_factor, fisher_information
 from sfumato.bounds.gaussian import gaussian_entropy, gaussian_information
 from sfumato.bounds.geometry import Separation, separation
@@ -22,6 +23,7 @@ from sfumato.bounds.van_trees import van_trees, van_trees_low_rank
 __all__ = [
     "Separation",
     "clipped_power_information",
+    "clipped_success_at_most",
     "cluster_posterior",
     "conditional_entropy",
     "dfil",
@@ -36,6 +38,7 @@ __all__ = [
     "own_cluster_posterior",
     "posterior_mse",
     "separation",
+    "success_at_most",
     "van_trees",
     "van_trees_low_rank",
 ]

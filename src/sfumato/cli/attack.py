@@ -1,7 +1,7 @@
-"""`sfumato attack`: redraw a run's inputs from what leaves the device."""
+"""`sfumato attack`: reconstruct a run's inputs from what leaves the device."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,10 @@ from sfumato.attacks import ATTACKS
 from sfumato.cli.console import progress_bar, say, table
 from sfumato.cli.parser import CommandParser, add_plugins, field_texts, load_plugins, save_json
 from sfumato.compute import device_of
+from sfumato.experiments.leakage import measure_leakage
 from sfumato.report.pictures import save_side_by_side
 from sfumato.training import load_data, load_run
-from sfumato.training.inversion import attack_folder, attack_run
+from sfumato.training.inversion import Suite, attack_folder, attack_suite
 
 __all__ = ["run"]
 
@@ -22,8 +23,9 @@ def run(words: Sequence[str]) -> None:
     """Parse and attack."""
     parser = CommandParser(
         "attack",
-        "Redraw the inputs of a finished run from what leaves the device, and measure how well that works. "
-        "A second call resumes an interrupted attack and shows a finished one.",
+        "Reconstruct the inputs of a finished run from what leaves the device, and measure how well that works. The "
+        "attacks in closed form (ridge, nearest) run beside the chosen one; the strongest comes first. A second call "
+        "resumes an interrupted attack and shows a finished one.",
         "sfumato attack runs/first --attack gan --epochs 50",
     )
     parser.add_argument("run", type=str, help="folder of a finished run")
@@ -41,20 +43,30 @@ def run(words: Sequence[str]) -> None:
         sets = load_data(config, bar.at)
     with progress_bar("attack") as bar:
 
-        def progress(done: int, total: int, figures: dict[str, float]) -> None:
+        def progress(name: str, done: int, total: int, figures: dict[str, float]) -> None:
             bar.at(done, total)
-            bar.line(
-                f"epoch {done}/{total}  error {figures['mse']:.5f}  on held-out images {figures['held_out_mse']:.5f}"
-            )
+            if total > 1:
+                bar.line(
+                    f"{name}: epoch {done}/{total}  error {figures['mse']:.5f}  on held-out images "
+                    f"{figures['held_out_mse']:.5f}"
+                )
 
-        attacked = attack_run(
-            victim, sets, chosen, device=device_of(parsed.device), progress=progress, redrawing=bar.at
+        suite = attack_suite(
+            victim, sets, [chosen], device=device_of(parsed.device), progress=progress, reconstructing=bar.at
         )
+    leakage = measure_leakage(victim.model, sets.test, seed=chosen.seed).as_dict()
     picture = attack_folder(victim, parsed.attack) / "reconstructions.png"
-    save_side_by_side(picture, attacked.originals, {"reconstructed": attacked.test.images})
-    _show(f"{victim.folder}, {parsed.attack} attack", attacked.result)
-    say(f"originals beside redrawn images: {picture}")
-    save_json(parsed.json, attacked.result)
+    by_error = sorted(suite.attacks, key=lambda name: suite.attacks[name].result["test"]["mse"])
+    rows = {f"{name} attack": suite.attacks[name].test.images for name in by_error if _on_all(suite, name)}
+    save_side_by_side(picture, suite.attacks[suite.strongest].originals, rows)
+    _show(f"{victim.folder}", suite, by_error)
+    _show_leakage(leakage)
+    say(f"originals beside reconstructions: {picture}")
+    save_json(
+        parsed.json,
+        suite.attacks[parsed.attack].result
+        | {"strongest": suite.strongest, "attacks": suite.figures(), "leakage": leakage},
+    )
 
 
 def _add_settings(parser: CommandParser) -> list[str]:
@@ -74,19 +86,46 @@ def _add_settings(parser: CommandParser) -> list[str]:
     return list(owners)
 
 
-def _show(title: str, result: dict[str, Any]) -> None:
+def _show_leakage(leakage: Mapping[str, Any]) -> None:
+    count, share, error = (leakage[name] for name in ("candidates", "identified", "identified_error"))
+    say(f"identified, which of {count} test images it was: {share:.1%} ± {error:.1%}")
+    if leakage["information"] is not None:
+        say(f"information, held out: {leakage['information']:.1f} ± {leakage['information_error']:.1f} nats")
+    for name, words in (
+        ("identified_at_most", "from the information"),
+        ("clipped_at_most", "from the clip, per input"),
+    ):
+        if leakage[name] is not None:
+            say(f"certificate {words}: no attack identifies more than {leakage[name]:.1%}")
+
+
+def _on_all(suite: Suite, name: str) -> bool:
+    """Whether an attack shows the same images as the strongest; a search image by image affords only some."""
+    ours, theirs = (suite.attacks[one].originals for one in (name, suite.strongest))
+    return ours.shape == theirs.shape and bool((ours == theirs).all())
+
+
+def _show(title: str, suite: Suite, by_error: Sequence[str]) -> None:
     rows = [
-        (name, f"{part['mse']:.5f}", f"{part['psnr']:.2f}", f"{part['ssim']:.3f}")
-        for name, part in (("training images", result["train"]), ("test images", result["test"]))
+        (
+            f"{name} attack on {words}" + " (strongest)" * (name == suite.strongest and part == "test"),
+            f"{figures[part]['mse']:.5f}",
+            f"{figures[part]['psnr']:.2f}",
+            f"{figures[part]['ssim']:.3f}",
+        )
+        for name in by_error
+        for figures in (suite.attacks[name].result,)
+        for part, words in (("test", "test images"), ("train", "training images"))
     ]
+    result = suite.attacks[suite.strongest].result
     rows.append(("answering with the mean image", f"{result['mean_image_mse']:.5f}", "", ""))
-    table(
-        f"{title}: victim's test accuracy {result['victim_accuracy']:.2%}", ("attack on", "MSE", "PSNR", "SSIM"), rows
-    )
-    outcome = result["outcome"]
-    say(
-        ("converged: " if outcome["converged"] else "NOT CONVERGED, the errors above are no evidence of safety: ")
-        + outcome["reason"]
-    )
+    table(f"{title}: victim's test accuracy {result['victim_accuracy']:.2%}", ("attack", "MSE", "PSNR", "SSIM"), rows)
+    for name, verdict in suite.verdicts.items():
+        if verdict.converged:
+            say(f"{name} converged: {verdict.reason}")
+        elif verdict.converged is None:
+            say(f"{name}: {verdict.reason}; its error is no evidence of safety")
+        else:
+            say(f"{name} has NOT CONVERGED, its error is no evidence of safety: {verdict.reason}")
     if result["caveat"]:
         say(result["caveat"])

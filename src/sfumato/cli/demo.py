@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sfumato.attacks import suite_verdict
 from sfumato.cli.console import Bar, progress_bar, say, table
 from sfumato.cli.parser import CommandParser, save_json
 from sfumato.experiments.demo import run_demo
 from sfumato.experiments.study import run_study
-from sfumato.report.demo import write_demo_report
+from sfumato.report.demo import demo_table, write_demo_report
 from sfumato.report.study import study_markdown, write_study_report
+from sfumato.report.verdict import demo_verdict
 
 __all__ = ["run"]
 
@@ -18,8 +20,8 @@ def run(words: Sequence[str]) -> None:
     """Parse and show."""
     parser = CommandParser(
         "demo",
-        "Train split models on handwritten digits without defence, with noise, and with noise and CEM; attack each; "
-        "write a report. Interrupted, it goes on where it stopped.",
+        "Train split models on handwritten digits without a defence, with noise at several levels, and with noise and "
+        "CEM; attack each; compare at equal accuracy; write a report. The same command resumes an interrupted demo.",
         "sfumato demo --run runs/demo",
     )
     parser.add_argument("--run", type=str, default="runs/demo", help="folder of results and report")
@@ -38,29 +40,17 @@ def run(words: Sequence[str]) -> None:
 
 def _short(folder: Path, json_path: str | None) -> None:
     with progress_bar("train and attack") as bar:
-        result, originals, redrawn = run_demo(folder, done=_teller(bar))
-    write_demo_report(folder / "report.html", result, originals, redrawn)
-    rows = [
-        (
-            entry["defense"],
-            f"{entry['accuracy']:.2%} ± {entry['accuracy_sd']:.2%}",
-            f"{entry['mse_train']:.4f}",
-            f"{entry['mse_test']:.4f} ± {entry['mse_test_sd']:.4f}",
-            f"{entry['psnr_test']:.1f}",
-            f"{entry['ssim_test']:.3f}",
-        )
-        for entry in result["summary"]
-    ]
-    title = f"digits, {len({row['seed'] for row in result['rows']})} seeds, mean ± standard deviation"
-    table(title, ("defence", "accuracy", "MSE train", "MSE test", "PSNR test", "SSIM test"), rows)
-    gain = result["gain"]
-    say(
-        f"With the same noise, CEM makes the attacker's error on unseen digits {gain['mse_ratio']:.2f} times as large, "
-        f"at {gain['accuracy_difference'] * 100:+.2f} points of accuracy."
+        result, originals, reconstructed = run_demo(folder, done=_teller(bar))
+    write_demo_report(folder / "report.html", result, originals, reconstructed)
+    heads, lines = demo_table(result["rows"])
+    table(f"{result['test_images']} unseen digits, mean ± standard deviation over seeds", heads, lines)
+    verdict = demo_verdict(
+        result["equal_accuracy"], [suite_verdict(row) for row in result["rows"]], images=result["test_images"]
     )
-    if loose := sum(not row["converged"] for row in result["rows"]):
-        say(f"{loose} of {len(result['rows'])} attacks had not converged; the report names them.")
+    for sentence in (verdict.headline, *verdict.notes):
+        say(sentence)
     say(f"{result['seconds']:.0f} s. Report: {folder / 'report.html'}")
+    say(f"next: sfumato audit {folder / 'models' / 'noise+cem-s0'} --minutes 2")
     save_json(json_path, result)
 
 
@@ -79,7 +69,8 @@ def _teller(bar: Bar) -> Any:
         lam = f", lambda {line['lam']:g}" if line["lam"] else ""
         bar.line(
             f"{done}/{total}  {line['defense']} (sigma {line['noise_std']:g}{lam}, seed {line['seed']}): "
-            f"accuracy {line['accuracy']:.1%}, attacker's test error {line['mse_test']:.4f}"
+            f"accuracy {line['accuracy']:.1%}, test error {line['mse_test']:.4f} ({line['strongest']}), "
+            f"identified {line['identified']:.1%}"
         )
 
     return tell

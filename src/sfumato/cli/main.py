@@ -20,7 +20,7 @@ __all__ = ["main"]
 COMMANDS = {
     "demo": "train, attack and explain on the embedded handwritten digits",
     "train": "train a split model, with or without defences",
-    "attack": "redraw the inputs of a trained run from what leaves the device",
+    "attack": "reconstruct the inputs of a trained run from what leaves the device",
     "audit": "attack any split model as hard as the time allows, bounds beside it, and gate a release",
     "tune": "find the strongest noise and lambda that cost no more accuracy than allowed",
     "reproduce": "run the paper's tables and figures, ours beside the published numbers",
@@ -37,7 +37,7 @@ TOGETHER = {"train"}
 
 _USAGE = """usage: sfumato COMMAND [options]
 
-Split inference whose features cannot be redrawn.
+Split inference with features that are harder to reconstruct.
 
 commands:
 {commands}

@@ -91,7 +91,7 @@ def run(words: Sequence[str]) -> int:
 def _show(result: dict[str, Any]) -> None:
     rows = []
     if (baseline := result["baseline"]) is not None:
-        rows.append(("no defence", f"{baseline['accuracy']:.1%}", "", f"{baseline['error']:.4f}", ""))
+        rows.append(("no defence", f"{baseline['accuracy']:.1%}", "", f"{baseline['error']:.4f}", _share(baseline), ""))
     for row in result["curve"]:
         strength = Setting.of(row).describe()
         spread = "" if row["loss_se"] is None else f" ± {100 * row['loss_se']:.1f}"
@@ -101,16 +101,21 @@ def _show(result: dict[str, Any]) -> None:
                 f"{row['accuracy']:.1%}",
                 f"{100 * row['loss']:+.1f}{spread}",
                 f"{row['error']:.4f}",
+                _share(row),
                 row["verdict"],
             )
         )
     title = f"held-out images, {result['trainings']} trainings of {result['grid_trainings']} on the whole grid"
-    table(title, ("strength", "accuracy", "points lost", "attacker's error", "floor"), rows)
+    table(title, ("strength", "accuracy", "points lost", "strongest attacker's error", "identified", "floor"), rows)
     say(result["headline"])
     for note in result["notes"]:
         say(note)
     if "command" in result:
         say(f"Train it: {result['command']}")
+
+
+def _share(row: dict[str, Any]) -> str:
+    return "–" if row["identified"] is None else f"{row['identified']:.1%}"
 
 
 def _teller(bar: Bar) -> Any:

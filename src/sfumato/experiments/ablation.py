@@ -8,9 +8,9 @@ from typing import Any
 
 from sfumato.attacks import DecoderConfig
 from sfumato.experiments.budget import Budget
-from sfumato.experiments.equal_accuracy import T_QUANTILES, equal_accuracy_error, jackknife, within_curve
+from sfumato.experiments.equal_accuracy import equal_accuracy_error, jackknife_interval, within_curve
 from sfumato.experiments.experiment import Experiment
-from sfumato.experiments.findings import Finding, collect, metric, seeds_note
+from sfumato.experiments.findings import Figure, Finding, collect, seeds_note, shared_attacks, smallest_error
 from sfumato.experiments.store import Store
 from sfumato.report.cells import Cell, Row, Table
 from sfumato.report.figures import Curve, Point, trade_off
@@ -18,7 +18,6 @@ from sfumato.training import TrainConfig
 
 __all__ = ["Variant", "ablation_experiments", "ablation_figures", "ablation_table", "measure_variants"]
 
-_ERROR = "decoder_mse_test"
 _NOISE = "noise"
 
 
@@ -81,6 +80,7 @@ def measure_variants(spec: dict[str, Any], budget: Budget, store: Store) -> tupl
 def ablation_table(spec: dict[str, Any], variants: Sequence[Variant], remarks: Sequence[str]) -> Table:
     """One line per variant: what it gains over noise alone, and over the default."""
     lines = []
+    names = shared_attacks(finding for one in variants for finding in one.findings)
     for one in variants:
         low, high = one.interval or (None, None)
         against_low, against_high = one.against_interval or (None, None)
@@ -88,8 +88,8 @@ def ablation_table(spec: dict[str, Any], variants: Sequence[Variant], remarks: S
             Row(
                 f"{one.axis}: {one.label}",
                 (
-                    _range(one, "accuracy", percent=True),
-                    _range(one, _ERROR),
+                    _range([finding.figure("accuracy") for finding in one.findings], percent=True),
+                    _range([finding.error(names) for finding in one.findings]),
                     Cell(one.ratio, digits=2),
                     Cell(text=_between(low, high)),
                     Cell(one.against_default, digits=2),
@@ -102,6 +102,7 @@ def ablation_table(spec: dict[str, Any], variants: Sequence[Variant], remarks: S
     notes = (
         "Accuracy and error: from the smallest to the largest lambda, averaged over seeds. Over noise alone: the error "
         "at equal accuracy, geometric mean over the comparable points; intervals by the delete-one-seed jackknife.",
+        *([f"The error is that of the strongest of: {', '.join(names)}."] if names else []),
         *remarks,
     )
     return Table(spec["title"], columns, tuple(lines), notes, corner="variant")
@@ -113,11 +114,12 @@ def ablation_figures(
     """One (caption, SVG) per axis: noise alone, the default, and the variants of this setting."""
     figures = []
     default = variants[0]
-    noise = Curve("noise alone", _dots(curve, noise=True), name="noise alone", variant=0)
+    names = shared_attacks([*curve, *(finding for one in variants for finding in one.findings)])
+    noise = Curve("noise alone", _dots(curve, names, noise=True), name="noise alone", variant=0)
     for axis in dict.fromkeys(one.axis for one in variants[1:]):
         own = [one for one in variants if one.axis == axis]
-        drawn = [noise, Curve("default", _dots(default.findings), name="default", variant=1)]
-        drawn += [Curve(one.label, _dots(one.findings), name=one.label, variant=1) for one in own]
+        drawn = [noise, Curve("default", _dots(default.findings, names), name="default", variant=1)]
+        drawn += [Curve(one.label, _dots(one.findings, names), name=one.label, variant=1) for one in own]
         drawn = [one for one in drawn if one.points]
         if len(drawn) > 2:
             svg = trade_off(drawn, key=f"ablation-{axis.replace(' ', '-')}", errors="standard deviation over seeds")
@@ -156,15 +158,17 @@ def _judged(variant: Variant, default: Variant, curve: Sequence[Finding]) -> Var
     if not seeds:
         return variant
 
+    names = shared_attacks([*curve, *measured, *default.findings])
+
     def curve_of(kept: Sequence[int]) -> list[tuple[float, float]]:
-        return [(_mean(point, "accuracy", kept), _mean(point, _ERROR, kept)) for point in curve]
+        return [(_accuracy(point, kept), _error(point, kept, names)) for point in curve]
 
     def comparable(findings: Sequence[Finding]) -> list[Finding]:
-        return [one for one in findings if one.results and within_curve(curve_of(seeds), _mean(one, "accuracy", seeds))]
+        return [one for one in findings if one.results and within_curve(curve_of(seeds), _accuracy(one, seeds))]
 
     def log_ratio(findings: Sequence[Finding], kept: Sequence[int]) -> float:
         return statistics.fmean(
-            math.log(_mean(one, _ERROR, kept) / equal_accuracy_error(curve_of(kept), _mean(one, "accuracy", kept)))
+            math.log(_error(one, kept, names) / equal_accuracy_error(curve_of(kept), _accuracy(one, kept)))
             for one in findings
         )
 
@@ -180,23 +184,23 @@ def _judged(variant: Variant, default: Variant, curve: Sequence[Finding]) -> Var
 
 
 def _with_interval(log: Any, seeds: Sequence[int]) -> tuple[float, tuple[float, float] | None]:
-    value = log(seeds)
-    if not 2 <= len(seeds) <= len(T_QUANTILES) + 1:
-        return math.exp(value), None
-    ((_, error),) = jackknife(lambda kept: [log(kept)], seeds)
-    half = T_QUANTILES[len(seeds) - 1] * error
-    return math.exp(value), (math.exp(value - half), math.exp(value + half))
+    ends = jackknife_interval(lambda kept: [log(kept)], seeds)
+    return math.exp(log(seeds)), None if ends is None else (math.exp(ends[0]), math.exp(ends[1]))
 
 
-def _mean(of: Finding, name: str, kept: Sequence[int]) -> float:
-    return statistics.fmean(value for seed in kept if (value := metric(of.results[seed], name)) is not None)
+def _accuracy(of: Finding, kept: Sequence[int]) -> float:
+    return statistics.fmean(of.results[seed]["accuracy"] for seed in kept)
 
 
-def _range(variant: Variant, name: str, *, percent: bool = False) -> Cell:
-    figures = [figure.mean for one in variant.findings if (figure := one.figure(name)) is not None]
-    if not figures:
+def _error(of: Finding, kept: Sequence[int], names: Sequence[str]) -> float:
+    return statistics.fmean(smallest_error(of.results[seed], names) for seed in kept)
+
+
+def _range(figures: Sequence[Figure | None], *, percent: bool = False) -> Cell:
+    means = [figure.mean for figure in figures if figure is not None]
+    if not means:
         return Cell()
-    first, last = (Cell(value, percent=percent).shown for value in (figures[0], figures[-1]))
+    first, last = (Cell(value, percent=percent).shown for value in (means[0], means[-1]))
     return Cell(text=f"{first} to {last}")
 
 
@@ -204,10 +208,10 @@ def _between(low: float | None, high: float | None) -> str:
     return "–" if low is None or high is None else f"{low:.2f} to {high:.2f}"
 
 
-def _dots(findings: Sequence[Finding], *, noise: bool = False) -> tuple[Point, ...]:
+def _dots(findings: Sequence[Finding], names: Sequence[str], *, noise: bool = False) -> tuple[Point, ...]:
     points = []
     for one in findings:
-        accuracy, error = one.figure("accuracy"), one.figure(_ERROR)
+        accuracy, error = one.figure("accuracy"), one.error(names)
         if accuracy is not None and error is not None:
             train = one.experiment.train
             note = f"σ {train.noise_std:g}" if noise else f"λ {train.lam:g}"

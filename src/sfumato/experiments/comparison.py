@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sfumato import paper
+from sfumato.attacks import NOT_JUDGED
 from sfumato.experiments.budget import Budget, RowSpec
 from sfumato.experiments.findings import Finding, collect, gain, seeds_note
 from sfumato.experiments.plan import experiments_of
@@ -13,6 +14,11 @@ from sfumato.report.cells import Cell, Row, Table
 
 __all__ = ["circumstances", "comparison_table", "progress", "remarks"]
 
+_LEAKAGE = {
+    "strongest MSE, test": "strongest_mse_test",
+    "identified": "identified",
+    "information held out, nats": "information",
+}
 _COLUMNS = {
     "mse": {
         "accuracy": "accuracy",
@@ -20,6 +26,7 @@ _COLUMNS = {
         "decoder MSE, test": "decoder_mse_test",
         "GAN MSE, train": "gan_mse_train",
         "GAN MSE, test": "gan_mse_test",
+        **_LEAKAGE,
     },
     "similarity": {
         "accuracy": "accuracy",
@@ -27,9 +34,11 @@ _COLUMNS = {
         "decoder PSNR": "decoder_psnr_test",
         "GAN SSIM": "gan_ssim_test",
         "GAN PSNR": "gan_psnr_test",
+        **_LEAKAGE,
     },
 }
-_DIGITS = {"mse": 4, "ssim": 3, "psnr": 2}
+_DIGITS = {"mse": 4, "ssim": 3, "psnr": 2, "identified": 1, "information": 1}
+_SHARES = ("accuracy", "identified")
 _ATTACKS = ("decoder", "gan")
 
 
@@ -73,20 +82,26 @@ def circumstances(findings: Sequence[Finding]) -> list[str]:
     found = sorted({result["caveat"] for result in results if result["caveat"]})
     if unconverged := sum(finding.unconverged for finding in findings):
         found.append(f"Attacks that had not converged: {unconverged}; their errors are no evidence of safety.")
+    if unjudged := sum(finding.unjudged for finding in findings):
+        found.append(
+            f"Attacks without a stored history: {unjudged}; {NOT_JUDGED}, so their errors are no evidence of safety."
+        )
     devices = sorted({f"{result['evidence']['device']}, torch {result['evidence']['torch']}" for result in results})
     return found + [f"Measured on {device}." for device in devices]
 
 
 def _cell(finding: Finding, metric: str, published: dict[str, float]) -> Cell:
     figure = finding.figure(metric)
-    kind = metric if metric == "accuracy" else metric.split("_")[1]
     return Cell(
         ours=None if figure is None else figure.mean,
         spread=None if figure is None else figure.spread,
         published=published.get(metric),
-        digits=_DIGITS.get(kind),
-        percent=metric == "accuracy",
+        **_written(metric),
     )
+
+
+def _written(metric: str) -> dict[str, Any]:
+    return {"digits": _DIGITS.get(metric.split("_")[1] if "_" in metric else metric), "percent": metric in _SHARES}
 
 
 def _counted(rows: dict[str, RowSpec], findings: dict[tuple[str, bool], Finding]) -> list[str]:
@@ -110,9 +125,8 @@ def _averages(
     for cem in (False, True):
         cells = []
         for metric in metrics:
-            kind = metric if metric == "accuracy" else metric.split("_")[1]
             ours = _average(findings, names, cem, metric)
-            cells.append(Cell(ours, None, printed[cem].get(metric), _DIGITS.get(kind), percent=metric == "accuracy"))
+            cells.append(Cell(ours, None, printed[cem].get(metric), **_written(metric)))
         note = f"ours over {len(names)} of 7 defences"
         lines.append(Row(f"Average {'w/' if cem else 'w/o'} CEM", tuple(cells), note=note, emphasis=True))
     return lines

@@ -7,7 +7,7 @@ from typing import Any
 
 from sfumato.errors import ConfigError
 from sfumato.experiments.budget import Budget, RowSpec
-from sfumato.experiments.findings import Finding, collect, seeds_note
+from sfumato.experiments.findings import Finding, collect, seeds_note, shared_attacks
 from sfumato.experiments.plan import curve_experiment
 from sfumato.experiments.store import Store
 from sfumato.report.cells import Cell, Row, Table
@@ -43,22 +43,34 @@ def points_table(
                 _cell(finding, "accuracy"),
                 _cell(finding, "decoder_mse_train"),
                 _cell(finding, "decoder_mse_test"),
-                Cell(_entropy(finding), digits=1),
+                _cell(finding, "strongest_mse_test"),
+                _cell(finding, "identified"),
+                _cell(finding, "information"),
             ),
             note=seeds_note(finding),
         )
         for curve, findings in found
         for finding in findings
     ]
-    columns = ("accuracy", "decoder MSE, train", "decoder MSE, test", "information (diagonal bound), nats")
+    columns = (
+        "accuracy",
+        "decoder MSE, train",
+        "decoder MSE, test",
+        "strongest MSE, test",
+        "identified",
+        "information held out, nats",
+    )
     return Table(spec["title"], columns, tuple(lines), tuple(notes), corner="point")
 
 
 def draw(spec: dict[str, Any], found: Sequence[tuple[dict[str, Any], list[Finding]]]) -> tuple[str, str] | None:
     """(caption, SVG) of a figure; None where nothing was measured yet."""
-    if not any(finding.results for _, findings in found for finding in findings):
-        return None
-    return _draw_entropy(spec, found) if spec["kind"] == "entropy" else _draw_curves(spec, found)
+    every = [finding for _, findings in found for finding in findings]
+    names = shared_attacks(every)
+    if spec["kind"] == "entropy":
+        known = any(finding.figure("information") for finding in every)
+        return _draw_entropy(spec, found, names) if known else None
+    return _draw_curves(spec, found, names) if names else None
 
 
 def exponential_fit(x: Sequence[float], y: Sequence[float]) -> Fit:
@@ -77,12 +89,14 @@ def exponential_fit(x: Sequence[float], y: Sequence[float]) -> Fit:
     return Fit(math.exp(intercept), b, 1.0 - residual / total if total > 0 else 1.0)
 
 
-def _draw_curves(spec: dict[str, Any], found: Sequence[tuple[dict[str, Any], list[Finding]]]) -> tuple[str, str]:
+def _draw_curves(
+    spec: dict[str, Any], found: Sequence[tuple[dict[str, Any], list[Finding]]], names: Sequence[str]
+) -> tuple[str, str]:
     curves = []
     for curve, findings in found:
         points = []
         for finding in findings:
-            accuracy, error = finding.figure("accuracy"), finding.figure("decoder_mse_test")
+            accuracy, error = finding.figure("accuracy"), finding.error(names)
             if accuracy is None or error is None:
                 continue
             note = f"σ² {finding.experiment.train.noise_std**2:.3g}"
@@ -92,21 +106,25 @@ def _draw_curves(spec: dict[str, Any], found: Sequence[tuple[dict[str, Any], lis
         if points:
             curves.append(Curve(curve["label"], tuple(points), name=curve["label"], variant=int(curve["cem"])))
     svg = trade_off(curves, key=spec["name"], errors="standard deviation over seeds")
-    return f"{spec['title']}\nEach curve runs along the noise; up and to the right is better.", svg
+    caption = f"{spec['title']}\nEach curve runs along the noise; up and to the right is better. {_attackers(names)}"
+    return caption, svg
 
 
-def _draw_entropy(spec: dict[str, Any], found: Sequence[tuple[dict[str, Any], list[Finding]]]) -> tuple[str, str]:
-    most = max(value for _, findings in found for finding in findings if (value := _entropy(finding)) is not None)
+def _draw_entropy(
+    spec: dict[str, Any], found: Sequence[tuple[dict[str, Any], list[Finding]]], names: Sequence[str]
+) -> tuple[str, str]:
+    bounds = [finding.figure("information") for _, findings in found for finding in findings]
+    most = max(figure.mean for figure in bounds if figure is not None)
     series = []
     for curve, findings in found:
         dots = []
         for finding in findings:
-            information, error = _entropy(finding), finding.figure("decoder_mse_test")
+            information, error = finding.figure("information"), finding.error(names)
             if information is None or error is None:
                 continue
             note = f"σ² {finding.experiment.train.noise_std**2:.3g}"
             dots.append(
-                Dot(most - information, error.mean, None, error.spread, note, converged=not finding.unconverged)
+                Dot(most - information.mean, error.mean, None, error.spread, note, converged=not finding.unconverged)
             )
         if dots:
             several = len({dot.entropy for dot in dots}) > 1
@@ -115,21 +133,19 @@ def _draw_entropy(spec: dict[str, Any], found: Sequence[tuple[dict[str, Any], li
     svg = entropy_scatter(series, key=spec["name"], errors="standard deviation over seeds")
     caption = (
         f"{spec['title']}\nThe entropy is relative: H(x) is unknown and replaced by the constant that puts the first "
-        "point at 0. Information is the bound of Theorem 2 with diagonal covariances on training features. The fit is "
-        "by least squares on the logarithm, R² on that scale."
+        "point at 0. Information is the upper bound on held-out features. The fit is by least squares on the "
+        f"logarithm, R² on that scale. {_attackers(names)}"
     )
     return caption, svg
 
 
-def _entropy(finding: Finding) -> float | None:
-    values = [
-        result["information_bounds"]["diagonal"] for result in finding.results.values() if result["information_bounds"]
-    ]
-    return statistics.fmean(values) if values else None
+def _attackers(names: Sequence[str]) -> str:
+    return f"The error is that of the strongest of: {', '.join(names)}."
 
 
 def _cell(finding: Finding, name: str) -> Cell:
-    figure = finding.figure(name)
+    figure, percent = finding.figure(name), name in ("accuracy", "identified")
+    digits = 1 if name in ("identified", "information") else None
     if figure is None:
-        return Cell(percent=name == "accuracy")
-    return Cell(figure.mean, figure.spread, percent=name == "accuracy")
+        return Cell(digits=digits, percent=percent)
+    return Cell(figure.mean, figure.spread, digits=digits, percent=percent)

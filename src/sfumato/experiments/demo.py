@@ -1,30 +1,32 @@
-"""The demo: no defence, noise, and noise with CEM on the embedded handwritten digits."""
+"""The demo: no defence, noise at several levels, and noise with CEM on the embedded handwritten digits."""
 
-import statistics
 import time
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from sfumato import data
-from sfumato.attacks import DecoderConfig
+from sfumato.attacks import DecoderConfig, suite_verdict
 from sfumato.evidence import evidence
+from sfumato.experiments.equal_accuracy import Comparison, Seeds, compare
 from sfumato.experiments.job import Job
 from sfumato.experiments.pool import Done, elapsed, run_jobs
 from sfumato.files import write_json
+from sfumato.metrics import mse
 from sfumato.training import TrainConfig
 
-__all__ = ["DEFENSES", "LAM", "NOISE_STD", "SEEDS", "demo_jobs", "digit_job", "run_demo", "summarise"]
+__all__ = ["DEFENSES", "LAM", "NOISES", "NOISE_STD", "SEEDS", "demo_jobs", "digit_job", "equal_accuracy", "run_demo"]
+
+# The demo's defaults, all in this place. CEM is compared at equal accuracy with noise alone along NOISES.
+NOISE_STD = 0.05  # of CEM, and the first level of noise alone
+LAM = 2.0
+NOISES = (NOISE_STD, 0.2, 0.5)
+SEEDS = (0, 1, 2)
 
 DEFENSES = ("none", "noise", "noise+cem")
-SEEDS = (0, 1, 2)
-NOISE_STD = 0.05
-LAM = 2.0
-_NOISES = (0.2, 0.5)
-_LAMS = (0.5, 5.0)
-_SHOWN_FIGURES = ("accuracy", "mse_train", "mse_test", "psnr_train", "psnr_test", "ssim_train", "ssim_test")
 
 # One cluster per class is the ideal case of section 3.4 (k = n), which the digits are close to.
 _TRAIN = TrainConfig(
@@ -37,12 +39,13 @@ _TRAIN = TrainConfig(
     clusters_per_class=1,
     precision="fp32",
     device="cpu",
+    watch=False,
 )
-_ATTACK = DecoderConfig(epochs=30, batch_size=64, lr=3e-3, width=32, blocks=2, precision="fp32")
+_ATTACK = DecoderConfig(epochs=80, batch_size=64, lr=1e-2, width=16, blocks=1, precision="fp32")
 
 
 def digit_job(defense: str, *, seed: int, noise_std: float, lam: float = LAM, fold: int | None = None) -> Job:
-    """One training and attack on the digits."""
+    """One training and its attacks on the digits."""
     train = replace(
         _TRAIN,
         seed=seed,
@@ -53,80 +56,85 @@ def digit_job(defense: str, *, seed: int, noise_std: float, lam: float = LAM, fo
     return Job(defense, train, replace(_ATTACK, seed=seed), fold)
 
 
-def demo_jobs() -> tuple[list[Job], list[Job]]:
-    """The table's jobs, and those that only the curves need."""
-    rows = [digit_job(defense, seed=seed, noise_std=NOISE_STD) for seed in SEEDS for defense in DEFENSES]
-    sweep = [digit_job("noise", seed=0, noise_std=noise) for noise in _NOISES]
-    sweep += [digit_job("noise+cem", seed=0, noise_std=NOISE_STD, lam=lam) for lam in _LAMS]
-    return rows, sweep
+def demo_jobs(folder: Path) -> list[Job]:
+    """One job per row, all of the first seed first; each leaves its run in `folder`/models."""
+    settings = [("none", 0.0), *(("noise", noise) for noise in NOISES), ("noise+cem", NOISE_STD)]
+    return [
+        replace(
+            digit_job(defense, seed=seed, noise_std=noise),
+            folder=str(folder / "models" / f"{_name(defense, noise)}-s{seed}"),
+        )
+        for seed in SEEDS
+        for defense, noise in settings
+    ]
 
 
 def run_demo(folder: Path, *, done: Done | None = None) -> tuple[dict[str, Any], torch.Tensor, dict[str, torch.Tensor]]:
     """Run what is missing and write `result.json`.
 
     Returns:
-        The result, the original digits and, per defence, the redrawn ones.
+        The result, the original digits and, by the name of the run folder without its seed, the reconstructed ones.
     """
     began = time.monotonic()
-    rows, sweep = demo_jobs()
-    found = run_jobs([*rows, *sweep], folder / "jobs", done=done)
-    table = found[: len(rows)]
+    lines = run_jobs(demo_jobs(folder), folder / "jobs", done=done)
     sets = data.load("digits", seed=0)
-    mean = sets.train.images.double().mean(0, keepdim=True)
+    x, mean = sets.test.float(), sets.train.float().mean(0, keepdim=True)
     result = {
-        "rows": [_row(line) for line in table],
-        "summary": summarise(table),
-        "curve": [_row(line) for line in found],
+        "rows": [_row(line) for line in lines],
+        "equal_accuracy": equal_accuracy(lines),
         "histories": {
             line["defense"]: line["information_history"]
-            for line in table
+            for line in lines
             if line["seed"] == SEEDS[0] and line["information_history"]
         },
-        "gain": _gain(table),
-        "mean_image_mse": float(((sets.test.images.double() - mean) / 255).square().mean()),
+        "noise_std": NOISE_STD,
+        "lam": LAM,
+        "mean_image_mse": float(mse(x, mean.expand_as(x)).double().mean()),
         "train_images": len(sets.train),
         "test_images": len(sets.test),
         "caveat": sets.caveat,
-        "seconds": elapsed(began, found),
+        "seconds": elapsed(began, lines),
         "evidence": evidence("cpu") | {"threads": 1},
     }
     write_json(folder / "result.json", result)
-    first = [line for line in table if line["seed"] == SEEDS[0]]
-    return (
-        result,
-        _images(first[0]["originals"]),
-        {line["defense"]: _images(line["redrawn"]) for line in first},
-    )
+    first = [line for line in lines if line["seed"] == SEEDS[0]]
+    pictures = {_name(line["defense"], line["noise_std"]): _images(line["reconstructed"]) for line in first}
+    return result, _images(first[0]["originals"]), pictures
 
 
-def summarise(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Mean and standard deviation over seeds, per defence."""
-    summary = []
-    for defense in DEFENSES:
-        own = [line for line in lines if line["defense"] == defense]
-        entry: dict[str, Any] = {"defense": defense, "seeds": len(own)}
-        for name in _SHOWN_FIGURES:
-            values = [line[name] for line in own]
-            entry[name] = statistics.fmean(values)
-            entry[f"{name}_sd"] = statistics.stdev(values) if len(values) > 1 else 0.0
-        summary.append(entry)
-    return summary
+def equal_accuracy(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """CEM against noise alone at CEM's accuracy: the strongest attacker's error as a ratio, identification as a
+    difference; None where there is nothing to compare.
+    """
+    error, identified = (_compared(rows, measure) for measure in ("mse_test", "identified"))
+    if error is None or identified is None:
+        return None
+    return {"error": asdict(error), "identified": asdict(identified)}
 
 
-def _gain(lines: list[dict[str, Any]]) -> dict[str, float]:
-    by_name = {entry["defense"]: entry for entry in summarise(lines)}
-    noise, cem = by_name["noise"], by_name["noise+cem"]
-    return {
-        "mse_ratio": cem["mse_test"] / noise["mse_test"],
-        "accuracy_difference": cem["accuracy"] - noise["accuracy"],
-        "noise_std": NOISE_STD,
-        "lam": LAM,
-    }
+def _compared(rows: Sequence[Mapping[str, Any]], measure: str) -> Comparison | None:
+    def seeds(defense: str, noise: float) -> Seeds:
+        own = [row for row in rows if (row["defense"], row["noise_std"]) == (defense, noise)]
+        return {row["seed"]: (row["accuracy"], row[measure]) for row in own}
+
+    levels = sorted({row["noise_std"] for row in rows if row["defense"] == "noise"})
+    cem = {row["noise_std"] for row in rows if row["defense"] == "noise+cem"}
+    if len(cem) != 1:
+        return None
+    curve = [seeds("noise", noise) for noise in levels]
+    return compare(curve, seeds("noise+cem", cem.pop()), higher_protects=measure == "mse_test")
+
+
+def _name(defense: str, noise: float) -> str:
+    """`noise` is the level of CEM's own noise; the other levels say theirs."""
+    return defense if defense != "noise" or noise == NOISE_STD else f"noise{noise:g}"
 
 
 def _row(line: dict[str, Any]) -> dict[str, Any]:
-    names = ("defense", "seed", "noise_std", "lam", *_SHOWN_FIGURES, "information", "converged", "reason")
-    return {name: line[name] for name in names}
+    verdict = suite_verdict(line)
+    dropped = ("originals", "reconstructed", "information_history", "train_config", "attack_config", "evidence", "fold")
+    kept = {name: value for name, value in line.items() if name not in (*dropped, "key", "data", "job_seconds")}
+    return kept | {"converged": verdict.converged, "reason": verdict.reason}
 
 
 def _images(values: list[Any]) -> torch.Tensor:

@@ -2,15 +2,97 @@
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
-__all__ = ["T_QUANTILES", "Curve", "equal_accuracy_error", "jackknife", "within_curve"]
+__all__ = [
+    "T_QUANTILES",
+    "Comparison",
+    "Curve",
+    "Seeds",
+    "compare",
+    "equal_accuracy_error",
+    "jackknife",
+    "jackknife_interval",
+    "non_increasing",
+    "within_curve",
+]
 
 Curve = Sequence[tuple[float, float]]
 """`(accuracy, error)` per noise level, in order of increasing noise."""
 
 # 97.5 % quantiles of Student's t by degrees of freedom: the jackknife's 95 % interval over so many groups less one.
 T_QUANTILES = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+
+Seeds = Mapping[int, tuple[float, float]]
+"""`(accuracy, measure)` of one setting by seed."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One setting against the curve of a baseline, at the setting's accuracy.
+
+    Attributes:
+        accuracy, value: of the setting, averaged over seeds.
+        curve_value: of the curve at that accuracy.
+        effect: value / curve_value, averaged as a logarithm; or value - curve_value.
+        interval: 95 % of the effect, delete-one-seed jackknife with Student's t; None with one seed.
+        seeds: that the setting and all points of the curve have.
+        within: whether the curve reaches down to this accuracy, so that there is something to compare with.
+    """
+
+    accuracy: float
+    value: float
+    curve_value: float
+    effect: float
+    interval: tuple[float, float] | None
+    seeds: int
+    within: bool
+
+
+def compare(curve: Sequence[Seeds], setting: Seeds, *, higher_protects: bool = True) -> Comparison | None:
+    """Compare a setting with a curve; None where the curve has fewer than two levels or no seed is in all of them.
+
+    Args:
+        curve: the baseline's levels, in order of increasing noise.
+        setting: what is compared.
+        higher_protects: True for an error, which is compared as a ratio; False for a share of images identified,
+            which is compared as a difference. Wherever the curve leaves a choice, the baseline gets the better one.
+
+    >>> noise = [{0: (0.98, 0.010)}, {0: (0.96, 0.020)}, {0: (0.90, 0.030)}]
+    >>> round(compare(noise, {0: (0.97, 0.030)}).effect, 6)
+    2.0
+    """
+    seeds = sorted(set(setting).intersection(*curve)) if curve else []
+    if len(curve) < 2 or not seeds:
+        return None
+    sign = 1.0 if higher_protects else -1.0
+
+    def averaged(kept: Sequence[int]) -> tuple[float, float, float]:
+        accuracy, value = _means(setting, kept)
+        levels = [(share, sign * one) for share, one in (_means(level, kept) for level in curve)]
+        return accuracy, value, sign * equal_accuracy_error(levels, accuracy)
+
+    def effect(kept: Sequence[int]) -> list[float]:
+        _, value, expected = averaged(kept)
+        return [math.log(value / expected) if higher_protects else value - expected]
+
+    accuracy, value, expected = averaged(seeds)
+    ends = jackknife_interval(effect, seeds)
+    shown = math.exp if higher_protects else float
+    return Comparison(
+        accuracy,
+        value,
+        expected,
+        shown(effect(seeds)[0]),
+        None if ends is None else (shown(ends[0]), shown(ends[1])),
+        len(seeds),
+        within_curve([_means(level, seeds) for level in curve], accuracy),
+    )
+
+
+def _means(of: Seeds, kept: Sequence[int]) -> tuple[float, float]:
+    return statistics.fmean(of[seed][0] for seed in kept), statistics.fmean(of[seed][1] for seed in kept)
 
 
 def equal_accuracy_error(curve: Curve, accuracy: float) -> float:
@@ -64,3 +146,14 @@ def jackknife(statistic: Callable[[Sequence[int]], list[float]], groups: Sequenc
         mean = statistics.fmean(column)
         result.append((value, math.sqrt((count - 1) / count * sum((entry - mean) ** 2 for entry in column))))
     return result
+
+
+def jackknife_interval(
+    statistic: Callable[[Sequence[int]], list[float]], groups: Sequence[int]
+) -> tuple[float, float] | None:
+    """95 % of a statistic with one component; None where there are too few groups to leave one out."""
+    if not 2 <= len(groups) <= len(T_QUANTILES) + 1:
+        return None
+    ((value, error),) = jackknife(statistic, groups)
+    half = T_QUANTILES[len(groups) - 1] * error
+    return value - half, value + half

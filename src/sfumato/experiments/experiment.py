@@ -12,9 +12,10 @@ from typing import Any
 from sfumato import attacks
 from sfumato.attacks import DecoderConfig, GanConfig
 from sfumato.compute import device_of
+from sfumato.experiments.leakage import measure_leakage
 from sfumato.experiments.strips import write_strip
 from sfumato.training import TrainConfig, load_data, load_run, train_run
-from sfumato.training.inversion import attack_run
+from sfumato.training.inversion import attack_suite
 
 __all__ = ["Experiment", "Progress", "run_experiment"]
 
@@ -84,47 +85,39 @@ def run_experiment(
         folder: of checkpoints; removed at the end unless `keep`.
         should_stop: asked at every step; True saves and leaves.
         progress: called as the work goes on.
-        pictures: PNG file for originals and redrawn images; None draws none.
+        pictures: PNG file for originals and reconstructions; None draws none.
         keep: whether the trained model stays in the folder.
 
     Raises:
         Interrupted: `should_stop` said so.
     """
     tell = progress or (lambda what, share: None)
-    parts = 1 + len(experiment.attacks)
     sets = load_data(experiment.train)
+    names = [attacks.name_of(config) for config in attacks.with_closed_forms(*experiment.attacks)]
 
     def on_step(done: int, total: int) -> None:
-        tell("training", done / total / parts)
+        tell("training", done / total / (1 + len(names)))
 
     unwatched = replace(experiment.train, watch=False)  # nobody looks, and the result says it all
     trained = train_run(unwatched, folder, sets=sets, on_step=on_step, should_stop=should_stop)
     run = load_run(folder)
-    figures: dict[str, Any] = {}
-    redrawn: dict[str, Any] = {}
     began = time.monotonic()
-    for number, config in enumerate(experiment.attacks, 1):
-        name = attacks.name_of(config)
 
-        def on_epoch(done: int, total: int, _: dict[str, float], name: str = name, number: int = number) -> None:
-            tell(name, (number + done / total) / parts)
+    def on_epoch(name: str, done: int, total: int, _: dict[str, float]) -> None:
+        tell(name, (1 + names.index(name) + done / total) / (1 + len(names)))
 
-        attacked = attack_run(
-            run, sets, config, device=device_of(experiment.train.device), progress=on_epoch, should_stop=should_stop
-        )
-        result = attacked.result
-        figures[name] = {
-            "train": result["train"],
-            "test": result["test"],
-            "converged": result["outcome"]["converged"],
-            "reason": result["outcome"]["reason"],
-            "mean_image_mse": result["mean_image_mse"],
-            "seconds": result["seconds"],
-        }
-        redrawn[name] = attacked
-    if pictures is not None and redrawn:
-        originals = next(iter(redrawn.values())).originals
-        strip = {"original": originals} | {name: attacked.test.images for name, attacked in redrawn.items()}
+    suite = attack_suite(
+        run,
+        sets,
+        experiment.attacks,
+        device=device_of(experiment.train.device),
+        progress=on_epoch,
+        should_stop=should_stop,
+    )
+    leakage = measure_leakage(run.model, sets.test, seed=experiment.train.seed).as_dict()
+    if pictures is not None:
+        strip = {"original": next(iter(suite.attacks.values())).originals}
+        strip |= {name: attacked.test.images for name, attacked in suite.attacks.items()}
         write_strip(pictures, {name: images[:_SHOWN] for name, images in strip.items()})
     if not keep:
         shutil.rmtree(folder, ignore_errors=True)
@@ -140,7 +133,9 @@ def run_experiment(
         "cut": experiment.train.cut_at,
         "network": experiment.train.network,
         **{name: trained[name] for name in _FROM_TRAINING},
-        "attacks": figures,
+        "attacks": suite.figures(),
+        "strongest": suite.strongest,
+        "leakage": leakage,
         "attack_seconds": round(time.monotonic() - began, 1),
         "config": experiment.identity(),
     }

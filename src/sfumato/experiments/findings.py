@@ -5,10 +5,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sfumato.attacks import CLOSED_FORM, NOT_JUDGED, Convergence, judged, strongest
 from sfumato.experiments.experiment import Experiment
 from sfumato.experiments.store import Store
 
-__all__ = ["Figure", "Finding", "collect", "gain", "metric", "seeds_note"]
+__all__ = ["Figure", "Finding", "collect", "gain", "metric", "seeds_note", "shared_attacks", "smallest_error"]
 
 Result = dict[str, Any]
 
@@ -42,15 +43,33 @@ class Finding:
 
     def figure(self, name: str) -> Figure | None:
         """A metric's mean and spread; None where nothing was measured."""
-        values = [value for result in self.results.values() if (value := metric(result, name)) is not None]
-        if not values:
-            return None
-        return Figure(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
+        return _figure([value for result in self.results.values() if (value := metric(result, name)) is not None])
+
+    def error(self, names: Iterable[str]) -> Figure | None:
+        """The error on unseen images of the strongest of these attacks; None where nothing was measured."""
+        found = tuple(names)
+        return _figure([smallest_error(result, found) for result in self.results.values()])
+
+    @property
+    def verdicts(self) -> list[Convergence]:
+        """Today's verdict on every attack of every seed."""
+        return [verdict for result in self.results.values() for verdict in judged(result["attacks"]).values()]
 
     @property
     def unconverged(self) -> int:
         """Attacks that had not converged."""
-        return sum(not attack["converged"] for result in self.results.values() for attack in result["attacks"].values())
+        return sum(verdict.converged is False for verdict in self.verdicts)
+
+    @property
+    def unjudged(self) -> int:
+        """Attacks whose result is too old to tell."""
+        return sum(verdict.converged is None for verdict in self.verdicts)
+
+
+def _figure(values: Sequence[float]) -> Figure | None:
+    if not values:
+        return None
+    return Figure(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
 
 
 def collect(experiments: Iterable[Experiment], store: Store) -> list[Finding]:
@@ -65,18 +84,47 @@ def collect(experiments: Iterable[Experiment], store: Store) -> list[Finding]:
 
 
 def seeds_note(finding: Finding) -> str:
-    """How many seeds stand behind a row; empty where there is none."""
+    """How many seeds stand behind a row, and what its attacks' convergence says; empty where there is none."""
     count = len(finding.results)
-    return "" if not count else f"{count} seed{'s' if count > 1 else ''}"
+    if not count:
+        return ""
+    seeds = f"{count} seed{'s' if count > 1 else ''}"
+    if finding.unconverged:
+        return f"{seeds}, not converged"
+    return f"{seeds}, {NOT_JUDGED}" if finding.unjudged else seeds
+
+
+def shared_attacks(findings: Iterable[Finding]) -> tuple[str, ...]:
+    """The attacks that every one of these results has, in the order of the first; only those can be compared."""
+    names = [list(result["attacks"]) for finding in findings for result in finding.results.values()]
+    return tuple(name for name in names[0] if all(name in other for other in names)) if names else ()
+
+
+def smallest_error(result: Result, names: Iterable[str]) -> float:
+    """The error on unseen images of the strongest of these attacks."""
+    return float(min(result["attacks"][name]["test"]["mse"] for name in names))
 
 
 def metric(result: Result, name: str) -> float | None:
-    """A figure of a result: `accuracy`, `decoder_mse_test`, `gan_ssim_train`, ...; None where it was not measured."""
+    """A figure of a result; None where it was not measured, as in results older than the measure.
+
+    Args:
+        result: of the store.
+        name: `accuracy`; `ATTACK_MEASURE_PART` such as `decoder_mse_test`, with `strongest` for the attack with the
+            smallest error, those in closed form among them; or a figure of the leakage: `identified`, `information`.
+    """
     if name == "accuracy":
         return float(result["accuracy"])
+    if "_" not in name:
+        value = (result.get("leakage") or {}).get(name)
+        return None if value is None else float(value)
     attack, measure, part = name.split("_")
-    attacked = result["attacks"].get(attack)
-    return None if attacked is None else float(attacked[part][measure])
+    figures = result["attacks"]
+    if attack == "strongest":
+        if not set(CLOSED_FORM) <= set(figures):
+            return None
+        attack = strongest({one: figures[one][part]["mse"] for one in figures})
+    return None if attack not in figures else float(figures[attack][part][measure])
 
 
 def gain(averages: Callable[[bool, str], float | None], attacks: Sequence[str], part: str) -> float | None:

@@ -1,36 +1,42 @@
-"""One small experiment: train a split model, attack it, measure both. A value in, a value out."""
+"""One small experiment on the digits: train a split model, attack it with the whole suite, measure its leakage."""
 
 import hashlib
 import json
+import tempfile
 import time
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from sfumato import data
-from sfumato.attacks import DecoderAttack, DecoderConfig, Observer, invert
+from sfumato.attacks import DecoderConfig, strongest
 from sfumato.data import DataSets
-from sfumato.evidence import evidence
-from sfumato.seeds import derive_seed
-from sfumato.training import TrainConfig, Trainer, accuracy, build_defenses, build_model, split_training_set
+from sfumato.experiments.leakage import measure_leakage
+from sfumato.training import TrainConfig, load_run, train_run
+from sfumato.training.inversion import attack_suite
 
 __all__ = ["Job", "run_job"]
 
 _SHOWN = 10
+_VERSION = 2  # of what a job measures; changes the keys, so that results of an older kind are not taken for its own
 
 
 @dataclass(frozen=True)
 class Job:
-    """A training and an attack on the digits.
+    """A training and its attacks on the digits.
 
     Attributes:
         defense: how tables call it: `none`, `noise` or `noise+cem`.
         train: settings of the training.
-        attack: settings of the attack.
+        attack: settings of the attack that trains; those in closed form run beside it.
         fold: which of `folds` parts is the test set; None takes the standard split.
         folds: number of parts.
+        folder: of the run, which is left as `sfumato train` leaves one; None keeps none.
     """
 
     defense: str
@@ -38,60 +44,71 @@ class Job:
     attack: DecoderConfig
     fold: int | None = None
     folds: int = 5
-    draws: int = field(default=10)
+    folder: str | None = None
 
     @property
     def key(self) -> str:
         """A file name that changes with every setting, so that results of other settings are never mixed in."""
-        text = json.dumps([self.defense, self.train.identity(), asdict(self.attack), self.fold, self.folds, self.draws])
+        text = json.dumps([self.defense, self.train.identity(), asdict(self.attack), self.fold, self.folds, _VERSION])
         return f"{self.defense.replace('+', '-')}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+    @property
+    def left(self) -> bool:
+        """Whether the run that it should leave is there; True where it should leave none."""
+        return self.folder is None or (Path(self.folder) / "result.json").exists()
 
 
 def run_job(job: Job) -> dict[str, Any]:
-    """Train, attack, measure on training and on test images; plain values only."""
+    """Train, attack, measure on training and on test images; plain values only.
+
+    The figures are those of the strongest attack, on training and on test images separately; `attacks` holds all of
+    them with their histories.
+    """
     began = time.monotonic()
-    sets = _sets(job.fold, job.folds, job.train.seed)
-    fit, held_out = split_training_set(sets.train, job.train)
-    defenses = build_defenses(job.train, sets.train.num_classes)
-    model = build_model(job.train, sets.train, defenses)
-    trainer = Trainer(model, defenses, fit, held_out, job.train)
-    history = trainer.run()
-    attack = DecoderAttack(job.attack).fit(Observer(model, sets.train))
-    assert attack.outcome is not None
-    on_train = invert(attack, model, sets.train, seed=job.train.seed).means()
-    shown = invert(attack, model, sets.test, seed=job.train.seed, keep=_SHOWN)
-    on_test = shown.means()
+    sets = _sets(job.fold, job.folds)
+    with _folder(job) as folder:
+        trained = train_run(job.train, folder, sets=sets)
+        run = load_run(folder)
+        suite = attack_suite(run, sets, [job.attack])
+        leakage = measure_leakage(run.model, sets.test, seed=job.train.seed).as_dict()
+        epochs = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    figures, shown = suite.figures(), suite.attacks[suite.strongest]
+    on_train = strongest({name: one["train"]["mse"] for name, one in figures.items()})
     return {
         "defense": job.defense,
         "seed": job.train.seed,
         "fold": job.fold,
         "noise_std": job.train.noise_std,
         "lam": job.train.lam if job.train.cem else 0.0,
-        "accuracy": accuracy(model, sets.test, seed=derive_seed(job.train.seed, "test"), draws=job.draws),
-        "accuracy_held_out": history[-1].get("accuracy_held_out"),
-        "mse_train": on_train["mse"],
-        "mse_test": on_test["mse"],
-        "psnr_train": on_train["psnr"],
-        "psnr_test": on_test["psnr"],
-        "ssim_train": on_train["ssim"],
-        "ssim_test": on_test["ssim"],
-        "information": history[-1].get("cem_information"),
-        "information_history": [line["cem_information"] for line in history if "cem_information" in line],
-        "converged": attack.outcome.converged,
-        "reason": attack.outcome.reason,
-        "train_seconds": round(sum(line["seconds"] for line in history), 3),
+        "accuracy": trained["accuracy"],
+        "strongest": suite.strongest,
+        "strongest_train": on_train,
+        **{f"{name}_train": figures[on_train]["train"][name] for name in ("mse", "psnr", "ssim")},
+        **{f"{name}_test": figures[suite.strongest]["test"][name] for name in ("mse", "psnr", "ssim")},
+        **leakage,
+        "attacks": figures,
+        "information_history": [line["cem_information"] for line in epochs if "cem_information" in line],
         "job_seconds": round(time.monotonic() - began, 3),
-        "originals": _bytes(sets.test.float(shown.index[:_SHOWN])),
-        "redrawn": _bytes(shown.images),
+        "originals": _bytes(shown.originals[:_SHOWN]),
+        "reconstructed": _bytes(shown.test.images[:_SHOWN]),
         "train_config": job.train.as_dict(),
         "attack_config": asdict(job.attack),
-        "data": sets.train.fingerprint(),
-        "evidence": evidence("cpu"),
+        "data": trained["data"],
+        "evidence": trained["evidence"],
     }
 
 
+@contextmanager
+def _folder(job: Job) -> Iterator[Path]:
+    if job.folder is not None:
+        yield Path(job.folder)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
+
+
 @cache
-def _sets(fold: int | None, folds: int, seed: int) -> DataSets:
+def _sets(fold: int | None, folds: int) -> DataSets:
     sets = data.load("digits", seed=0)
     if fold is None:
         return sets

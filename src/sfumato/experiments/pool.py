@@ -15,7 +15,7 @@ Done = Callable[[int, int, dict[str, Any]], None]
 
 
 def run_jobs(jobs: Sequence[Job], folder: Path, *, workers: int | None = None, done: Done | None = None) -> list[Any]:
-    """Run the jobs that have no result in `folder` yet; give all results in the order of `jobs`.
+    """Run the jobs that have no result in `folder` yet, or left no run; give all results in the order of `jobs`.
 
     Each worker computes on one thread: small networks gain nothing from two, and jobs side by side do.
 
@@ -29,7 +29,7 @@ def run_jobs(jobs: Sequence[Job], folder: Path, *, workers: int | None = None, d
         SfumatoError: a worker was killed again and again (out of memory, usually); finished jobs are kept.
     """
     store = Store(folder)
-    results = {job.key: found for job in jobs if (found := store.read(job.key)) is not None}
+    results = {job.key: found for job in jobs if job.left and (found := store.read(job.key)) is not None}
     missing = [job for job in jobs if job.key not in results]
     for outcome in LocalExecutor(workers, threads=1).run(missing, run_job):
         if outcome.error is not None:

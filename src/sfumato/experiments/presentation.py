@@ -20,7 +20,7 @@ from sfumato.experiments.store import Store
 from sfumato.experiments.strips import read_strip
 from sfumato.files import write_text
 from sfumato.report.cells import Table
-from sfumato.report.gallery import Redrawn, gallery
+from sfumato.report.gallery import Reconstruction, gallery
 from sfumato.report.reproduction import write_reproduction_page
 from sfumato.report.tables import to_csv, to_latex, to_markdown
 
@@ -133,7 +133,7 @@ def _pictures(
 ) -> Sequence[tuple[str, bytes]]:
     experiments = experiments_of(spec, budget, rows, seeds=[_SHOWN_SEED])
     originals: Tensor | None = None
-    redrawn: list[Redrawn] = []
+    reconstructed: list[Reconstruction] = []
     for finding in collect(experiments, store):
         result = finding.results.get(_SHOWN_SEED)
         strip = read_strip(store.folder / f"{finding.experiment.key}.png") if result is not None else None
@@ -145,13 +145,14 @@ def _pictures(
         if own.shape != originals.shape or not bool((own == originals).all()):
             continue  # of another test set: it has no place under these originals
         name = finding.experiment.row + ("+cem" if finding.experiment.train.cem else "")
-        redrawn += [
-            Redrawn(name, attack, images, f"MSE {result['attacks'][attack]['test']['mse']:.4f}")
+        reconstructed += [
+            Reconstruction(name, attack, images, f"MSE {result['attacks'][attack]['test']['mse']:.4f}")
             for attack, images in strip.items()
         ]
     if originals is None:
         return []
     caption = (
-        f"What the attacks redraw\nUnseen images of seed {_SHOWN_SEED}, the first eight of the test set, not chosen."
+        "What the attacks reconstruct\n"
+        f"Unseen images of seed {_SHOWN_SEED}, the first eight of the test set, not chosen."
     )
-    return [(caption, gallery(originals, redrawn))]
+    return [(caption, gallery(originals, reconstructed))]

@@ -31,6 +31,10 @@ POINTS = tuple((noise, lam) for noise in (0.025, 0.05, 0.1) for lam in (0.25, 0.
 # Each fold is trained and attacked twice: one training's accuracy is too coarse to interpolate with.
 REPEATS = 2
 _T = T_QUANTILES[FOLDS - 1]
+_OF_A_RUN = (
+    *("defense", "noise_std", "lam", "fold", "seed", "accuracy", "mse_test", "strongest", "identified", "information"),
+    "attacks",
+)
 
 
 def run_study(folder: Path, *, done: Done | None = None) -> dict[str, Any]:
@@ -47,7 +51,7 @@ def run_study(folder: Path, *, done: Done | None = None) -> dict[str, Any]:
     study = compare_at_equal_accuracy(lines)
     study |= {
         "seconds": elapsed(began, lines),
-        "unconverged": sum(not line["converged"] for line in lines),
+        "runs": [{name: line[name] for name in _OF_A_RUN} for line in lines],
         "evidence": evidence("cpu") | {"threads": 1},
         "train_config": lines[0]["train_config"],
         "attack_config": lines[0]["attack_config"],

@@ -28,7 +28,7 @@ class Assignment:
         work: folder of the checkpoints; a subfolder per experiment.
         deadline: `time.time()` after which it saves and leaves; None: no limit.
         plugins: files to run first, which register defences.
-        pictures: whether to keep a picture of redrawn images beside the result.
+        pictures: whether to keep a picture of reconstructed images beside the result.
         keep: whether the trained model stays in the work folder.
     """
 

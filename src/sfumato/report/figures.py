@@ -54,7 +54,7 @@ def trade_off(
         axes = figure.add_subplot()
         for curve in shown:
             draw_curve(axes, curve, looks[curve.defense])
-        axes.set_xlabel("attacker's error on unseen images (MSE) → harder to redraw")
+        axes.set_xlabel("attacker's error on unseen images (MSE) → harder to reconstruct")
         axes.set_ylabel("accuracy on unseen images, %")
         axes.set_xlim(0, 1.08 * max(right, near or 0.0, 1e-9))
         _give_room(axes, drawn)

@@ -1,4 +1,4 @@
-"""Figure 5 of the paper: the same images, as each attack redraws them from each defence."""
+"""Figure 5 of the paper: the same images, as each attack reconstructs them from each defence."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,11 +10,11 @@ from sfumato.errors import FeatureError
 from sfumato.report.palette import label
 from sfumato.report.pictures import labelled_rows, save_png
 
-__all__ = ["Redrawn", "gallery", "save_gallery"]
+__all__ = ["Reconstruction", "gallery", "save_gallery"]
 
 
 @dataclass(frozen=True)
-class Redrawn:
+class Reconstruction:
     """What one attack made of one defence.
 
     Attributes:
@@ -30,18 +30,18 @@ class Redrawn:
     detail: str = ""
 
 
-def gallery(originals: Tensor, redrawn: Sequence[Redrawn]) -> bytes:
+def gallery(originals: Tensor, reconstructed: Sequence[Reconstruction]) -> bytes:
     """A PNG: the originals in the first row, then one row per defence and attack, one image per column.
 
     Args:
         originals: (n, C, H, W) in [0, 1], C = 1 (grey) or 3 (RGB); values outside are clipped.
-        redrawn: the rows below, from top to bottom.
+        reconstructed: the rows below, from top to bottom.
 
     Raises:
         FeatureError: the shapes do not belong together, two rows have one label, or there is nothing to show.
     """
     rows = {"original": originals}
-    for entry in redrawn:
+    for entry in reconstructed:
         name = f"{label(entry.defense)}\n{entry.attack}" + (f", {entry.detail}" if entry.detail else "")
         if name in rows:
             raise FeatureError(
@@ -51,11 +51,11 @@ def gallery(originals: Tensor, redrawn: Sequence[Redrawn]) -> bytes:
     return labelled_rows(rows)
 
 
-def save_gallery(path: Path, originals: Tensor, redrawn: Sequence[Redrawn]) -> None:
+def save_gallery(path: Path, originals: Tensor, reconstructed: Sequence[Reconstruction]) -> None:
     """Write the picture of `gallery`.
 
     Raises:
         FeatureError: as `gallery`.
         StorageError: the file could not be written.
     """
-    save_png(path, gallery(originals, redrawn))
+    save_png(path, gallery(originals, reconstructed))

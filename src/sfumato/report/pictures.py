@@ -20,21 +20,21 @@ _TEXT = 15
 _SMALL = 12
 
 
-def save_side_by_side(path: Path, originals: Tensor, redrawn: Mapping[str, Tensor]) -> None:
-    """Write a PNG: the originals in the first row, then one labelled row per entry of `redrawn`.
+def save_side_by_side(path: Path, originals: Tensor, reconstructed: Mapping[str, Tensor]) -> None:
+    """Write a PNG: the originals in the first row, then one labelled row per entry of `reconstructed`.
 
     Images smaller than 64 pixels are magnified by a whole factor, every pixel becoming a square.
 
     Args:
         path: of the picture.
         originals: (n, C, H, W) in [0, 1], C = 1 (grey) or 3 (RGB); values outside are clipped.
-        redrawn: label -> the same images as an attacker redrew them, in the same order and shape.
+        reconstructed: label -> the same images as an attacker reconstructed them, in the same order and shape.
 
     Raises:
         FeatureError: the shapes do not belong together, or there is nothing to show.
         StorageError: the file could not be written.
     """
-    save_png(path, labelled_rows({"original": originals, **redrawn}))
+    save_png(path, labelled_rows({"original": originals, **reconstructed}))
 
 
 def save_png(path: Path, png: bytes) -> None:

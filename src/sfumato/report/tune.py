@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sfumato.attacks import NOT_JUDGED
 from sfumato.report.cells import Cell, Row, Table
 from sfumato.report.figures import Curve, Point, trade_off
 from sfumato.report.page import write_page
@@ -34,7 +35,7 @@ def write_tune_report(path: Path, result: Mapping[str, Any]) -> None:
         result=result,
         command=result.get("command"),
         space=result["space"],
-        loose=any(not row["converged"] for row in result["curve"]),
+        loose=any(row["converged"] is not True for row in result["curve"]),
         warnings=result["warnings"],
         settings=json.dumps(result.get("config", {}), indent=2, sort_keys=True, ensure_ascii=False),
         seconds=result["training_seconds"],
@@ -57,7 +58,7 @@ def tune_curves(result: Mapping[str, Any]) -> list[Curve]:
                 accuracy_error=row["loss_se"],
                 note=f"λ {row['lam']:g}" if row["lam"] else f"σ {noise:g}",
                 emphasis=row["verdict"] == "chosen",
-                converged=row["converged"],
+                converged=row["converged"] is True,
             )
             for row in own
         )
@@ -77,7 +78,8 @@ def tune_table(result: Mapping[str, Any]) -> Table:
         cells = (
             Cell(baseline["accuracy"], percent=True, digits=1),
             Cell(),
-            Cell(baseline["error"]),
+            Cell(baseline["error"], note=baseline.get("strongest", "")),
+            *_leakage(baseline),
         )
         rows.append(Row("no defence", cells, note=_count(baseline["trainings"])))
     for row in result["curve"]:
@@ -89,19 +91,33 @@ def tune_table(result: Mapping[str, Any]) -> Table:
         cells = (
             Cell(row["accuracy"], percent=True, digits=1),
             Cell(100 * row["loss"], spread, digits=1),
-            Cell(row["error"], note="" if row["converged"] else "not converged"),
+            Cell(row["error"], note=_attack_note(row)),
+            *_leakage(row),
         )
         rows.append(
             Row(label, cells, note=f"{row['verdict']}, {_count(row['trainings'])}", emphasis=row["verdict"] == "chosen")
         )
     return Table(
         "The settings that were trained",
-        ("accuracy", "points lost", "attacker's error"),
+        ("accuracy", "points lost", "strongest attacker's error", "identified", "information held out, nats"),
         tuple(rows),
-        ("Accuracy and error on all held-out images; points lost against the baseline on the same images, ± standard "
-         "error.",),
+        ("Accuracy, error and identification on all held-out images; points lost against the baseline on the same "
+         "images, ± standard error. The setting is chosen by the strongest attacker's error.",),
         corner="strength",
     )  # fmt: skip
+
+
+def _attack_note(row: Mapping[str, Any]) -> str:
+    if "strongest" not in row:
+        return NOT_JUDGED
+    if not row["strongest"]:
+        return "the training diverged"
+    return row["strongest"] + ("" if row["converged"] else ", not converged")
+
+
+def _leakage(row: Mapping[str, Any]) -> tuple[Cell, Cell]:
+    """Identification and information; a dash for searches older than both."""
+    return Cell(row.get("identified"), percent=True, digits=1), Cell(row.get("information"), digits=1)
 
 
 def _count(count: int) -> str:

@@ -1,30 +1,13 @@
 """Sentences that say what a result shows, and no more than that."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sfumato.report.averages import Mean, error_text, percent_text
+from sfumato.attacks import NOT_JUDGED, Convergence, suite_verdict
+from sfumato.report.averages import error_text, percent_text
 
-__all__ = ["Verdict", "demo_verdict", "study_verdict"]
-
-_LEVEL = 0.05
-_EQUAL_POINTS = 1.0
-
-_FOLLOW = {
-    ("gain", "lower"): (
-        "Part of this may simply be paid for in accuracy: compare both at equal accuracy in the trade-off figure."
-    ),
-    ("gain", "higher"): "CEM is ahead on both counts.",
-    ("level", "lower"): "CEM costs accuracy here and gains nothing notable.",
-    ("level", "higher"): "CEM is more accurate here at about the same error.",
-    ("loss", "lower"): "CEM is behind on both counts.",
-    ("loss", "higher"): (
-        "Accuracy and error pull in opposite directions: compare both at equal accuracy in the trade-off figure."
-    ),
-}
-_OPENING = {"gain": "", "level": "CEM made no notable difference here: ", "loss": "CEM did not help here: "}
+__all__ = ["Verdict", "convergence_notes", "demo_verdict", "study_verdict"]
 
 
 @dataclass(frozen=True)
@@ -40,35 +23,82 @@ class Verdict:
     notes: tuple[str, ...]
 
 
-def demo_verdict(
-    gain: Mapping[str, float], summary: Mapping[str, Mapping[str, Mean | None]], loose: Sequence[Any], total: int
-) -> Verdict:
-    """The demo's verdict: CEM against the same noise alone.
+def demo_verdict(compared: Mapping[str, Any] | None, verdicts: Sequence[Convergence], *, images: int | None) -> Verdict:
+    """The demo's verdict: CEM against noise alone at equal accuracy, by the attacker's error and by identification.
 
     Args:
-        gain: `mse_ratio` and `accuracy_difference` (CEM minus noise, 0..1).
-        summary: defence -> measure -> mean over seeds.
-        loose: attacks that had not converged.
-        total: number of attacks.
+        compared: `error` and `identified`, as `experiments.demo.equal_accuracy` gives them; None where nothing can be
+            compared.
+        verdicts: on the convergence of every row.
+        images: how many candidates identification chooses among.
     """
-    ratio, points = gain["mse_ratio"], 100 * gain["accuracy_difference"]
-    kind = "level" if abs(ratio - 1) <= _LEVEL else "gain" if ratio > 1 else "loss"
-    core = (
-        f"the attacker's error on unseen digits is {_times(ratio)} times as large with CEM as with the same noise alone"
-    )
-    if round(abs(points), 6) <= _EQUAL_POINTS:
-        headline = f"{_OPENING[kind]}at an accuracy within {_upper_tenth(points)} points, {core}."
+    notes = convergence_notes(verdicts)
+    if compared is None:
+        return Verdict("There is no curve of noise alone to compare CEM with at equal accuracy.", notes)
+    error, known = compared["error"], compared["identified"]
+    if not error["within"]:
+        return Verdict(
+            f"Nothing to compare: CEM's accuracy of {percent_text(error['accuracy'])} % lies below that of noise alone "
+            "at every level measured.",
+            notes,
+        )
+    first, second = _effect(error, neutral=1.0), _effect(known, neutral=0.0)
+    among = "the digit" if images is None else f"the digit among {images}"
+    shares = f"{percent_text(known['value'])} % of cases, with noise alone in {percent_text(known['curve_value'])} %"
+    if first is None and second is None:
+        headline = (
+            f"At equal accuracy noise alone does as well: CEM leaves the attacker {_times(error['effect'])} times its "
+            f"error, and {among} is identified in {shares}."
+        )
     else:
-        side = "lower" if points < 0 else "higher"
-        amount = f"{abs(points):.{2 if abs(points) < 2 else 1}f}"
-        headline = f"{_OPENING[kind]}{core}, at an accuracy {amount} points {side}. {_FOLLOW[kind, side]}"
-    notes = [*_spread_notes(summary.get("noise"), summary.get("noise+cem"))]
+        errors = {
+            True: f"CEM leaves the attacker {_times(error['effect'])} times the error of noise alone",
+            False: f"CEM leaves the attacker only {_times(error['effect'])} times the error of noise alone",
+            None: f"noise alone leaves the attacker as large an error as CEM ({_times(error['effect'])} times)",
+        }[first]
+        joint = "and" if (first, second) in ((True, False), (False, True)) else "but"
+        headline = f"At equal accuracy {errors}, {joint} {among} is identified in {shares}."
+        if second is None:
+            headline = headline.removesuffix(".") + ", which is no difference."
+    return Verdict(headline, (_intervals(error, known), *notes))
+
+
+def _effect(compared: Mapping[str, Any], *, neutral: float) -> bool | None:
+    """Whether the effect lies above what no difference would give, or below; None where its interval holds that."""
+    if compared["interval"] is None:
+        return None
+    low, high = compared["interval"]
+    return True if low > neutral else False if high < neutral else None
+
+
+def _intervals(error: Mapping[str, Any], known: Mapping[str, Any]) -> str:
+    at = f"At {percent_text(error['accuracy'])} % accuracy"
+    text = (
+        f"{at}: error (MSE) {error_text(error['value'])} with CEM, {error_text(error['curve_value'])} interpolated "
+        "along noise alone"
+    )
+    if error["interval"] is None:
+        return f"{text}. One seed only: nothing here shows how far the numbers vary by chance."
+    low, high = error["interval"]
+    least, most = (100 * end for end in known["interval"])
+    return (
+        f"{text}; 95 % interval of the ratio {_times(low)} to {_times(high)}, of the difference in identification "
+        f"{least:+.1f} to {most:+.1f} points ({error['seeds']} seeds)."
+    )
+
+
+def convergence_notes(verdicts: Sequence[Convergence]) -> tuple[str, ...]:
+    """Sentences on results whose attacks had not converged, or cannot be judged; none where all had."""
+    loose = sum(one.converged is False for one in verdicts)
+    unknown = sum(one.converged is None for one in verdicts)
+    notes = []
     if loose:
         notes.append(
-            f"{len(loose)} of {total} attacks had not converged: their errors are no evidence of safety. They are "
-            "listed below."
+            f"In {loose} of {len(verdicts)} runs an attack had not converged: their errors are no evidence of safety."
         )
-    return Verdict(_capital(headline), tuple(notes))
+    if unknown:
+        notes.append(f"{unknown} of {len(verdicts)} runs: {NOT_JUDGED}. Their errors are no evidence of safety.")
+    return tuple(notes)
 
 
 def study_verdict(study: Mapping[str, Any]) -> Verdict:
@@ -111,53 +141,13 @@ def study_verdict(study: Mapping[str, Any]) -> Verdict:
             f"{len(points) - len(counted)} of {len(points)} settings are less accurate than the noisiest network "
             "without CEM; there is nothing to compare them with, and they are not counted."
         )
-    if study.get("unconverged"):
-        notes.append(
-            f"{study['unconverged']} attacks had not converged: their errors are no evidence of safety, and a longer "
-            "attack may change every ratio."
-        )
+    if "runs" in study:
+        notes += convergence_notes([suite_verdict(one) for one in study["runs"]])
+    else:
+        notes.append(f"Its attacks kept no history: {NOT_JUDGED}, so the errors are no evidence of safety.")
     return Verdict(headline, tuple(notes))
 
 
 def _times(ratio: float) -> str:
     """Two decimals below 2, one up to 100, none above."""
     return f"{ratio:.2f}" if ratio < 2 else f"{ratio:.1f}" if ratio < 100 else f"{ratio:.0f}"
-
-
-def _spread_notes(noise: Mapping[str, Mean | None] | None, cem: Mapping[str, Mean | None] | None) -> list[str]:
-    if noise is None or cem is None:
-        return []
-    errors = noise["mse_test"], cem["mse_test"]
-    shares = noise["accuracy"], cem["accuracy"]
-    if errors[0] is None or errors[1] is None or shares[0] is None or shares[1] is None:
-        return []
-    count = min(errors[0].count, errors[1].count)
-    over = f"mean ± standard deviation over {count} seeds" if count > 1 else "one seed"
-    notes = [
-        f"Error (MSE) {_error(errors[1])} with CEM, {_error(errors[0])} with noise alone; "
-        f"accuracy {_share(shares[1])} % and {_share(shares[0])} % ({over})."
-    ]
-    if errors[0].sd is None or errors[1].sd is None:
-        notes.append("One seed only: nothing here shows how far the numbers vary by chance.")
-    elif abs(errors[0].mean - errors[1].mean) <= errors[0].sd + errors[1].sd:
-        notes.append("The difference in error is no larger than the spread over seeds: other seeds may reverse it.")
-    return notes
-
-
-def _error(value: Mean) -> str:
-    spread = "" if value.sd is None else f" ± {error_text(value.sd, value.mean)}"
-    return error_text(value.mean) + spread
-
-
-def _share(value: Mean) -> str:
-    spread = "" if value.sd is None else f" ± {percent_text(value.sd)}"
-    return percent_text(value.mean) + spread
-
-
-def _upper_tenth(points: float) -> str:
-    """The difference rounded up to a tenth, so that "within" stays true."""
-    return f"{max(1, math.ceil(round(abs(points), 6) * 10)) / 10:.1f}"
-
-
-def _capital(sentence: str) -> str:
-    return sentence[:1].upper() + sentence[1:]

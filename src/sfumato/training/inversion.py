@@ -1,15 +1,15 @@
 """Attacking a finished run, in the run's own folder.
 
-attacks/NAME/state.safetensors      checkpoint while the attack trains
-attacks/NAME/redrawn-*.safetensors  what was redrawn so far, while an attack works image by image
-attacks/NAME/attack.safetensors     weights of what redraws
-attacks/NAME/pictures.safetensors   what became of a few images, and the errors image by image
-attacks/NAME/result.json            written last: its presence means the attack is complete
+attacks/NAME/state.safetensors          checkpoint while the attack trains
+attacks/NAME/reconstructed-*.safetensors what was reconstructed so far, while an attack works image by image
+attacks/NAME/attack.safetensors         weights of what reconstructs
+attacks/NAME/pictures.safetensors       a few originals, what became of them, and the errors image by image
+attacks/NAME/result.json                written last: its presence means the attack is complete
 """
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from sfumato import attacks, checkpoint
-from sfumato.attacks import AttackConfig, Observer, Reconstruction, invert, mean_image_error
+from sfumato.attacks import AttackConfig, Convergence, Observer, Reconstruction, invert, mean_image_error
 from sfumato.data import DataSets, ImageSet
 from sfumato.errors import CheckpointError
 from sfumato.evidence import evidence
@@ -26,7 +26,7 @@ from sfumato.files import write_json
 from sfumato.seeds import generator
 from sfumato.training.run import Run
 
-__all__ = ["Attacked", "attack_folder", "attack_run"]
+__all__ = ["Attacked", "Suite", "attack_folder", "attack_run", "attack_suite"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,67 @@ class Attacked:
     originals: Tensor
 
 
+@dataclass(frozen=True)
+class Suite:
+    """Several attacks on one run, those in closed form among them.
+
+    Attributes:
+        attacks: by name, in the order in which they ran.
+        verdicts: whether each had come to rest, by today's rule.
+        strongest: the name of the one with the smallest error on test images.
+    """
+
+    attacks: dict[str, Attacked]
+    verdicts: dict[str, Convergence]
+    strongest: str
+
+    def figures(self) -> dict[str, dict[str, Any]]:
+        """What a result keeps of each attack; `attacks.judged` reads its convergence from that whenever it is shown."""
+        return {name: _figures(one.result) for name, one in self.attacks.items()}
+
+
+def attack_suite(
+    run: Run,
+    sets: DataSets,
+    configs: Sequence[AttackConfig],
+    *,
+    progress: Callable[[str, int, int, dict[str, float]], None] | None = None,
+    **options: Any,
+) -> Suite:
+    """`attack_run` for each of these attacks and for those in closed form, which take seconds.
+
+    Args:
+        run: the victim.
+        sets: the run's data.
+        configs: settings of the attacks; those in closed form need not be among them.
+        progress: called as (name, done, total, figures) after every epoch.
+        options: of `attack_run`.
+
+    Raises:
+        CheckpointError, ConfigError, Interrupted: as `attack_run`.
+    """
+    found = {}
+    seed = configs[0].seed if configs else run.config.seed
+    for config in attacks.with_closed_forms(*configs, seed=seed):
+        name = attacks.name_of(config)
+
+        def told(done: int, total: int, figures: dict[str, float], name: str = name) -> None:
+            if progress is not None:
+                progress(name, done, total, figures)
+
+        found[name] = attack_run(run, sets, config, progress=told, **options)
+    return Suite(
+        found,
+        attacks.judged({name: _figures(one.result) for name, one in found.items()}),
+        attacks.strongest({name: one.result["test"]["mse"] for name, one in found.items()}),
+    )
+
+
+def _figures(result: Mapping[str, Any]) -> dict[str, Any]:
+    figures = attacks.figures_of(result["outcome"], result["history"], train=result["train"], test=result["test"])
+    return figures | {"mean_image_mse": result["mean_image_mse"], "seconds": result["seconds"]}
+
+
 def attack_folder(run: Run, name: str) -> Path:
     """Where the attack called `name` keeps its files."""
     return run.folder / "attacks" / name
@@ -57,7 +118,7 @@ def attack_run(
     *,
     device: torch.device | str = "cpu",
     progress: Callable[[int, int, dict[str, float]], None] | None = None,
-    redrawing: Callable[[int, int], None] | None = None,
+    reconstructing: Callable[[int, int], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> Attacked:
     """Train an attack on a run's training set and measure it on training images and on test images.
@@ -71,13 +132,13 @@ def attack_run(
         config: settings, whose type says which attack.
         device: where to compute.
         progress: called after every epoch.
-        redrawing: called with (done, total) images while they are redrawn.
+        reconstructing: called with (done, total) images while they are reconstructed.
         should_stop: asked after every step; True saves and leaves.
 
     Raises:
         CheckpointError: the images are not those of the run, or the folder holds an attack with other settings.
         ConfigError: the settings belong to no attack.
-        Interrupted: `should_stop` said so; the same call goes on from there.
+        Interrupted: `should_stop` said so; the same call resumes there.
     """
     if sets.train.fingerprint() != run.result["data"]:
         raise CheckpointError(f"the training images are not those that {run.folder} was trained on; check --data-dir")
@@ -97,7 +158,7 @@ def attack_run(
     checkpoint.save(folder / "attack.safetensors", attack.weights(), {"config": asdict(config)})
     began = time.monotonic()
     shown = {"train": _sample(sets.train, len(sets.test), config.seed), "test": sets.test}
-    partly = {name: folder / f"redrawn-{name}.safetensors" for name in shown}
+    partly = {name: folder / f"reconstructed-{name}.safetensors" for name in shown}
     train, test = (
         invert(
             attack,
@@ -105,7 +166,7 @@ def attack_run(
             images,
             seed=config.seed,
             state=partly[name],
-            progress=redrawing,
+            progress=reconstructing,
             should_stop=should_stop if attack.most_images is not None else None,
         )
         for name, images in shown.items()
@@ -120,7 +181,7 @@ def attack_run(
         "outcome": asdict(attack.outcome),
         "history": attack.history,
         "seconds": round(attack.seconds, 3),
-        "redraw_seconds": round(time.monotonic() - began, 3),
+        "reconstruct_seconds": round(time.monotonic() - began, 3),
         "images": {"train": len(train), "test": len(test)},
         **identity,
         "caveat": sets.caveat,
@@ -160,7 +221,7 @@ def _originals(images: ImageSet, found: Reconstruction) -> Tensor:
 
 def _changes(theirs: dict[str, Any], mine: dict[str, Any]) -> str:
     """What differs, in words."""
-    settings = {name: (theirs["config"].get(name), value) for name, value in mine["config"].items()}
+    settings = {name: (theirs["config"].get(name, value), value) for name, value in mine["config"].items()}
     changed = [f"{name} {before} -> {value}" for name, (before, value) in settings.items() if before != value]
     if theirs["data"] != mine["data"]:
         changed.append("other images")

@@ -88,13 +88,28 @@ class Book:
         return statistics.fmean(float(_part(one, half).mean()) for one in self.measurements(setting))
 
     def error(self, setting: Setting, half: Half = "both") -> float:
-        """The attacker's error on held-out images, averaged over trainings."""
+        """The strongest attacker's error on held-out images, averaged over trainings."""
         found = []
         for one in self.measurements(setting):
             share = float(one.selecting.double().mean())
             weights = {"selecting": (1.0, 0.0), "confirming": (0.0, 1.0), "both": (share, 1 - share)}[half]
             found.append(sum(weight * error for weight, error in zip(weights, one.errors, strict=True)))
         return statistics.fmean(found)
+
+    def leakage(self, setting: Setting, name: str) -> float | None:
+        """`identified` or `information` on all held-out images, averaged over trainings; None where one has none."""
+        found = [one.leakage.get(name) for one in self.measurements(setting)]
+        known = [value for value in found if value is not None]
+        return statistics.fmean(known) if known and len(known) == len(found) else None
+
+    def strongest(self, setting: Setting) -> str:
+        """The attacks that were the strongest in one training or another."""
+        return ", ".join(dict.fromkeys(one.strongest for one in self.measurements(setting) if one.strongest))
+
+    def converged(self, setting: Setting) -> bool | None:
+        """Whether all attacks on all trainings had come to rest; None where that cannot be judged."""
+        found = [one.converged for one in self.measurements(setting)]
+        return False if False in found else None if None in found else True
 
     def fails(self, setting: Setting) -> bool:
         """Whether the selecting half shows a broken floor, by more than a standard error; in any number of folds."""

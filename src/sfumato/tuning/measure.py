@@ -1,7 +1,7 @@
-"""What one training shows: which held-out images are recognised through the wire, and how well they are redrawn."""
+"""What one training shows: which held-out images are recognised through the wire, how well they are reconstructed."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 import torch
@@ -11,6 +11,7 @@ from sfumato import attacks, data
 from sfumato.attacks import Attack, AttackConfig, DecoderConfig, Observer, RidgeConfig, invert
 from sfumato.data import ImageSet
 from sfumato.errors import DataError
+from sfumato.experiments.leakage import measure_leakage
 from sfumato.seeds import derive_seed, generator
 from sfumato.split import SplitModel
 from sfumato.training.evaluate import recognised
@@ -30,14 +31,23 @@ class Measured:
     Attributes:
         right: share of the noise draws with which each image was recognised, (n,).
         selecting: which of the images belong to the half that selects, (n,) bool; the others confirm.
-        errors: the attacker's mean squared error on the half that selects and on the one that confirms.
-        converged: whether the attacker's training had come to rest.
+        errors: the strongest attacker's mean squared error on the half that selects and on the one that confirms.
+        strongest: the attack with the smallest error on both halves together.
+        attacks: figures of every attack, from which its convergence is judged whenever it is shown.
+        leakage: as `measure_leakage` gives it, on all held-out images; empty where nothing was attacked.
     """
 
     right: Tensor
     selecting: Tensor
     errors: tuple[float, float]
-    converged: bool = True
+    strongest: str = ""
+    attacks: Mapping[str, Any] = field(default_factory=dict)
+    leakage: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def converged(self) -> bool | None:
+        """Whether every attack had come to rest, by today's rule; None where nothing was stored to judge by."""
+        return attacks.suite_verdict({"attacks": self.attacks}).converged
 
     def as_dict(self, draws: int) -> dict[str, Any]:
         """Plain values, for JSON: one digit per image says how many of the draws were recognised."""
@@ -48,7 +58,9 @@ class Measured:
             "selecting": "".join("01"[value] for value in self.selecting.tolist()),
             "error_selecting": self.errors[0],
             "error_confirming": self.errors[1],
-            "attack_converged": self.converged,
+            "strongest": self.strongest,
+            "attacks": dict(self.attacks),
+            "leakage": dict(self.leakage),
         }
 
     @classmethod
@@ -56,7 +68,8 @@ class Measured:
         """Read what `as_dict` gave."""
         right = torch.tensor([int(digit) for digit in values["right"]], dtype=torch.float64) / values["draws"]
         half = torch.tensor([digit == "1" for digit in values["selecting"]])
-        return cls(right, half, (values["error_selecting"], values["error_confirming"]), values["attack_converged"])
+        errors = values["error_selecting"], values["error_confirming"]
+        return cls(right, half, errors, values["strongest"], values["attacks"], values["leakage"])
 
 
 def parts(images: ImageSet, folds: int, fold: int, seed: int) -> tuple[ImageSet, ImageSet]:
@@ -83,16 +96,20 @@ def selecting(labels: Tensor, seed: int) -> Tensor:
     return half
 
 
-def fitted(model: SplitModel, learn: ImageSet, *, attack: str, seed: int) -> Attack:
-    """The cheap attacker of a trained model, `ridge` or `decoder`; it learns from the images the model learned from."""
+def fitted(model: SplitModel, learn: ImageSet, *, attack: str, seed: int) -> dict[str, Attack]:
+    """The attackers of a trained model: those in closed form, and a briefly trained one where `attack` is `decoder`.
+
+    They learn from the images that the model learned from.
+    """
     device = next((value.device for value in model.parameters()), torch.device("cpu"))
-    attacker: Attack = attacks.build(_ATTACKS[attack](seed))
-    return attacker.fit(Observer(model, learn, device=device))
+    observer = Observer(model, learn, device=device)
+    configs = attacks.with_closed_forms(_ATTACKS[attack](seed), seed=seed)
+    return {attacks.name_of(config): attacks.build(config).fit(observer) for config in configs}
 
 
 def measured(
     model: SplitModel,
-    attacker: Attack,
+    attackers: Mapping[str, Attack],
     held: ImageSet,
     *,
     draws: int,
@@ -104,7 +121,7 @@ def measured(
 
     Args:
         model: on the device where it is to be measured.
-        attacker: fitted to it.
+        attackers: fitted to it; the strongest counts.
         held: images that neither has seen.
         draws: of the noise per image.
         seed: of the noise.
@@ -113,11 +130,17 @@ def measured(
     """
     right = recognised(model, held, seed=derive_seed(seed, "tune"), draws=draws, bf16=bf16).double() / draws
     half = selecting(held.labels, halves)
-    each = invert(attacker, model, held, seed=seed).mse.double()
-    errors = float(each[half].mean()), float(each[~half].mean())
-    return Measured(right, half, errors, attacker.outcome is None or attacker.outcome.converged)
+    found = {name: invert(attacker, model, held, seed=seed) for name, attacker in attackers.items()}
+    best = attacks.strongest({name: one.means()["mse"] for name, one in found.items()})
+    each = found[best].mse.double()
+    figures = {}
+    for name, attacker in attackers.items():
+        assert attacker.outcome is not None
+        figures[name] = attacks.figures_of(asdict(attacker.outcome), attacker.history, test=found[name].means())
+    leakage = measure_leakage(model, held, seed=seed).as_dict()
+    return Measured(right, half, (float(each[half].mean()), float(each[~half].mean())), best, figures, leakage)
 
 
 def nothing(held: ImageSet, *, halves: int) -> Measured:
     """What a training shows whose loss became NaN: a model that recognises nothing, and no attack."""
-    return Measured(torch.zeros(len(held), dtype=torch.float64), selecting(held.labels, halves), (0.0, 0.0), False)
+    return Measured(torch.zeros(len(held), dtype=torch.float64), selecting(held.labels, halves), (0.0, 0.0))

@@ -25,6 +25,7 @@ def describe(found: Searched, floor: Floor) -> dict[str, Any]:
         baseline = {
             "accuracy": book.accuracy(BASELINE),
             "error": book.error(BASELINE),
+            **_leakage(book, BASELINE),
             "trainings": len(shown),
         }
     own = next((row for row in curve if row["verdict"] == "chosen"), None)
@@ -64,8 +65,17 @@ def _row(book: Book, setting: Setting, chosen: Setting | None, asked: tuple[Sett
         "loss_confirming_se": _finite(confirming.error),
         "error": book.error(setting),
         "error_confirming": book.error(setting, "confirming"),
-        "converged": all(one.converged for one in records),
+        **_leakage(book, setting),
+        "converged": book.converged(setting),
         "verdict": verdict,
+    }
+
+
+def _leakage(book: Book, setting: Setting) -> dict[str, Any]:
+    return {
+        "strongest": book.strongest(setting),
+        "identified": book.leakage(setting, "identified"),
+        "information": book.leakage(setting, "information"),
     }
 
 
@@ -75,8 +85,13 @@ def _headline(
     if own is not None and baseline is not None:
         setting = Setting.of(own).describe()
         text = (
-            f"{_capital(setting)}: {_points(own['loss_confirming'])} on held-out images that chose nothing, attacker's "
-            f"error {own['error_confirming']:.4f} instead of {baseline['error']:.4f}."
+            f"{_capital(setting)}: {_points(own['loss_confirming'])} on held-out images that chose nothing, the "
+            f"strongest attacker's error {own['error_confirming']:.4f} instead of {baseline['error']:.4f}"
+            + (
+                f", identified {own['identified']:.0%} instead of {baseline['identified']:.0%}."
+                if own["identified"] is not None and baseline["identified"] is not None
+                else "."
+            )
         )
         if status == "unfinished":
             return f"So far: {text} The search was stopped by --{stopped}; the same command goes on."
@@ -109,7 +124,7 @@ def _notes(found: Searched, own: dict[str, Any] | None, floor: Floor) -> list[st
             f"{len(found.decision.asked)} settings were asked for confirmation one after another, which makes the "
             "confirming half a little less independent each time."
         )
-    if any(not row.converged for row in book.measured.values()):
+    if any(book.converged(one) is False for one in book.settings()):
         notes.append("Some attacks had not converged: their errors are no evidence of safety.")
     return notes
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from sfumato import defenses
+from sfumato.attacks import CLOSED_FORM
 from sfumato.compute import device_of
 from sfumato.data import ImageSet
 from sfumato.errors import ConfigError, DataError, Interrupted
@@ -147,7 +148,7 @@ def tune_with(
             yield trial, _own_trial(train, trial, images, space)
 
     def key(trial: Trial) -> str:
-        return readable(trial)
+        return f"{readable(trial)}-{'-'.join(CLOSED_FORM)}"
 
     result = _search(floor, space, place, key, run, images, limits, progress)
     result |= {"name": name, "evidence": evidence("cpu")}
@@ -164,8 +165,8 @@ def _own_trial(train: Train, trial: Trial, images: ImageSet, space: Space) -> di
         raise ConfigError(
             f"train gave a {type(model).__name__}; return a trained sfumato.SplitModel(edge, channel, cloud)"
         )
-    attacker = fitted(model, learn, attack=space.attack, seed=seed)
-    shown = measured(model, attacker, held, draws=space.draws, seed=seed, halves=space.seed).as_dict(space.draws)
+    attackers = fitted(model, learn, attack=space.attack, seed=seed)
+    shown = measured(model, attackers, held, draws=space.draws, seed=seed, halves=space.seed).as_dict(space.draws)
     own = trial.setting.as_dict() | {"fold": trial.fold, "repeat": trial.repeat}
     return own | shown | {"seconds": round(time.monotonic() - began, 2)}
 

@@ -78,8 +78,8 @@ class Space:
         baselines: trainings of the undefended baseline per fold, averaged: their luck would be in every comparison.
         draws: noise draws with which a held-out image is classified, 1 to 9.
         confidence: one-sided, with which both halves of the held-out images together have to show the floor met.
-        attack: the cheap attacker whose error is made as large as possible: `ridge` (closed form) or `decoder`
-            (a short training).
+        attack: what attacks every training: `ridge` (the attacks in closed form, ridge and nearest) or `decoder` (a
+            short training beside them). The error of the strongest is made as large as possible.
         seed: of folds, halves, trainings and noise.
         defenses: registered names to choose among, each with its default options; none given: that of the settings.
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sfumato import defenses
+from sfumato.attacks import CLOSED_FORM
 from sfumato.compute import device_of
 from sfumato.data import ImageSet
 from sfumato.errors import DivergedError, SfumatoWarning
@@ -74,7 +75,14 @@ def config_of(setting: Setting, config: TrainConfig) -> TrainConfig:
 
 def trial_key(trial: Trial, config: TrainConfig, space: Space) -> str:
     """A file name: readable in front, and with a digest of everything that decides the result behind."""
-    own = {"folds": space.folds, "draws": space.draws, "attack": space.attack, "seed": space.seed, "fold": trial.fold}
+    own: dict[str, Any] = {
+        "folds": space.folds,
+        "draws": space.draws,
+        "attack": space.attack,
+        "seed": space.seed,
+        "fold": trial.fold,
+    }
+    own |= {"closed_form": list(CLOSED_FORM)}  # older results are those of one attack alone, and no part of this search
     own |= {"repeat": trial.repeat} if trial.repeat else {}
     text = json.dumps([config_of(trial.setting, config).identity(), own], sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -123,11 +131,11 @@ def _shown(trainer: Trainer | None, learn: ImageSet, held: ImageSet, task: Task)
     space, seed = task.space, task.seed
     if trainer is None:
         return nothing(held, halves=space.seed).as_dict(space.draws)
-    attacker = fitted(trainer.model, learn, attack=space.attack, seed=seed)
+    attackers = fitted(trainer.model, learn, attack=space.attack, seed=seed)
     options: dict[str, Any] = {"draws": space.draws, "seed": seed, "halves": space.seed, "bf16": trainer.bf16}
-    shown = measured(trainer.model, attacker, held, **options).as_dict(space.draws)
+    shown = measured(trainer.model, attackers, held, **options).as_dict(space.draws)
     if task.fresh is not None:
-        shown["fresh"] = measured(trainer.model, attacker, task.fresh, **options).as_dict(space.draws)
+        shown["fresh"] = measured(trainer.model, attackers, task.fresh, **options).as_dict(space.draws)
     return shown
 
 

@@ -1,0 +1,95 @@
+"""The suite: beside every attack the ones in closed form, which take seconds, and which of them is the strongest."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sfumato.attacks.nearest import NearestConfig
+from sfumato.attacks.outcome import NOT_JUDGED, Convergence, Stored, all_converged, judge_stored
+from sfumato.attacks.registry import name_of
+from sfumato.attacks.ridge import RidgeConfig
+from sfumato.attacks.settings import AttackConfig
+
+__all__ = ["CLOSED_FORM", "figures_of", "judged", "strongest", "suite_verdict", "with_closed_forms"]
+
+CLOSED_FORM = ("ridge", "nearest")
+"""Attacks without a training of their own; no figure of a trained attack is shown without them."""
+
+
+def with_closed_forms(*configs: AttackConfig, seed: int = 0) -> tuple[AttackConfig, ...]:
+    """The settings of a suite: those given, then the attacks in closed form that are not among them.
+
+    >>> from sfumato.attacks import DecoderConfig, RidgeConfig
+    >>> [type(one).__name__ for one in with_closed_forms(DecoderConfig(), RidgeConfig(draws=2))]
+    ['DecoderConfig', 'RidgeConfig', 'NearestConfig']
+    """
+    given = {name_of(config) for config in configs}
+    return (*configs, *(one for one in (RidgeConfig(seed=seed), NearestConfig(seed=seed)) if name_of(one) not in given))
+
+
+def strongest(errors: Mapping[str, float]) -> str:
+    """The attack with the smallest mean squared error on unseen images, which is the figure of the whole suite.
+
+    >>> strongest({"decoder": 0.031, "ridge": 0.034, "nearest": 0.028})
+    'nearest'
+    """
+    return min(errors, key=lambda name: errors[name])
+
+
+def figures_of(
+    outcome: Mapping[str, Any], history: Sequence[Mapping[str, float]], **parts: Mapping[str, float]
+) -> dict[str, Any]:
+    """What a result keeps of one attack, so that `judged` can judge its convergence whenever it is shown.
+
+    Args:
+        outcome: the attack's `Fit`, as a dictionary.
+        history: its lines, one per epoch.
+        parts: `mse` and other figures by the images they were measured on; `test` is among them.
+
+    >>> figures_of({"converged": True, "reason": "", "trivial_mse": 0.07}, [{"held_out_mse": 0.03}], test={"mse": 0.04})
+    {'test': {'mse': 0.04}, 'converged': True, 'reason': '', 'history': [0.03], 'trivial_mse': 0.07}
+    """
+    return {
+        **parts,
+        "converged": outcome["converged"],
+        "reason": outcome["reason"],
+        "history": [line["held_out_mse"] for line in history],
+        "trivial_mse": outcome.get("trivial_mse"),
+    }
+
+
+def judged(figures: Mapping[str, Mapping[str, Any]]) -> dict[str, Convergence]:
+    """Today's verdict on the stored figures of a suite, by name.
+
+    Args:
+        figures: per attack `test` with its `mse`, `converged` and `reason` of the day, and, unless the result is older
+            than that, `history` (held-out error per epoch) and `trivial_mse`.
+
+    >>> old = {"test": {"mse": 0.03}, "converged": True, "reason": "the last 3 epochs gained 0.1%"}
+    >>> judged({"decoder": old})["decoder"].reason
+    'convergence not judged (older rule)'
+    """
+    return judge_stored(
+        {
+            name: Stored(
+                error=one["test"]["mse"],
+                history=one.get("history"),
+                trivial=one.get("trivial_mse"),
+                converged=one["converged"],
+                reason=one["reason"],
+                closed_form=name in CLOSED_FORM,
+            )
+            for name, one in figures.items()
+        }
+    )
+
+
+def suite_verdict(result: Mapping[str, Any]) -> Convergence:
+    """Today's verdict on all attacks of a result that keeps their figures as `attacks`; not judged where it does not.
+
+    A result rests on its whole suite: while one attack has not converged, a longer one may be the strongest.
+
+    >>> suite_verdict({"mse_test": 0.03, "converged": True}).converged is None
+    True
+    """
+    figures = result.get("attacks")
+    return all_converged(judged(figures).values()) if figures else Convergence(None, NOT_JUDGED)
