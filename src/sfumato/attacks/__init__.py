@@ -4,12 +4,13 @@ from sfumato.attacks.base import Attack, Fit, Observer, hold_out
 from sfumato.attacks.decoder import DecoderAttack, DecoderConfig
 from sfumato.attacks.evaluate import Inversion, chosen_images, invert
 from sfumato.attacks.gan import GanAttack, GanConfig, gradient_penalty
+from sfumato.attacks.identification import Leakage, identify, measure_leakage
 from sfumato.attacks.knowledge import Knowledge, NoiseObserver, PairsObserver, observe
 from sfumato.attacks.latent import LatentAttack, LatentConfig
 from sfumato.attacks.learned import LearnedAttack
 from sfumato.attacks.nearest import NearestAttack, NearestConfig
 from sfumato.attacks.optimization import OptimizationAttack, OptimizationConfig
-from sfumato.attacks.probes import ATTRIBUTES, Probe, probe_attribute, probe_identity
+from sfumato.attacks.probes import ATTRIBUTES, Probe, probe_attribute
 from sfumato.attacks.queries import Queries, aggregate, encode_repeated
 from sfumato.attacks.query_curve import QueryObserver, QueryPoint, query_curve, release_of
 from sfumato.attacks.registry import ATTACKS, build, config_from_dict, name_of
@@ -31,6 +32,7 @@ __all__ = [
     "Knowledge",
     "LatentAttack",
     "LatentConfig",
+    "Leakage",
     "LearnedAttack",
     "LearnedConfig",
     "NearestAttack",
@@ -55,11 +57,12 @@ __all__ = [
     "encode_repeated",
     "gradient_penalty",
     "hold_out",
+    "identify",
     "invert",
+    "measure_leakage",
     "name_of",
     "observe",
     "probe_attribute",
-    "probe_identity",
     "query_curve",
     "release_of",
 ]
