@@ -126,6 +126,24 @@ def test_classes_of_one_two_and_no_sample_in_a_fold():
     assert math.isfinite(alone.value)
 
 
+def test_without_the_features_own_axes_wide_features_need_no_basis(monkeypatch):
+    z_hat = torch.randn(60, 4, generator=torch.Generator().manual_seed(0)) @ torch.eye(4, 400)
+    whole = held_out_information(z_hat, None, SIGMA)
+    monkeypatch.setattr(information, "_GIVEN_AXES_UP_TO", 0)
+    lean = held_out_information(z_hat, None, SIGMA)
+    assert lean.value == pytest.approx(whole.value, abs=4 * whole.standard_error)
+    assert 2 * math.log(1 + 1 / SIGMA**2) - 3 * lean.standard_error < lean.value
+
+
+def test_quick_is_as_valid_and_a_little_looser():
+    means, roots = mixture(3, 3, 16)
+    truth, error = true_information(3, means, roots)
+    z_hat, owner = map(torch.from_numpy, drawn(100, means, roots, 40))
+    whole, quick = (held_out_information(z_hat, owner, SIGMA, quick=quick) for quick in (False, True))
+    assert quick.value > truth - 3 * math.hypot(error, quick.standard_error)
+    assert abs(quick.value - whole.value) < 0.1 * truth
+
+
 def test_an_outlier_costs_its_share_and_no_more():
     z_hat = torch.randn(200, 8, generator=torch.Generator().manual_seed(0))
     before = held_out_information(z_hat, None, 0.5)
