@@ -21,7 +21,7 @@ def mixture(seed, k, dim, spread=0.3):
     rng = np.random.default_rng(seed)
     means = 0.5 * rng.standard_normal((k, dim))
     sizes = spread * np.exp(rng.uniform(-1, 0.5, k))
-    roots = sizes[:, None, None] * rng.standard_normal((k, dim, dim)) / dim
+    roots = sizes[:, None, None] * rng.standard_normal((k, dim, dim)) / math.sqrt(dim)
     return means, roots
 
 
@@ -47,11 +47,11 @@ def true_information(seed, means, roots, count=20_000):
 
 def test_one_gaussian_in_closed_form():
     variances = torch.tensor([4.0, 1.0, 0.25, 0.01])
-    z_hat = variances.sqrt() * torch.randn(4000, 4, generator=torch.Generator().manual_seed(0))
+    z_hat = variances.sqrt() * torch.randn(1500, 4, generator=torch.Generator().manual_seed(0))
     found = held_out_information(z_hat + 7, None, noise_std=0.5)
     exact = float(torch.log1p(variances / 0.25).sum() / 2)
     assert abs(found.value - exact) < 3 * found.standard_error + 0.03
-    assert 0.005 < found.standard_error < 0.05
+    assert 0.01 < found.standard_error < 0.05
 
 
 @pytest.mark.parametrize("k", [3, 10])
@@ -59,12 +59,12 @@ def test_is_never_below_the_truth_of_a_mixture_and_not_far_above(k):
     means, roots = mixture(k, k, 16)
     truth, error = true_information(k, means, roots)
     gaps = []
-    for seed in range(5):
+    for seed in range(3):
         z_hat, owner = drawn(100 + seed, means, roots, 40)
         found = held_out_information(torch.from_numpy(z_hat), torch.from_numpy(owner), SIGMA, seed)
         assert found.value > truth - 3 * math.hypot(error, found.standard_error)
         gaps.append(found.value - truth)
-    assert np.mean(gaps) < 2.0  # of some 15 nats
+    assert np.mean(gaps) < 4.0, gaps  # of some 20 nats
 
 
 def test_in_sample_moments_would_be_below_the_truth():
@@ -89,7 +89,7 @@ def test_uniform_features_by_quadrature():
         return -density * math.log(density) if density > 0 else 0.0
 
     one = integrate.quad(integrand, -1, 2)[0] - math.log(2 * math.pi * math.e * SIGMA**2) / 2
-    z_hat = torch.rand(2000, 3, generator=torch.Generator().manual_seed(1))
+    z_hat = torch.rand(1000, 3, generator=torch.Generator().manual_seed(1))
     found = held_out_information(z_hat, None, SIGMA)
     assert 3 * one - 3 * found.standard_error < found.value < 3 * one + 0.6
 
@@ -115,15 +115,33 @@ def test_more_dimensions_than_features(dim):
 
 def test_classes_of_one_two_and_no_sample_in_a_fold():
     rng = torch.Generator().manual_seed(0)
-    centres = torch.randn(300, 24, generator=rng)
-    z_hat = centres.repeat_interleave(2, 0) + 0.05 * torch.randn(600, 24, generator=rng)
-    labels = torch.arange(300).repeat_interleave(2)
+    centres = torch.randn(200, 24, generator=rng)
+    z_hat = centres.repeat_interleave(2, 0) + 0.05 * torch.randn(400, 24, generator=rng)
+    labels = torch.arange(200).repeat_interleave(2)
     by_class = held_out_information(z_hat, labels, SIGMA)
-    alone = held_out_information(z_hat, torch.arange(600), SIGMA)
-    # One of 300 centres, known but for its 0.05: log 300 and 12 log(1 + .25) nats, from one other image each.
-    assert math.log(300) < by_class.value < alone.value
-    assert by_class.value < math.log(300) + 12 * math.log(1 + 3 * 0.25) + 3
+    alone = held_out_information(z_hat, torch.arange(400), SIGMA)
+    # One of 200 centres, known but for its 0.05: log 200 and 12 log(1 + .25) nats, from one other image each.
+    assert math.log(200) < by_class.value < alone.value
+    assert by_class.value < math.log(200) + 12 * math.log(1 + 3 * 0.25) + 3
     assert math.isfinite(alone.value)
+
+
+def test_without_the_features_own_axes_wide_features_need_no_basis(monkeypatch):
+    z_hat = torch.randn(60, 4, generator=torch.Generator().manual_seed(0)) @ torch.eye(4, 400)
+    whole = held_out_information(z_hat, None, SIGMA)
+    monkeypatch.setattr(information, "_GIVEN_AXES_UP_TO", 0)
+    lean = held_out_information(z_hat, None, SIGMA)
+    assert lean.value == pytest.approx(whole.value, abs=4 * whole.standard_error)
+    assert 2 * math.log(1 + 1 / SIGMA**2) - 3 * lean.standard_error < lean.value
+
+
+def test_quick_is_as_valid_and_a_little_looser():
+    means, roots = mixture(3, 3, 16)
+    truth, error = true_information(3, means, roots)
+    z_hat, owner = map(torch.from_numpy, drawn(100, means, roots, 40))
+    whole, quick = (held_out_information(z_hat, owner, SIGMA, quick=quick) for quick in (False, True))
+    assert quick.value > truth - 3 * math.hypot(error, quick.standard_error)
+    assert abs(quick.value - whole.value) < 0.1 * truth
 
 
 def test_an_outlier_costs_its_share_and_no_more():
@@ -147,11 +165,11 @@ def test_depends_on_signal_to_noise_alone_and_on_the_seed_alone():
 
 def test_standard_error_is_the_spread_over_samples():
     values = []
-    for seed in range(30):
-        z_hat = torch.randn(150, 3, generator=torch.Generator().manual_seed(seed))
-        values.append(held_out_information(z_hat, torch.zeros(150, dtype=torch.int64), 0.5, seed))
+    for seed in range(12):
+        z_hat = torch.randn(60, 3, generator=torch.Generator().manual_seed(seed))
+        values.append(held_out_information(z_hat, torch.zeros(60, dtype=torch.int64), 0.5, seed))
     spread = np.std([found.value for found in values], ddof=1)
-    assert np.mean([found.standard_error for found in values]) == pytest.approx(spread, rel=0.4)
+    assert np.mean([found.standard_error for found in values]) == pytest.approx(spread, rel=0.6)
 
 
 def test_at_most_is_three_errors_up_and_never_negative():

@@ -6,7 +6,7 @@ import torch
 from attack_cases import images, victim
 from sklearn.linear_model import LogisticRegression
 
-from sfumato.attacks import ATTRIBUTES, Knowledge, Observer, RidgeAttack, observe, probe_attribute, probe_identity
+from sfumato.attacks import ATTRIBUTES, Observer, RidgeAttack, probe_attribute
 from sfumato.attacks.probes import _scores, _softmax_regression, attributes_of
 from sfumato.data import ImageSet
 from sfumato.errors import ConfigError
@@ -36,20 +36,6 @@ def test_what_is_not_there_is_read_at_chance(world):
     labels = torch.randint(2, (400,), generator=coin), torch.randint(2, (200,), generator=coin)
     probe = probe_attribute(observer, model, test, "coin", labels=labels)
     assert abs(probe.accuracy - 0.5) < 4 * (0.25 / 200) ** 0.5
-
-
-def test_noise_hides_identity(world):
-    test = world[2]
-    model = victim(noise_std=0.01)
-    observer = Observer(model, images(400))
-    seen = probe_identity(observer, model, test)
-    assert seen.chance == 1 / 200
-    assert seen.accuracy > 0.9
-    redrawn = probe_identity(observer, model, test, attack=RidgeAttack().fit(observer))
-    assert redrawn.accuracy > 0.3
-    loud = victim(noise_std=20.0)
-    hidden = probe_identity(Observer(loud, images(400)), loud, test)
-    assert hidden.accuracy < 0.05
 
 
 def test_the_classifier_is_that_of_scikit_learn():
@@ -83,6 +69,3 @@ def test_mistakes(world):
         probe_attribute(observer, model, test, "banana")
     with pytest.raises(ConfigError, match="has 3 and 200 labels for 400 and 200 images"):
         probe_attribute(observer, model, test, "odd", labels=(torch.zeros(3).long(), torch.zeros(200).long()))
-    blind = observe(model, images(50), Knowledge(pairs=20))
-    with pytest.raises(ConfigError, match="cannot encode a gallery"):
-        probe_identity(blind, model, test)

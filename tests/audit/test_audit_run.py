@@ -101,11 +101,9 @@ def test_what_else_can_be_read(audited):
     probes = {one["name"]: one for one in audited[1].result["probes"]}
     assert set(probes) == {
         f"{what}_{source}"
-        for what in ("brightness", "contrast", "asymmetry", "identity")  # one class, one channel: nothing to tell apart
+        for what in ("brightness", "contrast", "asymmetry")  # one class, one channel: nothing to tell apart
         for source in ("feature", "reconstruction")
     }
-    assert probes["identity_feature"]["chance"] == pytest.approx(1 / 40)
-    assert probes["identity_feature"]["accuracy"] > 0.2
     assert probes["brightness_feature"]["images"] == 40
 
 

@@ -3,13 +3,14 @@
 from sfumato.attacks.base import Attack, Fit, Observer, hold_out
 from sfumato.attacks.decoder import DecoderAttack, DecoderConfig
 from sfumato.attacks.gan import GanAttack, GanConfig, gradient_penalty
+from sfumato.attacks.identification import Leakage, identify, measure_leakage
 from sfumato.attacks.knowledge import Knowledge, NoiseObserver, PairsObserver, observe
 from sfumato.attacks.latent import LatentAttack, LatentConfig
 from sfumato.attacks.learned import LearnedAttack
 from sfumato.attacks.nearest import NearestAttack, NearestConfig
 from sfumato.attacks.optimization import OptimizationAttack, OptimizationConfig
 from sfumato.attacks.outcome import NOT_JUDGED, Convergence, Stored, all_converged, judge_stored
-from sfumato.attacks.probes import ATTRIBUTES, Probe, probe_attribute, probe_identity
+from sfumato.attacks.probes import ATTRIBUTES, Probe, probe_attribute
 from sfumato.attacks.queries import Queries, aggregate, encode_repeated
 from sfumato.attacks.query_curve import QueryObserver, QueryPoint, query_curve, release_of
 from sfumato.attacks.reconstruction import (
@@ -41,6 +42,7 @@ __all__ = [
     "Knowledge",
     "LatentAttack",
     "LatentConfig",
+    "Leakage",
     "LearnedAttack",
     "LearnedConfig",
     "NearestAttack",
@@ -69,15 +71,16 @@ __all__ = [
     "figures_of",
     "gradient_penalty",
     "hold_out",
+    "identify",
     "invert",
     "invert_released",
     "judge_stored",
     "judged",
     "mean_image_error",
+    "measure_leakage",
     "name_of",
     "observe",
     "probe_attribute",
-    "probe_identity",
     "query_curve",
     "release_of",
     "strongest",

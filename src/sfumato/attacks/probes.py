@@ -1,4 +1,4 @@
-"""What else can be read: attributes and identity, from what leaves the device or from a redrawn image."""
+"""What else can be read: attributes, from what leaves the device or from a redrawn image."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from sfumato.modes import evaluating
 from sfumato.seeds import generator
 from sfumato.split import SplitModel
 
-__all__ = ["ATTRIBUTES", "Probe", "attributes_of", "probe_attribute", "probe_identity"]
+__all__ = ["ATTRIBUTES", "Probe", "attributes_of", "probe_attribute"]
 
 _PENALTIES = (1e-3, 1e-1, 1e1)
 _STEPS = 60
@@ -25,11 +25,11 @@ class Probe:
     """How often something is read correctly.
 
     Attributes:
-        what: name of the attribute, or `identity`.
+        what: name of the attribute.
         source: `feature` or `reconstruction`.
         accuracy: share of images.
         error: its standard error, `sqrt(accuracy (1 - accuracy) / images)`.
-        chance: accuracy of always giving the commonest answer of the attacker's images; one in `images` for identity.
+        chance: accuracy of always giving the commonest answer of the attacker's images.
         images: how many were probed.
     """
 
@@ -136,42 +136,6 @@ def probe_attribute(
     correct = (_scores(shown, best[1]).argmax(1).cpu() == theirs).double()
     commonest = mine.bincount().argmax()
     return _probe(name, attack, correct, float((theirs == commonest).double().mean()))
-
-
-def probe_identity(
-    observer: Observer,
-    model: SplitModel,
-    gallery: ImageSet,
-    *,
-    attack: Attack | None = None,
-    draws: int = 4,
-    seed: int = 0,
-) -> Probe:
-    """Tell which image of a gallery a release belongs to: the nearest one is the answer, and right or wrong.
-
-    Distances are between the release and the mean of `draws` other releases of each gallery image, which the attacker
-    has encoded itself; with `attack`, between the redrawn image and the gallery's pixels.
-
-    Raises:
-        ConfigError: the attacker cannot encode the gallery, and no attack is given.
-    """
-    noise = generator(seed, "identity", device=observer.device)
-    parts = torch.arange(len(gallery)).split(512)
-    reads = _reader(attack)
-    if attack is None:
-        if not observer.encodes:
-            raise ConfigError("this attacker cannot encode a gallery; probe the identity of redrawn images instead")
-        faces = [
-            observer.encode_repeated(gallery.float(part), queries=draws, generator=noise).mean(1) for part in parts
-        ]
-        known = torch.cat(faces).flatten(1)
-    else:
-        known = gallery.float().flatten(1).to(observer.device)
-    right = []
-    for part in parts:
-        nearest = torch.cdist(reads(_release(model, gallery, part, noise)), known).argmin(1)
-        right.append(nearest.cpu() == part)
-    return _probe("identity", attack, torch.cat(right).double(), 1.0 / len(gallery))
 
 
 def _reader(attack: Attack | None) -> Callable[[Tensor], Tensor]:

@@ -1,11 +1,11 @@
-"""What besides the image can be read: attributes and identity, from the feature and from a reconstruction."""
+"""What besides the image can be read: attributes, from the feature and from a reconstruction."""
 
 import time
 from typing import Any
 
 from sfumato import attacks
 from sfumato.attacks import Attack
-from sfumato.attacks.probes import ATTRIBUTES, probe_attribute, probe_identity
+from sfumato.attacks.probes import ATTRIBUTES, probe_attribute
 from sfumato.audit.images import shuffled
 from sfumato.audit.inversion import Stop, Tell
 from sfumato.audit.stage import Stage
@@ -21,7 +21,6 @@ _WORDS = {
     "asymmetry": "less symmetric than the median image",
     "colour": "the strongest colour channel",
     "class": "the class, which the cloud is meant to read",
-    "identity": "which of the unseen images it is",
 }
 
 
@@ -32,7 +31,7 @@ def run_probes(piece: Piece, stage: Stage, decided: dict[str, Any], tell: Tell, 
     unseen = stage.test.first(piece.images or len(stage.test)).images
     observer = stage.observer(known)
     redrawing = attacks.build(config_of(piece, stage, decided)).fit(observer)
-    names = [name for name in ATTRIBUTES if _applies(name, stage)] + ["identity"]
+    names = [name for name in ATTRIBUTES if _applies(name, stage)]
     found = []
     for name in names:
         for source, attack in (("feature", None), ("reconstruction", redrawing)):
@@ -51,10 +50,7 @@ def _applies(name: str, stage: Stage) -> bool:
 
 def _probe(name: str, source: str, attack: Attack | None, observer: Any, unseen: Any, stage: Stage) -> dict[str, Any]:
     model = stage.subject.model
-    if name == "identity":
-        probe = probe_identity(observer, model, unseen, attack=attack, seed=stage.seed)
-    else:
-        probe = probe_attribute(observer, model, unseen, name, attack=attack, seed=stage.seed)
+    probe = probe_attribute(observer, model, unseen, name, attack=attack, seed=stage.seed)
     return {
         "name": f"{name}_{source}",
         "label": f"{_WORDS[name]}, from the {source}",

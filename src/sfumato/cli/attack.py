@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from sfumato import attacks
-from sfumato.attacks import ATTACKS
+from sfumato.attacks import ATTACKS, measure_leakage
 from sfumato.cli.console import progress_bar, say, table
 from sfumato.cli.parser import CommandParser, add_plugins, field_texts, load_plugins, save_json
 from sfumato.compute import device_of
-from sfumato.experiments.leakage import measure_leakage
 from sfumato.report.pictures import save_side_by_side
 from sfumato.training import load_data, load_run
 from sfumato.training.inversion import Suite, attack_folder, attack_suite

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from sfumato import attacks
-from sfumato.attacks import DecoderConfig, GanConfig
+from sfumato.attacks import DecoderConfig, GanConfig, measure_leakage
 from sfumato.compute import device_of
-from sfumato.experiments.leakage import measure_leakage
 from sfumato.experiments.strips import write_strip
 from sfumato.training import TrainConfig, load_data, load_run, train_run
 from sfumato.training.inversion import attack_suite

@@ -14,9 +14,8 @@ from typing import Any
 import torch
 
 from sfumato import data
-from sfumato.attacks import DecoderConfig, strongest
+from sfumato.attacks import DecoderConfig, measure_leakage, strongest
 from sfumato.data import DataSets
-from sfumato.experiments.leakage import measure_leakage
 from sfumato.training import TrainConfig, load_run, train_run
 from sfumato.training.inversion import attack_suite
 

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from sfumato import attacks, data
-from sfumato.attacks import Attack, AttackConfig, DecoderConfig, Observer, RidgeConfig, invert
+from sfumato.attacks import Attack, AttackConfig, DecoderConfig, Observer, RidgeConfig, invert, measure_leakage
 from sfumato.data import ImageSet
 from sfumato.errors import DataError
-from sfumato.experiments.leakage import measure_leakage
 from sfumato.seeds import derive_seed, generator
 from sfumato.split import SplitModel
 from sfumato.training.evaluate import recognised
