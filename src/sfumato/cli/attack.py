@@ -53,7 +53,7 @@ def run(words: Sequence[str]) -> None:
     picture = attack_folder(victim, parsed.attack) / "reconstructions.png"
     save_side_by_side(picture, attacked.originals, {"reconstructed": attacked.test.images})
     _show(f"{victim.folder}, {parsed.attack} attack", attacked.result)
-    say(f"originals beside redrawn images: {picture}")
+    say(f"originals beside reconstructed images: {picture}")
     save_json(parsed.json, attacked.result)
 
 
