@@ -132,6 +132,8 @@ class CEM(nn.Module):
         ConfigError: a setting without meaning, such as noise_std = 0 (the bound would be infinite).
     """
 
+    _pulls: Tensor
+
     def __init__(
         self,
         *,

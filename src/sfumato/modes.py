@@ -101,28 +101,30 @@ def exact_batch_norm(module: nn.Module) -> Iterator[None]:
     Args:
         module: in training mode; its frozen parts in evaluation mode.
     """
-    layers = [part for part in module.modules() if _follows(part)]
-    before = [
-        (part.momentum, *(value.clone() for value in (part.running_mean, part.running_var, part.num_batches_tracked)))
-        for part in layers
-    ]
-    for part in layers:
+    layers = [(part, part.momentum, _statistics(part)) for part in module.modules() if _follows(part)]
+    before = [[value.clone() for value in statistics] for _, _, statistics in layers]
+    for part, _, _ in layers:
         part.reset_running_stats()
         part.momentum = None  # a cumulative average
     try:
         with torch.no_grad():
             yield
     finally:
-        for part, (momentum, mean, var, count) in zip(layers, before, strict=True):
+        for (part, momentum, (mean, var, count)), (old_mean, old_var, old_count) in zip(layers, before, strict=True):
             part.momentum = momentum
-            if not part.num_batches_tracked:
-                part.running_mean.copy_(mean)
-                part.running_var.copy_(var)
-            part.num_batches_tracked.add_(count)
+            if not count:
+                mean.copy_(old_mean)
+                var.copy_(old_var)
+            count.add_(old_count)
 
 
 def _follows(part: nn.Module) -> TypeGuard[_BatchNorm]:
     return isinstance(part, _BatchNorm) and part.training and part.track_running_stats and part.momentum is not None
+
+
+def _statistics(part: _BatchNorm) -> tuple[Tensor, Tensor, Tensor]:
+    assert part.running_mean is not None and part.running_var is not None and part.num_batches_tracked is not None
+    return part.running_mean, part.running_var, part.num_batches_tracked
 
 
 def wake(module: nn.Module) -> None:

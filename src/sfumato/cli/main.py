@@ -81,8 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except Exception as error:  # ours, a library's, or that of code which the user handed in
         if may_tell():
-            words = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-            print(f"sfumato: error: {command} failed inside ({words}); {_traceback()}", file=sys.stderr, flush=True)
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            print(f"sfumato: error: {command} failed inside ({reason}); {_traceback()}", file=sys.stderr, flush=True)
         return 3
     return code or 0
 
