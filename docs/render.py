@@ -12,10 +12,13 @@ from sfumato.experiments.budget import load_budget, load_rows, load_spec
 from sfumato.experiments.presentation import present
 from sfumato.experiments.store import Store
 from sfumato.files import write_text
-from sfumato.report.loglog import scaling_figure
 from sfumato.report.study import study_markdown
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+from growth import scaling_figure  # noqa: E402
+
 PAGES = (
     "README.md",
     "docs/index.md",

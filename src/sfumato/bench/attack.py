@@ -5,8 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from sfumato.bench.rows import Row
-from sfumato.bench.timing import take_turns
+from sfumato.bench.timing import Row, take_turns
 from sfumato.compute import arranged, autocast, cpu_has_bf16, use_bf16
 from sfumato.models import ReconstructionNet
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sfumato.bench.rows import Row
+from sfumato.bench.timing import Row
 from sfumato.deploy.edge import EdgeClient
 from sfumato.deploy.manifest import ENCODER
 from sfumato.deploy.messages import http_query

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sfumato.bench.rows import Row
+from sfumato.bench.timing import Row
 from sfumato.cem import CEM
 from sfumato.errors import ConfigError
 from sfumato.mixture import GaussianMixture, Parameters

@@ -8,9 +8,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from sfumato import models
-from sfumato.bench.rows import Row
-from sfumato.bench.step import CONFIG, stepper
-from sfumato.bench.timing import take_turns
+from sfumato.bench.timing import Row, take_turns
+from sfumato.bench.training import CONFIG, stepper
 from sfumato.cem import CEM
 from sfumato.compute import cpu_has_bf16
 from sfumato.data import Augmentation, ImageSet

@@ -1,32 +1,26 @@
 """Below the functions: what the kernels of a forward compute."""
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
-from sfumato.split.values import Step, walk
+from sfumato.split.values import walk
+
+if TYPE_CHECKING:
+    from sfumato.split.recorder import Recorder
 
 __all__ = ["Kernels"]
 
 _CPU_ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu}  # which the registry lacks
 
 
-class Listener(Protocol):
-    """Who says which step a kernel belongs to."""
-
-    active: bool
-    scope: Step
-    running: Step
-    born: set[int]
-
-
 class Kernels(TorchDispatchMode):
-    """Counts products, and notices random numbers and new tensors."""
+    """Counts products, and notices random numbers and new tensors, for the step that the recorder is at."""
 
-    def __init__(self, recorder: Listener) -> None:
+    def __init__(self, recorder: "Recorder") -> None:
         super().__init__()
         self._recorder = recorder
 
