@@ -20,7 +20,7 @@ from published_loop import against_published
 from roofline import roofline
 from steps import batches, defense_steps, many_clusters
 
-from sfumato.bench import Row, run_bench
+from sfumato.bench import Ratio, run_bench
 from sfumato.bench.training import CONFIG, random_images
 from sfumato.compute import cpu_has_bf16
 from sfumato.errors import SfumatoWarning
@@ -30,7 +30,7 @@ from sfumato.files import write_json
 def measure(rounds: int, quick: bool) -> dict[str, object]:
     """All rows, sweeps and shares."""
 
-    def tell(row: Row) -> None:
+    def tell(row: Ratio) -> None:
         sys.stderr.write(f"{row.name}: {row.ratio:.3f} x {row.baseline} ({row.detail})\n")
 
     result = run_bench(rounds=rounds, quick=quick, tell=tell)

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from sfumato import defenses
 from sfumato.bench.mixture import clustered
-from sfumato.bench.timing import Row, take_turns
+from sfumato.bench.timing import Ratio, take_turns
 from sfumato.bench.training import CONFIG, PerImage, random_images, stepper
 from sfumato.compute import memory_format
 from sfumato.data import Augmentation, ImageSet
@@ -18,7 +18,7 @@ from sfumato.training import TrainConfig
 __all__ = ["batches", "defense_steps", "many_clusters"]
 
 
-def many_clusters(rounds: int, count: int, samples: int, config: TrainConfig = CONFIG) -> Row:
+def many_clusters(rounds: int, count: int, samples: int, config: TrainConfig = CONFIG) -> Ratio:
     """The step with 300 clusters, as for CIFAR-100: CEM over without. The mixture is of `samples` made-up features."""
     images = random_images(count, classes=100)
     features, labels = clustered(samples, 512, classes=100)
@@ -27,7 +27,7 @@ def many_clusters(rounds: int, count: int, samples: int, config: TrainConfig = C
         "with": stepper(replace(config, cem=True), images, features, labels),
     }
     timings, ratio = take_turns(variants, rounds=rounds)
-    return Row(
+    return Ratio(
         "training step with CEM, full, 300 clusters",
         ratio("with", "without"),
         "the same step without CEM",
@@ -37,7 +37,7 @@ def many_clusters(rounds: int, count: int, samples: int, config: TrainConfig = C
     )
 
 
-def defense_steps(rounds: int, images: ImageSet, config: TrainConfig = CONFIG) -> list[Row]:
+def defense_steps(rounds: int, images: ImageSet, config: TrainConfig = CONFIG) -> list[Ratio]:
     """The step with each defence, with and without CEM, over the step without any."""
     variants: dict[str, Callable[[], object]] = {"none": stepper(config, images)}
     for name in defenses.names():
@@ -46,7 +46,7 @@ def defense_steps(rounds: int, images: ImageSet, config: TrainConfig = CONFIG) -
     timings, ratio = take_turns(variants, rounds=rounds)
     base = timings["none"].median
     return [
-        Row(
+        Ratio(
             f"training step with {name}",
             ratio(name, "none"),
             "the same step without a defence",
@@ -57,7 +57,7 @@ def defense_steps(rounds: int, images: ImageSet, config: TrainConfig = CONFIG) -
     ]
 
 
-def batches(rounds: int, images: ImageSet, batch: int = 128) -> Row:
+def batches(rounds: int, images: ImageSet, batch: int = 128) -> Ratio:
     """A batch of augmented images: the loader's time over ours."""
     augmentation = Augmentation(pad=4, flip=True)
     steps = itertools.count()
@@ -73,7 +73,7 @@ def batches(rounds: int, images: ImageSet, batch: int = 128) -> Row:
     endless = (one for _ in itertools.count() for one in loader)
     variants = {"ours": ours, "theirs": lambda: next(endless)}
     timings, ratio = take_turns(variants, rounds=rounds)
-    return Row(
+    return Ratio(
         f"a batch of {batch} augmented images",
         ratio("theirs", "ours"),
         "DataLoader with per-image transforms, without worker processes",

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sfumato.bench import Row, run_bench, take_turns
+from sfumato.bench import Ratio, run_bench, take_turns
 from sfumato.errors import ConfigError
 
 
@@ -31,16 +31,16 @@ def test_ratios_of_known_durations(monkeypatch):
 
 
 def test_targets_are_judged_in_their_own_direction():
-    assert Row("a", 1.02, "b", 1.03).met is True
-    assert Row("a", 1.04, "b", 1.03).met is False
-    assert Row("a", 6.0, "b", 5.0, "at least").met is True
-    assert Row("a", 4.0, "b", 5.0, "at least").met is False
-    assert Row("a", 4.0, "b").met is None
+    assert Ratio("a", 1.02, "b", 1.03).met is True
+    assert Ratio("a", 1.04, "b", 1.03).met is False
+    assert Ratio("a", 6.0, "b", 5.0, "at least").met is True
+    assert Ratio("a", 4.0, "b", 5.0, "at least").met is False
+    assert Ratio("a", 4.0, "b").met is None
 
 
 @pytest.mark.slow
 def test_a_quick_run_measures_everything_and_is_plain_data():
-    seen: list[Row] = []
+    seen: list[Ratio] = []
     result = run_bench(rounds=2, quick=True, tell=seen.append)
     json.dumps(result, allow_nan=False)
     assert len(result["rows"]) == len(seen) == 12

@@ -7,15 +7,15 @@ from typing import Any
 
 from sfumato.bench.attack import attack_step
 from sfumato.bench.mixture import em_against_scikit_learn, refresh, refresh_memory, require_scikit_learn
-from sfumato.bench.timing import Row, Timing, take_turns
+from sfumato.bench.timing import Ratio, Timing, take_turns
 from sfumato.bench.training import CONFIG, cem_step, feature_pass, random_images, throughput
 from sfumato.errors import SfumatoWarning
 from sfumato.evidence import evidence
 
-__all__ = ["Row", "Timing", "run_bench", "take_turns"]
+__all__ = ["Ratio", "Timing", "run_bench", "take_turns"]
 
 
-def run_bench(*, rounds: int = 15, quick: bool = False, tell: Callable[[Row], None] | None = None) -> dict[str, Any]:
+def run_bench(*, rounds: int = 15, quick: bool = False, tell: Callable[[Ratio], None] | None = None) -> dict[str, Any]:
     """The training step with CEM, the attack's step and the mixture, each over its baseline.
 
     Args:
@@ -30,9 +30,9 @@ def run_bench(*, rounds: int = 15, quick: bool = False, tell: Callable[[Row], No
         ConfigError: scikit-learn is not installed.
     """
     require_scikit_learn()
-    rows: list[Row] = []
+    rows: list[Ratio] = []
 
-    def add(*new: Row) -> None:
+    def add(*new: Ratio) -> None:
         rows.extend(new)
         for row in new:
             if tell is not None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sfumato.bench.timing import Row
+from sfumato.bench.timing import Ratio
 from sfumato.cem import CEM
 from sfumato.errors import ConfigError
 from sfumato.mixture import GaussianMixture, Parameters
@@ -31,7 +31,7 @@ def clustered(count: int, dim: int, seed: int = 0, classes: int = _CLASSES) -> t
     return features, component // _PER_CLASS
 
 
-def refresh(rounds: int, step_seconds: float, count: int = 50_000, dim: int = 512) -> Row:
+def refresh(rounds: int, step_seconds: float, count: int = 50_000, dim: int = 512) -> Ratio:
     """A warm refresh from given features over the time of the epoch that it serves."""
     features, labels = clustered(count, dim)
     cem = CEM(num_classes=_CLASSES, clusters_per_class=_PER_CLASS, noise_std=0.025)
@@ -43,7 +43,7 @@ def refresh(rounds: int, step_seconds: float, count: int = 50_000, dim: int = 51
         seconds.append(time.perf_counter() - began)
     epoch = step_seconds * count / 128
     taken = statistics.median(seconds)
-    return Row(
+    return Ratio(
         f"warm refresh, {count:,} x {dim}, class-conditional, full",
         taken / epoch,
         "an epoch of training steps",
@@ -52,12 +52,12 @@ def refresh(rounds: int, step_seconds: float, count: int = 50_000, dim: int = 51
     )
 
 
-def refresh_memory(count: int = 50_000, dim: int = 512) -> Row:
+def refresh_memory(count: int = 50_000, dim: int = 512) -> Ratio:
     """Peak memory of a first and a warm refresh, features included, over the features' own."""
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:
         ratio = pool.apply(_peak, (count, dim))
-    return Row(
+    return Ratio(
         "peak memory of a refresh",
         ratio,
         f"the {count * dim * 4 / 2**20:.0f} MiB of features themselves",
@@ -99,7 +99,7 @@ def require_scikit_learn() -> None:
         raise ConfigError("the benchmark compares with scikit-learn; run `pip install 'sfumato[bench]'`")
 
 
-def em_against_scikit_learn(count: int = 50_000, dim: int = 512, k: int = 30) -> Row:
+def em_against_scikit_learn(count: int = 50_000, dim: int = 512, k: int = 30) -> Ratio:
     """A diagonal EM fit to the same likelihood, both from the same start and with the same tolerance."""
     from sklearn.mixture import GaussianMixture as Reference
 
@@ -121,7 +121,7 @@ def em_against_scikit_learn(count: int = 50_000, dim: int = 512, k: int = 30) ->
     theirs.fit(features.numpy())
     other = time.perf_counter() - began
     gap = float(ours.score(features)) - float(theirs.score(features.numpy()))
-    return Row(
+    return Ratio(
         f"diagonal EM, {k} components, {count:,} x {dim}: speed",
         other / own,
         "scikit-learn's GaussianMixture from the same start",

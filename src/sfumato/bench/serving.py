@@ -19,7 +19,7 @@ from torch import nn
 from sfumato import Channel, SplitModel, models
 from sfumato.bench.edge import edge_rows
 from sfumato.bench.load import Load, load
-from sfumato.bench.timing import Row
+from sfumato.bench.timing import Ratio
 from sfumato.deploy.export import ExportConfig, export_bundle
 from sfumato.evidence import evidence
 
@@ -43,7 +43,7 @@ _PATIENT = ("--deadline-ms", "30000")  # 32 clients that never pause may wait lo
 
 
 def run_serving_bench(
-    *, rounds: int = 9, seconds: float = 2.0, quick: bool = False, tell: Callable[[Row], None] | None = None
+    *, rounds: int = 9, seconds: float = 2.0, quick: bool = False, tell: Callable[[Ratio], None] | None = None
 ) -> dict[str, Any]:
     """The device's side, and the server under load on loopback.
 
@@ -54,9 +54,9 @@ def run_serving_bench(
         tell: hears of each row.
     """
     before = os.getloadavg()[0]
-    rows: list[Row] = []
+    rows: list[Ratio] = []
 
-    def add(new: list[Row]) -> None:
+    def add(new: list[Ratio]) -> None:
         rows.extend(new)
         for row in new:
             if tell is not None:
@@ -98,7 +98,7 @@ def _wide(folder: Path, width: int) -> Path:
     return export_random(folder, edge, cloud, (1, 8, 8))
 
 
-def _server_rows(folder: Path, rounds: int, seconds: float, quick: bool) -> list[Row]:
+def _server_rows(folder: Path, rounds: int, seconds: float, quick: bool) -> list[Ratio]:
     vgg11, wide = _vgg11(folder / "vgg11"), _wide(folder / "wide", 64 if quick else 4096)
     rng = np.random.default_rng(0)
     feature, broad = (rng.random((1, *shape), dtype=np.float32) for shape in ((8, 8, 8), (_WIDE,)))
@@ -232,14 +232,14 @@ def take_load_in_turns(runs: Runs, rounds: int, seconds: float) -> Loads:
     return loads
 
 
-def compared(loads: Loads, ours: str, base: str, name: str, baseline: str, target: float | None = None) -> list[Row]:
+def compared(loads: Loads, ours: str, base: str, name: str, baseline: str, target: float | None = None) -> list[Ratio]:
     """The ratio of the rates, and that of the waits which one answer in a hundred exceeds."""
     pairs = list(zip(loads[ours], loads[base], strict=True))
     rates = [statistics.median(run.rate for run in loads[key]) for key in (ours, base)]
     waits = [1e3 * statistics.median(run.quantile(share) for run in loads[ours]) for share in (0.5, 0.99)]
     other = 1e3 * statistics.median(run.quantile(0.99) for run in loads[base])
     return [
-        Row(
+        Ratio(
             name,
             statistics.median(a.rate / b.rate for a, b in pairs),
             baseline,
@@ -247,7 +247,7 @@ def compared(loads: Loads, ours: str, base: str, name: str, baseline: str, targe
             "at least",
             f"{rates[0]:.0f} against {rates[1]:.0f} requests/s, {len(pairs)} rounds",
         ),
-        Row(
+        Ratio(
             f"p99: {name}",
             statistics.median(a.quantile(0.99) / b.quantile(0.99) for a, b in pairs),
             baseline,

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 
-__all__ = ["Row", "Timing", "take_turns"]
+__all__ = ["Ratio", "Timing", "take_turns"]
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def take_turns(
 
 
 @dataclass(frozen=True)
-class Row:
+class Ratio:
     """A measured ratio.
 
     Attributes:

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset
 
 from sfumato import models
-from sfumato.bench.timing import Row, take_turns
+from sfumato.bench.timing import Ratio, take_turns
 from sfumato.compute import cpu_has_bf16
 from sfumato.data import ImageSet
 from sfumato.defenses import CEMDefense
@@ -47,7 +47,7 @@ def random_images(count: int, classes: int = 10) -> ImageSet:
     return ImageSet(pixels, torch.arange(count) % classes, tuple(str(c) for c in range(classes)))
 
 
-def cem_step(rounds: int, images: ImageSet, config: TrainConfig = CONFIG) -> tuple[list[Row], float]:
+def cem_step(rounds: int, images: ImageSet, config: TrainConfig = CONFIG) -> tuple[list[Ratio], float]:
     """The step of VGG11 cut at its second convolution, batch 128, D = 512, k = 30: with CEM over without.
 
     Returns:
@@ -59,7 +59,7 @@ def cem_step(rounds: int, images: ImageSet, config: TrainConfig = CONFIG) -> tup
     timings, ratio = take_turns(variants, rounds=rounds)
     base = timings["without"].median
     rows = [
-        Row(
+        Ratio(
             f"training step with CEM, {name}",
             ratio(name, "without"),
             "the same step without CEM",
@@ -71,7 +71,7 @@ def cem_step(rounds: int, images: ImageSet, config: TrainConfig = CONFIG) -> tup
     return rows, base
 
 
-def feature_pass(rounds: int, images: ImageSet, config: TrainConfig = CONFIG) -> Row:
+def feature_pass(rounds: int, images: ImageSet, config: TrainConfig = CONFIG) -> Ratio:
     """The pass that collects the features for a refresh, over the steps of the epoch that it serves."""
     chosen = build_defenses(config, images.num_classes)
     model = build_model(config, images, chosen)
@@ -82,7 +82,7 @@ def feature_pass(rounds: int, images: ImageSet, config: TrainConfig = CONFIG) ->
         "step": stepper(config, images),
     }
     timings, ratio = take_turns(variants, rounds=rounds)
-    return Row(
+    return Ratio(
         "one pass for the features of a refresh",
         ratio("pass", "step") / steps,
         "the epoch's training steps",
@@ -91,12 +91,12 @@ def feature_pass(rounds: int, images: ImageSet, config: TrainConfig = CONFIG) ->
     )
 
 
-def throughput(rounds: int, images: ImageSet, config: TrainConfig = CONFIG) -> Row:
+def throughput(rounds: int, images: ImageSet, config: TrainConfig = CONFIG) -> Ratio:
     """Images per second of the trainer over those of a plain fp32 NCHW loop with per-image transforms on the CPU."""
     ours, plain = stepper(config, images), plain_loop(images, config.batch_size)
     timings, ratio = take_turns({"ours": ours, "plain": plain}, rounds=rounds)
     bf16 = cpu_has_bf16()
-    return Row(
+    return Ratio(
         "training throughput",
         ratio("plain", "ours"),
         "plain PyTorch loop: fp32, NCHW, per-image transforms",

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sfumato.bench import Row, run_bench
+from sfumato.bench import Ratio, run_bench
 from sfumato.cli.console import progress_bar, say, table
 from sfumato.cli.parser import CommandParser, save_json
 from sfumato.errors import ConfigError
@@ -45,9 +45,9 @@ def run(words: Sequence[str]) -> None:
     if not 0 < parsed.seconds < float("inf"):
         raise ConfigError(f"seconds is {parsed.seconds}; give a finite number above 0")
     with progress_bar(f"bench {parsed.what}") as bar:
-        done: list[Row] = []
+        done: list[Ratio] = []
 
-        def tell(row: Row) -> None:
+        def tell(row: Ratio) -> None:
             done.append(row)
             bar.at(len(done), _ROWS[parsed.what])
             bar.line(f"{row.name}: {row.ratio:.3f} x {row.baseline} ({row.detail})")
@@ -67,6 +67,6 @@ def _measure(parsed: Any, tell: Any) -> dict[str, Any]:
     return run_serving_bench(rounds=parsed.rounds or 9, seconds=parsed.seconds, quick=parsed.quick, tell=tell)
 
 
-def _cells(row: Row) -> tuple[str, str, str, str]:
+def _cells(row: Ratio) -> tuple[str, str, str, str]:
     target = "" if row.target is None else f"{row.better} {row.target:g}: {'met' if row.met else 'MISSED'}"
     return row.name, f"{row.ratio:.3f}", row.baseline, target

@@ -1,7 +1,8 @@
 """Modules as programs in files, written and read through `torch.export`.
 
-A `.pt2` archive is a program: opening one may already run whatever its author put there, and PyTorch is not a sandbox.
-Load files of people you trust.
+A `.pt2` archive is a program, and opening one may already run whatever its author put there: PyTorch unpickles what the
+archive says is pickled, and evaluates its symbolic sizes as expressions. A filter in front of it would only pretend to
+help. Load files of people you trust.
 """
 
 import copy

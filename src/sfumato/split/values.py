@@ -132,7 +132,7 @@ def parts(tree: Any) -> Parts | None:
 
 def _mapping(tree: Any, changed: dict[Any, Any]) -> Any:
     if is_dataclass(tree):
-        return type(tree)(**changed)  # type: ignore[arg-type]
+        return type(tree)(**changed)  # type: ignore[misc]
     other = copy.copy(tree)
     other.update(changed)
     return other
