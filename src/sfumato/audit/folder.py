@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sfumato import checkpoint
 from sfumato.errors import CheckpointError
-from sfumato.files import write_json
+from sfumato.files import read_json, write_json
 
 __all__ = ["AuditFolder"]
 
@@ -35,7 +35,7 @@ class AuditFolder:
         self.path = path
         self._plan_path = path / "plan.json"
         fresh: dict[str, Any] = {"identity": identity, "decided": {}, "spent": 0.0}
-        plan = _read(self._plan_path) if self._plan_path.exists() else fresh
+        plan = read_json(self._plan_path) if self._plan_path.exists() else fresh
         known = json.loads(json.dumps(identity))
         if plan["identity"] != known:
             theirs = plan["identity"]
@@ -72,7 +72,7 @@ class AuditFolder:
     def finished(self, name: str) -> dict[str, Any] | None:
         """The figures of a finished piece."""
         path = self.path / "pieces" / f"{name}.json"
-        return _read(path) if path.exists() else None
+        return read_json(path) if path.exists() else None
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """The values of a finished piece."""
@@ -85,11 +85,3 @@ class AuditFolder:
         write_json(self.path / "pieces" / f"{name}.json", figures)
         for left in (self.path / "pieces").glob(f"{name}.state*"):
             left.unlink(missing_ok=True)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return value
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}); delete it and run the command again") from error
