@@ -18,13 +18,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 from growth import scaling
 from published_loop import against_published
 from roofline import roofline
-from steps import batches, defense_steps, many_clusters
-
 from sfumato.bench import Ratio, run_bench
 from sfumato.bench.training import CONFIG, random_images
 from sfumato.compute import cpu_has_bf16
 from sfumato.errors import SfumatoWarning
 from sfumato.files import write_json
+from steps import batches, defense_steps, many_clusters
 
 
 def measure(rounds: int, quick: bool) -> dict[str, object]:

@@ -25,18 +25,11 @@ def build(
     sizes: Mapping[Value, tuple[int, int]] | None = None,
     copied: bool = False,
 ) -> fx.GraphModule:
-    """A module that repeats some of a forward's steps.
+    """A module that repeats some of a forward's steps, with the model's own submodules, parameters and buffers.
 
-    Args:
-        model: whose submodules, parameters and buffers it shares, under their names.
-        name: of its class.
-        made: the forward.
-        start: the value that is its input, and the name of the argument.
-        steps: what it does, in this order.
-        answer: what it returns, with values in place of tensors.
-        arguments: of the steps.
-        sizes: for sizes that no step gives: (p, q) for p / q times the batch size, or (p, 0) for the number p.
-        copied: whether to work on a copy of the input, because something changes it in place.
+    Its input is the value `start`, by that name, or a copy of it if something changes it in place (`copied`); its
+    result is `answer`, a template of values. `sizes` gives the sizes that no step gives: (p, q) for p / q times the
+    batch size, or (p, 0) for the number p.
     """
     builder = _Builder(model, made, start)
     if copied:
