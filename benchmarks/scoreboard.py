@@ -16,6 +16,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 
 from growth import scaling
+from memory import refresh_memory
 from published_loop import against_published
 from roofline import roofline
 from sfumato.bench import Ratio, run_bench
@@ -43,6 +44,7 @@ def measure(rounds: int, quick: bool) -> dict[str, object]:
             against_published(rounds, images, config),
             *defense_steps(max(2, rounds // 2), images, config),
             batches(rounds, images, config.batch_size),
+            refresh_memory(*((1500, 64) if quick else (50_000, 512))),
         ]
         for row in rows:
             tell(row)

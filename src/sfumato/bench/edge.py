@@ -21,7 +21,6 @@ from sfumato.deploy.runtime import session_of
 __all__ = ["edge_rows"]
 
 _KEY = bytes(range(32))
-_LIMIT_US = 100.0
 _ASK = """
 import sys, time
 from sfumato.deploy import EdgeClient
@@ -61,13 +60,6 @@ def edge_rows(bundle: Path, *, blocks: int = 9, calls: int = 100) -> list[Ratio]
             "one run of VGG11's encoder",
             0.15,
             detail=f"{us['noise']:.1f} us against {alone}, {turns}",
-        ),
-        Ratio(
-            f"memoised noise of {np.prod(count)} values, key included",
-            us["noise"] / _LIMIT_US,
-            f"{_LIMIT_US:.0f} us",
-            1.0,
-            detail=f"{us['noise']:.1f} us",
         ),
         Ratio(
             "encoder, noise, levels and bytes",

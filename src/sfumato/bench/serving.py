@@ -214,21 +214,12 @@ def in_process(bundle: Path, *, threads: int = 0) -> Caller:
 
 
 def take_load_in_turns(runs: Runs, rounds: int, seconds: float) -> Loads:
-    """Every variant under load, once per round, in alternating order.
-
-    Raises:
-        RuntimeError: a request failed.
-    """
+    """Every variant under load, once per round, in alternating order."""
     loads: Loads = {name: [] for name in runs}
     for index in range(rounds):
         for name in runs if index % 2 else reversed(runs):
             make, clients = runs[name]
-            seen = load(make, clients, seconds)
-            if seen.failures:
-                raise RuntimeError(
-                    f"{seen.failures} requests failed under load ({name}), one of them with {seen.reason}"
-                )
-            loads[name].append(seen)
+            loads[name].append(load(make, clients, seconds))
     return loads
 
 

@@ -10,7 +10,7 @@ from sfumato.errors import ConfigError
 
 __all__ = ["run"]
 
-_ROWS = {"training": 12, "serving": 11}  # for the progress bar
+_ROWS = {"training": 11, "serving": 10}  # for the progress bar
 
 
 def run(words: Sequence[str]) -> None:

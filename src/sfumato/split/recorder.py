@@ -235,25 +235,25 @@ class Recorder(TorchFunctionMode):
         self, kind: Any, target: Any, func: Any, args: Any, kwargs: Any, *, call: Any = None, sizes: bool = False
     ) -> Any:
         """Run one operation and write it down, unless all it does is to say something about a tensor's form."""
-        one = Step(kind, target, parent=self.scope, where=_where(), sizes=sizes)
-        one.take(self.templated(args), self.templated(kwargs))
+        step = Step(kind, target, parent=self.scope, where=_where(), sizes=sizes)
+        step.take(self.templated(args), self.templated(kwargs))
         given = [leaf for _, leaf in walk((args, kwargs)) if isinstance(leaf, Tensor)]
-        with self._silent(one):
+        with self._silent(step):
             versions = {id(tensor): _version(tensor) for tensor in given}
             plain_args, plain_kwargs = rebuilt((args if call is None else call, kwargs), _plain)
             result = func(*plain_args, **plain_kwargs)
             changed = {id(tensor) for tensor in given if _version(tensor) != versions[id(tensor)]}
-            one.mutates = bool(changed)
+            step.mutates = bool(changed)
             wanted = self._gradients and any(tensor.requires_grad for tensor in given)
-            one.cut_gradient = wanted and not torch.is_grad_enabled()
-            result = rebuilt(result, lambda path, leaf: self._made(one, path, leaf, changed))
-        if one.mutates or sizes or any(isinstance(leaf, Tensor) for _, leaf in walk(result)):
-            self.scope.body.append(one)
+            step.cut_gradient = wanted and not torch.is_grad_enabled()
+            result = rebuilt(result, lambda path, leaf: self._made(step, path, leaf, changed))
+        if step.mutates or sizes or any(isinstance(leaf, Tensor) for _, leaf in walk(result)):
+            self.scope.body.append(step)
         return result
 
-    def _made(self, one: Step, path: tuple[Any, ...], leaf: Any, changed: set[int]) -> Any:
-        if one.sizes and type(leaf) is int:
-            return Dim.of(leaf, Value("step", one, path, serial=len(self._kept)), self)
+    def _made(self, step: Step, path: tuple[Any, ...], leaf: Any, changed: set[int]) -> Any:
+        if step.sizes and type(leaf) is int:
+            return Dim.of(leaf, Value("step", step, path, serial=len(self._kept)), self)
         if not isinstance(leaf, Tensor):
             return leaf
         known = id(leaf) in self._values or id(leaf) in self._stored
@@ -261,57 +261,57 @@ class Recorder(TorchFunctionMode):
             # An operation that had nothing to do gives back its input, as dropout does in evaluation. Elsewhere it may
             # do something, so its result must not be taken for its input.
             leaf = leaf.view_as(leaf)
-        self._known(leaf, Value("step", one, path))
+        self._known(leaf, Value("step", step, path))
         return leaf
 
     def computed(self, function: Any, operands: tuple[Any, ...], result: int) -> int:
         """A size computed from sizes."""
-        one = Step("function", function, parent=self.scope, where=_where())
-        one.take(self.templated(operands), {})
-        self.scope.body.append(one)
-        return Dim.of(result, Value("step", one, serial=len(self._kept)), self)
+        step = Step("function", function, parent=self.scope, where=_where())
+        step.take(self.templated(operands), {})
+        self.scope.body.append(step)
+        return Dim.of(result, Value("step", step, serial=len(self._kept)), self)
 
     def call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run one module, with what it does written into the body of its call."""
         name = self._names.get(id(module))
         if name is None:
             return self._call(module, *args, **kwargs)
-        one = Step("module", name, parent=self.scope, where=_where(), module=module)
-        one.take(self.templated(args), self.templated(kwargs))
+        step = Step("module", name, parent=self.scope, where=_where(), module=module)
+        step.take(self.templated(args), self.templated(kwargs))
         given = [leaf for _, leaf in walk((args, kwargs)) if isinstance(leaf, Tensor)]
         before = [self._values.get(id(tensor)) for tensor in given]
         with self._silent():
             versions = [_version(tensor) for tensor in given]
             wanted = self._gradients and any(t.requires_grad for t in (*given, *module.parameters()))
-            one.cut_gradient = wanted and not torch.is_grad_enabled()
-        self.scope.body.append(one)
-        outer, self.scope, start = self.scope, one, len(self._kept)
+            step.cut_gradient = wanted and not torch.is_grad_enabled()
+        self.scope.body.append(step)
+        outer, self.scope, start = self.scope, step, len(self._kept)
         try:
             output = self._call(module, *args, **kwargs)
         finally:
             self.scope = outer
         with self._silent():
-            one.mutates = any(_version(tensor) != version for tensor, version in zip(given, versions, strict=True))
-            output = rebuilt(output, lambda path, leaf: self._returned(one, path, leaf, start))
+            step.mutates = any(_version(tensor) != version for tensor, version in zip(given, versions, strict=True))
+            output = rebuilt(output, lambda path, leaf: self._returned(step, path, leaf, start))
             returned = {id(leaf) for _, leaf in walk(output)}
             for tensor, value in zip(given, before, strict=True):
                 if value is not None and id(tensor) not in returned:
                     self._values[id(tensor)] = value
-        one.output, one.result = output, self.templated(output)
+        step.output, step.result = output, self.templated(output)
         if isinstance(output, Tensor):
             with self._silent():
-                one.version = _version(output)
+                step.version = _version(output)
         return output
 
-    def _returned(self, one: Step, path: tuple[Any, ...], leaf: Any, start: int) -> Any:
+    def _returned(self, step: Step, path: tuple[Any, ...], leaf: Any, start: int) -> Any:
         if isinstance(leaf, Dim):
-            return Dim.of(int(leaf), Value("step", one, path, leaf.value, serial=len(self._kept)), self)
+            return Dim.of(int(leaf), Value("step", step, path, leaf.value, serial=len(self._kept)), self)
         if not isinstance(leaf, Tensor):
             return leaf
         inner = self._value(leaf)
         if inner.serial < start or inner.source in ("stored", "constant"):
             leaf = leaf.view_as(leaf)  # it gives back what it was given; see `_made`
-        self._known(leaf, Value("step", one, path, inner))
+        self._known(leaf, Value("step", step, path, inner))
         return leaf
 
 
