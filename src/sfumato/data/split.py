@@ -23,6 +23,11 @@ def hold_out(data: ImageSet, fraction: float, seed: int) -> tuple[ImageSet, Imag
     Raises:
         ConfigError: `fraction` is not between 0 and 1.
         DataError: no class has a second image.
+
+    >>> from sfumato import data
+    >>> fit, held_out = hold_out(data.load("digits").train, 0.1, seed=0)
+    >>> len(fit), len(held_out)
+    (1294, 144)
     """
     if not 0 < fraction < 1:
         raise ConfigError(f"fraction is {fraction}; give a fraction between 0 and 1, such as 0.1")

@@ -26,7 +26,11 @@ _PRINTED = (_ConvNd, nn.Linear, _BatchNorm, nn.ReLU, *_POOLS)
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Number of trainable and frozen parameters; shared ones count once, buffers do not."""
+    """Number of trainable and frozen parameters; shared ones count once, buffers do not.
+
+    >>> count_parameters(nn.Linear(3, 4))
+    16
+    """
     return sum(parameter.numel() for parameter in module.parameters())
 
 

@@ -53,6 +53,12 @@ def split_at(model: nn.Module, layer: str, example_input: Tensor) -> tuple[nn.Mo
     Raises:
         ConfigError: there is no such layer, it runs not exactly once, its output is not the one and only tensor that
             the rest needs (a skip connection crosses the cut), or the forward cannot be written down as a graph.
+
+    >>> model = nn.Sequential(nn.Linear(4, 3), nn.Sigmoid(), nn.Linear(3, 2))
+    >>> x = torch.rand(5, 4)
+    >>> edge, cloud = split_at(model, "1", x)
+    >>> edge(x).shape, torch.equal(cloud(edge(x)), model(x))
+    (torch.Size([5, 3]), True)
     """
     survey = Survey(model, example_input)
     target = _find(model, layer)
@@ -195,6 +201,10 @@ def cuts(model: nn.Module, example_input: Tensor) -> list[Cut]:
 
     Raises:
         ConfigError: the forward needs several inputs, or the model does not run on the example.
+
+    >>> model = nn.Sequential(nn.Linear(4, 3), nn.Sigmoid(), nn.Linear(3, 2))
+    >>> [(cut.layer, cut.edge_flops, cut.share, cut.bounds) for cut in cuts(model, torch.rand(1, 4))][1]
+    ('1', 24.0, 0.6666666666666666, (0.0, 1.0))
     """
     survey = Survey(model, example_input)
     total = _work([survey.recording.root])
