@@ -14,6 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -218,7 +219,7 @@ def save_split(
         except (TypeError, ValueError) as error:
             raise ConfigError(f"about holds something that JSON does not know ({error}); give plain values") from None
         for part in (_EDGE, _CLOUD):
-            write_atomic(folder / part, lambda path, part=part: shutil.copyfile(fresh / part, path))
+            write_atomic(folder / part, partial(shutil.copyfile, fresh / part))
     write_json(folder / SPLIT, value)
     return folder
 
