@@ -1,8 +1,8 @@
-"""Data: sources by name, sets in memory, held-out parts, augmentation on the device.
+"""Data: sources by name, sets in memory, validation sets, augmentation on the device.
 
 ```python
 sets = sfumato.data.load("cifar10", "data/cifar10")
-fit, held_out = sfumato.data.hold_out(sets.train, 0.1, seed=0)
+fit, validation = sfumato.data.hold_out(sets.train, 0.1, seed=0)
 ```
 """
 

@@ -1,7 +1,7 @@
-"""Parts of a set: held out, limited, folded; stratified by class and decided by a seed alone.
+"""Parts of a set: for validation, limited, folded; stratified by class and decided by a seed alone.
 
-Every choice (an epoch, a weight, a stopping time) is made on a part held out of the training set, never on the
-test set.
+Every choice (an epoch, a weight, a stopping time) is made on a validation set, which is taken from the training set, and
+never on the test set.
 """
 
 import torch
