@@ -1,7 +1,7 @@
 """Parts of a set: for validation, limited, folded; stratified by class and decided by a seed alone.
 
-Every choice (an epoch, a weight, a stopping time) is made on a validation set, which is taken from the training set, and
-never on the test set.
+Every choice (an epoch, a weight, a stopping time) is made on a validation set taken from the training set, never on the
+test set.
 """
 
 import torch
