@@ -14,11 +14,14 @@ from sfumato.experiments.presentation import present
 from sfumato.experiments.store import Store
 from sfumato.files import write_text
 from sfumato.report.demo import demo_table
-from sfumato.report.loglog import scaling_figure
 from sfumato.report.study import study_markdown
 from sfumato.report.verdict import demo_verdict
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+from growth import scaling_figure  # noqa: E402
+
 PAGES = (
     "README.md",
     "docs/index.md",

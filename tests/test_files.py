@@ -1,4 +1,5 @@
 import errno
+import hashlib
 import json
 import os
 import stat
@@ -11,7 +12,7 @@ import torch
 
 from sfumato import checkpoint
 from sfumato.errors import CheckpointError, StorageError
-from sfumato.files import write_atomic, write_json, write_text
+from sfumato.files import json_line, read_json, sha256_of, write_atomic, write_json, write_text
 
 
 def test_writes_and_replaces_with_ordinary_permissions(tmp_path):
@@ -146,3 +147,39 @@ def test_optimizer_state_round_trip_continues_exactly(tmp_path):
         steps(whole, optimizer, 2)
         steps(resumed, other, 2)
         assert torch.equal(whole, resumed)
+
+
+def test_what_was_written_as_json_is_read(tmp_path):
+    write_json(tmp_path / "a.json", {"a": [1, "ä"]})
+    assert read_json(tmp_path / "a.json") == {"a": [1, "ä"]}
+    with pytest.raises(CheckpointError, match=r"b.json does not exist; make it first$"):
+        read_json(tmp_path / "b.json", remedy="make it first")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"3", b"\xff\xfe", b"[" * 100_000, b'{"a": 1} x'])
+def test_damaged_json_gets_one_sentence(tmp_path, content):
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(
+        CheckpointError, match=r"a.json is damaged \(.*\); delete it and run the command again$"
+    ) as caught:
+        read_json(tmp_path / "a.json")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_line_of_figures_is_json_whatever_they_are():
+    line = json_line({"a": float("nan"), "b": float("-inf"), "c": 0.1, "d": None, "e": "NaN", "f": 2})
+    assert json.loads(line, parse_constant=lambda name: pytest.fail(name)) == {
+        "a": None,
+        "b": None,
+        "c": 0.1,
+        "d": None,
+        "e": "NaN",
+        "f": 2,
+    }
+    assert "\n" not in line
+
+
+def test_the_digest_is_hashlib_s(tmp_path):
+    data = bytes(range(256)) * 5000
+    (tmp_path / "a").write_bytes(data)
+    assert sha256_of(tmp_path / "a") == hashlib.sha256(data).hexdigest()

@@ -21,7 +21,7 @@ cem = sfumato.CEM(num_classes=10, noise_std=0.1, update="steps")
 optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
 
 model.train()
-for epoch in range(12):
+for _ in range(12):
     for i in torch.randperm(len(x)).split(64):
         z_hat, z, logits = model.outputs(x[i])
         task_loss = nn.functional.cross_entropy(logits, y[i])

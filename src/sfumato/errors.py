@@ -15,6 +15,7 @@ __all__ = [
     "SfumatoError",
     "SfumatoWarning",
     "StorageError",
+    "first_line",
 ]
 
 
@@ -72,3 +73,14 @@ class RankLost(SfumatoError):
 
 class SfumatoWarning(UserWarning):
     """Something works but does not do what the user hopes for; the text names the remedy."""
+
+
+def first_line(error: BaseException) -> str:
+    r"""What the error of a library says, short enough for a sentence: its first line, or else its kind.
+
+    >>> first_line(ValueError("no such file\nstack trace"))
+    'no such file'
+    >>> first_line(TimeoutError())
+    'TimeoutError'
+    """
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -1,18 +1,22 @@
-"""Writing files so that a crash, a kill or a full disk never costs what was there before."""
+"""Files: written so that a crash, a kill or a full disk never costs what was there before; read with one sentence."""
 
+import hashlib
 import json
+import math
 import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sfumato.errors import StorageError
+from sfumato.errors import CheckpointError, StorageError
 
-__all__ = ["append_line", "write_atomic", "write_json", "write_text"]
+__all__ = ["append_line", "json_line", "read_json", "sha256_of", "write_atomic", "write_json", "write_text"]
+
+_LARGEST = 64 << 20  # bytes of a JSON file; a results file has some kilobytes
 
 
-def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file beside `path`, flush it to the disk and rename it over `path`.
 
     Readers see the old file or the new one, never a part. On any failure the temporary file is removed and
@@ -46,12 +50,55 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write `text` as UTF-8, atomically (see `write_atomic`)."""
-    write_atomic(path, lambda temporary: _write_utf8(temporary, text))
+    write_atomic(path, lambda temporary: temporary.write_bytes(text.encode()))
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically (see `write_atomic`); NaN is refused: it is not JSON."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path, *, remedy: str = "delete it and run the command again") -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, unreasonably large, or holds something else; the sentence ends
+            in the remedy.
+    """
+    try:
+        if path.stat().st_size > _LARGEST:
+            raise ValueError(f"it has {path.stat().st_size} bytes")
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(value, dict):
+            return value
+        reason = "it holds no JSON object"
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} does not exist; {remedy}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        reason = str(error)
+    raise CheckpointError(f"{path} is damaged ({reason}); {remedy}")
+
+
+def json_line(values: dict[str, Any]) -> str:
+    """The values as one line of JSON; a number that is not finite becomes null, since NaN is not JSON.
+
+    >>> json_line({"epoch": 3, "loss": float("nan")})
+    '{"epoch": 3, "loss": null}'
+    """
+    finite = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in values.items()
+    }
+    return json.dumps(finite, allow_nan=False)
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal digits.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def append_line(path: Path, line: str) -> None:
@@ -62,7 +109,3 @@ def append_line(path: Path, line: str) -> None:
             handle.write(line + "\n")
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror or error}; free some space") from error
-
-
-def _write_utf8(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")

@@ -31,6 +31,9 @@ def mse(x: Tensor, x_hat: Tensor) -> Tensor:
 
     Raises:
         FeatureError: the shapes differ, are not (N, C, H, W), or the values are not floating point.
+
+    >>> mse(torch.zeros(1, 1, 2, 2), torch.full((1, 1, 2, 2), 0.5))
+    tensor([0.2500])
     """
     x, x_hat = _checked(x, x_hat)
     return (x - x_hat).square().flatten(1).mean(1)
@@ -51,6 +54,9 @@ def psnr(x: Tensor, x_hat: Tensor) -> Tensor:
 
     Raises:
         FeatureError: as `mse`.
+
+    >>> psnr(torch.zeros(1, 1, 2, 2), torch.full((1, 1, 2, 2), 0.1))
+    tensor([20.])
     """
     return -10.0 * mse(x, x_hat).log10()
 
@@ -76,6 +82,10 @@ def ssim(x: Tensor, x_hat: Tensor) -> Tensor:
 
     Raises:
         FeatureError: as `mse`.
+
+    >>> x = torch.eye(16).expand(1, 1, 16, 16)
+    >>> ssim(x, x), ssim(x, 1 - x) < 0
+    (tensor([1.]), tensor([True]))
     """
     x, x_hat = _checked(x, x_hat)
     height, width = x.shape[2:]
@@ -106,6 +116,9 @@ def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
 
     Raises:
         FeatureError: the shapes do not belong together, or there are no samples.
+
+    >>> accuracy(torch.tensor([[2.0, 1.0], [0.0, 3.0], [1.0, 0.0], [5.0, 4.0]]), torch.tensor([0, 1, 1, 0]))
+    tensor(0.7500)
     """
     if logits.ndim != 2 or labels.shape != logits.shape[:1] or logits.numel() == 0:
         raise FeatureError(

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ __all__ = [
     "exact_batch_norm",
     "free_to_look",
     "has_batch_norm",
+    "kernel_flops",
     "wake",
 ]
 
@@ -123,8 +124,11 @@ def _follows(part: nn.Module) -> TypeGuard[_BatchNorm]:
 
 
 def _statistics(part: _BatchNorm) -> tuple[Tensor, Tensor, Tensor]:
-    assert part.running_mean is not None and part.running_var is not None and part.num_batches_tracked is not None
-    return part.running_mean, part.running_var, part.num_batches_tracked
+    mean, var, count = part.running_mean, part.running_var, part.num_batches_tracked
+    assert mean is not None
+    assert var is not None
+    assert count is not None
+    return mean, var, count
 
 
 def wake(module: nn.Module) -> None:
@@ -136,3 +140,25 @@ def wake(module: nn.Module) -> None:
     holders = [part for part in module.modules() if [*part.parameters(recurse=False), *part.buffers(recurse=False)]]
     if not any(part.training for part in holders):
         module.train()
+
+
+def kernel_flops(kernel: Any, args: Any, kwargs: Any, out: Any) -> int:
+    """Floating-point operations of one kernel: two for each multiply-add of a convolution, matrix product or attention.
+
+    Other operations do not count. The figures are those of `torch.utils.flop_counter`, whose registry lacks the
+    attention of CPUs.
+
+    Args:
+        kernel: as a `TorchDispatchMode` gets it, with what it was called with and what it gave.
+        args: its positional arguments.
+        kwargs: its named arguments.
+        out: its result.
+    """
+    from torch.utils.flop_counter import flop_registry, sdpa_flop_count
+
+    packet = kernel._overloadpacket
+    if packet in flop_registry:
+        return int(flop_registry[packet](*args, **kwargs, out_val=out))
+    if packet is torch.ops.aten._scaled_dot_product_flash_attention_for_cpu:
+        return int(sdpa_flop_count(*(tensor.shape for tensor in args[:3])))
+    return 0

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from sfumato.errors import SfumatoWarning
+from sfumato.errors import SfumatoWarning, first_line
 
 __all__ = ["Replay"]
 
@@ -91,7 +91,7 @@ class Replay:
         except torch.OutOfMemoryError:
             reason = "there is no memory left for it"
         except RuntimeError as error:
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
         else:
             self._graph = graph
             return True

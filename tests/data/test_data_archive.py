@@ -3,7 +3,7 @@ import tarfile
 
 import pytest
 
-from sfumato.data.archive import read_members
+from sfumato.data.cifar import read_members
 from sfumato.errors import DataError
 
 PAGE = "https://example.org/page.html"
@@ -69,7 +69,7 @@ def test_a_damaged_archive_is_named(tmp_path):
 
 
 def test_a_member_that_claims_too_much_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("sfumato.data.archive._MAX_BYTES", 10)
+    monkeypatch.setattr("sfumato.data.cifar._MAX_BYTES", 10)
     path = write_tar(tmp_path / "a.tar.gz", [("set/one", b"x" * 11)])
     with pytest.raises(DataError, match=r"set/one claims 11 bytes"):
         read_members(path, "set", ("one",), PAGE)

@@ -1,10 +1,9 @@
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from sfumato.data.cache import cache_entry, read_entry, write_entry
+from sfumato.data.reading import cache_entry, read_entry, write_entry
 
 
 @pytest.fixture
@@ -14,61 +13,58 @@ def arrays():
 
 
 def test_what_was_written_is_read(tmp_path, arrays):
-    write_entry(tmp_path / "entry", "key", arrays)
-    images, labels = read_entry(tmp_path / "entry", "key")
+    write_entry(tmp_path / "entry.npz", "key", arrays)
+    images, labels = read_entry(tmp_path / "entry.npz", "key")
     assert np.array_equal(images, arrays[0])
     assert np.array_equal(labels, arrays[1])
     assert images.flags.writeable  # a copy, not a view of the file
 
 
 def test_another_key_or_no_entry_gives_nothing(tmp_path, arrays):
-    assert read_entry(tmp_path / "entry", "key") is None
-    write_entry(tmp_path / "entry", "key", arrays)
-    assert read_entry(tmp_path / "entry", "other") is None
-    write_entry(tmp_path / "entry", "other", arrays)
-    assert read_entry(tmp_path / "entry", "key") is None
+    assert read_entry(tmp_path / "entry.npz", "key") is None
+    write_entry(tmp_path / "entry.npz", "key", arrays)
+    assert read_entry(tmp_path / "entry.npz", "other") is None
+    write_entry(tmp_path / "entry.npz", "other", arrays)
+    assert read_entry(tmp_path / "entry.npz", "key") is None
 
 
-@pytest.mark.parametrize("name", ["images.npy", "labels.npy", "key.json"])
-@pytest.mark.parametrize("damage", ["cut", "flip", "empty", "gone", "pickle"])
-def test_damage_is_noticed(tmp_path, arrays, name, damage):
-    write_entry(tmp_path, "key", arrays)
-    path = tmp_path / name
+@pytest.mark.parametrize("damage", ["cut", "half", "pixel", "label", "empty", "gone", "pickle", "json", "folder"])
+def test_damage_is_noticed(tmp_path, arrays, damage):
+    path = tmp_path / "entry.npz"
+    write_entry(path, "key", arrays)
     data = bytearray(path.read_bytes())
     if damage == "cut":
         path.write_bytes(data[:-1])
-    elif damage == "flip":
-        data[len(data) - 3] ^= 1
+    elif damage == "half":
+        path.write_bytes(data[: len(data) // 2])
+    elif damage in ("pixel", "label"):
+        kept = arrays[damage == "label"].tobytes()
+        data[data.index(kept) + 3] ^= 1
         path.write_bytes(data)
     elif damage == "empty":
         path.write_bytes(b"")
     elif damage == "gone":
         path.unlink()
+    elif damage == "pickle":
+        np.savez(path, images=np.array([{"a": 1}], dtype=object), labels=arrays[1], key=np.array("2 key"))
+    elif damage == "json":
+        path.write_text("{}")
     else:
-        np.save(path.open("wb"), np.array([{"a": 1}], dtype=object), allow_pickle=True)
-    if (name, damage) == ("key.json", "cut"):  # only the final newline is lost
-        assert read_entry(tmp_path, "key") is not None
-    else:
-        assert read_entry(tmp_path, "key") is None
+        path.unlink()
+        path.mkdir()
+    assert read_entry(path, "key") is None
 
 
-def test_arrays_of_two_writers_are_not_mixed(tmp_path, arrays):
-    write_entry(tmp_path, "key", arrays)
-    other = (255 - arrays[0], arrays[1])
-    write_entry(tmp_path / "other", "key", other)
-    (tmp_path / "other" / "images.npy").rename(tmp_path / "images.npy")
-    assert read_entry(tmp_path, "key") is None
-
-
-def test_a_foreign_key_file_gives_nothing(tmp_path):
-    for value in ([], {"format": 1}, "x", 3):
-        (tmp_path / "key.json").write_text(json.dumps(value))
-        assert read_entry(tmp_path, "key") is None
+def test_an_entry_that_lacks_a_part_gives_nothing(tmp_path, arrays):
+    np.savez(tmp_path / "entry.npz", key=np.array("2 key"), images=arrays[0])
+    assert read_entry(tmp_path / "entry.npz", "key") is None
+    np.save((tmp_path / "entry.npz").open("wb"), arrays[0])
+    assert read_entry(tmp_path / "entry.npz", "key") is None
 
 
 def test_an_unwritable_place_is_skipped(tmp_path, arrays):
     (tmp_path / "file").write_text("x")
-    write_entry(tmp_path / "file" / "entry", "key", arrays)
+    write_entry(tmp_path / "file" / "entry.npz", "key", arrays)
     assert (tmp_path / "file").read_text() == "x"
 
 

@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from sfumato import data
-from sfumato.data.facescrub import load_facescrub
+from sfumato.data.folder import load_facescrub
 from sfumato.errors import ConfigError, DataError
 
 

@@ -207,7 +207,7 @@ def test_settings_that_make_no_sense(tmp_path, changes, settings, said):
 
 def test_a_feature_that_nothing_bounds_is_refused():
     edge, cloud = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.ReLU()), nn.Linear(4, 3)
-    check = {"allow_no_noise": False, "allow_unbounded": False}
+    check = {"example": torch.rand(2, 1, 8, 8), "allow_no_noise": False, "allow_unbounded": False}
     with pytest.raises(ConfigError, match="outgrow any noise"):
         check_exportable(SplitModel(edge, Channel(noise_std=0.1), cloud), **check)
     for bounded in (Channel(noise_std=0.1, clip_norm=1.0), Channel(noise_std=0.1, quantize_bits=8)):

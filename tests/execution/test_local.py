@@ -94,11 +94,11 @@ def test_workers_of_a_killed_process_end(tmp_path):
 
 
 def test_executors_by_name(tmp_path):
-    assert names() == ("interleaved", "local", "ray", "slurm")
+    assert names() == ("local", "ray", "slurm")
     executor = build("local", workers=3, threads=2)
     assert isinstance(executor, LocalExecutor)
     assert (executor.workers, executor.threads) == (3, 2)
-    with pytest.raises(ConfigError, match="unknown executor 'cloud'; known are interleaved, local, ray, slurm"):
+    with pytest.raises(ConfigError, match="unknown executor 'cloud'; known are local, ray, slurm"):
         build("cloud")
     with pytest.raises(ConfigError, match="executor 'local' has no option 'gpus'; it takes workers, threads, attempts"):
         build("local", gpus=1)

@@ -10,8 +10,7 @@ from torch import nn
 
 import sfumato
 from sfumato.errors import CheckpointError, ConfigError, StorageError
-from sfumato.split import Channel, SplitModel
-from sfumato.split.ranges import feature_range
+from sfumato.split import Channel, SplitModel, feature_range
 from sfumato.split.saved import SPLIT, read_split
 from sfumato.training import load_trained
 
@@ -85,8 +84,8 @@ def test_the_folder_says_what_audit_and_export_ask(saved):
     )
     assert (found.defense, found.setting, found.config) == ("noise+cem", "σ 0.1", None)
     assert (folder / "notes.txt").read_text() == "mine"
-    assert feature_range(found.model.edge) == (0.0, 1.0)
-    assert feature_range(found.model.cloud) is None
+    assert feature_range(found.model.edge, images()) == (0.0, 1.0)
+    assert feature_range(found.model.cloud, torch.rand(1, 3, 2, 2)) is None
 
 
 def test_nothing_of_the_example_or_of_the_source_is_stored(saved):
@@ -118,32 +117,78 @@ def test_other_shapes_and_regression(tmp_path):
     sfumato.save_split(model, tmp_path, example_input=x, task="values")
     found = load_trained(tmp_path)
     assert (found.input_shape, found.classifies) == ((5, 4), False)
-    assert feature_range(found.model.edge) is None
+    assert feature_range(found.model.edge, x) is None
     with torch.no_grad():
         torch.testing.assert_close(found.model.features(x), model.features(x))
 
 
-def test_the_range_of_a_recorded_encoder_is_that_of_its_last_operation(tmp_path):
-    class Ends(nn.Module):
-        def __init__(self, end):
-            super().__init__()
-            self.end = end
+class Ends(nn.Module):
+    def __init__(self, end):
+        super().__init__()
+        self.end = end
 
-        def forward(self, x):
-            return self.end(x).flatten(1)
+    def forward(self, x):
+        return self.end(x).flatten(1)
 
-    ends = [
-        (torch.tanh, (-1, 1)),
-        (torch.relu, None),
-        (lambda x: x.clamp(-2, 3), (-2, 3)),
-        (lambda x: x.clamp(min=0), None),
-    ]
-    for end, expected in ends:
-        model = SplitModel(Ends(end), Channel(noise_std=1.0), nn.Linear(6, 2))
+
+class SqueezeExcite(nn.Module):
+    """Its last registered module is a sigmoid, and what it gives is a product that nothing bounds."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(2, 3, 1)
+        self.gate = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(3, 3, 1), nn.Sigmoid())
+
+    def forward(self, x):
+        z = self.conv(x)
+        return z * self.gate(z)
+
+
+def changed_through_a_view(x):
+    z = torch.sigmoid(x)
+    z.view(-1).mul_(10)
+    return z
+
+
+ENDS = [
+    (torch.tanh, (-1, 1), True),
+    (torch.relu, None, False),
+    (lambda x: x.clamp(-2, 3), (-2, 3), True),
+    (lambda x: x.clamp(min=0), None, True),
+    (lambda x: torch.sigmoid(x) * 10, None, True),
+    (lambda x: torch.softmax(x, -1).transpose(1, 2).unsqueeze(1), (0, 1), True),
+    (lambda x: nn.functional.avg_pool1d(x.clamp(2, 3), 3, 1, 1), (0, 3), False),  # with the zeros of the padding
+    (lambda x: nn.functional.max_pool1d(x.clamp(2, 3), 3, 1, 1), (2, 3), False),
+]
+
+
+@pytest.mark.parametrize(("end", "expected", "exported"), ENDS)
+def test_the_range_of_an_encoder_is_that_of_the_operation_that_made_its_output(tmp_path, end, expected, exported):
+    model = SplitModel(Ends(end), Channel(noise_std=1.0), nn.Linear(6, 2))
+    x = 20 * torch.randn(50, 2, 3, generator=torch.Generator().manual_seed(0))
+    assert feature_range(model.edge, x) == expected
+    if expected is not None:
+        values = model.edge(x)
+        assert expected[0] <= values.min()
+        assert values.max() <= expected[1]
+    if exported:
         sfumato.save_split(model, tmp_path, example_input=torch.rand(1, 2, 3))
-        assert feature_range(sfumato.load_split(tmp_path).edge) == expected
-    assert feature_range(nn.Sequential(nn.Linear(2, 2), nn.Hardtanh(-3, 2))) == (-3, 2)
-    assert feature_range(nn.Sequential(nn.Linear(2, 2), nn.ReLU6())) == (0, 6)
+        assert feature_range(sfumato.load_split(tmp_path).edge, x) == expected
+
+
+def test_the_last_registered_module_does_not_decide():
+    x = 100 * torch.randn(4, 2, 3, 3, generator=torch.Generator().manual_seed(0))
+    gated = SqueezeExcite()
+    assert isinstance(list(gated.modules())[-1], nn.Sigmoid)
+    assert gated(x).min().item() < -1
+    assert feature_range(gated, x) is None
+    assert feature_range(nn.Sequential(gated, nn.Sigmoid()), x) == (0, 1)
+    assert feature_range(nn.Sequential(nn.Linear(3, 2), nn.Hardtanh(-3, 2)), x) == (-3, 2)
+    assert feature_range(nn.Sequential(nn.Linear(3, 2), nn.ReLU6(inplace=True), nn.Flatten()), x) == (0, 6)
+    assert feature_range(Ends(changed_through_a_view), x) is None
+    late = nn.Sequential(nn.Sigmoid(), Ends(lambda x: (x.view(-1).mul_(10), x)[1]))
+    assert late(x).max().item() > 1
+    assert feature_range(late, x) is None
 
 
 class Masks(nn.Module):

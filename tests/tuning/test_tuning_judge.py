@@ -10,8 +10,9 @@ from sklearn.isotonic import IsotonicRegression
 from tuning_worlds import measured
 
 from sfumato.errors import ConfigError
+from sfumato.experiments.equal_accuracy import non_increasing
 from sfumato.tuning import BASELINE, Floor, Setting, Space, Trial, floor_of
-from sfumato.tuning.judge import Book, non_increasing
+from sfumato.tuning.judge import Book
 from sfumato.tuning.measure import Measured, selecting
 
 SPACE = Space(noise_stds=(0.1,), lams=(0.5, 1.0), folds=2, baselines=1)

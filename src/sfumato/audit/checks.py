@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sfumato.audit.subject import Subject
-from sfumato.errors import FeatureError
+from sfumato.errors import FeatureError, first_line
 
 __all__ = ["check_subject", "passes_gradients"]
 
@@ -71,9 +71,9 @@ def _feature(subject: Subject, x: Tensor) -> Tensor:
     try:
         made: Any = subject.model.edge(x)
     except Exception as error:  # the user's network, or a graph of it, on images that do not fit
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise FeatureError(
-            f"the encoder does not take images of shape {tuple(x.shape[1:])} ({line}); check --data and --size"
+            f"the encoder does not take images of shape {tuple(x.shape[1:])} ({first_line(error)}); check --data and "
+            "--size"
         ) from error
     if isinstance(made, tuple | list | dict):
         raise FeatureError(

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sfumato import checkpoint
 from sfumato.errors import CheckpointError
-from sfumato.files import write_json, write_text
+from sfumato.files import read_json, write_json, write_text
 
 __all__ = ["AuditFolder"]
 
@@ -36,7 +36,7 @@ class AuditFolder:
         self.path = path
         self._plan_path = path / "plan.json"
         fresh: dict[str, Any] = {"identity": identity, "decided": {}, "spent": 0.0}
-        plan = _read(self._plan_path) if self._plan_path.exists() else fresh
+        plan = read_json(self._plan_path) if self._plan_path.exists() else fresh
         known = json.loads(json.dumps(identity))
         if plan["identity"] != known:
             theirs = plan["identity"]
@@ -73,7 +73,7 @@ class AuditFolder:
     def finished(self, name: str) -> dict[str, Any] | None:
         """The figures of a finished piece."""
         path = self.path / "pieces" / f"{name}.json"
-        return _read(path) if path.exists() else None
+        return read_json(path) if path.exists() else None
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """The values of a finished piece."""
@@ -91,11 +91,3 @@ class AuditFolder:
     def note_failure(self, name: str, text: str) -> None:
         """Keep the traceback of a piece that failed."""
         write_text(self.path / "pieces" / f"{name}.error.txt", text)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return value
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}); delete it and run the command again") from error

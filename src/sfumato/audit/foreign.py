@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sfumato.errors import CheckpointError, ConfigError
-from sfumato.split.programs import Foreign, first_line, require
+from sfumato.errors import CheckpointError, ConfigError, first_line
+from sfumato.split.programs import Foreign, require
 
 __all__ = ["load_onnx", "load_script"]
 

@@ -5,8 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from sfumato.bench.rows import Row
-from sfumato.bench.timing import take_turns
+from sfumato.bench.timing import Ratio, take_turns
 from sfumato.compute import arranged, autocast, cpu_has_bf16, use_bf16
 from sfumato.models import ReconstructionNet
 
@@ -15,7 +14,7 @@ __all__ = ["attack_step"]
 _FEATURE, _IMAGE, _BATCH = (8, 8, 8), (3, 32, 32), 256
 
 
-def attack_step(rounds: int, batch: int = _BATCH) -> tuple[Row, float]:
+def attack_step(rounds: int, batch: int = _BATCH) -> tuple[Ratio, float]:
     """Forward, backward and Adam of the reconstruction network at batch 256: plain over ours.
 
     Returns:
@@ -24,7 +23,7 @@ def attack_step(rounds: int, batch: int = _BATCH) -> tuple[Row, float]:
     timings, ratio = take_turns(
         {"ours": _stepper(batch, plain=False), "plain": _stepper(batch, plain=True)}, rounds=rounds
     )
-    row = Row(
+    row = Ratio(
         f"attack step, batch {batch}",
         ratio("plain", "ours"),
         "the same step in fp32, NCHW, unfused Adam",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sfumato.bench.rows import Row
+from sfumato.bench.timing import Ratio
 from sfumato.deploy.edge import EdgeClient
 from sfumato.deploy.manifest import ENCODER
 from sfumato.deploy.messages import http_query
@@ -21,7 +21,6 @@ from sfumato.deploy.runtime import session_of
 __all__ = ["edge_rows"]
 
 _KEY = bytes(range(32))
-_LIMIT_US = 100.0
 _ASK = """
 import sys, time
 from sfumato.deploy import EdgeClient
@@ -32,7 +31,7 @@ print(time.process_time())
 """
 
 
-def edge_rows(bundle: Path, *, blocks: int = 9, calls: int = 100) -> list[Row]:
+def edge_rows(bundle: Path, *, blocks: int = 9, calls: int = 100) -> list[Ratio]:
     """The device's side of a bundle with levels and memoised noise, on one thread.
 
     Blocks of calls take turns. A figure is the median of the calls of a block, a ratio the median over the blocks of
@@ -55,34 +54,27 @@ def edge_rows(bundle: Path, *, blocks: int = 9, calls: int = 100) -> list[Row]:
     first = _first_answer(bundle)
     count = client.manifest.feature.shape
     return [
-        Row(
+        Ratio(
             f"memoised noise of {np.prod(count)} values, key included",
             ratio("noise", "encoder"),
             "one run of VGG11's encoder",
             0.15,
             detail=f"{us['noise']:.1f} us against {alone}, {turns}",
         ),
-        Row(
-            f"memoised noise of {np.prod(count)} values, key included",
-            us["noise"] / _LIMIT_US,
-            f"{_LIMIT_US:.0f} us",
-            1.0,
-            detail=f"{us['noise']:.1f} us",
-        ),
-        Row(
+        Ratio(
             "encoder, noise, levels and bytes",
             ratio("encoder to bytes", "encoder"),
             "one run of VGG11's encoder",
             1.2,
             detail=f"{us['encoder to bytes']:.0f} us against {alone}, {turns}",
         ),
-        Row(
+        Ratio(
             "a whole query of the client, from 8-bit pixels to bytes",
             ratio("client", "encoder"),
             "one run of VGG11's encoder",
             detail=f"{us['client']:.0f} us against {alone}, {turns}",
         ),
-        Row(
+        Ratio(
             "import and first answer of the client in a new process, decoder included",
             statistics.median(first),
             "1 s",

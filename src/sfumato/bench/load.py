@@ -1,30 +1,22 @@
-"""Clients that ask as often as they can, and what they saw."""
+"""Clients that ask as often as they can, and how long they waited."""
 
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 
 __all__ = ["Load", "load"]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Load:
-    """What some clients saw, each asking again as soon as it was answered.
-
-    Attributes:
-        seconds: how long they asked.
-        waits: seconds of each answer.
-        failures: of any kind.
-        reason: of one of them.
-    """
+    """What some clients saw, each asking again as soon as it was answered: seconds in all, and of each answer."""
 
     seconds: float
-    waits: list[float] = field(default_factory=list)
-    failures: int = 0
-    reason: str = ""
+    waits: list[float]
 
     @property
     def rate(self) -> float:
@@ -36,59 +28,38 @@ class Load:
         return float(np.quantile(self.waits, share))
 
 
-def load(make_call: Callable[[], Callable[[], None]], clients: int, seconds: float) -> Load:
+def load(make_call: Callable[[], Callable[[], object]], clients: int, seconds: float) -> Load:
     """Let `clients` threads call as often as they can.
 
     Args:
-        make_call: called once in each thread; gives what is called again and again.
+        make_call: called once in each thread; gives what is called again and again, at first once without being timed.
         clients: threads.
         seconds: after which nobody begins another call.
 
     Raises:
-        RuntimeError: a client's first call, which is not counted, failed.
+        RuntimeError: a call failed: what fails is no load.
     """
-    barrier = threading.Barrier(clients + 1)
-    results: list[tuple[list[float], int, str]] = []
-    reasons: list[Exception] = []
+    together = threading.Barrier(clients)
 
-    def work() -> None:
+    def ask(_: int) -> tuple[float, list[float]]:
         waits: list[float] = []
-        failures, reason = 0, ""
         try:
             call = make_call()
             call()
-        except Exception as error:
-            reasons.append(error)
-            barrier.abort()
-            return
-        try:
-            barrier.wait()
-        except threading.BrokenBarrierError:
-            return
-        end = time.perf_counter() + seconds
-        while (began := time.perf_counter()) < end:
-            try:
+            together.wait()
+            start = time.perf_counter()
+            while (began := time.perf_counter()) < start + seconds:
                 call()
-            except Exception as error:  # counted, and one is kept: whoever asked says what it means
-                failures += 1
-                reason = repr(error)
-            else:
                 waits.append(time.perf_counter() - began)
-        results.append((waits, failures, reason))
+        except Exception as error:
+            together.abort()
+            raise RuntimeError(f"a client's call failed: {error!r}") from error
+        return time.perf_counter() - start, waits
 
-    threads = [threading.Thread(target=work, daemon=True) for _ in range(clients)]
-    for thread in threads:
-        thread.start()
-    try:
-        barrier.wait()
-    except threading.BrokenBarrierError:
-        raise RuntimeError(f"a client's first call failed: {reasons[0]}") from reasons[0]
-    began = time.perf_counter()
-    for thread in threads:
-        thread.join()
-    total = Load(time.perf_counter() - began)
-    for waits, failures, reason in results:
-        total.waits += waits
-        total.failures += failures
-        total.reason = total.reason or reason
-    return total
+    with ThreadPoolExecutor(clients) as pool:
+        asked = [pool.submit(ask, client) for client in range(clients)]
+    errors = [error for client in asked if (error := client.exception()) is not None]
+    for error in sorted(errors, key=lambda error: isinstance(error.__cause__, threading.BrokenBarrierError)):
+        raise error  # what broke the barrier, not that it was broken
+    found = [client.result() for client in asked]
+    return Load(max(taken for taken, _ in found), [wait for _, waits in found for wait in waits])

@@ -1,20 +1,18 @@
 """Fitting mixtures: the refresh of CEM, its memory, and EM against scikit-learn."""
 
 import importlib.util
-import multiprocessing
 import statistics
 import time
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from sfumato.bench.rows import Row
+from sfumato.bench.timing import Ratio
 from sfumato.cem import CEM
 from sfumato.errors import ConfigError
 from sfumato.mixture import GaussianMixture, Parameters
 
-__all__ = ["clustered", "em_against_scikit_learn", "refresh", "refresh_memory", "require_scikit_learn"]
+__all__ = ["clustered", "em_against_scikit_learn", "refresh", "require_scikit_learn"]
 
 _CLASSES, _PER_CLASS = 10, 3
 
@@ -31,7 +29,7 @@ def clustered(count: int, dim: int, seed: int = 0, classes: int = _CLASSES) -> t
     return features, component // _PER_CLASS
 
 
-def refresh(rounds: int, step_seconds: float, count: int = 50_000, dim: int = 512) -> Row:
+def refresh(rounds: int, step_seconds: float, count: int = 50_000, dim: int = 512) -> Ratio:
     """A warm refresh from given features over the time of the epoch that it serves."""
     features, labels = clustered(count, dim)
     cem = CEM(num_classes=_CLASSES, clusters_per_class=_PER_CLASS, noise_std=0.025)
@@ -43,50 +41,13 @@ def refresh(rounds: int, step_seconds: float, count: int = 50_000, dim: int = 51
         seconds.append(time.perf_counter() - began)
     epoch = step_seconds * count / 128
     taken = statistics.median(seconds)
-    return Row(
+    return Ratio(
         f"warm refresh, {count:,} x {dim}, class-conditional, full",
         taken / epoch,
         "an epoch of training steps",
         0.02,
         detail=f"{taken:.2f} s against {epoch:.0f} s (steps x {count / 128:.0f})",
     )
-
-
-def refresh_memory(count: int = 50_000, dim: int = 512) -> Row:
-    """Peak memory of a first and a warm refresh, features included, over the features' own."""
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(1) as pool:
-        ratio = pool.apply(_peak, (count, dim))
-    return Row(
-        "peak memory of a refresh",
-        ratio,
-        f"the {count * dim * 4 / 2**20:.0f} MiB of features themselves",
-        2.5,
-    )
-
-
-def _peak(count: int, dim: int) -> float:
-    small, small_labels = clustered(1000, dim)
-    for _ in range(2):  # libraries allocate their own buffers on first use
-        CEM(num_classes=_CLASSES, noise_std=0.025).refresh(small, small_labels)
-    before = _memory("VmRSS")
-    features = torch.empty(count, dim)
-    chunk = 1000
-    for start in range(0, count, chunk):
-        features[start : start + chunk] = small[: min(chunk, count - start)] + 0.001 * (start / count)
-    labels = small_labels.repeat(count // chunk + 1)[:count]
-    cem = CEM(num_classes=_CLASSES, noise_std=0.025)
-    cem.refresh(features, labels)
-    cem.refresh(features, labels)
-    return (_memory("VmHWM") - before) / (count * dim * 4)
-
-
-def _memory(field: str) -> int:
-    """Bytes from /proc/self/status; `getrusage` would give a child the peak of a larger parent."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field + ":"):
-            return 1024 * int(line.split()[1])
-    raise ConfigError(f"/proc/self/status has no {field}; this benchmark needs Linux")
 
 
 def require_scikit_learn() -> None:
@@ -99,7 +60,7 @@ def require_scikit_learn() -> None:
         raise ConfigError("the benchmark compares with scikit-learn; run `pip install 'sfumato[bench]'`")
 
 
-def em_against_scikit_learn(count: int = 50_000, dim: int = 512, k: int = 30) -> Row:
+def em_against_scikit_learn(count: int = 50_000, dim: int = 512, k: int = 30) -> Ratio:
     """A diagonal EM fit to the same likelihood, both from the same start and with the same tolerance."""
     from sklearn.mixture import GaussianMixture as Reference
 
@@ -121,7 +82,7 @@ def em_against_scikit_learn(count: int = 50_000, dim: int = 512, k: int = 30) ->
     theirs.fit(features.numpy())
     other = time.perf_counter() - began
     gap = float(ours.score(features)) - float(theirs.score(features.numpy()))
-    return Row(
+    return Ratio(
         f"diagonal EM, {k} components, {count:,} x {dim}: speed",
         other / own,
         "scikit-learn's GaussianMixture from the same start",

@@ -1,36 +1,49 @@
 """Requests per second and waiting times of `sfumato serve` on this machine, over ONNX Runtime called in process."""
 
+import json
 import os
+import socket
 import statistics
+import subprocess
+import sys
 import tempfile
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from torch import nn
 
-from sfumato.bench import bundles
-from sfumato.bench.clients import grpc_caller, rest_caller
+from sfumato import Channel, SplitModel, models
 from sfumato.bench.edge import edge_rows
 from sfumato.bench.load import Load, load
-from sfumato.bench.rows import Row
-from sfumato.bench.servers import grpc_echo, in_process, kserve, server
+from sfumato.bench.timing import Ratio
+from sfumato.deploy.export import ExportConfig, export_bundle
 from sfumato.evidence import evidence
 
-__all__ = ["run_serving_bench"]
+__all__ = [
+    "compared",
+    "export_random",
+    "in_process",
+    "rest_caller",
+    "run_serving_bench",
+    "serving",
+    "take_load_in_turns",
+]
 
-Runs = dict[str, tuple[Callable[[], Callable[[], None]], int]]
+Caller = Callable[[], Callable[[], object]]
+Runs = dict[str, tuple[Caller, int]]
 Loads = dict[str, list[Load]]
+
+_CLASSES = [str(index) for index in range(10)]
+_WIDE = 512  # values of the wide decoder's feature
+_PATIENT = ("--deadline-ms", "30000")  # 32 clients that never pause may wait long where the machine is slow
 
 
 def run_serving_bench(
-    *,
-    rounds: int = 9,
-    seconds: float = 2.0,
-    quick: bool = False,
-    kserve_python: Path | None = None,
-    tell: Callable[[Row], None] | None = None,
+    *, rounds: int = 9, seconds: float = 2.0, quick: bool = False, tell: Callable[[Ratio], None] | None = None
 ) -> dict[str, Any]:
     """The device's side, and the server under load on loopback.
 
@@ -38,23 +51,21 @@ def run_serving_bench(
         rounds: how often each variant runs; they take turns.
         seconds: of one run.
         quick: so short that it shows no more than that everything works.
-        kserve_python: a Python with kserve, to compare with.
         tell: hears of each row.
     """
     before = os.getloadavg()[0]
-    rows: list[Row] = []
+    rows: list[Ratio] = []
 
-    def add(new: list[Row]) -> None:
+    def add(new: list[Ratio]) -> None:
         rows.extend(new)
         for row in new:
             if tell is not None:
                 tell(row)
 
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        device = bundles.vgg11(folder / "device", bits=8)
+        device = _vgg11(Path(name) / "device", bits=8)
         add(edge_rows(device, blocks=2, calls=5) if quick else edge_rows(device))
-        add(_server_rows(folder, 2 if quick else rounds, 0.1 if quick else seconds, quick, kserve_python))
+        add(_server_rows(Path(name), 2 if quick else rounds, 0.1 if quick else seconds, quick))
     return {
         "rows": [row.as_dict() for row in rows],
         "rounds": rounds,
@@ -65,99 +76,172 @@ def run_serving_bench(
     }
 
 
-def _server_rows(folder: Path, rounds: int, seconds: float, quick: bool, kserve_python: Path | None) -> list[Row]:
-    vgg11, wide = bundles.vgg11(folder / "vgg11"), bundles.wide(folder / "wide", 64 if quick else 4096)
-    tiny = bundles.tiny(folder / "tiny")
+def export_random(
+    folder: Path, edge: nn.Module, cloud: nn.Module, image: tuple[int, ...], bits: int | None = None
+) -> Path:
+    """A bundle called like its folder, with random weights, since speed does not depend on them."""
+    model = SplitModel(edge, Channel(noise_std=0.025), cloud).eval()
+    export_bundle(model, folder, ExportConfig(folder.name, quantize_bits=bits), classes=_CLASSES, image_shape=image)
+    return folder
+
+
+def _vgg11(folder: Path, bits: int | None = None) -> Path:
+    """The paper's network for CIFAR-10, cut at the second convolution: a feature of 8x8x8 = 512 values."""
+    edge, cloud = models.build("vgg11", num_classes=10, image_shape=(3, 32, 32), cut=2, bottleneck=8)
+    return export_random(folder, edge, cloud, (3, 32, 32), bits)
+
+
+def _wide(folder: Path, width: int) -> Path:
+    """512 values, two hidden layers of 4,096, 10 classes: 76 MB of weights, of which one row uses each only once."""
+    edge = nn.Sequential(nn.Flatten(), nn.Linear(64, _WIDE), nn.Sigmoid())
+    cloud = nn.Sequential(nn.Linear(_WIDE, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 10))
+    return export_random(folder, edge, cloud, (1, 8, 8))
+
+
+def _server_rows(folder: Path, rounds: int, seconds: float, quick: bool) -> list[Ratio]:
+    vgg11, wide = _vgg11(folder / "vgg11"), _wide(folder / "wide", 64 if quick else 4096)
     rng = np.random.default_rng(0)
-    feature, broad, small = (
-        rng.random((1, *shape), dtype=np.float32) for shape in ((8, 8, 8), (bundles.WIDE,), (bundles.TINY,))
-    )
+    feature, broad = (rng.random((1, *shape), dtype=np.float32) for shape in ((8, 8, 8), (_WIDE,)))
     with ExitStack() as stack:
-        # 32 clients that never pause may wait longer than the default deadline where the machine is slow.
-        patient = ("--deadline-ms", "30000")
-        batched = stack.enter_context(server([vgg11, wide, tiny], *patient))
-        alone = stack.enter_context(server([vgg11, wide], "--max-batch", "1", *patient))
-        runs: Runs = {
-            "in process": (in_process(vgg11), 8),
-            "in process, one thread a call": (in_process(vgg11, threads=1), 8),
-            "rest": (rest_caller(batched.rest, "vgg11", feature), 8),
-            "grpc": (grpc_caller(batched.grpc, "vgg11", feature), 8),
-            "grpc, echo": (grpc_caller(stack.enter_context(grpc_echo()), "vgg11", feature), 8),
-            "vgg11, 32": (rest_caller(batched.rest, "vgg11", feature), 32),
-            "vgg11, 32, alone": (rest_caller(alone.rest, "vgg11", feature), 32),
-            "wide, 32": (rest_caller(batched.rest, "wide", broad), 32),
-            "wide, 32, alone": (rest_caller(alone.rest, "wide", broad), 32),
-            "tiny": (rest_caller(batched.rest, "tiny", small), 8),
-            "tiny, grpc": (grpc_caller(batched.grpc, "tiny", small), 8),
-            "tiny, in process": (in_process(tiny, threads=1), 8),
-        }
-        if kserve_python is not None:
-            address = stack.enter_context(kserve(kserve_python, tiny / "decoder.onnx"))
-            runs["tiny, kserve"] = (rest_caller(address, "tiny", small), 8)
-        loads = _take_turns(runs, rounds, seconds)
+        batched = stack.enter_context(serving([vgg11, wide], *_PATIENT))
+        alone = stack.enter_context(serving([vgg11, wide], "--max-batch", "1", *_PATIENT))
+        loads = take_load_in_turns(
+            {
+                "in process": (in_process(vgg11), 8),
+                "in process, one thread a call": (in_process(vgg11, threads=1), 8),
+                "rest": (rest_caller(batched, "vgg11", feature), 8),
+                "vgg11, 32": (rest_caller(batched, "vgg11", feature), 32),
+                "vgg11, 32, alone": (rest_caller(alone, "vgg11", feature), 32),
+                "wide, 32": (rest_caller(batched, "wide", broad), 32),
+                "wide, 32, alone": (rest_caller(alone, "wide", broad), 32),
+            },
+            rounds,
+            seconds,
+        )
     # Whoever calls ONNX Runtime from 8 threads would take the faster of its two settings.
-    pair = zip(loads["in process"], loads.pop("in process, one thread a call"), strict=True)
-    loads["in process"] = [max(both, key=lambda one: one.rate) for both in pair]
-    return _rows(loads)
+    pairs = zip(loads["in process"], loads.pop("in process, one thread a call"), strict=True)
+    loads["in process"] = [max(pair, key=lambda run: run.rate) for pair in pairs]
+    called = "ONNX Runtime in process, 8 threads, the faster of 1 and all threads for a call"
+    single = "the same server with --max-batch 1"
+    return [
+        *compared(loads, "rest", "in process", "VGG11's decoder over REST, 8 clients", called, 0.85),
+        *compared(loads, "vgg11, 32", "vgg11, 32, alone", "batching, VGG11's decoder, 32 clients", single, 1.0),
+        *compared(loads, "wide, 32", "wide, 32, alone", "batching, three linear layers, 32 clients", single, 1.0),
+    ]
 
 
-def _take_turns(runs: Runs, rounds: int, seconds: float) -> Loads:
+@contextmanager
+def serving(bundles: list[Path], *options: str) -> Iterator[str]:
+    """`sfumato serve` as a process of its own on a free port, with its default settings but for options; its address.
+
+    Raises:
+        RuntimeError: it ended instead.
+    """
+    words = [sys.executable, "-m", "sfumato.cli.main", "serve", *map(str, bundles), "--port", "0", "--grpc-port", "0"]
+    process = subprocess.Popen([*words, "--no-log-requests", *options], stderr=subprocess.PIPE, text=True)
+    try:
+        yield _address(process)
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def _address(process: "subprocess.Popen[str]") -> str:
+    lines = []
+    for line in process.stderr or ():
+        lines.append(line)
+        if line.startswith("{") and (event := json.loads(line))["event"] == "listening":
+            return str(event["rest"])
+    raise RuntimeError(f"the server ended: {''.join(lines)}")
+
+
+def rest_caller(address: str, model: str, feature: NDArray[Any]) -> Caller:
+    """A factory of calls over one connection each, which cost as little as possible, so that the server is measured."""
+    size = {"binary_data_size": feature.nbytes}
+    tensor = {"name": "feature", "datatype": "FP32", "shape": feature.shape, "parameters": size}
+    head = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
+    body = head + feature.tobytes()
+    request = (
+        f"POST /v2/models/{model}/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
+        f"Inference-Header-Content-Length: {len(head)}\r\n\r\n"
+    ).encode() + body
+    host, _, port = address.rpartition(":")
+
+    def make() -> Callable[[], None]:
+        connection = socket.create_connection((host, int(port)))
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+        def call() -> None:
+            connection.sendall(request)
+            data = b""
+            while b"\r\n\r\n" not in data:
+                data += _received(connection)
+            head, _, body = data.partition(b"\r\n\r\n")
+            lines = head.lower().split(b"\r\n")
+            length = next(int(line.split(b":")[1]) for line in lines if line.startswith(b"content-length:"))
+            while len(body) < length:
+                body += _received(connection)
+            if not head.startswith(b"HTTP/1.1 200"):
+                raise RuntimeError(f"{lines[0].decode()}: {body[:200]!r}")
+
+        return call
+
+    return make
+
+
+def _received(connection: socket.socket) -> bytes:
+    data = connection.recv(65536)
+    if not data:
+        raise ConnectionError("the server closed the connection")
+    return data
+
+
+def in_process(bundle: Path, *, threads: int = 0) -> Caller:
+    """What a program does that calls ONNX Runtime itself: one session, one row at a time.
+
+    Args:
+        bundle: with the decoder.
+        threads: of one call; 0 is ONNX Runtime's default, all cores.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(str(bundle / "decoder.onnx"), options, providers=["CPUExecutionProvider"])
+    shape = [1, *session.get_inputs()[0].shape[1:]]
+    feature = np.random.default_rng(0).random(shape, dtype=np.float32)
+    return lambda: lambda: session.run(["logits"], {"feature": feature})
+
+
+def take_load_in_turns(runs: Runs, rounds: int, seconds: float) -> Loads:
+    """Every variant under load, once per round, in alternating order."""
     loads: Loads = {name: [] for name in runs}
     for index in range(rounds):
         for name in runs if index % 2 else reversed(runs):
             make, clients = runs[name]
             loads[name].append(load(make, clients, seconds))
-    failures = {name: count for name, many in loads.items() if (count := sum(one.failures for one in many))}
-    if failures:
-        reason = next(one.reason for many in loads.values() for one in many if one.reason)
-        raise RuntimeError(f"requests failed under load: {failures}, one of them with {reason}")
     return loads
 
 
-def _rows(loads: Loads) -> list[Row]:
-    called = "ONNX Runtime in process, 8 threads, the faster of 1 and all threads for a call"
-    single = "the same server with --max-batch 1"
-    rows = [
-        _rate(loads, "rest", "in process", "VGG11's decoder over REST, 8 clients", called, 0.85),
-        _rate(loads, "grpc", "in process", "VGG11's decoder over gRPC, 8 clients", called, 0.85),
-        _ceiling(loads, called),
-        _wait(loads, "rest", "in process", "VGG11's decoder over REST, 8 clients", called),
-        _wait(loads, "grpc", "in process", "VGG11's decoder over gRPC, 8 clients", called),
-        _rate(loads, "vgg11, 32", "vgg11, 32, alone", "batching, VGG11's decoder, 32 clients", single, 1.0),
-        _wait(loads, "vgg11, 32", "vgg11, 32, alone", "batching, VGG11's decoder, 32 clients", single),
-        _rate(loads, "wide, 32", "wide, 32, alone", "batching, three linear layers, 32 clients", single, 1.0),
-        _wait(loads, "wide, 32", "wide, 32, alone", "batching, three linear layers, 32 clients", single),
+def compared(loads: Loads, ours: str, base: str, name: str, baseline: str, target: float | None = None) -> list[Ratio]:
+    """The ratio of the rates, and that of the waits which one answer in a hundred exceeds."""
+    pairs = list(zip(loads[ours], loads[base], strict=True))
+    rates = [statistics.median(run.rate for run in loads[key]) for key in (ours, base)]
+    waits = [1e3 * statistics.median(run.quantile(share) for run in loads[ours]) for share in (0.5, 0.99)]
+    other = 1e3 * statistics.median(run.quantile(0.99) for run in loads[base])
+    return [
+        Ratio(
+            name,
+            statistics.median(a.rate / b.rate for a, b in pairs),
+            baseline,
+            target,
+            "at least",
+            f"{rates[0]:.0f} against {rates[1]:.0f} requests/s, {len(pairs)} rounds",
+        ),
+        Ratio(
+            f"p99: {name}",
+            statistics.median(a.quantile(0.99) / b.quantile(0.99) for a, b in pairs),
+            baseline,
+            detail=f"p50 {waits[0]:.1f} ms, p99 {waits[1]:.1f} ms against p99 {other:.1f} ms",
+        ),
     ]
-    if "tiny, kserve" in loads:
-        theirs = "kserve's own server, REST, 8 clients"
-        rows.append(_rate(loads, "tiny", "tiny, kserve", "one linear layer over REST, 8 clients", theirs, 1.3))
-        rows.append(_wait(loads, "tiny", "tiny, kserve", "one linear layer over REST, 8 clients", theirs))
-    called = "ONNX Runtime in process, 8 threads"
-    rows.append(_rate(loads, "tiny", "tiny, in process", "one linear layer over REST, 8 clients", called))
-    rows.append(_rate(loads, "tiny, grpc", "tiny, in process", "one linear layer over gRPC, 8 clients", called))
-    return rows
-
-
-def _rate(loads: Loads, ours: str, base: str, name: str, baseline: str, target: float | None = None) -> Row:
-    ratio = statistics.median(a.rate / b.rate for a, b in zip(loads[ours], loads[base], strict=True))
-    rates = [statistics.median(one.rate for one in loads[key]) for key in (ours, base)]
-    detail = f"{rates[0]:.0f} against {rates[1]:.0f} requests/s, {len(loads[ours])} rounds"
-    return Row(f"requests/s: {name}", ratio, baseline, target, "at least", detail)
-
-
-def _ceiling(loads: Loads, baseline: str) -> Row:
-    """What gRPC for Python leaves: its time for a message that is only given back, and the decoder's after it."""
-    pairs = list(zip(loads["in process"], loads["grpc, echo"], strict=True))
-    ratio = statistics.median(1 / (1 + decoder.rate / echo.rate) for decoder, echo in pairs)
-    rate = statistics.median(echo.rate for _, echo in pairs)
-    name = "requests/s: the most over gRPC, 8 clients, if serving cost nothing but gRPC"
-    return Row(name, ratio, baseline, None, "at least", f"{rate:.0f} empty requests/s, {len(pairs)} rounds")
-
-
-def _wait(loads: Loads, ours: str, base: str, name: str, baseline: str) -> Row:
-    pairs = zip(loads[ours], loads[base], strict=True)
-    ratio = statistics.median(a.quantile(0.99) / b.quantile(0.99) for a, b in pairs)
-    values = [1e3 * statistics.median(one.quantile(share) for one in loads[ours]) for share in (0.5, 0.99)]
-    other = 1e3 * statistics.median(one.quantile(0.99) for one in loads[base])
-    detail = f"p50 {values[0]:.1f} ms, p99 {values[1]:.1f} ms against p99 {other:.1f} ms"
-    return Row(f"p99: {name}", ratio, baseline, detail=detail)

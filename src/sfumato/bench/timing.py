@@ -3,11 +3,12 @@
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import torch
 
-__all__ = ["Timing", "take_turns"]
+__all__ = ["Ratio", "Timing", "take_turns"]
 
 
 @dataclass(frozen=True)
@@ -54,3 +55,35 @@ def take_turns(
         low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
         timings[name] = Timing(middle, low, high, len(values))
     return timings, ratio
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A measured ratio.
+
+    Attributes:
+        name: what was measured.
+        ratio: measured over baseline.
+        baseline: what it is divided by.
+        target: the project's own limit, or None where there is none.
+        better: whether the ratio should be at most or at least the target.
+        detail: the figures behind the ratio, in words.
+    """
+
+    name: str
+    ratio: float
+    baseline: str
+    target: float | None = None
+    better: Literal["at most", "at least"] = "at most"
+    detail: str = ""
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the target is met; None without a target."""
+        if self.target is None:
+            return None
+        return self.ratio <= self.target if self.better == "at most" else self.ratio >= self.target
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self) | {"met": self.met}

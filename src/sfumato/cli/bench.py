@@ -1,17 +1,16 @@
 """`sfumato bench`: speed as ratios to baselines measured in the same run."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from sfumato.bench import Row, run_bench
+from sfumato.bench import Ratio, run_bench
 from sfumato.cli.console import progress_bar, say, table
 from sfumato.cli.parser import CommandParser, save_json
 from sfumato.errors import ConfigError
 
 __all__ = ["run"]
 
-_ROWS = {"training": 25, "serving": 17}  # for the progress bar
+_ROWS = {"training": 11, "serving": 10}  # for the progress bar
 
 
 def run(words: Sequence[str]) -> None:
@@ -26,19 +25,19 @@ def run(words: Sequence[str]) -> None:
         nargs="?",
         choices=list(_ROWS),
         default="training",
-        help="training, attacks and mixtures; or the device's side and the server",
+        help="What to measure: the training step, the attack and the mixture, or the device and the server.",
     )
-    parser.add_argument("--rounds", type=int | None, default=None, help="how often each variant runs; 15, serving 9")
-    parser.add_argument("--seconds", type=float, default=2.0, help="serving: of one run of one variant")
     parser.add_argument(
-        "--kserve",
-        type=str | None,
+        "--rounds",
+        type=int | None,
         default=None,
-        metavar="PYTHON",
-        help="serving: a Python with kserve to compare with",
+        help="How often each variant runs; by default 15 times, and 9 times for serving.",
     )
+    parser.add_argument("--seconds", type=float, default=2.0, help="Seconds of one run of one variant of serving.")
     parser.add_argument(
-        "--quick", action="store_true", help="tiny sizes: shows that it works, says nothing about speed"
+        "--quick",
+        action="store_true",
+        help="Use tiny sizes, which show that the benchmark runs and say nothing about speed.",
     )
     parsed = parser.read(words)
     if parsed.rounds is not None and parsed.rounds < 2:
@@ -46,9 +45,9 @@ def run(words: Sequence[str]) -> None:
     if not 0 < parsed.seconds < float("inf"):
         raise ConfigError(f"seconds is {parsed.seconds}; give a finite number above 0")
     with progress_bar(f"bench {parsed.what}") as bar:
-        done: list[Row] = []
+        done: list[Ratio] = []
 
-        def tell(row: Row) -> None:
+        def tell(row: Ratio) -> None:
             done.append(row)
             bar.at(len(done), _ROWS[parsed.what])
             bar.line(f"{row.name}: {row.ratio:.3f} x {row.baseline} ({row.detail})")
@@ -65,14 +64,9 @@ def _measure(parsed: Any, tell: Any) -> dict[str, Any]:
         return run_bench(rounds=parsed.rounds or 15, quick=parsed.quick, tell=tell)
     from sfumato.bench.serving import run_serving_bench
 
-    python = None if parsed.kserve is None else Path(parsed.kserve)
-    if python is not None and not python.exists():
-        raise ConfigError(f"there is no Python {python}; give the one of an environment that has kserve")
-    return run_serving_bench(
-        rounds=parsed.rounds or 9, seconds=parsed.seconds, quick=parsed.quick, kserve_python=python, tell=tell
-    )
+    return run_serving_bench(rounds=parsed.rounds or 9, seconds=parsed.seconds, quick=parsed.quick, tell=tell)
 
 
-def _cells(row: Row) -> tuple[str, str, str, str]:
+def _cells(row: Ratio) -> tuple[str, str, str, str]:
     target = "" if row.target is None else f"{row.better} {row.target:g}: {'met' if row.met else 'MISSED'}"
     return row.name, f"{row.ratio:.3f}", row.baseline, target

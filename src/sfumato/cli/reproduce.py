@@ -44,11 +44,13 @@ def run(words: Sequence[str]) -> None:
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu or cuda")
     parser.add_argument(
         "--executor",
-        type=Literal["auto", "local", "interleaved", "slurm", "ray"],
-        default="auto",
-        help="where to run: auto takes processes on a CPU, and streams of one process on a GPU",
+        type=Literal["local", "slurm", "ray"],
+        default="local",
+        help="Where the experiments run: in processes of this machine, as Slurm jobs, or on a Ray cluster.",
     )
-    parser.add_argument("--workers", type=int | None, default=None, help="how many experiments side by side")
+    parser.add_argument(
+        "--workers", type=int | None, default=None, help="Experiments side by side; 1 on a GPU, else one per core."
+    )
     parser.add_argument(
         "--executor_options", type=dict[str, Any], default={}, help="such as '{partition: gpu, gpus: 1}'"
     )
@@ -102,12 +104,9 @@ def _run(
     if not experiments:
         return None
     options, executor = dict(parsed.executor_options), parsed.executor
-    if executor == "auto":
-        executor = "interleaved" if device_of(parsed.device).type == "cuda" else "local"
     if executor == "local":
-        options |= {"workers": parsed.workers}
-    elif executor == "interleaved" and parsed.workers is not None:
-        options |= {"at_once": parsed.workers}
+        on_gpu = device_of(parsed.device).type == "cuda"  # whose memory each process would take a part of
+        options |= {"workers": parsed.workers or (1 if on_gpu else None)}
     elif executor == "slurm":
         options.setdefault("folder", str(Path(parsed.work) / "slurm"))
     with progress_bar("experiments") as bar:

@@ -1,12 +1,13 @@
-"""Data: sources by name, sets in memory, held-out parts, augmentation on the device.
+"""Data: sources by name, sets in memory, validation sets, augmentation on the device.
 
 ```python
 sets = sfumato.data.load("cifar10", "data/cifar10")
-fit, held_out = sfumato.data.hold_out(sets.train, 0.1, seed=0)
+fit, validation = sfumato.data.hold_out(sets.train, 0.1, seed=0)
 ```
 """
 
-from collections.abc import Callable
+import importlib
+from dataclasses import dataclass
 from pathlib import Path
 
 from sfumato.data.augment import Augmentation
@@ -28,14 +29,52 @@ __all__ = [
     "names",
 ]
 
-_Size = int | tuple[int, int] | None
-_Source = Callable[[Path, _Size, Progress | None], DataSets]
-_IDX = ("fashion-mnist", "mnist")
+
+@dataclass(frozen=True)
+class _Source:
+    """A data set that `load` knows.
+
+    Attributes:
+        reader: the function that reads it, as module:name; imported when it is asked for.
+        content: what has to lie in `data_dir`.
+        resized: whether it takes a size.
+    """
+
+    reader: str
+    content: str
+    resized: bool = False
+
+
+_ARCHIVE = "with the official archive or class folders in it, or an empty one to download it"
+_SOURCES = {
+    "digits": _Source("digits:load_digits", "", resized=True),
+    "fashion-mnist": _Source("idx:load_fashion_mnist", "", resized=True),
+    "mnist": _Source("idx:load_mnist", "", resized=True),
+    "cifar10": _Source("cifar:load_cifar10", _ARCHIVE),
+    "cifar100": _Source("cifar:load_cifar100", _ARCHIVE),
+    "tinyimagenet": _Source(
+        "tinyimagenet:load_tinyimagenet", "the unpacked http://cs231n.stanford.edu/tiny-imagenet-200.zip"
+    ),
+    "facescrub": _Source("folder:load_facescrub", "with one folder of images per person in it", resized=True),
+    "folder": _Source(
+        "folder:load_folder",
+        "with train/<class>/<image> and test/<class>/<image>, or <class>/<image>, in it",
+        resized=True,
+    ),
+    "hub": _Source(
+        "hub:load_hub",
+        "one that `datasets.save_to_disk` wrote, or a name of the hub such as owner/name",
+        resized=True,
+    ),
+}
+_IDX = ("fashion-mnist", "mnist")  # which say themselves where they look without a folder
+RESIZED = tuple(name for name, source in _SOURCES.items() if source.resized)
+"""The sources whose images `load` can resize."""
 
 
 def names() -> list[str]:
     """The names that `load` knows."""
-    return ["digits", *_IDX, *_FROM_FOLDER]
+    return list(_SOURCES)
 
 
 def load(
@@ -43,7 +82,7 @@ def load(
     data_dir: Path | str | None = None,
     *,
     seed: int = 0,
-    size: _Size = None,
+    size: int | tuple[int, int] | None = None,
     progress: Progress | None = None,
 ) -> DataSets:
     """A data set by name.
@@ -75,74 +114,19 @@ def load(
         raise ConfigError(f"unknown data set {name!r}; choose one of {', '.join(names())}")
     if size is not None and name not in RESIZED:
         raise ConfigError(f"size is for {', '.join(RESIZED)}; {name} has a size of its own: leave it out")
+    source = _SOURCES[name]
+    module, _, function = source.reader.partition(":")
+    read = getattr(importlib.import_module(f"sfumato.data.{module}"), function)
+    options = {"size": size} if source.resized else {}
     if name == "digits":
         if data_dir is not None:
             raise ConfigError(f"digits come with the package and are not read from {data_dir}; leave data_dir out")
-        from sfumato.data.digits import load_digits
-
-        return load_digits(seed, size=size)
+        sets: DataSets = read(seed, **options)
+        return sets
     if name in _IDX:
-        from sfumato.data.idx import load_idx
-
-        return load_idx(name, data_dir, size=size, progress=progress)
+        sets = read(data_dir, progress=progress, **options)
+        return sets
     if data_dir is None:
-        raise ConfigError(f"{name} needs a folder: pass data_dir (--data-dir), {_CONTENT[name]}")
-    return _FROM_FOLDER[name](Path(data_dir), size, progress)
-
-
-def _cifar10(data_dir: Path, size: _Size, progress: Progress | None) -> DataSets:
-    from sfumato.data.cifar import load_cifar10
-
-    return load_cifar10(data_dir, progress=progress)
-
-
-def _cifar100(data_dir: Path, size: _Size, progress: Progress | None) -> DataSets:
-    from sfumato.data.cifar import load_cifar100
-
-    return load_cifar100(data_dir, progress=progress)
-
-
-def _folder(data_dir: Path, size: _Size, progress: Progress | None) -> DataSets:
-    from sfumato.data.folder import load_folder
-
-    return load_folder(data_dir, size=size, progress=progress)
-
-
-def _tinyimagenet(data_dir: Path, size: _Size, progress: Progress | None) -> DataSets:
-    from sfumato.data.tinyimagenet import load_tinyimagenet
-
-    return load_tinyimagenet(data_dir, progress=progress)
-
-
-def _facescrub(data_dir: Path, size: _Size, progress: Progress | None) -> DataSets:
-    from sfumato.data.facescrub import load_facescrub
-
-    return load_facescrub(data_dir, size=size, progress=progress)
-
-
-def _hub(data_dir: Path, size: _Size, progress: Progress | None) -> DataSets:
-    from sfumato.data.hub import load_hub
-
-    return load_hub(data_dir, size=size, progress=progress)
-
-
-_FROM_FOLDER: dict[str, _Source] = {
-    "cifar10": _cifar10,
-    "cifar100": _cifar100,
-    "tinyimagenet": _tinyimagenet,
-    "facescrub": _facescrub,
-    "folder": _folder,
-    "hub": _hub,
-}
-RESIZED = ("digits", *_IDX, "facescrub", "folder", "hub")
-"""The sources whose images `load` can resize."""
-
-_CIFAR_CONTENT = "with the official archive or class folders in it, or an empty one to download it"
-_CONTENT = {
-    "cifar10": _CIFAR_CONTENT,
-    "cifar100": _CIFAR_CONTENT,
-    "tinyimagenet": "the unpacked http://cs231n.stanford.edu/tiny-imagenet-200.zip",
-    "facescrub": "with one folder of images per person in it",
-    "folder": "with train/<class>/<image> and test/<class>/<image>, or <class>/<image>, in it",
-    "hub": "one that `datasets.save_to_disk` wrote, or a name of the hub such as owner/name",
-}
+        raise ConfigError(f"{name} needs a folder: pass data_dir (--data-dir), {source.content}")
+    sets = read(Path(data_dir), progress=progress, **options)
+    return sets

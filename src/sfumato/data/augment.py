@@ -32,6 +32,10 @@ class Augmentation:
 
     Raises:
         ConfigError: `pad` is negative or `rotation` outside 0 .. 180.
+
+    >>> images = torch.full((2, 3, 8, 8), 51, dtype=torch.uint8)
+    >>> Augmentation(pad=0)(images, torch.Generator().manual_seed(0)).mean()
+    tensor(0.2000)
     """
 
     pad: int = 4

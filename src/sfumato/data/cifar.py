@@ -3,26 +3,52 @@
 A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009; https://www.cs.toronto.edu/~kriz/cifar.html
 """
 
+import tarfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
-from sfumato.data.archive import read_members
-from sfumato.data.cifar_classes import CIFAR10_CLASSES, CIFAR100_CLASSES
-from sfumato.data.cifar_records import Records, parse_binary, parse_pickle
 from sfumato.data.download import fetch
-from sfumato.data.folder import describe, read_class_folders, scan
-from sfumato.data.images import LOSSY_SUFFIXES
 from sfumato.data.imageset import DataSets, ImageSet, Progress
+from sfumato.data.reading import read_folders
+from sfumato.data.scan import LOSSY_SUFFIXES, describe, scan
+from sfumato.data.unpickle import load_plain_pickle
 from sfumato.errors import DataError
 
 __all__ = ["CIFAR10", "CIFAR100", "Cifar", "Form", "load_cifar", "load_cifar10", "load_cifar100"]
 
 _PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
 _SHAPE = (3, 32, 32)
+_PIXELS = 3 * 32 * 32
+_MAX_BYTES = 1 << 29  # the largest official file has 154 MB; a small archive must not be able to fill the memory
+
+Records = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
+"""Pixels (n, 3072): red, green, blue, each 32 rows of 32; and labels (n,)."""
+
+# fmt: off
+_CIFAR10_CLASSES = (
+    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
+)
+
+_CIFAR100_CLASSES = (
+    "apple", "aquarium_fish", "baby", "bear", "beaver", "bed", "bee", "beetle", "bicycle", "bottle",
+    "bowl", "boy", "bridge", "bus", "butterfly", "camel", "can", "castle", "caterpillar", "cattle",
+    "chair", "chimpanzee", "clock", "cloud", "cockroach", "couch", "crab", "crocodile", "cup", "dinosaur",
+    "dolphin", "elephant", "flatfish", "forest", "fox", "girl", "hamster", "house", "kangaroo",
+    "keyboard", "lamp", "lawn_mower", "leopard", "lion", "lizard", "lobster", "man", "maple_tree",
+    "motorcycle", "mountain", "mouse", "mushroom", "oak_tree", "orange", "orchid", "otter", "palm_tree",
+    "pear", "pickup_truck", "pine_tree", "plain", "plate", "poppy", "porcupine", "possum", "rabbit",
+    "raccoon", "ray", "road", "rocket", "rose", "sea", "seal", "shark", "shrew", "skunk", "skyscraper",
+    "snail", "snake", "spider", "squirrel", "streetcar", "sunflower", "sweet_pepper", "table", "tank",
+    "telephone", "television", "tiger", "tractor", "train", "trout", "tulip", "turtle", "wardrobe",
+    "whale", "willow_tree", "wolf", "woman", "worm",
+)
+# fmt: on
 
 
 @dataclass(frozen=True)
@@ -63,7 +89,7 @@ _BATCHES = tuple(f"data_batch_{i}" for i in range(1, 6))
 
 CIFAR10 = Cifar(
     name="cifar10",
-    classes=CIFAR10_CLASSES,
+    classes=_CIFAR10_CLASSES,
     label_bytes=1,
     label_key="labels",
     forms=(
@@ -82,7 +108,7 @@ CIFAR10 = Cifar(
 
 CIFAR100 = Cifar(
     name="cifar100",
-    classes=CIFAR100_CLASSES,
+    classes=_CIFAR100_CLASSES,
     label_bytes=2,
     label_key="fine_labels",
     forms=(
@@ -190,7 +216,7 @@ def _read_class_folders(which: Cifar, folder: Path, progress: Progress | None) -
         "The images were read from lossy files (JPEG), which are smoother than the official bits: reconstruction "
         "errors compare with each other, but not digit by digit with published ones."
     )
-    sets = read_class_folders(which.name, train, test, progress=progress, caveat=caveat if lossy else "")
+    sets = read_folders(which.name, train, test, progress=progress, caveat=caveat if lossy else "")
     if sets.train.image_shape != _SHAPE:
         _, height, width = sets.train.image_shape
         raise DataError(
@@ -198,3 +224,99 @@ def _read_class_folders(which: Cifar, folder: Path, progress: Progress | None) -
             "load it as `folder`, or choose another folder"
         )
     return sets
+
+
+def read_members(source: Path, folder: str, names: tuple[str, ...], page: str) -> dict[str, bytes]:
+    """The content of `folder/<name>` for each name, from the archive `source`, or of `source/<name>` if it is a folder.
+
+    Members are compared by their full name and read into memory: nothing is written, so no path in an archive can lead
+    anywhere.
+
+    Raises:
+        DataError: a file is missing, or the archive is damaged; the message tells to get it anew from `page`.
+    """
+    found = _from_folder(source, names) if source.is_dir() else _from_archive(source, folder, names, page)
+    if missing := [name for name in names if name not in found]:
+        raise DataError(f"{source} has no {', '.join(missing)}; get the complete archive from {page}")
+    return found
+
+
+def _from_folder(source: Path, names: tuple[str, ...]) -> dict[str, bytes]:
+    try:
+        return {name: (source / name).read_bytes() for name in names if (source / name).is_file()}
+    except OSError as error:
+        raise DataError(f"cannot read {error.filename}: {error.strerror}; check the file's permissions") from error
+
+
+def _from_archive(source: Path, folder: str, names: tuple[str, ...], page: str) -> dict[str, bytes]:
+    wanted = {f"{folder}/{name}": name for name in names}
+    found: dict[str, bytes] = {}
+    try:
+        with tarfile.open(source, "r:gz") as tar:
+            for member in tar:
+                name = wanted.get(member.name.removeprefix("./"))
+                if name is None or not member.isfile():
+                    continue
+                if member.size > _MAX_BYTES:
+                    raise tarfile.TarError(f"{member.name} claims {member.size} bytes")
+                handle = tar.extractfile(member)
+                found[name] = handle.read() if handle is not None else b""
+                if len(found) == len(wanted):
+                    break
+    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
+        raise DataError(f"{source} is truncated or damaged ({error}); delete it and get it anew from {page}") from error
+    return found
+
+
+def parse_binary(content: bytes, name: str, label_bytes: int, num_classes: int) -> Records:
+    """Records of `label_bytes` labels (CIFAR-10: the class; CIFAR-100: superclass, class) and 3072 pixels.
+
+    Raises:
+        DataError: the size is no multiple of a record's, or a label is out of range; `name` says where.
+    """
+    record = label_bytes + _PIXELS
+    if not content or len(content) % record:
+        raise DataError(
+            f"{name} has {len(content)} bytes, which is not a multiple of {record}, the size of a record: "
+            "it is truncated or another file; get it anew"
+        )
+    table = np.frombuffer(content, dtype=np.uint8).reshape(-1, record)
+    labels = table[:, label_bytes - 1].astype(np.int64)
+    _check_labels(labels, name, num_classes)
+    return table[:, label_bytes:], labels
+
+
+def parse_pickle(content: bytes, name: str, label_key: str, num_classes: int) -> Records:
+    """A pickled dictionary with `data`, uint8 (n, 3072), and a list of n labels; keys are bytes or str.
+
+    Raises:
+        DataError: it is another thing, or a label is out of range; `name` says where.
+    """
+    batch = load_plain_pickle(content, name)
+    fields = batch if isinstance(batch, dict) else {}
+    pixels, labels = (fields.get(key.encode(), fields.get(key)) for key in ("data", label_key))
+    if (
+        not isinstance(pixels, np.ndarray)
+        or pixels.dtype != np.uint8
+        or pixels.shape[1:] != (_PIXELS,)
+        or not isinstance(labels, list)
+        or any(type(label) is not int for label in labels)
+        or len(labels) != len(pixels)
+        or not labels
+    ):
+        raise DataError(
+            f"{name} is not a CIFAR batch: expected a dictionary with `data`, uint8 of shape (n, {_PIXELS}), and "
+            f"a list `{label_key}` of n labels; get it anew from the official archive"
+        )
+    classes = np.array(labels, dtype=np.int64)
+    _check_labels(classes, name, num_classes)
+    return pixels, classes
+
+
+def _check_labels(labels: npt.NDArray[np.int64], name: str, num_classes: int) -> None:
+    wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
+    if len(wrong):
+        raise DataError(
+            f"{name}: image {wrong[0]} has the label {labels[wrong[0]]}, outside 0 .. {num_classes - 1}: "
+            "the file is damaged or belongs to another data set; get it anew"
+        )

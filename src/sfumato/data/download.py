@@ -1,20 +1,17 @@
 """Fetching one file whose content is known in advance."""
 
-import hashlib
 import http.client
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from sfumato.data.imageset import Progress
 from sfumato.errors import DataError
-from sfumato.files import write_atomic
+from sfumato.files import sha256_of, write_atomic
 
 __all__ = ["fetch"]
 
 _BLOCK = 1 << 20
 _TIMEOUT_SECONDS = 30
-_T = TypeVar("_T")
 
 
 def fetch(url: str, path: Path, *, sha256: str, page: str, progress: Progress | None = None) -> None:
@@ -35,29 +32,26 @@ def fetch(url: str, path: Path, *, sha256: str, page: str, progress: Progress | 
 
     by_hand = f"get {path.name} from {page} and put it into {path.parent}"
 
-    def online(action: Callable[[], _T]) -> _T:
+    def online(action: Any, *args: Any, **options: Any) -> Any:
         # Errors of the network and of the disk are both OSError; only the former may be blamed on the network.
         try:
-            return action()
+            return action(*args, **options)
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", None) or error
             raise DataError(f"cannot download {url}: {reason}; without a network connection, {by_hand}") from error
 
     def write(temporary: Path) -> None:
-        digest = hashlib.sha256()
-        response: Any = online(lambda: urlopen(url, timeout=_TIMEOUT_SECONDS))
+        response = online(urlopen, url, timeout=_TIMEOUT_SECONDS)
         with response, temporary.open("wb") as handle:
             total = int(response.headers.get("Content-Length") or 0)
-            while block := online(lambda: response.read(_BLOCK)):
-                digest.update(block)
+            while block := online(response.read, _BLOCK):
                 handle.write(block)
                 if progress is not None:
                     progress(handle.tell(), total)
-            size = handle.tell()
-        if digest.hexdigest() != sha256:
+        if (digest := sha256_of(temporary)) != sha256:
             raise DataError(
-                f"{url} gave {size} bytes with SHA-256 {digest.hexdigest()[:16]}... instead of {sha256[:16]}...: "
-                f"an interrupted or altered download, which was removed; try again, or {by_hand}"
+                f"{url} gave {temporary.stat().st_size} bytes with SHA-256 {digest[:16]}... instead of "
+                f"{sha256[:16]}...: an interrupted or altered download, which was removed; try again, or {by_hand}"
             )
 
     write_atomic(path, write)

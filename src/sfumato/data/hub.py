@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from sfumato.data.imageset import DataSets, ImageSet, Progress
-from sfumato.data.reading import Size, both_sides
-from sfumato.errors import ConfigError, DataError
+from sfumato.data.reading import Size, both_sides, fitted, rgb
+from sfumato.errors import ConfigError, DataError, first_line
 
 __all__ = ["load_hub"]
 
@@ -66,14 +66,13 @@ def _open(where: str) -> dict[str, Any]:
         found = datasets.load_from_disk(where) if local else datasets.load_dataset(where)
     except Exception as error:
         # Errors of the network, of the hub's client, of the file formats: there is no common class.
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         remedy = (
             "a folder has to be one that `save_to_disk` wrote (class folders are read as `folder`)"
             if local
             else "check the name on https://huggingface.co/datasets and the network, or give a folder that "
             "`save_to_disk` wrote"
         )
-        raise DataError(f"cannot load the data set {where}: {reason.rstrip('.')}; {remedy}") from error
+        raise DataError(f"cannot load the data set {where}: {first_line(error).rstrip('.')}; {remedy}") from error
     return dict(found) if hasattr(found, "keys") else {"(one only)": found}
 
 
@@ -87,7 +86,7 @@ def _read(
     images: np.ndarray[Any, np.dtype[np.uint8]] | None = None
     for index in range(len(rows)):
         try:
-            pixels = _pixels(rows[index][image_column], size)
+            pixels = fitted(rgb(rows[index][image_column]), size)
         except Exception as error:
             # Decoders raise OSError, SyntaxError, ValueError, struct.error and more.
             raise DataError(
@@ -121,15 +120,3 @@ def _columns(features: Any, where: str) -> tuple[str, str]:
             "`remove_columns` or `class_encode_column` bring it to that form, `save_to_disk` stores it"
         )
     return images[0], labels[0]
-
-
-def _pixels(image: Any, size: tuple[int, int] | None) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """(3, H, W) of an image of Pillow."""
-    from PIL import Image
-
-    if image.mode[0] in "IF":
-        raise ValueError(f"its pixels have more than 8 bits (mode {image.mode})")
-    image = image.convert("RGB")
-    if size is not None and image.size != (size[1], size[0]):
-        image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
-    return np.asarray(image).transpose(2, 0, 1)

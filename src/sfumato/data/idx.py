@@ -12,7 +12,7 @@ import math
 import struct
 import zlib
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ from sfumato.data.reading import Size, both_sides, resized
 from sfumato.data.scan import describe
 from sfumato.errors import ConfigError, DataError
 
-__all__ = ["FASHION_MNIST_FOLDER", "IDX_CLASSES", "load_idx", "read_idx"]
+__all__ = ["FASHION_MNIST_FOLDER", "IDX_CLASSES", "load_fashion_mnist", "load_idx", "load_mnist", "read_idx"]
 
 FASHION_MNIST_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 """Where Debian's package `dataset-fashion-mnist` puts the files."""
@@ -52,6 +52,16 @@ _PAGES = {
 _SIDE = 28
 _UNSIGNED_BYTE = 8  # the format's code for the type of the values
 _MOST_VALUES = 1 << 27  # three times the largest official file: what a false header may claim of the memory
+
+
+def load_fashion_mnist(data_dir: Path | str | None = None, **options: Any) -> DataSets:
+    """`load_idx` for Fashion-MNIST."""
+    return load_idx("fashion-mnist", data_dir, **options)
+
+
+def load_mnist(data_dir: Path | str | None = None, **options: Any) -> DataSets:
+    """`load_idx` for MNIST."""
+    return load_idx("mnist", data_dir, **options)
 
 
 def load_idx(

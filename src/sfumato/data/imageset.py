@@ -121,7 +121,7 @@ class DataSets:
 
     Attributes:
         name: of the source, such as `cifar10`.
-        train: to learn from; every choice is made on a part held out of it (`hold_out`).
+        train: to learn from; every choice is made on a validation set taken from it (`hold_out`).
         test: to report on, never to choose by.
         caveat: a sentence on what the data is and what its numbers do not show; empty if there is nothing to say.
         labelled: False where the images have no classes and the labels mean nothing.

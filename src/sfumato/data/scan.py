@@ -7,11 +7,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from sfumato.data.images import SUFFIXES
 from sfumato.errors import DataError
 
-__all__ = ["SPLIT_LAYOUT", "ClassFolders", "FoundFile", "describe", "images_in", "readable", "scan", "scan_classes"]
+__all__ = [
+    "LOSSY_SUFFIXES",
+    "SPLIT_LAYOUT",
+    "ClassFolders",
+    "FoundFile",
+    "describe",
+    "images_in",
+    "readable",
+    "scan",
+    "scan_classes",
+]
 
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"})
+LOSSY_SUFFIXES = frozenset({".jpg", ".jpeg", ".webp"})
 SPLIT_LAYOUT = "DIR/train/<class>/<image>.jpg (or .png, ...) and the same under DIR/test or DIR/val"
 
 FoundFile = tuple[str, int, int]

@@ -1,6 +1,6 @@
-"""Parts of a set: held out, limited, folded; stratified by class and decided by a seed alone.
+"""Parts of a set: for validation, limited, folded; stratified by class and decided by a seed alone.
 
-Every choice (an epoch, a weight, a stopping time) is made on a part held out of the training set, never on the
+Every choice (an epoch, a weight, a stopping time) is made on a validation set taken from the training set, never on the
 test set.
 """
 
@@ -23,6 +23,11 @@ def hold_out(data: ImageSet, fraction: float, seed: int) -> tuple[ImageSet, Imag
     Raises:
         ConfigError: `fraction` is not between 0 and 1.
         DataError: no class has a second image.
+
+    >>> from sfumato import data
+    >>> fit, held_out = hold_out(data.load("digits").train, 0.1, seed=0)
+    >>> len(fit), len(held_out)
+    (1294, 144)
     """
     if not 0 < fraction < 1:
         raise ConfigError(f"fraction is {fraction}; give a fraction between 0 and 1, such as 0.1")

@@ -14,7 +14,7 @@ import hashlib
 from pathlib import Path
 
 from sfumato.data.imageset import DataSets, Progress
-from sfumato.data.reading import read_class_folders
+from sfumato.data.reading import read_folders
 from sfumato.data.scan import ClassFolders, describe, images_in, readable, scan_classes
 from sfumato.errors import DataError
 
@@ -55,7 +55,7 @@ def load_tinyimagenet(data_dir: Path | str, *, progress: Progress | None = None)
         train = scan_classes(folder / "train", _LAYOUT, classes=wnids, inner="images", remedy=_AGAIN)
         test = _scan_val(folder / "val", wnids)
         classes = _names(folder / "words.txt", wnids)
-    sets = read_class_folders("tinyimagenet", train, test, progress=progress, caveat=_caveat(train, test))
+    sets = read_folders("tinyimagenet", train, test, progress=progress, caveat=_caveat(train, test))
     if sets.train.image_shape != (3, 64, 64):
         _, height, width = sets.train.image_shape
         raise DataError(

@@ -67,7 +67,7 @@ class _Name(_Inert):
     __slots__ = ()
 
 
-class _Function(_Inert):
+class _Called(_Inert):
     """Stands for a name that is called."""
 
     __slots__ = ("_run",)
@@ -133,11 +133,11 @@ def _encode(text: object, encoding: object) -> bytes:
 
 
 _NAMES: dict[tuple[str, str], object] = {
-    ("numpy.core.multiarray", "_reconstruct"): _Function(_Array),
-    ("numpy._core.multiarray", "_reconstruct"): _Function(_Array),
+    ("numpy.core.multiarray", "_reconstruct"): _Called(_Array),
+    ("numpy._core.multiarray", "_reconstruct"): _Called(_Array),
     ("numpy", "ndarray"): _Name(),
-    ("numpy", "dtype"): _Function(_Dtype),
-    ("_codecs", "encode"): _Function(_encode),
+    ("numpy", "dtype"): _Called(_Dtype),
+    ("_codecs", "encode"): _Called(_encode),
 }
 
 

@@ -135,16 +135,16 @@ def export_bundle(
         BundleError: what was exported differs from PyTorch's by more than 1e-5, or could draw random numbers.
         StorageError: the folder cannot be written.
     """
-    check_exportable(model, allow_no_noise=config.without_noise, allow_unbounded=config.unbounded)
-    channel = _channel(model, config)
+    generator = torch.Generator().manual_seed(_SEED)
+    shape = tuple(int(size) for size in image_shape)
+    example = torch.rand((2, *shape), generator=generator)
+    check_exportable(model, example, allow_no_noise=config.without_noise, allow_unbounded=config.unbounded)
+    channel = _channel(model, config, example)
     split = SplitModel(model.edge, channel, model.cloud)
     levels = None
     if channel.quantize_bits is not None:
         levels = QuantizationSpec(channel.quantize_bits, *channel.quantization_range)
     encoder, decoder = EncoderHalf(split).cpu().eval(), DecoderHalf(split, levels).cpu().eval()
-    generator = torch.Generator().manual_seed(_SEED)
-    shape = tuple(int(size) for size in image_shape)
-    example = torch.rand((2, *shape), generator=generator)
     with torch.no_grad():
         feature_shape = tuple(encoder.channel.bound(encoder.edge(example)).shape[1:])
     datatype: Literal["FP32", "UINT8", "UINT16"] = "FP32"
@@ -193,12 +193,12 @@ def export_bundle(
 _TORCH_TYPES = {"FP32": torch.float32, "UINT8": torch.uint8, "UINT16": torch.uint16}
 
 
-def _channel(model: SplitModel, config: ExportConfig) -> Channel:
+def _channel(model: SplitModel, config: ExportConfig, example: Tensor) -> Channel:
     """The channel that is deployed: the trained one, with levels where the export asks for them."""
     channel = model.channel
     if config.quantize_bits is None:
         return channel
-    if channel.quantize_bits is None and not ends_in_sigmoid(model.edge):
+    if channel.quantize_bits is None and not ends_in_sigmoid(model.edge, example):
         raise ConfigError(
             "the range of this feature is unknown, so it cannot be quantised after training; train with --quantize-bits"
         )

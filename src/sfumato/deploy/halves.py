@@ -6,8 +6,7 @@ from torch import Tensor, nn
 
 from sfumato.deploy.manifest import QuantizationSpec
 from sfumato.errors import ConfigError
-from sfumato.split import Channel, SplitModel
-from sfumato.split.ranges import feature_range
+from sfumato.split import SplitModel, feature_range
 
 __all__ = ["DecoderHalf", "EncoderHalf", "check_exportable", "ends_in_sigmoid"]
 
@@ -44,7 +43,7 @@ class DecoderHalf(nn.Module):
         return logits
 
 
-def check_exportable(model: SplitModel, *, allow_no_noise: bool, allow_unbounded: bool) -> None:
+def check_exportable(model: SplitModel, example: Tensor, *, allow_no_noise: bool, allow_unbounded: bool) -> None:
     """Refuse a model whose deployment would not protect, or whose randomness cannot become an input.
 
     Raises:
@@ -62,19 +61,19 @@ def check_exportable(model: SplitModel, *, allow_no_noise: bool, allow_unbounded
             "the model adds no noise to what leaves the device, so nothing protects it; train with --noise-std above "
             "0, or allow it by name (--without-noise)"
         )
-    if not allow_unbounded and not _bounded(model.edge, model.channel):
+    if not allow_unbounded and not _bounded(model, example):
         raise ConfigError(
             "nothing bounds the feature, so the encoder can outgrow any noise; train with a bottleneck (it ends in a "
             "sigmoid), with --clip-norm or with --quantize-bits, or allow it by name (--unbounded)"
         )
 
 
-def ends_in_sigmoid(edge: nn.Module) -> bool:
-    """Whether the encoder ends in a sigmoid, or what is like one, so that its features lie in [0, 1]."""
-    return feature_range(edge) == (0, 1)
+def ends_in_sigmoid(edge: nn.Module, example: Tensor) -> bool:
+    """Whether a sigmoid, or what is like one, makes the encoder's output, so that its features lie in [0, 1]."""
+    return feature_range(edge, example) == (0, 1)
 
 
-def _bounded(edge: nn.Module, channel: Channel) -> bool:
-    if channel.clip_norm is not None or channel.quantize_bits is not None:
+def _bounded(model: SplitModel, example: Tensor) -> bool:
+    if model.channel.clip_norm is not None or model.channel.quantize_bits is not None:
         return True
-    return feature_range(edge) is not None
+    return feature_range(model.edge, example) is not None

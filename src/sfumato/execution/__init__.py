@@ -1,23 +1,19 @@
 """Many independent pieces of work behind one interface: processes of this machine, Slurm jobs, a Ray cluster."""
 
 from sfumato.execution.base import Executor, Outcome
-from sfumato.execution.interleaved import InterleavedExecutor
 from sfumato.execution.local import LocalExecutor
 from sfumato.execution.ray_cluster import RayExecutor
 from sfumato.execution.registry import build, names
 from sfumato.execution.slurm import SlurmExecutor
-from sfumato.execution.turns import next_turn
 from sfumato.execution.worker import usable_cores
 
 __all__ = [
     "Executor",
-    "InterleavedExecutor",
     "LocalExecutor",
     "Outcome",
     "RayExecutor",
     "SlurmExecutor",
     "build",
     "names",
-    "next_turn",
     "usable_cores",
 ]

@@ -6,7 +6,6 @@ from typing import Any
 
 from sfumato.errors import ConfigError
 from sfumato.execution.base import Executor
-from sfumato.execution.interleaved import InterleavedExecutor
 from sfumato.execution.local import LocalExecutor
 from sfumato.execution.ray_cluster import RayExecutor
 from sfumato.execution.slurm import SlurmExecutor
@@ -14,7 +13,6 @@ from sfumato.execution.slurm import SlurmExecutor
 __all__ = ["build", "names"]
 
 _EXECUTORS: dict[str, Callable[..., Executor]] = {
-    "interleaved": InterleavedExecutor,
     "local": LocalExecutor,
     "ray": RayExecutor,
     "slurm": SlurmExecutor,

@@ -122,17 +122,23 @@ def within_curve(curve: Curve, accuracy: float) -> bool:
     return accuracy >= min(non_increasing([point[0] for point in curve]))
 
 
-def non_increasing(values: Sequence[float]) -> list[float]:
-    """The closest non-increasing sequence (isotonic regression)."""
-    blocks: list[list[float]] = []
-    for value in values:
-        blocks.append([value, 1.0])
-        while len(blocks) > 1 and blocks[-2][0] < blocks[-1][0]:
-            mean, count = blocks.pop()
-            before = blocks[-1]
-            before[0] = (before[0] * before[1] + mean * count) / (before[1] + count)
-            before[1] += count
-    return [mean for mean, count in blocks for _ in range(int(count))]
+def non_increasing(values: Sequence[float], weights: Sequence[float] | None = None) -> list[float]:
+    """The non-increasing sequence with the smallest weighted squared distance (isotonic regression).
+
+    Adjacent values in the wrong order are pooled; equal weights where none are given.
+
+    >>> non_increasing([3.0, 1.0, 2.0, 0.0])
+    [3.0, 1.5, 1.5, 0.0]
+    """
+    blocks: list[tuple[float, float, int]] = []
+    for value, weight in zip(values, weights or [1.0] * len(values), strict=True):
+        mean, total, count = value, float(weight), 1
+        while blocks and blocks[-1][0] < mean:
+            before, heavy, length = blocks.pop()
+            mean = (before * heavy + mean * total) / (heavy + total)
+            total, count = heavy + total, length + count
+        blocks.append((mean, total, count))
+    return [mean for mean, _, count in blocks for _ in range(count)]
 
 
 def jackknife(statistic: Callable[[Sequence[int]], list[float]], groups: Sequence[int]) -> list[tuple[float, float]]:

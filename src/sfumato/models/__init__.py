@@ -1,4 +1,4 @@
-"""Networks: the ones that are cut in two, and the one that reconstructs images from features."""
+"""Networks: the ones that are cut in two, and those that reconstruct images from features."""
 
 from sfumato.models.autoencoder import Autoencoder
 from sfumato.models.count import count_macs, count_parameters

@@ -1,7 +1,7 @@
 """Size and work of a network."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -11,31 +11,36 @@ from torch.nn.modules import pooling
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sfumato.errors import ConfigError
-from sfumato.modes import evaluating
+from sfumato.modes import evaluating, kernel_flops
 
 __all__ = ["Counting", "count_macs", "count_parameters"]
 
 Counting = Literal["true", "paper"]
 """What `count_macs` counts."""
 
-_WITH_PRODUCTS = (_ConvNd, nn.Linear)
 _POOLS = (pooling._MaxPoolNd, pooling._AvgPoolNd, pooling._AdaptiveMaxPoolNd, pooling._AdaptiveAvgPoolNd)
+_PRINTED = (_ConvNd, nn.Linear, _BatchNorm, nn.ReLU, *_POOLS)
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Number of trainable and frozen parameters; shared ones count once, buffers do not."""
+    """Number of trainable and frozen parameters; shared ones count once, buffers do not.
+
+    >>> count_parameters(nn.Linear(3, 4))
+    16
+    """
     return sum(parameter.numel() for parameter in module.parameters())
 
 
 def count_macs(module: nn.Module, input_shape: Sequence[int], counting: Counting = "true") -> int:
     """Multiply-adds of a network for one input.
 
-    `counting="true"`: those of the convolutions and linear layers. A convolution costs (output elements) x (input
-    channels / groups) x (kernel elements); a transposed one (input elements) x (output channels / groups) x (kernel
-    elements), because that many products exist; a linear layer (output elements) x (input features). Biases,
-    normalisation, activations, pooling, and products written as functions instead of layers do not count.
+    `counting="true"`: those of the convolutions, matrix products and attentions that run (see `kernel_flops`). A
+    convolution costs (output elements) x (input channels / groups) x (kernel elements); a transposed one (input
+    elements) x (output channels / groups) x (kernel elements), because that many products exist; a linear layer
+    (output elements) x (input features). Biases, normalisation, activations and pooling do not count.
 
     `counting="paper"`: what the paper's tables print, which is what the tool ptflops 0.7 counts. It adds 1 per output
     of a convolution or linear layer with a bias, 2 per input of a BatchNorm with weights (1 without), 2 per output of a
@@ -59,50 +64,53 @@ def count_macs(module: nn.Module, input_shape: Sequence[int], counting: Counting
 
     Raises:
         ConfigError: `counting` is unknown.
+
+    >>> count_macs(nn.Conv2d(3, 4, 3, padding=1), (3, 6, 5))
+    3240
     """
     if counting not in get_args(Counting):
         raise ConfigError(f"unknown counting {counting!r}; choose one of {', '.join(get_args(Counting))}")
-    cost = _products if counting == "true" else _as_published
-    total = 0
+    more = 0
 
-    def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        nonlocal total
-        total += cost(layer, inputs[0], output)
+    def printed(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal more
+        more += _printed_beside_products(layer, inputs[0], output)
 
-    kinds = _WITH_PRODUCTS if counting == "true" else (*_WITH_PRODUCTS, _BatchNorm, nn.ReLU, *_POOLS)
-    layers = [part for part in module.modules() if isinstance(part, kinds)]
-    hooks = [layer.register_forward_hook(count) for layer in layers]
+    layers = [part for part in module.modules() if isinstance(part, _PRINTED)] if counting == "paper" else []
+    hooks = [layer.register_forward_hook(printed) for layer in layers]
     like = next(module.parameters(), torch.empty(0))
-    functions = _ReluCalls()
     try:
-        with evaluating(module), functions:
+        with evaluating(module), _ReluCalls() as relus, _Products() as products:
             module(torch.zeros((1, *input_shape), device=like.device, dtype=like.dtype))
     finally:
         for hook in hooks:
             hook.remove()
-    return total + (functions.elements if counting == "paper" else 0)
+    return products.macs + more + (relus.elements if counting == "paper" else 0)
 
 
-def _products(layer: nn.Module, x: Tensor, y: Tensor) -> int:
-    if isinstance(layer, _ConvNd):
-        transposed = isinstance(layer, _ConvTransposeNd)
-        positions = x.numel() if transposed else y.numel()
-        partners = layer.out_channels if transposed else layer.in_channels
-        return positions * partners // layer.groups * math.prod(layer.kernel_size)
-    return y.numel() * x.shape[-1] if isinstance(layer, nn.Linear) else 0
-
-
-def _as_published(layer: nn.Module, x: Tensor, y: Tensor) -> int:
+def _printed_beside_products(layer: nn.Module, x: Tensor, y: Tensor) -> int:
     if isinstance(layer, _BatchNorm):
         return (2 if layer.affine else 1) * x.numel()
     if isinstance(layer, _POOLS):
         return 2 * x.numel()
     if isinstance(layer, nn.ReLU):
         return y.numel()  # and once more as the function that it calls
-    products = _products(layer, x, y)
+    more = y.numel() if layer.bias is not None else 0
     if isinstance(layer, _ConvTransposeNd):
-        products = y.numel() * layer.in_channels // layer.groups * math.prod(layer.kernel_size)
-    return products + (y.numel() if layer.bias is not None else 0)
+        taken = y.numel() * layer.in_channels - x.numel() * layer.out_channels
+        more += taken // layer.groups * math.prod(layer.kernel_size)
+    return more
+
+
+class _Products(TorchDispatchMode):
+    """Sums the multiply-adds of the kernels."""
+
+    macs = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.macs += kernel_flops(func, args, kwargs or {}, out) // 2
+        return out
 
 
 class _ReluCalls(TorchFunctionMode):
@@ -110,9 +118,7 @@ class _ReluCalls(TorchFunctionMode):
 
     elements = 0
 
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         if func is F.relu:
             self.elements += result.numel()

@@ -49,7 +49,7 @@ class Normalize(nn.Module):
 class Dropout(nn.Dropout):
     """`nn.Dropout` that draws from a generator of its own where a training gives it one.
 
-    Several trainings that take turns in one process then draw what each of them would draw alone.
+    What a training draws then does not depend on what else the process draws.
 
     Attributes:
         generator: on the device of the input; None draws from torch's global one. Not part of copies.

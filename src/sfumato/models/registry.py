@@ -58,6 +58,11 @@ def build(
 
     Raises:
         ConfigError: the network or an option is unknown, or an argument is out of its range.
+
+    >>> import torch
+    >>> edge, cloud = build("digits", cut=2, num_classes=10, image_shape=(1, 8, 8))
+    >>> edge(torch.zeros(5, 1, 8, 8)).shape
+    torch.Size([5, 8, 4, 4])
     """
     builder = _builder(name)
     known = sorted(set(inspect.signature(builder).parameters) - {"cut", "num_classes", "image_shape", "bottleneck"})

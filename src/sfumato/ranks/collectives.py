@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sfumato.errors import ConfigError, RankLost
 
-__all__ = ["Collectives", "collective", "first_line"]
+__all__ = ["Collectives", "cause_of", "collective"]
 
 T = TypeVar("T")
 
@@ -24,14 +24,14 @@ def collective(operation: Callable[..., T], *values: Any, **options: Any) -> T:
     try:
         return operation(*values, **options)
     except RuntimeError as error:
-        cause = first_line(error)
+        cause = cause_of(error)
         raise RankLost(
             f"another process of this training ended or stopped answering ({cause}); the same command goes on from the "
             "last checkpoint"
         ) from error
 
 
-def first_line(error: BaseException) -> str:
+def cause_of(error: BaseException) -> str:
     """What a library says went wrong, without the place in its source and without its guesses."""
     text = re.sub(r"^\[[^\]]*\] ", "", str(error).strip()) or type(error).__name__
     return re.split(r"\. |\n", text)[0][:200].rstrip(".")

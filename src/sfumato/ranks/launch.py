@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 
 from sfumato.errors import ConfigError, RankLost
-from sfumato.ranks.collectives import first_line
+from sfumato.ranks.collectives import cause_of
 from sfumato.ranks.group import Ranks
 from sfumato.ranks.started import keep_store, launched
 
@@ -52,7 +52,7 @@ def joined(device: str = "auto", *, timeout: float = TIMEOUT) -> Iterator[Ranks]
     except (RuntimeError, OSError, ValueError) as error:
         raise RankLost(
             f"rank {rank} did not meet the other {size - 1} ranks at {os.environ['MASTER_ADDR']}:"
-            f"{os.environ['MASTER_PORT']} ({first_line(error)}); start all of them with torchrun"
+            f"{os.environ['MASTER_PORT']} ({cause_of(error)}); start all of them with torchrun"
         ) from error
     keep_store(store)
     yield Ranks.current()

@@ -1,12 +1,11 @@
 """A network in two halves with a channel between them, and cutting any network in two."""
 
 from sfumato.split.channel import Channel
-from sfumato.split.cut import split_at
+from sfumato.split.cut import Cut, cuts, split_at
 from sfumato.split.jacobian import jacobian, projected_jacobian
-from sfumato.split.listing import Cut, cuts
 from sfumato.split.model import SplitModel, SplitOutput
-from sfumato.split.saved import load_split
-from sfumato.split.saving import save_split
+from sfumato.split.ranges import feature_range
+from sfumato.split.saved import load_split, save_split
 
 __all__ = [
     "Channel",
@@ -14,6 +13,7 @@ __all__ = [
     "SplitModel",
     "SplitOutput",
     "cuts",
+    "feature_range",
     "jacobian",
     "load_split",
     "projected_jacobian",

@@ -50,6 +50,12 @@ class Channel(nn.Module):
 
     Raises:
         ConfigError: a setting is out of its range.
+
+    >>> channel = Channel(clip_norm=1.0, noise_std=0.5)
+    >>> channel.bound(torch.tensor([[3.0, 4.0]]))
+    tensor([[0.6000, 0.8000]])
+    >>> channel.release(torch.zeros(10_000, 4), torch.Generator().manual_seed(0)).std().round(decimals=2)
+    tensor(0.5000)
     """
 
     def __init__(

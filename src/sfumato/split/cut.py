@@ -1,6 +1,9 @@
-"""Cutting any network in two at a named layer."""
+"""Cutting any network in two at a named layer, and listing where that is possible and what it means."""
 
 import difflib
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
 from fractions import Fraction
 
 import torch
@@ -8,13 +11,14 @@ from torch import Tensor, nn
 
 from sfumato.errors import ConfigError
 from sfumato.modes import evaluating
-from sfumato.split.agreement import BY_HAND, logits_of, verify
 from sfumato.split.halves import build
-from sfumato.split.steps import Course, Crossing, Obstacle, needed
+from sfumato.split.ranges import range_of
+from sfumato.split.steps import Arguments, Course, Crossing, Obstacle, needed
 from sfumato.split.survey import Survey, undisturbed
-from sfumato.split.values import Arguments, Value
+from sfumato.split.values import Step, Value
+from sfumato.split.verify import BY_HAND, logits_of, verify
 
-__all__ = ["split_at"]
+__all__ = ["Cut", "cuts", "split_at"]
 
 
 def split_at(model: nn.Module, layer: str, example_input: Tensor) -> tuple[nn.Module, nn.Module]:
@@ -49,6 +53,12 @@ def split_at(model: nn.Module, layer: str, example_input: Tensor) -> tuple[nn.Mo
     Raises:
         ConfigError: there is no such layer, it runs not exactly once, its output is not the one and only tensor that
             the rest needs (a skip connection crosses the cut), or the forward cannot be written down as a graph.
+
+    >>> model = nn.Sequential(nn.Linear(4, 3), nn.Sigmoid(), nn.Linear(3, 2))
+    >>> x = torch.rand(5, 4)
+    >>> edge, cloud = split_at(model, "1", x)
+    >>> edge(x).shape, torch.equal(cloud(edge(x)), model(x))
+    (torch.Size([5, 3]), True)
     """
     survey = Survey(model, example_input)
     target = _find(model, layer)
@@ -132,3 +142,113 @@ def _sizes(survey: Survey, made: Course, split: Crossing, arguments: Arguments) 
         else:
             found[value] = first, 0
     return found
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One layer as a place to cut.
+
+    Attributes:
+        layer: its dotted name, for `split_at`.
+        kind: its class.
+        obstacle: why there is no cut behind it, and where instead, or None where there is one; what follows is
+            about that one.
+        shape: of the feature of one input, without the batch dimension.
+        edge_flops: floating-point operations of one input on the device, two for each multiply-add of a convolution,
+            matrix product or attention; other operations do not count, as in `torch.utils.flop_counter`.
+        share: `edge_flops` over those of the whole model, 0 where nothing counts.
+        edge_parameters: number of parameters on the device.
+        bounds: the feature's smallest and largest possible value where its last operation bounds it (sigmoid, tanh,
+            softmax, ReLU6 ...), for `Channel(low=..., high=...)`; None where only a `clip_norm` bounds it.
+    """
+
+    layer: str
+    kind: str
+    obstacle: str | None = None
+    shape: tuple[int, ...] = ()
+    edge_flops: float = 0.0
+    share: float = 0.0
+    edge_parameters: int = 0
+    bounds: tuple[float, float] | None = None
+
+    @property
+    def possible(self) -> bool:
+        """Whether `split_at` cuts here."""
+        return self.obstacle is None
+
+    @property
+    def dimensions(self) -> int:
+        """D, the number of values that cross for one input."""
+        return math.prod(self.shape) if self.possible else 0
+
+    def bytes_on_wire(self, bits: int = 32) -> int:
+        """Bytes that cross for one input: `ceil(D * bits / 8)`; 32 bits are float32 without quantisation."""
+        return -(-self.dimensions * bits // 8)
+
+
+def cuts(model: nn.Module, example_input: Tensor) -> list[Cut]:
+    """The layers of a model in the order in which they run, each with what a cut behind it means, or why there is none.
+
+    The model runs once in evaluation mode and once, as far as modes matter, in training mode; it is left as it was.
+    What is listed as possible is what `split_at` cuts.
+
+    Args:
+        model: any module whose forward takes one tensor (further arguments need defaults).
+        example_input: (N, ...) a batch the model accepts; the sizes of the feature follow from it.
+
+    Returns:
+        One `Cut` per layer that runs, in the order in which they end, then those that never run.
+
+    Raises:
+        ConfigError: the forward needs several inputs, or the model does not run on the example.
+
+    >>> model = nn.Sequential(nn.Linear(4, 3), nn.Sigmoid(), nn.Linear(3, 2))
+    >>> [(cut.layer, cut.edge_flops, cut.share, cut.bounds) for cut in cuts(model, torch.rand(1, 4))][1]
+    ('1', 24.0, 0.6666666666666666, (0.0, 1.0))
+    """
+    survey = Survey(model, example_input)
+    total = _work([survey.recording.root])
+    names = [(layer, module) for layer, module in model.named_modules() if layer]
+    order = {call.module: place for place, call in enumerate(survey.recording.calls())}
+    runs = sorted((one for one in names if one[1] in order), key=lambda one: order[one[1]])
+    idle = [one for one in names if one[1] not in order and type(one[1]).forward is not nn.Module.forward]
+    return [_cut(survey, layer, module, total) for layer, module in (*runs, *idle)]
+
+
+def _cut(survey: Survey, layer: str, module: nn.Module, total: int) -> Cut:
+    kind = type(module).__name__
+    try:
+        made, split = survey.at(module)
+        survey.arguments(made, module)
+    except Obstacle as obstacle:
+        return Cut(layer, kind, f"{survey.why(obstacle)}; {survey.nearest(module)}")
+    feature = made.cut.step.output if made.cut.step is not None else None
+    if not isinstance(feature, Tensor) or not feature.is_floating_point() or feature.ndim < 2:
+        form = "a number" if not isinstance(feature, Tensor) else f"{feature.dtype} of shape {tuple(feature.shape)}"
+        return Cut(layer, kind, f"its output is {form}, and a feature is a batch of floating-point vectors or maps")
+    work, size = _work(split.edge), len(survey.example)
+    return Cut(
+        layer,
+        kind,
+        shape=tuple(feature.shape[1:]),
+        edge_flops=work / size,
+        share=work / total if total else 0.0,
+        edge_parameters=_parameters(survey, made, split.edge),
+        bounds=range_of(survey.recording, made.cut),
+    )
+
+
+def _work(steps: Iterable[Step]) -> int:
+    return sum(step.flops + _work(step.body) for step in steps)
+
+
+def _parameters(survey: Survey, made: Course, steps: Iterable[Step]) -> int:
+    """Those of the modules and those that the steps read themselves, each once."""
+    found: dict[int, int] = {}
+    for step in steps:
+        own = [] if step.module is None else list(step.module.parameters())
+        read = [survey.stored(value.name) for value in made.inputs(step) if value.source == "stored"]
+        for tensor in (*own, *read):
+            if isinstance(tensor, nn.Parameter):
+                found[id(tensor)] = tensor.numel()
+    return sum(found.values())

@@ -7,9 +7,8 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from sfumato.split.modes import Choice
-from sfumato.split.steps import Course
-from sfumato.split.values import Arguments, Attribute, Record, Step, Value
+from sfumato.split.steps import Arguments, Choice, Course
+from sfumato.split.values import Attribute, Record, Step, Value, parts
 
 __all__ = ["build"]
 
@@ -26,18 +25,11 @@ def build(
     sizes: Mapping[Value, tuple[int, int]] | None = None,
     copied: bool = False,
 ) -> fx.GraphModule:
-    """A module that repeats some of a forward's steps.
+    """A module that repeats some of a forward's steps, with the model's own submodules, parameters and buffers.
 
-    Args:
-        model: whose submodules, parameters and buffers it shares, under their names.
-        name: of its class.
-        made: the forward.
-        start: the value that is its input, and the name of the argument.
-        steps: what it does, in this order.
-        answer: what it returns, with values in place of tensors.
-        arguments: of the steps.
-        sizes: for sizes that no step gives: (p, q) for p / q times the batch size, or (p, 0) for the number p.
-        copied: whether to work on a copy of the input, because something changes it in place.
+    Its input is the value `start`, by that name, or a copy of it if something changes it in place (`copied`); its
+    result is `answer`, a template of values. `sizes` gives the sizes that no step gives: (p, q) for p / q times the
+    batch size, or (p, 0) for the number p.
     """
     builder = _Builder(model, made, start)
     if copied:
@@ -113,18 +105,11 @@ class _Builder:
             return self._node(self._made.resolved(tree))
         if isinstance(tree, Choice):
             return self._choice(tree)
-        if isinstance(tree, Record):
-            parts = {name: self.argument(part) for name, part in tree.parts.items()}
-            return self.graph.call_function(tree.cls, (), parts)
-        if isinstance(tree, tuple):
-            items = [self.argument(part) for part in tree]
-            return type(tree)(*items) if hasattr(tree, "_fields") else tuple(items)
-        if isinstance(tree, list):
-            return [self.argument(part) for part in tree]
-        if isinstance(tree, dict):
-            return {name: self.argument(part) for name, part in tree.items()}
-        if isinstance(tree, slice):
-            return slice(self.argument(tree.start), self.argument(tree.stop), self.argument(tree.step))
+        if (found := parts(tree)) is not None:
+            made = [self.argument(part) for part in found.values]
+            if isinstance(tree, Record):
+                return self.graph.call_function(tree.cls, (), dict(zip(found.keys, made, strict=True)))
+            return found.make(made)
         if isinstance(tree, torch.device) and tree == self._device:
             # A tensor made on the input's device is to be made there wherever the half is moved to.
             return self._once("device", lambda: self.graph.call_function(getattr, (self.image, "device")))

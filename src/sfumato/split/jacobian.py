@@ -29,6 +29,13 @@ def jacobian(model: SplitModel, x: Tensor, *, at_once: int = _AT_ONCE) -> Tensor
 
     Raises:
         ConfigError: the encoder passes no gradient.
+
+    >>> from torch import nn
+    >>> from sfumato.split import Channel
+    >>> edge = nn.Sequential(nn.Flatten(), nn.Linear(2, 1, bias=False))
+    >>> edge[1].weight.data = torch.tensor([[2.0, -3.0]])
+    >>> jacobian(SplitModel(edge, Channel(), nn.Identity()).eval(), torch.rand(1, 1, 1, 2))
+    tensor([[[ 2., -3.]]])
     """
     with torch.no_grad():
         size = model.features(x[:1]).numel()

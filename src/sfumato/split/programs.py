@@ -1,24 +1,21 @@
-"""Modules as programs in files: written and read through torch.export, with nothing in them that is unpickled.
+"""Modules as programs in files, written and read through `torch.export`.
 
-A `.pt2` archive could hold, beside a graph and tensors, pickled objects or compiled libraries, which may run anything
-while they are read: archives with anything but a graph and plain tensors are refused. What remains is a program, and
-PyTorch, which runs it, is not a sandbox. Load files of people you trust.
+A `.pt2` archive is a program, and opening one may already run whatever its author put there: PyTorch unpickles what the
+archive says is pickled, and evaluates its symbolic sizes as expressions. A filter in front of it would only pretend to
+help. Load files of people you trust.
 """
 
 import copy
-import json
-import re
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from sfumato.errors import CheckpointError, ConfigError
+from sfumato.errors import CheckpointError, ConfigError, first_line
 from sfumato.modes import evaluating
 
-__all__ = ["Foreign", "first_line", "load_program", "require", "save_program"]
+__all__ = ["Foreign", "load_program", "require", "save_program"]
 
 
 class Foreign(nn.Module):
@@ -85,12 +82,12 @@ def save_program(module: nn.Module, shape: tuple[int, ...], path: Path, name: st
 
 
 def load_program(path: Path) -> nn.Module:
-    """A program that `torch.export.save` wrote.
+    """A program that `torch.export.save` wrote. Opening it runs it: the file has to come from somebody you trust.
 
     Raises:
-        CheckpointError: the file is missing, damaged, of an older format, or holds pickled objects.
+        CheckpointError: the file is missing, damaged, or of another version of PyTorch.
     """
-    _refuse_pickles(path)
+    require(path)
     try:
         program = torch.export.load(str(path))
         inner = program.module()
@@ -107,45 +104,7 @@ def load_program(path: Path) -> nn.Module:
     return Foreign(inner, batch)
 
 
-# What an archive of a graph and plain tensors consists of; each name stands behind the archive's own root folder.
-_PLAIN = re.compile(
-    r"[^/]+/(data/weights/weight_\d+|data/constants/tensor_\d+|data/(weights|constants)/\w+_config\.json"
-    r"|data/sample_inputs/\w+\.pt|models/\w+\.json|archive_format|archive_version|byteorder|version"
-    r"|\.data/\w+|\.format_version|\.storage_alignment|extra/.*)"
-)
-
-
-def _refuse_pickles(path: Path) -> None:
-    """A `.pt2` archive says itself which of its entries would have to be unpickled; no other entry may be there.
-
-    Sample inputs are read by PyTorch with `weights_only=True`.
-    """
-    require(path)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-            configs = [json.loads(archive.read(name)) for name in names if name.endswith("_config.json")]
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is not a file of torch.export.save ({error})") from None
-    if not any(name.endswith("/archive_format") for name in names):
-        raise CheckpointError(f"{path} is not a .pt2 archive of torch.export.save, or of an older format; save it anew")
-    strange = [name for name in names if not _PLAIN.fullmatch(name)]
-    pickled = [
-        name for config in configs for name, entry in config.get("config", {}).items() if entry.get("use_pickle")
-    ]
-    if strange or pickled:
-        raise CheckpointError(
-            f"{path} holds more than a graph and plain tensors ({(strange + pickled)[0]}), which could run anything "
-            "while it is read; export plain tensors only"
-        )
-
-
 def require(path: Path) -> None:
     """CheckpointError unless there is such a file."""
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist; give the file of an exported encoder")
-
-
-def first_line(error: Exception) -> str:
-    """What an error of a library says, short enough for a sentence."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

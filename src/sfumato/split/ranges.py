@@ -1,47 +1,97 @@
-"""Which values an encoder can give, read off its last layer or, where it was recorded, its last operation."""
+"""Whether the operations that made a feature bound it."""
 
 import math
+from typing import Any
 
-from torch import fx, nn
+from torch import Tensor, nn
 
-from sfumato.split.programs import Foreign
+from sfumato.modes import evaluating
+from sfumato.split.recorder import Recording, record
+from sfumato.split.survey import undisturbed
+from sfumato.split.values import Step, Value
 
-__all__ = ["feature_range"]
+__all__ = ["feature_range", "range_of"]
 
-_RANGES: dict[type[nn.Module], tuple[float, float]] = {
-    nn.Sigmoid: (0, 1), nn.Hardsigmoid: (0, 1), nn.Softmax: (0, 1), nn.Softmin: (0, 1),
-    nn.Tanh: (-1, 1), nn.Softsign: (-1, 1), nn.ReLU6: (0, 6),
+_UNIT = {"sigmoid", "softmax", "_softmax", "hardsigmoid", "softmin", "gumbel_softmax"}
+# Their values are some of those of their input, or averages of them.
+_KEEPING = {
+    "flatten", "view", "reshape", "squeeze", "unsqueeze", "permute", "transpose", "contiguous", "clone", "view_as",
+    "max_pool1d", "max_pool2d", "max_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d",
+    "adaptive_max_pool1d", "adaptive_max_pool2d", "mean", "movedim", "getitem", "expand", "to", "_to_copy", "float",
+    "detach", "alias",
 }  # fmt: skip
-_OPERATIONS = {
-    "sigmoid": (0.0, 1.0), "hardsigmoid": (0.0, 1.0), "softmax": (0.0, 1.0), "_softmax": (0.0, 1.0),
-    "tanh": (-1.0, 1.0), "relu6": (0.0, 6.0),
-}  # fmt: skip
-_MOVES = {"view", "reshape", "flatten", "permute", "transpose", "clone", "contiguous", "_to_copy", "to"}
+_PADDED_AVERAGES = {"avg_pool1d", "avg_pool2d", "avg_pool3d"}
 
 
-def feature_range(edge: nn.Module) -> tuple[float, float] | None:
-    """The values that an encoder's last layer, or the last operation of a recorded one, can give; None if unbounded."""
-    if isinstance(edge, Foreign) and isinstance(edge.inner, fx.GraphModule):
-        return _range_of_graph(edge.inner.graph)
-    last = list(edge.modules())[-1]
-    if isinstance(last, nn.Hardtanh) and not isinstance(last, nn.ReLU6):
-        return float(last.min_val), float(last.max_val)
-    return next((found for kind, found in _RANGES.items() if isinstance(last, kind)), None)
+def feature_range(encoder: nn.Module, example: Tensor) -> tuple[float, float] | None:
+    """The smallest and largest value that an encoder can give in evaluation mode, or None if nothing bounds it.
+
+    The encoder runs once, and the operations are followed backwards from its output: a sigmoid gives (0, 1), a clamp
+    its limits, and a reshape what its input has. Which module was registered last does not matter: a squeeze-excite
+    gate ends in a sigmoid, but its product with the feature is not bounded.
+
+    Args:
+        encoder: any module, also one that was read back from `torch.export`.
+        example: (N, ...) a batch that it takes.
+
+    Raises:
+        ConfigError: the encoder does not run on the example.
+
+    >>> import torch
+    >>> feature_range(nn.Sequential(nn.Linear(3, 2), nn.Tanh(), nn.Flatten()), torch.zeros(1, 3))
+    (-1.0, 1.0)
+    >>> feature_range(nn.Sequential(nn.Linear(3, 2), nn.ReLU()), torch.zeros(1, 3)) is None
+    True
+    """
+    with undisturbed(encoder), evaluating(encoder):
+        recording = record(encoder, example, gradients=False)
+    answer = recording.answer
+    return range_of(recording, answer) if isinstance(answer, Value) else None
 
 
-def _range_of_graph(graph: fx.Graph) -> tuple[float, float] | None:
-    (output,) = [node for node in graph.nodes if node.op == "output"]
-    results = output.all_input_nodes
-    node = results[0] if len(results) == 1 else None
-    while node is not None and node.op == "call_function":
-        name = str(node.target).removeprefix("aten.").partition(".")[0]
-        if name in _MOVES:
-            node = node.all_input_nodes[0]
-        elif name in ("clamp", "hardtanh"):
-            limits = [value for value in (*node.args[1:3], *node.kwargs.values()) if isinstance(value, int | float)]
-            return (
-                (float(limits[0]), float(limits[1])) if len(limits) == 2 and all(map(math.isfinite, limits)) else None
-            )
-        else:
-            return _OPERATIONS.get(name)
+def range_of(recording: Recording, value: Value, end: Step | None = None) -> tuple[float, float] | None:
+    """The smallest and largest value that a recorded tensor can have, or None if its operations do not say.
+
+    `end` is the step behind which the tensor is used; none for the one that gave it.
+    """
+    end = end or value.step
+    while value.inner is not None:
+        value = value.inner
+    step = value.step
+    if step is None or end is None or step.kind == "module" or _changed_later(recording, step, end):
+        return None
+    name = str(getattr(step.target, "__name__", step.target)).partition(".")[0].rstrip("_")
+    if name in _UNIT:
+        return 0.0, 1.0
+    if name in ("tanh", "softsign"):
+        return -1.0, 1.0
+    if name == "relu6":
+        return 0.0, 6.0
+    if name == "hardtanh":
+        return _limits(step, ("min_val", "max_val"), (-1.0, 1.0))
+    if name in ("clamp", "clip"):
+        return _limits(step, ("min", "max"), (None, None))
+    if name in _KEEPING and step.inputs:
+        return range_of(recording, step.inputs[0], end)
+    if name in _PADDED_AVERAGES and len(step.args) < 7 and step.kwargs.get("divisor_override") is None:
+        inner = range_of(recording, step.inputs[0], end)
+        return None if inner is None else (min(inner[0], 0.0), max(inner[1], 0.0))  # the padding is averaged, too
     return None
+
+
+def _changed_later(recording: Recording, step: Step, end: Step) -> bool:
+    """Whether anything is changed in place between a step and the end of a layer, perhaps through another view."""
+    steps = list(recording.steps())
+    between = steps[steps.index(step) + 1 : steps.index(end)]
+    return any(later.mutates for later in between if later.kind != "module")
+
+
+def _limits(step: Step, names: tuple[str, str], default: tuple[Any, Any]) -> tuple[float, float] | None:
+    given = [*step.args[1:3], None, None]
+    found = [
+        step.kwargs.get(name, default[place] if given[place] is None else given[place])
+        for place, name in enumerate(names)
+    ]
+    if not all(isinstance(limit, int | float) and math.isfinite(limit) for limit in found):
+        return None
+    return float(found[0]), float(found[1])

@@ -1,9 +1,10 @@
-"""Listening to a forward: every function, method and module call becomes a step of the list."""
+"""Running a model once and writing down what it does: every function, method and module call becomes a step."""
 
 import operator
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from sfumato.split.kernels import Kernels
-from sfumato.split.sizes import Dim
+from sfumato.errors import ConfigError, first_line
+from sfumato.split.flops import Kernels
 from sfumato.split.values import Step, Value, rebuilt, template, walk
 
-__all__ = ["OtherSteps", "Recorder"]
+__all__ = ["Recorder", "Recording", "record"]
 
 # What takes values out of a tensor, after which the forward may do anything with them.
 _LOOKS = {
@@ -27,8 +28,99 @@ _TORCH = str(Path(torch.__file__).parent)
 _HERE = str(Path(__file__).parent)
 
 
-class OtherSteps(Exception):
-    """The forward calls other modules than in the recording it is compared with."""
+@dataclass
+class Recording:
+    """One forward.
+
+    Attributes:
+        root: the call of the model; its body holds the steps, those of submodules in their calls' bodies.
+        image: the model's input.
+        answer: the model's result, with a `Value` in place of every tensor.
+    """
+
+    root: Step
+    image: Value
+    answer: Any
+
+    def steps(self) -> Iterator[Step]:
+        """Everything that happened, in the order in which it ended; the model's own call is the last."""
+
+        def inside(step: Step) -> Iterator[Step]:
+            for inner in step.body:
+                yield from inside(inner)
+            yield step
+
+        return inside(self.root)
+
+    def everything(self) -> Iterator[Step]:
+        """Every call of a module, the model's own last, in the order in which they end."""
+        return (step for step in self.steps() if step.kind == "module")
+
+    def calls(self) -> Iterator[Step]:
+        """Every call of a submodule, in the order in which they end."""
+        return (call for call in self.everything() if call is not self.root)
+
+
+def record(model: nn.Module, example: Tensor, *, gradients: bool = True) -> Recording:
+    """Run `model(example)` in its present mode and write down what happens.
+
+    With `gradients` it is seen where the forward switches them off; some forwards run only without.
+
+    Raises:
+        ConfigError: the model does not run on the example.
+    """
+    recorder = Recorder(model, gradients)
+    image = example.clone()
+    with recorder.listening(), torch.set_grad_enabled(gradients):
+        source = recorder.enter(image)
+        try:
+            answer = model(image)
+        except Exception as error:  # the user's model on the user's example
+            raise ConfigError(f"the model does not run on the example input: {first_line(error)}") from error
+    (root,) = recorder.root.body
+    return Recording(root, source, recorder.templated(answer))
+
+
+class Dim(int):
+    """A size that is an ordinary number for the forward that reads it, and remembers how it was computed."""
+
+    value: Value
+    recorder: "Recorder"
+
+    @classmethod
+    def of(cls, number: int, value: Value, recorder: "Recorder") -> "Dim":
+        """The number with its origin."""
+        made = cls(number)
+        made.value, made.recorder = value, recorder
+        value.size = True
+        return made
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return int, (int(self),)
+
+    def __deepcopy__(self, memo: Any) -> int:
+        return int(self)
+
+    __copy__ = int.__int__
+
+
+def _remembered(name: str, function: Any, *, swapped: bool = False) -> Callable[..., Any]:
+    plain = getattr(int, name)
+
+    def method(self: Dim, *other: Any) -> Any:
+        result = plain(self, *other)
+        if type(result) is not int or not self.recorder.active:
+            return result
+        operands = (self, *other)
+        return self.recorder.computed(function, operands[::-1] if swapped else operands, result)
+
+    return method
+
+
+for _name in ("add", "sub", "mul", "floordiv", "mod"):
+    setattr(Dim, f"__{_name}__", _remembered(f"__{_name}__", getattr(operator, _name)))
+    setattr(Dim, f"__r{_name}__", _remembered(f"__r{_name}__", getattr(operator, _name), swapped=True))
+Dim.__neg__ = _remembered("__neg__", operator.neg)  # type: ignore[method-assign]
 
 
 def applied(function: Any, *args: Any, **kwargs: Any) -> Any:
@@ -37,15 +129,14 @@ def applied(function: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 class Recorder(TorchFunctionMode):
-    def __init__(
-        self, model: nn.Module, opened: Collection[nn.Module | None], replay: Iterator[Step] | None, gradients: bool
-    ) -> None:
+    """Listens to a forward; `scope` is the module call in whose forward it is, `running` the operation."""
+
+    def __init__(self, model: nn.Module, gradients: bool) -> None:
         super().__init__()
         self.active = False
         self._gradients = gradients
         self.root = self.scope = self.running = Step("module", "")
         self.born: set[int] = set()  # tensors that were made while listening
-        self._opened, self._replay = opened, replay
         self._names = {id(part): name for name, part in reversed(list(model.named_modules(remove_duplicate=False)))}
         self._stored = _stored_tensors(model)
         self._values: dict[int, Value] = {}
@@ -144,25 +235,25 @@ class Recorder(TorchFunctionMode):
         self, kind: Any, target: Any, func: Any, args: Any, kwargs: Any, *, call: Any = None, sizes: bool = False
     ) -> Any:
         """Run one operation and write it down, unless all it does is to say something about a tensor's form."""
-        one = Step(kind, target, parent=self.scope, where=_where(), sizes=sizes)
-        one.take(self.templated(args), self.templated(kwargs))
+        step = Step(kind, target, parent=self.scope, where=_where(), sizes=sizes)
+        step.take(self.templated(args), self.templated(kwargs))
         given = [leaf for _, leaf in walk((args, kwargs)) if isinstance(leaf, Tensor)]
-        with self._silent(one):
+        with self._silent(step):
             versions = {id(tensor): _version(tensor) for tensor in given}
             plain_args, plain_kwargs = rebuilt((args if call is None else call, kwargs), _plain)
             result = func(*plain_args, **plain_kwargs)
             changed = {id(tensor) for tensor in given if _version(tensor) != versions[id(tensor)]}
-            one.mutates = bool(changed)
+            step.mutates = bool(changed)
             wanted = self._gradients and any(tensor.requires_grad for tensor in given)
-            one.cut_gradient = wanted and not torch.is_grad_enabled()
-            result = rebuilt(result, lambda path, leaf: self._made(one, path, leaf, changed))
-        if one.mutates or sizes or any(isinstance(leaf, Tensor) for _, leaf in walk(result)):
-            self.scope.body.append(one)
+            step.cut_gradient = wanted and not torch.is_grad_enabled()
+            result = rebuilt(result, lambda path, leaf: self._made(step, path, leaf, changed))
+        if step.mutates or sizes or any(isinstance(leaf, Tensor) for _, leaf in walk(result)):
+            self.scope.body.append(step)
         return result
 
-    def _made(self, one: Step, path: tuple[Any, ...], leaf: Any, changed: set[int]) -> Any:
-        if one.sizes and type(leaf) is int:
-            return Dim.of(leaf, Value("step", one, path, serial=len(self._kept)), self)
+    def _made(self, step: Step, path: tuple[Any, ...], leaf: Any, changed: set[int]) -> Any:
+        if step.sizes and type(leaf) is int:
+            return Dim.of(leaf, Value("step", step, path, serial=len(self._kept)), self)
         if not isinstance(leaf, Tensor):
             return leaf
         known = id(leaf) in self._values or id(leaf) in self._stored
@@ -170,81 +261,58 @@ class Recorder(TorchFunctionMode):
             # An operation that had nothing to do gives back its input, as dropout does in evaluation. Elsewhere it may
             # do something, so its result must not be taken for its input.
             leaf = leaf.view_as(leaf)
-        self._known(leaf, Value("step", one, path))
+        self._known(leaf, Value("step", step, path))
         return leaf
 
     def computed(self, function: Any, operands: tuple[Any, ...], result: int) -> int:
         """A size computed from sizes."""
-        one = Step("function", function, parent=self.scope, where=_where())
-        one.take(self.templated(operands), {})
-        self.scope.body.append(one)
-        return Dim.of(result, Value("step", one, serial=len(self._kept)), self)
+        step = Step("function", function, parent=self.scope, where=_where())
+        step.take(self.templated(operands), {})
+        self.scope.body.append(step)
+        return Dim.of(result, Value("step", step, serial=len(self._kept)), self)
 
     def call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run one module, with what it does written into the body of its call."""
         name = self._names.get(id(module))
         if name is None:
             return self._call(module, *args, **kwargs)
-        one = Step("module", name, parent=self.scope, where=_where(), module=module)
-        one.take(self.templated(args), self.templated(kwargs))
+        step = Step("module", name, parent=self.scope, where=_where(), module=module)
+        step.take(self.templated(args), self.templated(kwargs))
         given = [leaf for _, leaf in walk((args, kwargs)) if isinstance(leaf, Tensor)]
         before = [self._values.get(id(tensor)) for tensor in given]
         with self._silent():
             versions = [_version(tensor) for tensor in given]
             wanted = self._gradients and any(t.requires_grad for t in (*given, *module.parameters()))
-            one.cut_gradient = wanted and not torch.is_grad_enabled()
-        self.scope.body.append(one)
-        if self._replay is not None and module not in self._opened:
-            return self._replayed(one, given)
-        outer, self.scope, start = self.scope, one, len(self._kept)
+            step.cut_gradient = wanted and not torch.is_grad_enabled()
+        self.scope.body.append(step)
+        outer, self.scope, start = self.scope, step, len(self._kept)
         try:
             output = self._call(module, *args, **kwargs)
         finally:
             self.scope = outer
         with self._silent():
-            one.mutates = any(_version(tensor) != version for tensor, version in zip(given, versions, strict=True))
-            output = rebuilt(output, lambda path, leaf: self._returned(one, path, leaf, start))
+            step.mutates = any(_version(tensor) != version for tensor, version in zip(given, versions, strict=True))
+            output = rebuilt(output, lambda path, leaf: self._returned(step, path, leaf, start))
             returned = {id(leaf) for _, leaf in walk(output)}
             for tensor, value in zip(given, before, strict=True):
                 if value is not None and id(tensor) not in returned:
                     self._values[id(tensor)] = value
-        one.output, one.given, one.result = output, given, self.templated(output)
+        step.output, step.result = output, self.templated(output)
         if isinstance(output, Tensor):
             with self._silent():
-                one.version = _version(output)
+                step.version = _version(output)
         return output
 
-    def _returned(self, one: Step, path: tuple[Any, ...], leaf: Any, start: int) -> Any:
+    def _returned(self, step: Step, path: tuple[Any, ...], leaf: Any, start: int) -> Any:
         if isinstance(leaf, Dim):
-            return Dim.of(int(leaf), Value("step", one, path, leaf.value, serial=len(self._kept)), self)
+            return Dim.of(int(leaf), Value("step", step, path, leaf.value, serial=len(self._kept)), self)
         if not isinstance(leaf, Tensor):
             return leaf
         inner = self._value(leaf)
         if inner.serial < start or inner.source in ("stored", "constant"):
             leaf = leaf.view_as(leaf)  # it gives back what it was given; see `_made`
-        self._known(leaf, Value("step", one, path, inner))
+        self._known(leaf, Value("step", step, path, inner))
         return leaf
-
-    def _replayed(self, one: Step, given: list[Tensor]) -> Any:
-        earlier = next(self._replay, None)  # type: ignore[arg-type]
-        if earlier is None or earlier.module is not one.module or len(earlier.given) != len(given):
-            raise OtherSteps
-        same = {id(old): new for old, new in zip(earlier.given, given, strict=True)}
-
-        def again(path: tuple[Any, ...], leaf: Any) -> Any:
-            if isinstance(leaf, Dim):
-                return Dim.of(int(leaf), Value("step", one, path, serial=len(self._kept)), self)
-            if not isinstance(leaf, Tensor):
-                return leaf
-            leaf = same.get(id(leaf), leaf)
-            leaf = leaf if id(leaf) in map(id, given) else leaf.view_as(leaf)
-            self._known(leaf, Value("step", one, path))
-            return leaf
-
-        with self._silent():
-            output = rebuilt(earlier.output, again)
-        one.result = self.templated(output)
-        return output
 
 
 def _version(tensor: Tensor) -> int:

@@ -4,29 +4,39 @@ edge.pt2     encoder: inputs -> feature before clip and noise, evaluation mode, 
 cloud.pt2    decoder: released feature -> outputs
 split.json   channel, shapes, preprocessing, names of the classes, SHA-256 of the programs; written last
 
-Nothing in it is unpickled. The hashes find damage, not forgery: load folders of people you trust.
+Opening a saved split runs its programs. The hashes find damage, not forgery: load folders of people you trust.
 """
 
 import hashlib
 import json
+import math
+import shutil
+import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import Tensor, nn
 
-from sfumato.errors import CheckpointError
+import sfumato
+from sfumato.errors import CheckpointError, ConfigError, StorageError, first_line
+from sfumato.files import read_json, sha256_of, write_atomic, write_json
+from sfumato.modes import evaluating
 from sfumato.split.channel import Channel
 from sfumato.split.model import SplitModel
-from sfumato.split.programs import load_program
+from sfumato.split.programs import load_program, save_program
 
-__all__ = ["CHANNEL", "CLOUD", "EDGE", "FORMAT", "SPLIT", "SavedSplit", "Task", "load_split", "read_split", "sha256"]
+__all__ = ["SPLIT", "SavedSplit", "Task", "load_split", "read_split", "save_split"]
 
-FORMAT = 1
 SPLIT = "split.json"
-EDGE, CLOUD = "edge.pt2", "cloud.pt2"
-CHANNEL = ("noise_std", "clip_norm", "quantize_bits", "low", "high")
-_LARGEST = 16 << 20  # bytes of a description
+_FORMAT = 1
+_EDGE, _CLOUD = "edge.pt2", "cloud.pt2"
+_CHANNEL = ("noise_std", "clip_norm", "quantize_bits", "low", "high")
+_TOLERANCE = 1e-4  # of the largest value; other kernels round differently
+_BATCHES = (1, 3)
 
 Task = Literal["classes", "values"]
 
@@ -70,52 +80,181 @@ def read_split(folder: str | Path) -> SavedSplit:
         CheckpointError: the folder holds none, or it is damaged, changed, or of a newer version.
     """
     folder = Path(folder)
-    value = _description(folder / SPLIT)
+    if not (folder / SPLIT).exists():
+        raise CheckpointError(
+            f"{folder} holds no saved split model (no {SPLIT}); make one with sfumato.save_split(model, ...)"
+        )
+    value = read_json(folder / SPLIT, remedy="save the model again")
     version = value.get("format")
     if type(version) is not int or version < 1:
         raise CheckpointError(f"{folder / SPLIT} is no description of a split model; save it again with save_split")
-    if version > FORMAT:
+    if version > _FORMAT:
         raise CheckpointError(
-            f"{folder / SPLIT} has format {version}, this version reads up to {FORMAT}; upgrade sfumato"
+            f"{folder / SPLIT} has format {version}, this version reads up to {_FORMAT}; upgrade sfumato"
         )
     try:
         shape = tuple(int(size) for size in value["input"]["shape"])
         names = tuple(str(name) for name in value["class_names"])
         task: Task = value["task"]
-        channel = Channel(**{key: value["channel"][key] for key in CHANNEL})
-        files = {part: str(value["files"][part]) for part in (EDGE, CLOUD)}
+        channel = Channel(**{key: value["channel"][key] for key in _CHANNEL})
+        files = {part: str(value["files"][part]) for part in (_EDGE, _CLOUD)}
         about = dict(value["about"])
         if task not in ("classes", "values") or not shape or min(shape) < 1:
             raise ValueError("a value has no meaning")
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{folder / SPLIT} is damaged ({error!r}); save the model again") from error
     for part, expected in files.items():
-        if not (folder / part).is_file() or sha256(folder / part) != expected:
+        if not (folder / part).is_file() or sha256_of(folder / part) != expected:
             raise CheckpointError(
                 f"{folder / part} is missing or not the file that {SPLIT} describes; copy the whole folder again, or "
                 "save the model again"
             )
-    model = SplitModel(load_program(folder / EDGE), channel, load_program(folder / CLOUD)).eval()
+    model = SplitModel(load_program(folder / _EDGE), channel, load_program(folder / _CLOUD)).eval()
     digest = hashlib.sha256(json.dumps([value["channel"], files], sort_keys=True).encode()).hexdigest()
     return SavedSplit(model, shape, names, task, about, digest, folder)
 
 
-def _description(path: Path) -> dict[str, Any]:
+class _Edge(nn.Module):
+    """What is recorded as the encoder: preprocessing, encoder, the channel's deterministic transforms."""
+
+    def __init__(self, model: SplitModel, normalize: tuple[Tensor, Tensor] | None) -> None:
+        super().__init__()
+        self.edge = model.edge
+        self.transforms = nn.Sequential(*model.channel.transforms)
+        self.shift: Tensor | None
+        self.scale: Tensor | None
+        self.register_buffer("shift", None if normalize is None else normalize[0])
+        self.register_buffer("scale", None if normalize is None else normalize[1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.shift is not None and self.scale is not None:
+            x = (x - self.shift) / self.scale
+        made: Tensor = self.transforms(self.edge(x))
+        return made
+
+
+def save_split(
+    model: SplitModel,
+    folder: str | Path,
+    *,
+    example_input: Tensor,
+    class_names: Sequence[str] | None = None,
+    task: Task = "classes",
+    normalize: tuple[Sequence[float], Sequence[float]] | None = None,
+    about: dict[str, Any] | None = None,
+) -> Path:
+    """Write a split model of your own modules so that `sfumato audit`, `sfumato export` and `load_split` take it.
+
+    Both halves are recorded by `torch.export` in evaluation mode for batches of any size, read back and compared with
+    the model before anything in the folder is replaced. Of `example_input` only the shape is used for the recording,
+    and no value is stored. The model stays as it is.
+
+    Args:
+        model: the split model; a random transform in its channel cannot be recorded.
+        folder: made if it is missing; an older split model there is replaced, other files are left alone.
+        example_input: (N, ...) inputs as the model's forward takes them, N >= 1.
+        class_names: names of the outputs, in their order; "0", "1", ... where they have none.
+        task: `values` where the outputs are not logits of classes (regression), so that no accuracy is measured.
+        normalize: (mean, std) per channel, if your loop passes `(x - mean) / std` for images x in [0, 1]: the saved
+            encoder then takes x and does that itself.
+        about: what should be remembered, values that JSON knows.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ConfigError: the model cannot be recorded, a recorded half computes something else than the module, or an
+            argument has no meaning.
+        StorageError: the folder cannot be written.
+    """
+    folder = Path(folder)
+    if not isinstance(model, SplitModel):
+        raise ConfigError(f"model is a {type(model).__name__}; save a sfumato.SplitModel(edge, channel, cloud)")
+    if not isinstance(example_input, Tensor) or example_input.ndim < 2 or len(example_input) == 0:
+        raise ConfigError("example_input must be a batch (N, ...) of inputs that the model takes, with N of at least 1")
+    if random := model.channel.stochastic_transforms:
+        raise ConfigError(
+            f"the channel's {type(random[0]).__name__} draws random numbers, which a recorded program must not do; "
+            "train this defence with `sfumato train`, whose run folders keep it, or leave it out"
+        )
+    if task not in ("classes", "values"):
+        raise ConfigError(f"task is {task!r}; choose one of classes, values")
+    shape = tuple(example_input.shape[1:])
+    edge = _Edge(model, None if normalize is None else _per_channel(normalize, shape))
     try:
-        with path.open("rb") as handle:
-            data = handle.read(_LARGEST + 1)
-        value = json.loads(data) if len(data) <= _LARGEST else None
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"{path.parent} holds no saved split model (no {path.name}); make one with sfumato.save_split(model, ...)"
-        ) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}); save the model again") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} is damaged (no JSON object); save the model again")
-    return value
+        with evaluating(model):
+            out = model.outputs(example_input[:1], torch.Generator().manual_seed(0))
+    except ConfigError:
+        raise
+    except Exception as error:  # the user's model on the user's example
+        raise ConfigError(f"the model does not run on the example input: {first_line(error)}") from error
+    if out.logits.ndim != 2:
+        raise ConfigError(f"the cloud gives {tuple(out.logits.shape)}, but a server answers (N, outputs); flatten it")
+    names = tuple(class_names) if class_names is not None else tuple(map(str, range(out.logits.shape[1])))
+    if len(names) != out.logits.shape[1] or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"{len(names)} class_names for {out.logits.shape[1]} outputs; give one text for each")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        aside = tempfile.TemporaryDirectory(prefix=".split.", suffix=".tmp", dir=folder)
+    except OSError as error:
+        raise StorageError(f"cannot write {folder}: {error.strerror}; choose another folder") from error
+    with aside as name:
+        fresh = Path(name)
+        save_program(edge, shape, fresh / _EDGE, "encoder")
+        save_program(model.cloud, tuple(out.released.shape[1:]), fresh / _CLOUD, "decoder")
+        _compare(model, edge, fresh, shape)
+        value = {
+            "format": _FORMAT,
+            "input": {"shape": list(shape), "normalize": None if normalize is None else [list(i) for i in normalize]},
+            "feature": {"shape": list(out.released.shape[1:])},
+            "channel": {key: getattr(model.channel, key) for key in _CHANNEL},
+            "task": task,
+            "class_names": list(names),
+            "about": about or {},
+            "files": {part: sha256_of(fresh / part) for part in (_EDGE, _CLOUD)},
+            "versions": {"sfumato": sfumato.__version__, "torch": str(torch.__version__)},
+        }
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"about holds something that JSON does not know ({error}); give plain values") from None
+        for part in (_EDGE, _CLOUD):
+            write_atomic(folder / part, partial(shutil.copyfile, fresh / part))
+    write_json(folder / SPLIT, value)
+    return folder
 
 
-def sha256(path: Path) -> str:
-    """Of a file's content, in hexadecimal digits."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _per_channel(normalize: Any, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    try:
+        mean, std = (torch.as_tensor(part, dtype=torch.float32).flatten() for part in normalize)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"normalize is no (mean, std) ({error}); give two lists, one number per channel") from None
+    fits = len(mean) == len(std) and len(mean) in (1, shape[0])
+    if not (fits and bool(torch.isfinite(mean).all()) and bool((std > 0).all()) and math.isfinite(float(std.sum()))):
+        raise ConfigError(
+            f"normalize must hold {shape[0]} (or 1) finite means and as many positive standard deviations"
+        )
+    view = (-1, *(1,) * (len(shape) - 1))
+    return mean.reshape(view), std.reshape(view)
+
+
+@torch.no_grad()
+def _compare(model: SplitModel, edge: _Edge, fresh: Path, shape: tuple[int, ...]) -> None:
+    """Refuse programs that do not compute what the modules do, on random inputs in batches of several sizes."""
+    generator = torch.Generator().manual_seed(1)
+    like = next(model.parameters(), torch.empty(0))
+    left, right = load_program(fresh / _EDGE), load_program(fresh / _CLOUD)
+    with evaluating(model, edge):
+        for size in _BATCHES:
+            x = torch.rand((size, *shape), generator=generator)
+            wanted = edge.to(like.device)(x.to(like))
+            feature = wanted.float().cpu()
+            answer = model.cloud(wanted.clone()).float().cpu()
+            for name, found, expected in (("encoder", left(x), feature), ("decoder", right(feature), answer)):
+                scale = max(1.0, float(expected.abs().max())) if expected.numel() else 1.0
+                gap = float((found - expected).abs().max()) if found.shape == expected.shape else math.inf
+                if not gap <= _TOLERANCE * scale:
+                    raise ConfigError(
+                        f"the recorded {name} differs from the module by {gap:.2g} on a batch of {size}: its forward "
+                        "is random in evaluation mode, or mixes the samples of a batch; take that out of it"
+                    )

@@ -1,12 +1,34 @@
-"""The steps before and behind a cut, and what has to cross it."""
+"""The steps before and behind a cut, what has to cross it, and what differs between training and evaluation."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
-from sfumato.split.recording import Recording
-from sfumato.split.values import Step, Value, walk
+import torch
 
-__all__ = ["Course", "Crossing", "Obstacle", "course", "crossing", "needed"]
+from sfumato.split.recorder import Recording
+from sfumato.split.values import Step, Value, parts, walk
+
+__all__ = [
+    "OTHER_STEPS",
+    "Arguments",
+    "Choice",
+    "Course",
+    "Crossing",
+    "Obstacle",
+    "course",
+    "crossing",
+    "merged",
+    "needed",
+]
+
+OTHER_STEPS = (
+    "the model's forward runs through other operations in training than in evaluation; move that choice into a "
+    "submodule that does not contain the layer"
+)
+
+Arguments = Mapping[Step, tuple[Any, Any]]
+"""The positional and the named arguments of steps."""
 
 
 class Obstacle(Exception):
@@ -174,3 +196,53 @@ def needed(made: Course, steps: list[Step], wanted: list[Value]) -> tuple[list[S
 
 def _quoted(step: Step | None) -> str:
     return repr(step.target) if step is not None and step.target else "the model"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A constant that is one thing in training and another in evaluation."""
+
+    training: Any
+    evaluation: Any
+
+
+def merged(evaluation: Course, training: Course) -> Arguments:
+    """The arguments of evaluation's steps, with a `Choice` wherever training has another constant.
+
+    So one graph serves both modes: where a forward reads `self.training`, so does the graph.
+
+    Raises:
+        Obstacle: the two modes do not run through the same operations.
+    """
+    steps, twins = ([step for step in made.steps if step.kind != "look"] for made in (evaluation, training))
+    if [(a.kind, a.target) for a in steps] != [(b.kind, b.target) for b in twins]:
+        raise Obstacle(OTHER_STEPS)
+    places = {step: place for side in (steps, twins) for place, step in enumerate(side)}
+
+    def key(made: Course, value: Value) -> Any:
+        value = made.resolved(value)
+        return value.source, None if value.step is None else places.get(value.step), value.path, value.name
+
+    def leaf(a: Any, b: Any) -> Any:
+        if isinstance(a, Value) and isinstance(b, Value):
+            constants = a.source == b.source == "constant"
+            if not (torch.equal(a.held, b.held) if constants else key(evaluation, a) == key(training, b)):
+                raise Obstacle(OTHER_STEPS)
+            return a
+        if isinstance(a, Value) or isinstance(b, Value):
+            raise Obstacle(OTHER_STEPS)
+        return a if a is b or (type(a) is type(b) and a == b) else Choice(b, a)
+
+    _zipped(evaluation.recording.answer, training.recording.answer, leaf)
+    pairs = zip(steps, twins, strict=True)
+    return {a: (_zipped(a.args, b.args, leaf), _zipped(a.kwargs, b.kwargs, leaf)) for a, b in pairs}
+
+
+def _zipped(a: Any, b: Any, leaf: Callable[[Any, Any], Any]) -> Any:
+    """Two templates of one form, leaf by leaf."""
+    first, second = parts(a), parts(b)
+    if first is None:
+        return leaf(a, b)
+    if second is None or type(a) is not type(b) or list(first.keys) != list(second.keys):
+        raise Obstacle(OTHER_STEPS)
+    return first.make([_zipped(i, j, leaf) for i, j in zip(first.values, second.values, strict=True)])

@@ -9,11 +9,9 @@ from torch import Tensor, nn
 
 from sfumato.errors import ConfigError
 from sfumato.modes import evaluating
-from sfumato.split.modes import OTHER_STEPS, merged
-from sfumato.split.recorder import OtherSteps
-from sfumato.split.recording import Recording, record
-from sfumato.split.steps import Course, Crossing, Obstacle, course, crossing
-from sfumato.split.values import Arguments, Step, Value
+from sfumato.split.recorder import Recording, record
+from sfumato.split.steps import OTHER_STEPS, Arguments, Course, Crossing, Obstacle, course, crossing, merged
+from sfumato.split.values import Step, Value
 
 __all__ = ["Survey", "name_of", "place_of", "undisturbed"]
 
@@ -49,7 +47,7 @@ class Survey:
         for call in self.recording.calls():
             if call.module is not None:
                 self.calls.setdefault(call.module, []).append(call)
-        self._training: Recording | None = None
+        self._training: dict[frozenset[nn.Module | None], Recording | Obstacle] = {}
         self._possible: list[tuple[int, Step]] | None = None
 
     def call(self, layer: nn.Module) -> Step:
@@ -79,31 +77,34 @@ class Survey:
         Raises:
             Obstacle: in training the layer's parents do something else, or do not run.
         """
-        if self._training is None:
-            containers = {call.module for call in self.recording.everything() if any(one.module for one in call.body)}
-            with suppress(Obstacle):  # some container cannot, but perhaps the layer's parents can
-                self._training = self._in_training(containers, self.recording.calls(containers))
-        twin = self._training
-        if twin is None:
-            opened = {call.module for call in made.opened}
-            twin = self._in_training(opened, iter([step for step in made.steps if step.kind == "module"]))
-        found = [one for one in twin.everything() if one.module is layer]
-        if len(found) != 1:
-            raise Obstacle(OTHER_STEPS)
-        return merged(made, course(twin, found[0]))
+        containers = {call.module for call in self.recording.everything() if any(step.module for step in call.body)}
+        # All containers in training serve every layer at once; where that fails, the layer's parents alone may not.
+        with suppress(Obstacle):
+            return self._arguments(made, layer, containers)
+        return self._arguments(made, layer, {call.module for call in made.opened})
 
-    def _in_training(self, opened: set[nn.Module | None], replay: Iterator[Step]) -> Recording:
-        """The same forward in training mode. Only the opened modules run; all others answer as in evaluation."""
-        with undisturbed(self.model), evaluating(self.model):
-            for part in opened:
-                if part is not None:
-                    part.training = True
-            try:
-                return record(self.model, self.example, opened=opened, replay=replay, gradients=self._gradients)
-            except OtherSteps:
-                raise Obstacle(OTHER_STEPS) from None
-            except ConfigError as error:
-                raise Obstacle(f"in training mode {error}") from None
+    def _arguments(self, made: Course, layer: nn.Module, opened: set[nn.Module | None]) -> Arguments:
+        twin = self._in_training(frozenset(opened))
+        calls = [call for call in twin.everything() if call.module is layer]
+        if len(calls) != 1:
+            raise Obstacle(OTHER_STEPS)
+        return merged(made, course(twin, calls[0]))
+
+    def _in_training(self, opened: frozenset[nn.Module | None]) -> Recording:
+        """The same forward with the opened modules in training mode, and what they consist of in evaluation mode."""
+        if opened not in self._training:
+            with undisturbed(self.model), evaluating(self.model):
+                for part in opened:
+                    if part is not None:
+                        part.training = True
+                try:
+                    self._training[opened] = record(self.model, self.example, gradients=self._gradients)
+                except ConfigError as error:
+                    self._training[opened] = Obstacle(f"in training mode {error}")
+        found = self._training[opened]
+        if isinstance(found, Obstacle):
+            raise found
+        return found
 
     def stored(self, name: str) -> object:
         """What the model holds under a dotted name."""

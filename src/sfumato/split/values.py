@@ -1,20 +1,16 @@
-"""What a recording consists of: values, and the steps that make them."""
+"""What a recording consists of: values, the steps that make them, and nested structures of values."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import nn
 
-__all__ = ["Arguments", "Attribute", "Record", "Source", "Step", "Value", "rebuilt", "template", "walk"]
+__all__ = ["Attribute", "Record", "Step", "Value", "parts", "rebuilt", "template", "walk"]
 
 _LEAVES = (torch.Tensor, int, float, str, type(None), torch.dtype, torch.device)
-
-Source = Literal["step", "input", "stored", "constant", "unknown"]
-"""Where a value comes from: a recorded step, the model's input, a parameter or buffer of the model, a tensor that
-existed before, or a computation that left no trace."""
 
 
 class Attribute(str):
@@ -28,7 +24,8 @@ class Value:
     """A tensor or size in the course of a forward.
 
     Attributes:
-        source: where it comes from.
+        source: where it comes from: a recorded step, the model's input, a parameter or buffer of the model, a tensor
+            that existed before, or a computation that left no trace.
         step: the step that made it.
         path: which part of the step's result it is; () is all of it.
         inner: for an output of a module, the value that the module's own forward gave it.
@@ -38,7 +35,7 @@ class Value:
         size: it is a number that follows from shapes alone.
     """
 
-    source: Source
+    source: Literal["step", "input", "stored", "constant", "unknown"]
     step: "Step | None" = None
     path: tuple[Any, ...] = ()
     inner: "Value | None" = None
@@ -62,7 +59,7 @@ class Step:
         module: the called module.
         body: the steps of the called module's forward.
         result: what a called module returned, with values in place of tensors; `output` is that very object.
-        given: the tensors among a called module's arguments.
+        version: how often the output had been changed in place when the module returned it.
         flops: floating-point operations of its matrix products and convolutions.
         sizes: it reads a tensor's shape, never its values.
         mutates: it changes a tensor that it was given.
@@ -80,7 +77,6 @@ class Step:
     body: "list[Step]" = field(default_factory=list)
     result: Any = None
     output: Any = None
-    given: list[torch.Tensor] = field(default_factory=list)
     version: int = 0
     flops: int = 0
     sizes: bool = False
@@ -103,84 +99,82 @@ class Record:
     parts: dict[str, Any]
 
 
-Arguments = Mapping[Step, tuple[Any, Any]]
-"""The positional and the named arguments of steps."""
+class Parts(NamedTuple):
+    """A container taken apart: keys, parts, and how to make one like it of other parts."""
+
+    keys: Sequence[Any]
+    values: Sequence[Any]
+    make: Callable[[Sequence[Any]], Any]
+
+
+def parts(tree: Any) -> Parts | None:
+    """A tuple, list, mapping, slice, dataclass or `Record` taken apart; None for a leaf."""
+    if isinstance(tree, _LEAVES):
+        return None
+    if isinstance(tree, tuple | list):
+        named = hasattr(tree, "_fields")
+        return Parts(range(len(tree)), tree, lambda new: type(tree)(*new) if named else type(tree)(new))
+    if isinstance(tree, Record):
+        names = list(tree.parts)
+        return Parts(names, [*tree.parts.values()], lambda new: Record(tree.cls, dict(zip(names, new, strict=True))))
+    if isinstance(tree, Mapping):
+        keys = list(tree)
+        return Parts(keys, [tree[key] for key in keys], lambda new: _mapping(tree, dict(zip(keys, new, strict=True))))
+    if isinstance(tree, slice):
+        attributes = [Attribute(name) for name in ("start", "stop", "step")]
+        return Parts(attributes, [tree.start, tree.stop, tree.step], lambda new: slice(*new))
+    if is_dataclass(tree) and not isinstance(tree, type | Value | Step):
+        attributes = [Attribute(one.name) for one in fields(tree)]
+        values = [getattr(tree, name, None) for name in attributes]
+        return Parts(attributes, values, lambda new: _dataclass(tree, attributes, new))
+    return None
+
+
+def _mapping(tree: Any, changed: dict[Any, Any]) -> Any:
+    if is_dataclass(tree):
+        return type(tree)(**changed)  # type: ignore[misc]
+    other = copy.copy(tree)
+    other.update(changed)
+    return other
+
+
+def _dataclass(tree: Any, names: Sequence[str], new: Sequence[Any]) -> Any:
+    other = copy.copy(tree)
+    for name, part in zip(names, new, strict=True):
+        object.__setattr__(other, name, part)
+    return other
 
 
 def walk(tree: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
-    """The leaves of nested tuples, lists, mappings, slices and dataclasses, each with its path."""
-    if isinstance(tree, _LEAVES):
+    """The leaves of nested containers, each with its path."""
+    found = parts(tree)
+    if found is None:
         yield path, tree
-    elif isinstance(tree, tuple | list):
-        for index, part in enumerate(tree):
-            yield from walk(part, (*path, index))
-    elif isinstance(tree, Record):
-        yield from walk(tree.parts, path)
-    elif isinstance(tree, Mapping):
-        for key, part in tree.items():
-            yield from walk(part, (*path, key))
-    elif isinstance(tree, slice):
-        for name in ("start", "stop", "step"):
-            yield from walk(getattr(tree, name), (*path, Attribute(name)))
-    elif _is_record(tree):
-        for one in fields(tree):
-            yield from walk(getattr(tree, one.name, None), (*path, Attribute(one.name)))
-    else:
-        yield path, tree
+        return
+    for key, part in zip(found.keys, found.values, strict=True):
+        yield from walk(part, (*path, key))
 
 
 def rebuilt(tree: Any, new: Callable[[tuple[Any, ...], Any], Any], path: tuple[Any, ...] = ()) -> Any:
     """The same structure with new leaves, or the same object where no leaf is new."""
-    if isinstance(tree, _LEAVES):
+    found = parts(tree)
+    if found is None:
         return new(path, tree)
-    if isinstance(tree, tuple | list):
-        parts = [rebuilt(part, new, (*path, index)) for index, part in enumerate(tree)]
-        if all(a is b for a, b in zip(parts, tree, strict=True)):
-            return tree
-        if hasattr(tree, "_fields"):
-            return type(tree)(*parts)
-        return type(tree)(parts)
-    if isinstance(tree, Mapping):
-        changed = {key: rebuilt(part, new, (*path, key)) for key, part in tree.items()}
-        if all(changed[key] is part for key, part in tree.items()):
-            return tree
-        if is_dataclass(tree):
-            return type(tree)(**changed)
-        other = copy.copy(tree)
-        other.update(changed)  # type: ignore[attr-defined]
-        return other
-    if isinstance(tree, slice):
-        return slice(*(rebuilt(getattr(tree, name), new, path) for name in ("start", "stop", "step")))
-    if _is_record(tree):
-        parts_ = {f.name: getattr(tree, f.name, None) for f in fields(tree)}
-        fresh = {name: rebuilt(part, new, (*path, Attribute(name))) for name, part in parts_.items()}
-        if all(fresh[name] is part for name, part in parts_.items()):
-            return tree
-        other = copy.copy(tree)
-        for name, part in fresh.items():
-            object.__setattr__(other, name, part)
-        return other
-    return new(path, tree)
+    made = [rebuilt(part, new, (*path, key)) for key, part in zip(found.keys, found.values, strict=True)]
+    return tree if all(a is b for a, b in zip(made, found.values, strict=True)) else found.make(made)
 
 
 def template(tree: Any, leaf: Callable[[Any], Any]) -> Any:
     """The structure in plain containers, classes with named parts as `Record`, and every leaf as `leaf` gives it."""
-    if isinstance(tree, _LEAVES):
+    found = parts(tree)
+    if found is None:
         return leaf(tree)
-    if isinstance(tree, tuple):
-        parts = [template(part, leaf) for part in tree]
-        return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)
-    if isinstance(tree, list):
-        return [template(part, leaf) for part in tree]
+    made = [template(part, leaf) for part in found.values]
+    if is_dataclass(tree):
+        given = {one.name for one in fields(tree) if one.init}
+        return Record(type(tree), {str(key): part for key, part in zip(found.keys, made, strict=True) if key in given})
     if isinstance(tree, Mapping):
-        named = {key: template(part, leaf) for key, part in tree.items()}
-        return Record(type(tree), named) if is_dataclass(tree) else named
-    if isinstance(tree, slice):
-        return slice(*(template(getattr(tree, name), leaf) for name in ("start", "stop", "step")))
-    if _is_record(tree):
-        return Record(type(tree), {f.name: template(getattr(tree, f.name, None), leaf) for f in fields(tree) if f.init})
-    return leaf(tree)
-
-
-def _is_record(tree: Any) -> bool:
-    return is_dataclass(tree) and not isinstance(tree, type | Value | Step | Record)
+        return dict(zip(found.keys, made, strict=True))
+    if isinstance(tree, tuple | list) and not hasattr(tree, "_fields"):
+        return tuple(made) if isinstance(tree, tuple) else made
+    return found.make(made)

@@ -7,7 +7,6 @@ model.safetensors   weights, at the end
 result.json         written last: its presence means the run is complete
 """
 
-import json
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -20,7 +19,7 @@ from sfumato import checkpoint, data
 from sfumato.data import DataSets, ImageSet
 from sfumato.errors import CheckpointError, DataError, SfumatoWarning
 from sfumato.evidence import evidence
-from sfumato.files import write_json, write_text
+from sfumato.files import json_line, read_json, write_json, write_text
 from sfumato.models.widths import fit_to_state
 from sfumato.ranks import Ranks
 from sfumato.seeds import derive_seed
@@ -99,7 +98,7 @@ def train_run(
 
     def begin() -> dict[str, Any] | None:
         _claim(folder, config, sets)
-        return _read_json(result_path) if result_path.exists() else None
+        return read_json(result_path) if result_path.exists() else None
 
     check_ranks(ranks, sets.train, config)
     if (finished := ranks.first(begin)) is not None:
@@ -177,7 +176,7 @@ def load_run(folder: Path, *, device: torch.device | str = "cpu") -> Run:
         raise CheckpointError(
             f"{folder / 'model.safetensors'} holds another model than its settings say; train the run again"
         ) from error
-    return Run(config, model.to(device).eval(), _read_json(folder / "result.json"), folder)
+    return Run(config, model.to(device).eval(), read_json(folder / "result.json"), folder)
 
 
 def _information(model: SplitModel, fit: ImageSet, config: TrainConfig, bf16: bool) -> dict[str, float]:
@@ -196,7 +195,7 @@ def _claim(folder: Path, config: TrainConfig, sets: DataSets) -> None:
     if not path.exists():
         write_json(path, claim)
         return
-    before = _read_json(path)
+    before = read_json(path)
     theirs = TrainConfig.from_dict(before["config"])
     if theirs.identity() != config.identity():
         mine, old = config.identity(), theirs.identity()
@@ -209,16 +208,8 @@ def _claim(folder: Path, config: TrainConfig, sets: DataSets) -> None:
         )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return value
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}); delete it and run the command again") from error
-
-
 def _write_lines(path: Path, history: list[dict[str, Any]]) -> None:
-    write_text(path, "".join(json.dumps(line) + "\n" for line in history))
+    write_text(path, "".join(json_line(line) + "\n" for line in history))
 
 
 def _draws(images: ImageSet) -> int:

@@ -7,8 +7,9 @@ from typing import Any, Literal
 
 from sfumato import checkpoint
 from sfumato.errors import CheckpointError
+from sfumato.files import sha256_of
 from sfumato.split import SplitModel
-from sfumato.split.saved import SPLIT, read_split, sha256
+from sfumato.split.saved import SPLIT, read_split
 from sfumato.training.config import TrainConfig
 from sfumato.training.run import load_run
 
@@ -81,7 +82,7 @@ def _read_run(folder: Path) -> Trained:
         classes=tuple(meta["classes"]),
         input_shape=tuple(meta["image_shape"]),
         classifies=True,
-        digest=sha256(folder / "model.safetensors"),
+        digest=sha256_of(folder / "model.safetensors"),
         defense=_family(config.defense, config.noise_std) + ("+cem" if config.cem else ""),
         setting=f"σ {config.noise_std:g}" + (f", λ {config.lam:g}" if config.cem else ""),
         config=config,

@@ -12,7 +12,7 @@ from typing import Any
 
 from sfumato.errors import CheckpointError
 from sfumato.experiments.store import Store
-from sfumato.files import write_json
+from sfumato.files import read_json, write_json
 
 __all__ = ["SearchFolder"]
 
@@ -34,7 +34,7 @@ class SearchFolder:
         place = path / "search.json"
         if not place.exists():
             write_json(place, mine)
-        elif (theirs := _read(place)) != mine:
+        elif (theirs := read_json(place)) != mine:
             names = [name for name in {**theirs, **mine} if theirs.get(name) != mine.get(name)]
             changed = ", ".join(f"{name} {_short(theirs.get(name))} -> {_short(mine.get(name))}" for name in names)
             raise CheckpointError(f"{path} holds another search ({changed}); choose another --run folder")
@@ -44,17 +44,6 @@ class SearchFolder:
     def finish(self, result: dict[str, Any]) -> None:
         """Write the result."""
         write_json(self.path / "tune.json", result)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(found, dict):
-            return found
-        reason = "it is no object"
-    except (OSError, ValueError) as error:
-        reason = str(error)
-    raise CheckpointError(f"{path} is damaged ({reason}); delete it and run the command again")
 
 
 def _short(value: Any) -> str:

@@ -8,11 +8,12 @@ from typing import Literal
 
 import torch
 
+from sfumato.experiments.equal_accuracy import non_increasing
 from sfumato.tuning.floor import Floor
 from sfumato.tuning.measure import Measured
 from sfumato.tuning.space import BASELINE, Setting, Space, Trial
 
-__all__ = ["Book", "Estimate", "Half", "non_increasing"]
+__all__ = ["Book", "Estimate", "Half"]
 
 # In standard errors of the selecting half, which has half of the images: what it lets pass is confirmed afterwards.
 _FAILS = 1.0
@@ -165,16 +166,3 @@ def _estimate(folds: Sequence[torch.Tensor]) -> Estimate:
     if len(folds) > 1:
         error = max(error, statistics.stdev(float(part.mean()) for part in folds) / math.sqrt(len(folds)))
     return Estimate(float(every.mean()), error, count)
-
-
-def non_increasing(values: Sequence[float], weights: Sequence[float]) -> list[float]:
-    """The non-increasing sequence with the smallest weighted squared distance (pooling adjacent violators)."""
-    blocks: list[tuple[float, float, int]] = []
-    for value, weight in zip(values, weights, strict=True):
-        mean, total, count = value, float(weight), 1
-        while blocks and blocks[-1][0] < mean:
-            before, heavy, length = blocks.pop()
-            mean = (before * heavy + mean * total) / (heavy + total)
-            total, count = heavy + total, length + count
-        blocks.append((mean, total, count))
-    return [mean for mean, _, count in blocks for _ in range(count)]

@@ -1,13 +1,11 @@
 """Where the figures of an epoch go: a line of JSON, TensorBoard, a progress bar."""
 
-import json
-import math
 import sys
 from pathlib import Path
 from typing import Any, Protocol
 
 from sfumato.errors import ConfigError
-from sfumato.files import append_line
+from sfumato.files import append_line, json_line
 
 __all__ = ["Bar", "Lines", "Sink", "TensorBoard", "told"]
 
@@ -30,11 +28,7 @@ class Lines:
 
     def write(self, line: dict[str, Any]) -> None:
         """Append the line."""
-        plain = {
-            name: None if isinstance(value, float) and not math.isfinite(value) else value
-            for name, value in line.items()
-        }
-        append_line(self.path, json.dumps(plain))
+        append_line(self.path, json_line(line))
 
     def close(self) -> None:
         """Nothing is open between lines."""

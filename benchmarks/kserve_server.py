@@ -7,6 +7,7 @@ import logging
 import sys
 
 import onnxruntime
+
 from kserve import InferOutput, InferResponse, Model, ModelServer
 
 

@@ -9,10 +9,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset
 
-from sfumato import defenses, models
-from sfumato.bench.mixture import clustered
-from sfumato.bench.rows import Row
-from sfumato.bench.timing import take_turns
+from sfumato import models
+from sfumato.bench.timing import Ratio, take_turns
 from sfumato.compute import cpu_has_bf16
 from sfumato.data import ImageSet
 from sfumato.defenses import CEMDefense
@@ -23,9 +21,7 @@ __all__ = [
     "CONFIG",
     "PerImage",
     "cem_step",
-    "defense_steps",
     "feature_pass",
-    "many_clusters",
     "plain_loop",
     "random_images",
     "stepper",
@@ -51,7 +47,7 @@ def random_images(count: int, classes: int = 10) -> ImageSet:
     return ImageSet(pixels, torch.arange(count) % classes, tuple(str(c) for c in range(classes)))
 
 
-def cem_step(rounds: int, images: ImageSet, config: TrainConfig = CONFIG) -> tuple[list[Row], float]:
+def cem_step(rounds: int, images: ImageSet, config: TrainConfig = CONFIG) -> tuple[list[Ratio], float]:
     """The step of VGG11 cut at its second convolution, batch 128, D = 512, k = 30: with CEM over without.
 
     Returns:
@@ -63,7 +59,7 @@ def cem_step(rounds: int, images: ImageSet, config: TrainConfig = CONFIG) -> tup
     timings, ratio = take_turns(variants, rounds=rounds)
     base = timings["without"].median
     rows = [
-        Row(
+        Ratio(
             f"training step with CEM, {name}",
             ratio(name, "without"),
             "the same step without CEM",
@@ -75,46 +71,7 @@ def cem_step(rounds: int, images: ImageSet, config: TrainConfig = CONFIG) -> tup
     return rows, base
 
 
-def many_clusters(rounds: int, count: int, samples: int, config: TrainConfig = CONFIG) -> Row:
-    """The step with 300 clusters, as for CIFAR-100: CEM over without. The mixture is of `samples` made-up features."""
-    images = random_images(count, classes=100)
-    features, labels = clustered(samples, 512, classes=100)
-    variants = {
-        "without": stepper(config, images),
-        "with": stepper(replace(config, cem=True), images, features, labels),
-    }
-    timings, ratio = take_turns(variants, rounds=rounds)
-    return Row(
-        "training step with CEM, full, 300 clusters",
-        ratio("with", "without"),
-        "the same step without CEM",
-        1.05,
-        detail=f"{1e3 * timings['with'].median:.1f} ms against {1e3 * timings['without'].median:.1f} ms, mixture of "
-        f"{samples:,} features",
-    )
-
-
-def defense_steps(rounds: int, images: ImageSet, config: TrainConfig = CONFIG) -> list[Row]:
-    """The step with each defence, with and without CEM, over the step without any."""
-    variants: dict[str, Callable[[], object]] = {"none": stepper(config, images)}
-    for name in defenses.names():
-        for cem in (False, True):
-            variants[name + (" and CEM" if cem else "")] = stepper(replace(config, defense=name, cem=cem), images)
-    timings, ratio = take_turns(variants, rounds=rounds)
-    base = timings["none"].median
-    return [
-        Row(
-            f"training step with {name}",
-            ratio(name, "none"),
-            "the same step without a defence",
-            detail=f"{1e3 * timings[name].median:.1f} ms against {1e3 * base:.1f} ms",
-        )
-        for name in variants
-        if name != "none"
-    ]
-
-
-def feature_pass(rounds: int, images: ImageSet, config: TrainConfig = CONFIG) -> Row:
+def feature_pass(rounds: int, images: ImageSet, config: TrainConfig = CONFIG) -> Ratio:
     """The pass that collects the features for a refresh, over the steps of the epoch that it serves."""
     chosen = build_defenses(config, images.num_classes)
     model = build_model(config, images, chosen)
@@ -125,7 +82,7 @@ def feature_pass(rounds: int, images: ImageSet, config: TrainConfig = CONFIG) ->
         "step": stepper(config, images),
     }
     timings, ratio = take_turns(variants, rounds=rounds)
-    return Row(
+    return Ratio(
         "one pass for the features of a refresh",
         ratio("pass", "step") / steps,
         "the epoch's training steps",
@@ -134,12 +91,12 @@ def feature_pass(rounds: int, images: ImageSet, config: TrainConfig = CONFIG) ->
     )
 
 
-def throughput(rounds: int, images: ImageSet, config: TrainConfig = CONFIG) -> Row:
+def throughput(rounds: int, images: ImageSet, config: TrainConfig = CONFIG) -> Ratio:
     """Images per second of the trainer over those of a plain fp32 NCHW loop with per-image transforms on the CPU."""
     ours, plain = stepper(config, images), plain_loop(images, config.batch_size)
     timings, ratio = take_turns({"ours": ours, "plain": plain}, rounds=rounds)
     bf16 = cpu_has_bf16()
-    return Row(
+    return Ratio(
         "training throughput",
         ratio("plain", "ours"),
         "plain PyTorch loop: fp32, NCHW, per-image transforms",

@@ -1,32 +1,24 @@
 """Below the functions: what the kernels of a forward compute."""
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
-from sfumato.split.values import Step, walk
+from sfumato.modes import kernel_flops
+from sfumato.split.values import walk
+
+if TYPE_CHECKING:
+    from sfumato.split.recorder import Recorder
 
 __all__ = ["Kernels"]
 
-_CPU_ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu}  # which the registry lacks
-
-
-class Listener(Protocol):
-    """Who says which step a kernel belongs to."""
-
-    active: bool
-    scope: Step
-    running: Step
-    born: set[int]
-
 
 class Kernels(TorchDispatchMode):
-    """Counts products, and notices random numbers and new tensors."""
+    """Counts products, and notices random numbers and new tensors, for the step that the recorder is at."""
 
-    def __init__(self, recorder: Listener) -> None:
+    def __init__(self, recorder: "Recorder") -> None:
         super().__init__()
         self._recorder = recorder
 
@@ -39,11 +31,7 @@ class Kernels(TorchDispatchMode):
         out = func(*args, **kwargs)
         recorder = self._recorder
         step = recorder.scope if recorder.active else recorder.running
-        packet = func._overloadpacket
-        if packet in flop_registry:
-            step.flops += flop_registry[packet](*args, **kwargs, out_val=out)
-        elif packet in _CPU_ATTENTION:
-            step.flops += sdpa_flop_count(*(tensor.shape for tensor in args[:3]))
+        step.flops += kernel_flops(func, args, kwargs, out)
         if torch.Tag.nondeterministic_seeded in func.tags:
             step.random = True
         recorder.born.update(id(leaf) for _, leaf in walk(out) if isinstance(leaf, Tensor))

@@ -42,10 +42,10 @@ def roofline(
     ceiling = found["bfloat16" if bf16 else "float32"]
     edge, cloud = models.build("vgg11", cut=2, num_classes=10, image_shape=(3, 32, 32), bottleneck=8)
     training = count_macs(edge, (3, 32, 32)) + count_macs(cloud, (8, 8, 8))
-    redrawing = count_macs(ReconstructionNet((8, 8, 8), (3, 32, 32)), (8, 8, 8))
+    reconstruction = count_macs(ReconstructionNet((8, 8, 8), (3, 32, 32)), (8, 8, 8))
     lines = [
         _line("training step, VGG11, batch 128", 6.0 * training * 128, step_seconds, ceiling, bf16),
-        _line("decoding attack's step, batch 256", 6.0 * redrawing * 256, attack_seconds, ceiling, bf16),
+        _line("decoding attack's step, batch 256", 6.0 * reconstruction * 256, attack_seconds, ceiling, bf16),
     ]
     return [*lines, {"what": "ceilings", **found}]
 

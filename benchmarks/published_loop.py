@@ -8,9 +8,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from sfumato import models
-from sfumato.bench.rows import Row
-from sfumato.bench.step import CONFIG, stepper
-from sfumato.bench.timing import take_turns
+from sfumato.bench.timing import Ratio, take_turns
+from sfumato.bench.training import CONFIG, stepper
 from sfumato.cem import CEM
 from sfumato.compute import cpu_has_bf16
 from sfumato.data import Augmentation, ImageSet
@@ -19,12 +18,12 @@ from sfumato.training import TrainConfig
 __all__ = ["against_published"]
 
 
-def against_published(rounds: int, images: ImageSet, config: TrainConfig = CONFIG) -> Row:
+def against_published(rounds: int, images: ImageSet, config: TrainConfig = CONFIG) -> Ratio:
     """A step with CEM, full covariances: theirs over ours."""
     ours, theirs = stepper(replace(config, cem=True), images), _published_step(images, config.batch_size)
     timings, ratio = take_turns({"ours": ours, "theirs": theirs}, rounds=rounds)
     bf16 = cpu_has_bf16()
-    return Row(
+    return Ratio(
         "training step with CEM",
         ratio("theirs", "ours"),
         "a step that stands for the authors' code: fp32, NCHW, a second backward pass through the encoder for CEM",

@@ -74,7 +74,7 @@ def _equal(a: Any, b: Any) -> bool:
 
 def _difference(survey: Survey, layer: str, what: str) -> str:
     start = f"the halves cut at {layer!r} do not give what the model gives on {what}: "
-    steps = list(_all_steps(survey.recording.root))
+    steps = list(survey.recording.steps())
     drawn = next((step for step in steps if step.random), None)
     if drawn is not None:
         return (
@@ -89,12 +89,6 @@ def _difference(survey: Survey, layer: str, what: str) -> str:
         f"{start}the forward keeps tensors in attributes or changes them in a way that a graph does not show; let "
         f"modules return what others need, {BY_HAND}"
     )
-
-
-def _all_steps(root: Step) -> Iterator[Step]:
-    for step in root.body:
-        yield from _all_steps(step)
-        yield step
 
 
 def _what(step: Step) -> str:
