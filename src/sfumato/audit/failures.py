@@ -7,8 +7,7 @@ from contextlib import contextmanager
 import torch
 
 from sfumato.audit.folder import AuditFolder
-from sfumato.errors import Interrupted, StorageError
-from sfumato.split.programs import first_line
+from sfumato.errors import Interrupted, StorageError, first_line
 
 __all__ = ["Failures"]
 
