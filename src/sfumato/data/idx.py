@@ -142,7 +142,7 @@ def _read_file(folder: Path, file: str, ndim: int, name: str) -> tuple[npt.NDArr
         raise DataError(f"{path} {error}: it is truncated, damaged or another file; {anew}") from error
 
 
-def read_idx(handle: IO[bytes], ndim: int) -> npt.NDArray[np.uint8]:
+def read_idx(handle: IO[bytes] | gzip.GzipFile, ndim: int) -> npt.NDArray[np.uint8]:
     """The array of unsigned bytes in an IDX file.
 
     Two zero bytes, one for the type of the values (8: unsigned byte), one for the number of dimensions, their sizes as
