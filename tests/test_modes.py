@@ -55,7 +55,7 @@ MEASURES = {
     "white box": lambda victim, _: attacks.invert(optimization(victim), victim, SET),
     "encode_repeated": lambda victim, _: encode_repeated(victim, SET.float(), queries=2),
     "probe": lambda victim, _: probe_attribute(Observer(victim, SET), victim, SET, "brightness"),
-    "tuning": lambda victim, _: measured(victim, ridge(victim), SET, draws=1, seed=0, halves=0),
+    "tuning": lambda victim, _: measured(victim, {"ridge": ridge(victim)}, SET, draws=1, seed=0, halves=0),
     "expose": lambda victim, _: expose(victim, SET, seed=0, device=torch.device("cpu")),
     "audit": audited,
 }

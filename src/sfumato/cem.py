@@ -165,6 +165,8 @@ class CEM(nn.Module):
                 )
         _check_choice("fit", fit, ("kmeans", "em"))
         class_conditional = class_conditional and fit == "kmeans"
+        if fit == "em" and (covariance == "tied" or update == "steps"):
+            raise ConfigError("fit='em' is Algorithm 1 as printed; give update='running' and covariance='full'")
         if not (math.isfinite(noise_std) and noise_std > 0):
             raise ConfigError(
                 f"noise_std is {noise_std}, but without noise the information in a feature is infinite and CEM has "
@@ -392,7 +394,9 @@ class CEM(nn.Module):
                 with torch.no_grad():
                     pull = (centred * direction).double().sum()
                     one = torch.ones_like(pull)
-                    self._pulls += torch.stack([pull, mixture.pull * len(rows), competence * one, one])
+                    # Rows of Algorithm 1 carry the noise, so that theirs is Tr(B^-1 B).
+                    expected = one * rows.shape[1] if self.fit == "em" else mixture.pull
+                    self._pulls += torch.stack([pull, expected * len(rows), competence * one, one])
                     if follows:
                         mixture.follow(rows, assignment, pull, ranks)
             dim = rows.shape[1]

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from sfumato.errors import FeatureError, StorageError
-from sfumato.report.gallery import Reconstruction, gallery, save_gallery
+from sfumato.report.gallery import GalleryRow, gallery, save_gallery
 from sfumato.report.pictures import labelled_rows
 
 
@@ -15,8 +15,8 @@ def images(value: float, count: int = 3) -> torch.Tensor:
 
 
 ROWS = (
-    Reconstruction("patrol", "decoder", images(0.5), "MSE 0.0214"),
-    Reconstruction("patrol+cem", "GAN", images(0.0)),
+    GalleryRow("patrol", "decoder", images(0.5), "MSE 0.0214"),
+    GalleryRow("patrol+cem", "GAN", images(0.0)),
 )
 
 
@@ -53,9 +53,9 @@ def test_the_file_is_the_picture_and_the_same_each_time(tmp_path):
 
 def test_errors_name_cause_and_remedy(tmp_path):
     with pytest.raises(FeatureError, match=r"'PATROL, GAN' has shape \(2, 3, 64, 64\).*same images in the same order"):
-        gallery(images(1.0), [Reconstruction("patrol", "GAN", images(0.0, 2))])
+        gallery(images(1.0), [GalleryRow("patrol", "GAN", images(0.0, 2))])
     with pytest.raises(FeatureError, match="two rows are called 'PATROL, GAN'; tell them apart by `detail`"):
-        gallery(images(1.0), [Reconstruction("patrol", "GAN", images(0.0))] * 2)
+        gallery(images(1.0), [GalleryRow("patrol", "GAN", images(0.0))] * 2)
     with pytest.raises(FeatureError, match="no pictures to show; give at least one row"):
         labelled_rows({})
     (tmp_path / "file").write_text("")

@@ -5,7 +5,7 @@ from report_data import EVIDENCE, check_self_contained
 from sfumato.errors import ConfigError
 from sfumato.report.curves import Curve, Point
 from sfumato.report.figures import trade_off
-from sfumato.report.gallery import Redrawn, gallery
+from sfumato.report.gallery import GalleryRow, gallery
 from sfumato.report.reproduction import write_reproduction_page
 from sfumato.report.scatter import Dot, Series, entropy_scatter
 from sfumato.report.tables import Cell, Row, Table
@@ -28,7 +28,7 @@ def scatter(key: str) -> str:
 
 def png() -> bytes:
     x = torch.linspace(0, 1, 2 * 64).reshape(2, 1, 8, 8)
-    return gallery(x, [Redrawn("noise_arl", "decoder", x.flip(0))])
+    return gallery(x, [GalleryRow("noise_arl", "decoder", x.flip(0))])
 
 
 def written(tmp_path, **parts):

@@ -20,7 +20,7 @@ from sfumato.experiments.store import Store
 from sfumato.experiments.strips import read_strip
 from sfumato.files import write_text
 from sfumato.report.cells import Table
-from sfumato.report.gallery import Reconstruction, gallery
+from sfumato.report.gallery import GalleryRow, gallery
 from sfumato.report.reproduction import write_reproduction_page
 from sfumato.report.tables import to_csv, to_latex, to_markdown
 
@@ -133,7 +133,7 @@ def _pictures(
 ) -> Sequence[tuple[str, bytes]]:
     experiments = experiments_of(spec, budget, rows, seeds=[_SHOWN_SEED])
     originals: Tensor | None = None
-    reconstructed: list[Reconstruction] = []
+    reconstructed: list[GalleryRow] = []
     for finding in collect(experiments, store):
         result = finding.results.get(_SHOWN_SEED)
         strip = read_strip(store.folder / f"{finding.experiment.key}.png") if result is not None else None
@@ -146,7 +146,7 @@ def _pictures(
             continue  # of another test set: it has no place under these originals
         name = finding.experiment.row + ("+cem" if finding.experiment.train.cem else "")
         reconstructed += [
-            Reconstruction(name, attack, images, f"MSE {result['attacks'][attack]['test']['mse']:.4f}")
+            GalleryRow(name, attack, images, f"MSE {result['attacks'][attack]['test']['mse']:.4f}")
             for attack, images in strip.items()
         ]
     if originals is None:

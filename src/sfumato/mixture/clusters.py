@@ -127,12 +127,10 @@ class Clusters(nn.Module):
     @property
     def traces(self) -> Tensor:
         """(k,), Tr Sigma_j."""
-        if self.covariance == "spherical":
-            return self.spread * self.means.shape[1]
         if self._is_dual:
             return self.spread.square().sum((1, 2))
-        if self.covariance == "diagonal":
-            return self.spread.sum(1)
+        if self.covariance in ("diagonal", "spherical"):
+            return self.spread.sum(1) if self.spread.ndim == 2 else self.spread * self.means.shape[1]
         return self.covariances.diagonal(dim1=1, dim2=2).sum(1)
 
     @property
@@ -158,14 +156,12 @@ class Clusters(nn.Module):
         if not self._stale:
             return
         spread = self.snapshot if self.snapshot.numel() else self.spread
-        if self.covariance == "tied":
-            fresh: Precision = dense_precision(spread[None], self.variance, self.size)
-        elif self.covariance != "full":
-            fresh = diagonal_precision(spread, self.variance, self.means.shape[1])
+        if self.covariance in ("diagonal", "spherical"):
+            fresh: Precision = diagonal_precision(spread, self.variance, self.means.shape[1])
         elif self._is_dual:
             fresh = low_rank_precision(spread, self.variance)
-        else:
-            fresh = dense_precision(spread, self.variance)
+        else:  # one matrix for each cluster, or one for all
+            fresh = dense_precision(spread.reshape(-1, *spread.shape[-2:]), self.variance, self.size)
         if self._precision is None or not self._precision.adopt(fresh):
             self._precision = fresh
             self.layout += 1
@@ -281,7 +277,7 @@ class Clusters(nn.Module):
             self.begin_with_few(ranks)
 
     def begin_with_few(self, ranks: Ranks = Ranks.ALONE) -> None:
-        """Begin with the features that there are; nothing where there are none."""
+        """Begin with the features that there are, if any."""
         if ranks.total(len(self.kept)):
             known = self.kept_clusters if self.class_conditional else None
             self.refresh(self.kept, known, noisy=False, ranks=ranks)

@@ -10,11 +10,11 @@ from sfumato.errors import FeatureError
 from sfumato.report.palette import label
 from sfumato.report.pictures import labelled_rows, save_png
 
-__all__ = ["Reconstruction", "gallery", "save_gallery"]
+__all__ = ["GalleryRow", "gallery", "save_gallery"]
 
 
 @dataclass(frozen=True)
-class Reconstruction:
+class GalleryRow:
     """What one attack made of one defence.
 
     Attributes:
@@ -30,7 +30,7 @@ class Reconstruction:
     detail: str = ""
 
 
-def gallery(originals: Tensor, reconstructed: Sequence[Reconstruction]) -> bytes:
+def gallery(originals: Tensor, reconstructed: Sequence[GalleryRow]) -> bytes:
     """A PNG: the originals in the first row, then one row per defence and attack, one image per column.
 
     Args:
@@ -51,7 +51,7 @@ def gallery(originals: Tensor, reconstructed: Sequence[Reconstruction]) -> bytes
     return labelled_rows(rows)
 
 
-def save_gallery(path: Path, originals: Tensor, reconstructed: Sequence[Reconstruction]) -> None:
+def save_gallery(path: Path, originals: Tensor, reconstructed: Sequence[GalleryRow]) -> None:
     """Write the picture of `gallery`.
 
     Raises:
