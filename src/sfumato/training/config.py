@@ -113,7 +113,7 @@ class TrainConfig:
     weight_decay: float = 5e-4
     augment: bool = True
     rotation: float = 0.0
-    noise_std: float = 0.025
+    noise_std: float = 0.1
     bound: Literal["sigmoid", "none"] = "sigmoid"
     clip_norm: float | None = None
     quantize_bits: int | None = None
