@@ -14,6 +14,7 @@ from sfumato.attacks import DecoderConfig, GanConfig, measure_leakage
 from sfumato.compute import device_of
 from sfumato.experiments.strips import write_strip
 from sfumato.training import TrainConfig, load_data, load_run, train_run
+from sfumato.training.config import CEM_VERSION
 from sfumato.training.inversion import attack_suite
 
 __all__ = ["Experiment", "Progress", "run_experiment"]
@@ -42,30 +43,42 @@ class Experiment:
     train: TrainConfig
     attacks: tuple[DecoderConfig | GanConfig, ...]
 
-    def identity(self) -> dict[str, Any]:
-        """Everything that decides the result."""
+    def identity(self, cem_version: int = CEM_VERSION) -> dict[str, Any]:
+        """Everything that decides the result; see `TrainConfig.identity`."""
         return {
             "budget": self.budget,
             "dataset": self.dataset,
             "row": self.row,
-            "train": self.train.identity(),
+            "train": self.train.identity(cem_version),
             "attacks": {attacks.name_of(config): asdict(config) for config in self.attacks},
         }
 
     @property
     def digest(self) -> str:
         """SHA-256 of the identity."""
-        return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()
+        return _digest(self.identity())
 
     @property
     def key(self) -> str:
         """Name of the result: readable in front, unmistakable behind."""
+        return self._named(self.digest)
+
+    @property
+    def older_key(self) -> str:
+        """The name that this result had when CEM was in its first version."""
+        return self._named(_digest(self.identity(cem_version=1)))
+
+    def _named(self, digest: str) -> str:
         cem = "-cem" if self.train.cem else ""
-        return f"{self.dataset}-{self.row}{cem}-s{self.train.seed}-{self.digest[:12]}"
+        return f"{self.dataset}-{self.row}{cem}-s{self.train.seed}-{digest[:12]}"
 
     def located(self, data_dir: str | None, device: str) -> "Experiment":
         """The same experiment with its data and device on this machine."""
         return replace(self, train=replace(self.train, data_dir=data_dir, device=device))
+
+
+def _digest(identity: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
 def run_experiment(

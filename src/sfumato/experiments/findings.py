@@ -51,6 +51,11 @@ class Finding:
         return _figure([smallest_error(result, found) for result in self.results.values()])
 
     @property
+    def older(self) -> bool:
+        """Whether a result is of the first version of CEM, whose mixture did not fit the features of the steps."""
+        return any(result.get("older", False) for result in self.results.values())
+
+    @property
     def verdicts(self) -> list[Convergence]:
         """Today's verdict on every attack of every seed."""
         return [verdict for result in self.results.values() for verdict in judged(result["attacks"]).values()]
@@ -78,7 +83,10 @@ def collect(experiments: Iterable[Experiment], store: Store) -> list[Finding]:
     for experiment in experiments:
         key = _without_seed(experiment)
         _, results = found.setdefault(key, (experiment, {}))
-        if (result := store.read(experiment.key)) is not None:
+        result = store.read(experiment.key)
+        if result is None and (older := store.read(experiment.older_key)) is not None:
+            result = older | {"older": True}
+        if result is not None:
             results[experiment.train.seed] = result
     return [Finding(experiment, results) for experiment, results in found.values()]
 
@@ -88,7 +96,7 @@ def seeds_note(finding: Finding) -> str:
     count = len(finding.results)
     if not count:
         return ""
-    seeds = f"{count} seed{'s' if count > 1 else ''}"
+    seeds = f"{count} seed{'s' if count > 1 else ''}" + (", CEM of version 1" if finding.older else "")
     if finding.unconverged:
         return f"{seeds}, not converged"
     return f"{seeds}, {NOT_JUDGED}" if finding.unjudged else seeds

@@ -11,13 +11,13 @@ from sfumato.compute import Engine, Precision
 from sfumato.errors import CheckpointError, ConfigError
 from sfumato.models import default_cut
 
-__all__ = ["TrainConfig"]
+__all__ = ["CEM_VERSION", "TrainConfig"]
 
 # Counts up when CEM itself changes, so that results of another version keep their name and are not taken for new ones.
 # Version 1 fitted its mixture to features in evaluation mode.
-_CEM_VERSION = 2
+CEM_VERSION = 2
 # What decides nothing without CEM keeps the values under which the first results are stored.
-_WITHOUT_CEM = {
+_FIRST_CEM = {
     "lam": 0.3,
     "lam_schedule": "ramp",
     "covariance": "full",
@@ -212,13 +212,22 @@ class TrainConfig:
         """Plain values, for JSON."""
         return asdict(self)
 
-    def identity(self) -> dict[str, Any]:
-        """What decides the resulting weights: all settings but those of storage and of the machine."""
+    def identity(self, cem_version: int = CEM_VERSION) -> dict[str, Any]:
+        """What decides the resulting weights: all settings but those of storage and of the machine.
+
+        Args:
+            cem_version: 1 gives the name under which a training of the first version's CEM is stored.
+        """
         ignored = {"checkpoint_seconds", "data_dir", "device", "engine", "micro_batch", "watch"}
         kept = {name: value for name, value in self.as_dict().items() if name not in ignored}
         if self.bound == "sigmoid":  # this and `fit` came later: results stored before keep their names
             del kept["bound"]
-        kept |= self.mixture | {"cem_version": _CEM_VERSION} if self.cem else _WITHOUT_CEM
+        if not self.cem:
+            kept |= _FIRST_CEM
+        elif cem_version == 1:
+            kept |= {name: kept[name] or _FIRST_CEM[name] for name in self.mixture}
+        else:
+            kept |= self.mixture | {"cem_version": cem_version}
         if self.fit == "kmeans":
             del kept["fit"]
         return kept | {"cut": self.cut_at, "defense_version": defenses.version(self.defense)}
