@@ -27,7 +27,7 @@ def result_of(experiment: Experiment, accuracy: float, mse: float, **more: Any) 
         "cem": experiment.train.cem,
         "seed": experiment.train.seed,
         "accuracy": accuracy,
-        "information_bounds": {"full": 10.0, "diagonal": 20.0},
+        "information_bounds": {"held_out": 20.0, "standard_error": 0.5},
         "attacks": dict.fromkeys(experiment.identity()["attacks"], attack),
         "caveat": "made up",
         "seconds": 1.0,

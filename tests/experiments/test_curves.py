@@ -38,7 +38,7 @@ def test_a_figure_shows_what_there_is(tmp_path, name):
         tmp_path, experiments[: len(experiments) // 2], lambda one: {"accuracy": 0.6, "mse": 0.01 + one.train.noise_std}
     )
     for one in experiments[:3]:  # other information, so that there is something to fit
-        bounds = {"full": 1.0, "diagonal": 50.0 + one.train.noise_std}
+        bounds = {"held_out": 50.0 + one.train.noise_std, "standard_error": 0.5}
         store.write(one.key, result_of(one, 0.6, 0.02, information_bounds=bounds))
     found = curve_findings(spec, LITE, ROWS, store)
     caption, svg = draw(spec, found)

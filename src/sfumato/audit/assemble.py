@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sfumato.attacks import Leakage
 from sfumato.audit.law import check_law
 from sfumato.audit.measure import WORST_SHARE, Redrawn, mean_image_error, strongest, summary, tried_on_all
 from sfumato.audit.schema import FORMAT, SCHEMA_ID
@@ -36,6 +37,7 @@ def assemble(
     }
     attacks = [_against_baselines(one, by_kind["attack"]) for one in by_kind["attack"]]
     floors = (stage.folder.finished("bounds") or {})["bounds"]
+    leakage = Leakage(**(stage.folder.finished("leakage") or {}))
     best = _best(attacks, redrawn)
     attacks = [_on_the_same_images(one, best["test"]["mse"], redrawn) for one in attacks]
     result: dict[str, Any] = {
@@ -55,8 +57,9 @@ def assemble(
         "queries": by_kind["queries"],
         "knowledge": by_kind["knowledge"],
         "probes": [probe for one in by_kind["probe"] for probe in one["probes"]],
+        "leakage": leakage.as_dict() | {"sentence": leakage.sentence},
         "bounds": floors,
-        "law": check_law(attacks, floors),
+        "law": check_law(attacks, floors, leakage),
         "not_tested": [vars(one) for one in [*untested, *_always_untested(stage, floors, by_kind["probe"], accuracy)]],
         "thresholds": [],
         "evidence": evidence,
@@ -151,7 +154,7 @@ def _always_untested(
     """What no run of this suite covers, or what this subject does not allow."""
     found = []
     if not probes:
-        found.append(Untested("attributes and identity", "no probe ran"))
+        found.append(Untested("attributes", "no probe ran"))
     if not stage.sets.labelled:
         found.append(Untested("accuracy", "the images have no labels"))
     elif accuracy is None:
@@ -181,6 +184,10 @@ def _metrics(result: Mapping[str, Any]) -> dict[str, float | None]:
     metrics["mse_ratio"] = smallest / reference if smallest is not None and reference > 0 else None
     repeated = [point["mse"]["mean"] for one in result["queries"] for point in one["points"]]
     metrics["mse_mean_repeated"] = min(repeated) if repeated else None
+    leakage = result["leakage"]
+    metrics |= {name: leakage[name] for name in ("identified", "information")}
+    certificates = [leakage[name] for name in ("identified_at_most", "clipped_at_most")]
+    metrics["identified_at_most"] = min(1.0 if one is None else one for one in certificates)
     metrics["accuracy"] = result["accuracy"]
     metrics["unconverged"] = float(sum(one["converged"] is False for one in result["attacks"]))
     return metrics

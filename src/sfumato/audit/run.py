@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sfumato.attacks import Leakage, measure_leakage
 from sfumato.audit.assemble import assemble
 from sfumato.audit.checks import check_subject, passes_gradients
 from sfumato.audit.floors import measure_bounds
@@ -119,8 +120,8 @@ def run_audit(
     subject = subject if subject.digest else replace(subject, digest=digest_of_module(subject.model))
     subject.model.eval().to(place)
     few = sets.test.float(torch.arange(min(4, len(sets.test)))).to(place)
-    if len(few) < 3:
-        raise ConfigError(f"{len(sets.test)} test images are too few for an audit; give at least 3")
+    if len(few) < 4:
+        raise ConfigError(f"{len(sets.test)} test images are too few for an audit; give at least 4")
     check_subject(subject, few)
     gradients = passes_gradients(subject, few)
     known = load_suite() if suite is None else tuple(suite)
@@ -139,10 +140,15 @@ def run_audit(
     stage = set_stage(
         subject, sets, gradients=gradients, device=place, seed=seed, folder=folder, most=most, other=other
     )
+    if (measured := folder.finished("leakage")) is None:
+        tell("identification and information")
+        measured = measure_leakage(subject.model, stage.test.images, seed=seed).as_dict()
+        folder.finish("leakage", measured)
     if folder.finished("bounds") is None:
         floors = measure_bounds(
             subject,
             sets,
+            Leakage(**measured),
             gradients=gradients,
             seconds=_BOUNDS_SHARE * ledger.left,
             seed=seed,

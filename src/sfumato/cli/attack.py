@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sfumato import attacks
-from sfumato.attacks import ATTACKS
+from sfumato.attacks import ATTACKS, Leakage
 from sfumato.cli.console import progress_bar, say, table
 from sfumato.cli.parser import CommandParser, add_plugins, field_texts, load_plugins, save_json
 from sfumato.compute import device_of
@@ -83,6 +83,8 @@ def _show(title: str, result: dict[str, Any]) -> None:
     table(
         f"{title}: victim's test accuracy {result['victim_accuracy']:.2%}", ("attack on", "MSE", "PSNR", "SSIM"), rows
     )
+    if result.get("leakage"):  # attacks of earlier versions did not measure it
+        say(Leakage(**result["leakage"]).sentence)
     outcome = result["outcome"]
     say(
         ("converged: " if outcome["converged"] else "NOT CONVERGED, the errors above are no evidence of safety: ")

@@ -36,6 +36,7 @@ def points_table(
     spec: dict[str, Any], found: Sequence[tuple[dict[str, Any], list[Finding]]], notes: Sequence[str]
 ) -> Table:
     """The figure's points as a table."""
+    kind = _kind(found)[0]
     lines = [
         Row(
             f"{curve['label']}, σ² {finding.experiment.train.noise_std**2:.3g}",
@@ -43,14 +44,14 @@ def points_table(
                 _cell(finding, "accuracy"),
                 _cell(finding, "decoder_mse_train"),
                 _cell(finding, "decoder_mse_test"),
-                Cell(_entropy(finding), digits=1),
+                Cell(_information(finding, kind), digits=1),
             ),
             note=seeds_note(finding),
         )
         for curve, findings in found
         for finding in findings
     ]
-    columns = ("accuracy", "decoder MSE, train", "decoder MSE, test", "information (diagonal bound), nats")
+    columns = ("accuracy", "decoder MSE, train", "decoder MSE, test", f"information ({_kind(found)[1]}), nats")
     return Table(spec["title"], columns, tuple(lines), tuple(notes), corner="point")
 
 
@@ -96,12 +97,14 @@ def _draw_curves(spec: dict[str, Any], found: Sequence[tuple[dict[str, Any], lis
 
 
 def _draw_entropy(spec: dict[str, Any], found: Sequence[tuple[dict[str, Any], list[Finding]]]) -> tuple[str, str]:
-    most = max(value for _, findings in found for finding in findings if (value := _entropy(finding)) is not None)
+    kind, words = _kind(found)
+    known = [_information(finding, kind) for _, findings in found for finding in findings]
+    most = max(value for value in known if value is not None)
     series = []
     for curve, findings in found:
         dots = []
         for finding in findings:
-            information, error = _entropy(finding), finding.figure("decoder_mse_test")
+            information, error = _information(finding, kind), finding.figure("decoder_mse_test")
             if information is None or error is None:
                 continue
             note = f"σ² {finding.experiment.train.noise_std**2:.3g}"
@@ -115,16 +118,27 @@ def _draw_entropy(spec: dict[str, Any], found: Sequence[tuple[dict[str, Any], li
     svg = entropy_scatter(series, key=spec["name"], errors="standard deviation over seeds")
     caption = (
         f"{spec['title']}\nThe entropy is relative: H(x) is unknown and replaced by the constant that puts the first "
-        "point at 0. Information is the bound of Theorem 2 with diagonal covariances on training features. The fit is "
-        "by least squares on the logarithm, R² on that scale."
+        f"point at 0. Information: {words}. The fit is by least squares on the logarithm, R² on that scale."
     )
     return caption, svg
 
 
-def _entropy(finding: Finding) -> float | None:
-    values = [
-        result["information_bounds"]["diagonal"] for result in finding.results.values() if result["information_bounds"]
+def _kind(found: Sequence[tuple[dict[str, Any], list[Finding]]]) -> tuple[str, str]:
+    """Which information all points have, and what it is called; results of earlier versions only have the second."""
+    bounds = [
+        result["information_bounds"]
+        for _, findings in found
+        for finding in findings
+        for result in finding.results.values()
+        if result["information_bounds"]
     ]
+    if all("held_out" in one for one in bounds):
+        return "held_out", "upper bound on held-out features"
+    return "diagonal", "diagonal mixture on training features, a signal and no bound"
+
+
+def _information(finding: Finding, kind: str) -> float | None:
+    values = [bounds[kind] for result in finding.results.values() if kind in (bounds := result["information_bounds"])]
     return statistics.fmean(values) if values else None
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from sfumato import attacks, checkpoint, metrics
-from sfumato.attacks import AttackConfig, Inversion, Observer, invert
+from sfumato.attacks import AttackConfig, Inversion, Observer, invert, measure_leakage
 from sfumato.data import DataSets, ImageSet
 from sfumato.errors import CheckpointError
 from sfumato.evidence import evidence
@@ -113,6 +113,7 @@ def attack_run(
         "victim_accuracy": run.result["accuracy"],
         "train": train.as_dict(),
         "test": test.as_dict(),
+        "leakage": measure_leakage(run.model, sets.test, seed=config.seed).as_dict(),
         "mean_image_mse": _mean_image_error(sets),
         "outcome": asdict(attack.outcome),
         "history": attack.history,
