@@ -31,6 +31,6 @@ for _ in range(12):
         optimizer.step()
 
 right = model.eval()(sets.test.float()).argmax(1) == sets.test.labels
-print(f"accuracy {right.float().mean():.1%}")
+print(f"accuracy {right.float().mean():.1%}", sfumato.attacks.measure_leakage(model, sets.test, seed=0).sentence)
 folder = sys.argv[1] if len(sys.argv) > 1 else "runs/own"
 sfumato.save_split(model, folder, example_input=x[:1], class_names=sets.train.classes)

@@ -6,7 +6,7 @@ import torch
 from audit_cases import tiny_subject
 from skimage.metrics import peak_signal_noise_ratio
 
-from sfumato.attacks import Reconstruction, invert_released, mean_image_error
+from sfumato.attacks import Leakage, Reconstruction, invert_released, mean_image_error
 from sfumato.audit.law import check_law
 from sfumato.audit.measure import expose, strongest, summary
 from sfumato.errors import Interrupted
@@ -106,10 +106,25 @@ def test_the_law_needs_three_standard_errors_and_a_bound_that_gates():
         return {"name": "magic", "test": {"mse": {"mean": mean, "error": error}}}
 
     floor = {"name": "exact", "label": "exact", "value": 0.5, "kind": "error", "gates": True}
-    assert check_law([attack(0.4, 0.034)], [floor])["violations"] == []  # within three
-    found = check_law([attack(0.4, 0.033)], [floor])
+    quiet = Leakage(0.1, 0.01, 100, 1, None, None, None, None)
+    assert check_law([attack(0.4, 0.034)], [floor], quiet)["violations"] == []  # within three
+    found = check_law([attack(0.4, 0.033)], [floor], quiet)
     assert found["checked"] == ["exact"]
     (violation,) = found["violations"]
     assert violation["sentence"].startswith("the mean test error of the magic attack, 0.40000 ± 0.03300, lies below")
     for change in ({"gates": False}, {"kind": "ratio"}):
-        assert check_law([attack(0.1, 0.001)], [floor | change]) == {"checked": [], "violations": []}
+        assert check_law([attack(0.1, 0.001)], [floor | change], quiet) == {"checked": [], "violations": []}
+
+
+def test_the_law_holds_for_identification_too():
+    def law(share, **certificates):
+        values = {"identified_at_most": None, "clipped_at_most": None} | certificates
+        return check_law([], [], Leakage(share, 0.02, 100, 1, 3.0, 0.1, **values))
+
+    assert law(0.56, identified_at_most=0.5) == {"checked": ["identified_at_most"], "violations": []}  # within three
+    (violation,) = law(0.57, identified_at_most=0.5, clipped_at_most=0.9)["violations"]
+    assert (violation["bound"], violation["measured"], violation["value"]) == ("identified_at_most", 0.57, 0.5)
+    assert violation["sentence"].startswith(
+        "the attacker who names images is right for 57.000% ± 2.000% of 100, above the certificate"
+    )
+    assert violation["sentence"].endswith("this report proves nothing")

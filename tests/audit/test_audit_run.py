@@ -15,6 +15,7 @@ from sfumato.data import ImageSet
 from sfumato.errors import CheckpointError, ConfigError, Interrupted
 from sfumato.report.audit import write_audit_report
 from sfumato.report.comparison import write_comparison_report
+from sfumato.split import Channel, SplitModel
 
 
 def audit(folder, subject=None, minutes=2.0, **options):
@@ -48,7 +49,7 @@ def test_ridge_reaches_the_exact_minimal_error_and_nobody_beats_it(audited):
     assert trees["value"] == pytest.approx(exact, rel=0.02)
     assert trees["gates"]
     assert abs(ridge["mean"] - exact) < 3 * ridge["error"] + 0.05 * exact
-    assert result["law"] == {"checked": ["exact", "van_trees"], "violations": []}
+    assert result["law"] == {"checked": ["exact", "van_trees", "identified_at_most"], "violations": []}
 
 
 def test_a_bound_that_is_too_high_fails_loudly(tmp_path):
@@ -56,6 +57,31 @@ def test_a_bound_that_is_too_high_fails_loudly(tmp_path):
     result = audit(tmp_path, lying).result
     assert {one["bound"] for one in result["law"]["violations"]} == {"exact"}
     assert result["verdict"]["notes"][0].startswith("BROKEN: the mean test error of the ")
+
+
+def test_which_image_was_sent_stands_first_and_can_be_a_gate(audited):
+    result = audited[1].result
+    leakage = result["leakage"]
+    assert leakage["candidates"] == 60
+    assert 1 / 60 < leakage["identified"] <= leakage["identified_at_most"]
+    assert leakage["clipped_at_most"] is None
+    assert result["verdict"]["headline"].startswith("Of 60 images an attacker names the right one in ")
+    assert result["metrics"]["identified"] == leakage["identified"]
+    held_out = next(one for one in result["bounds"] if one["name"] == "held_out")
+    assert held_out["value"] == leakage["information"]
+    (line,) = judge([parse_threshold("identified > 0.001")], result["metrics"])
+    assert line["holds"]
+
+
+def test_without_noise_no_certificate_is_below_everybody(tmp_path):
+    noisy = tiny_subject()
+    silent = SplitModel(noisy.model.edge, Channel(), noisy.model.cloud)
+    subject = replace(noisy, model=silent, prior=None, exact_mse=None)
+    result = run_audit(subject, subject.sets, tmp_path, minutes=1.0, suite=SUITE[:1]).result
+    assert result["leakage"]["identified"] == 1
+    assert result["leakage"]["identified_at_most"] is None
+    assert result["metrics"]["identified_at_most"] == 1
+    assert "without noise nothing limits a better attacker" in result["verdict"]["headline"]
 
 
 def test_fresh_noise_averages_away_and_memoised_noise_does_not(audited):

@@ -34,6 +34,7 @@ def audit(weights, thresholds=()):
         "metrics": {"psnr_worst5": 0.125, "mse_ratio": 0.5},
         "thresholds": list(thresholds),
         "law": {"violations": []},
+        "leakage": {"sentence": "Of 60 images an attacker names the right one in 5 %; no attacker can exceed 9 %."},
         "bounds": [],
         "accuracy": 0.75,
         "data": {"skipped": []},
@@ -62,7 +63,10 @@ def test_an_audit_of_these_weights_is_found_and_exact(run, place):
     path = put(run / place, audit(b"weights", [line]))
     found = audit_headline(run, WEIGHTS, None, pytest.fail)
     assert found["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert found["headline"].startswith("The strongest attack, decoder, redraws unseen images at 2.5 dB PSNR")
+    assert found["headline"].startswith(
+        "Of 60 images an attacker names the right one in 5 %; no attacker can exceed 9 %."
+    )
+    assert "The strongest attack, decoder, redraws unseen images at 2.5 dB PSNR" in found["headline"]
     assert "1 of 2 attacks had not converged" in found["notes"][0]
     strongest = {"attack": "decoder", "converged": False, "images": 9}
     spreads = {"mse": (0.25, 0.125), "psnr": (2.5, 0.125), "ssim": (0.125, 0.125)}

@@ -33,7 +33,7 @@ def result_of(experiment: Experiment, accuracy: float, mse: float, **more: Any) 
         "cem": experiment.train.cem,
         "seed": experiment.train.seed,
         "accuracy": accuracy,
-        "information_bounds": {"full": 10.0, "diagonal": 20.0},
+        "information_bounds": {"held_out": 20.0, "standard_error": 0.5},
         "attacks": trained | {"ridge": attack(1.2, []), "nearest": attack(0.96, [])},
         "strongest": "nearest",
         "leakage": {"identified": 0.5, "information": 10.0, "identified_at_most": 0.9},

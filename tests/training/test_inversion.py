@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sfumato import checkpoint
-from sfumato.attacks import DecoderConfig, GanConfig
+from sfumato.attacks import DecoderConfig, GanConfig, Leakage, measure_leakage
 from sfumato.errors import CheckpointError, ConfigError, Interrupted
 from sfumato.models import ReconstructionNet
 from sfumato.training import TrainConfig, load_data, load_run, train_run
@@ -128,3 +128,21 @@ def test_without_its_pictures_it_is_made_again(run, sets):
 def test_settings_of_no_attack(run, sets):
     with pytest.raises(ConfigError, match="TrainConfig holds the settings of no attack"):
         attack_run(run, sets, CONFIG)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("noise_std", "cem", "clip_norm"), [(0.1, False, None), (0.5, True, None), (0.3, False, 1.0)])
+def test_the_law_holds_on_small_trained_models(noise_std, cem, clip_norm, sets, tmp_path):
+    """No certificate lies below what an attacker names, and both say something."""
+    train_run(replace(CONFIG, noise_std=noise_std, cem=cem), tmp_path, sets=sets)
+    model = load_run(tmp_path).model
+    model.channel.clip_norm = clip_norm
+    found = measure_leakage(model, sets.test, seed=0)
+    assert found.holds, found
+    assert found.identified > 1 / 60
+    assert (found.clipped_at_most is None) == (clip_norm is None)
+
+
+def test_an_attack_says_which_image_was_sent(run, sets):
+    leakage = Leakage(**attack_run(run, sets, ATTACKS["decoder"]).result["leakage"])
+    assert leakage == measure_leakage(run.model, sets.test, seed=ATTACKS["decoder"].seed)
+    assert leakage.sentence.startswith("Of 60 images")

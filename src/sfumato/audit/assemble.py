@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sfumato.attacks import CLOSED_FORM, Reconstruction, Stored, judge_stored, mean_image_error
+from sfumato.attacks import CLOSED_FORM, Leakage, Reconstruction, Stored, judge_stored, mean_image_error
 from sfumato.attacks import strongest as strongest_attack
 from sfumato.audit.law import check_law
 from sfumato.audit.measure import WORST_SHARE, strongest, summary, tried_on_all
@@ -42,6 +42,7 @@ def assemble(
     floors = (stage.folder.finished("bounds") or {"bounds": []})["bounds"]
     untested = [*untested, *_always_untested(stage, floors, by_kind["probe"], accuracy)]
     broken = {one["what"] for one in failed} | {"van Trees, dFIL" for one in failed if one["what"] == "bounds"}
+    leakage = Leakage(**(stage.folder.finished("leakage") or {}))
     best = _best(attacks, redrawn)
     attacks = [_on_the_same_images(one, best["test"]["mse"], redrawn) for one in attacks]
     result: dict[str, Any] = {
@@ -58,8 +59,9 @@ def assemble(
         "queries": by_kind["queries"],
         "knowledge": by_kind["knowledge"],
         "probes": [probe for one in by_kind["probe"] for probe in one["probes"]],
+        "leakage": leakage.as_dict() | {"sentence": leakage.sentence},
         "bounds": floors,
-        "law": check_law(attacks, floors),
+        "law": check_law(attacks, floors, leakage),
         "not_tested": [vars(one) for one in untested if one.what not in broken],
         "failed": list(failed),
         "thresholds": [],
@@ -163,7 +165,7 @@ def _always_untested(
     """What no run of this suite covers, or what this subject does not allow."""
     found = []
     if not probes:
-        found.append(Untested("attributes and identity", "no probe ran"))
+        found.append(Untested("attributes", "no probe ran"))
     if not stage.sets.labelled:
         found.append(Untested("accuracy", "the images have no labels"))
     elif accuracy is None:
@@ -193,6 +195,10 @@ def _metrics(result: Mapping[str, Any]) -> dict[str, float | None]:
     metrics["mse_ratio"] = smallest / reference if smallest is not None and reference > 0 else None
     repeated = [point["mse"]["mean"] for one in result["queries"] for point in one["points"]]
     metrics["mse_mean_repeated"] = min(repeated) if repeated else None
+    leakage = result["leakage"]
+    metrics |= {name: leakage[name] for name in ("identified", "information")}
+    certificates = [leakage[name] for name in ("identified_at_most", "clipped_at_most")]
+    metrics["identified_at_most"] = min(1.0 if one is None else one for one in certificates)
     metrics["accuracy"] = result["accuracy"]
     metrics["unconverged"] = float(sum(one["converged"] is False for one in result["attacks"]))
     return metrics

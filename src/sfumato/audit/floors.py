@@ -2,7 +2,6 @@
 
 import math
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,14 +9,12 @@ import torch
 from torch import Tensor
 
 from sfumato import bounds
+from sfumato.attacks import Leakage
 from sfumato.audit.subject import GaussianPrior, Subject
 from sfumato.data import DataSets, ImageSet
-from sfumato.errors import SfumatoWarning
-from sfumato.health import ENOUGH_PER_CLUSTER, ENOUGH_PER_DIMENSION
 from sfumato.seeds import generator
 from sfumato.split import jacobian, projected_jacobian
 from sfumato.training.evaluate import collect_features
-from sfumato.training.information import measure_information
 
 __all__ = ["measure_bounds"]
 
@@ -32,16 +29,24 @@ Tell = Callable[[str], None]
 
 
 def measure_bounds(
-    subject: Subject, sets: DataSets, *, gradients: bool, seconds: float, seed: int, tell: Tell | None = None
+    subject: Subject,
+    sets: DataSets,
+    leakage: Leakage,
+    *,
+    gradients: bool,
+    seconds: float,
+    seed: int,
+    tell: Tell | None = None,
 ) -> list[dict[str, Any]]:
     """Every bound that this subject allows.
 
     Args:
         subject: in evaluation mode.
         sets: the audit's data; features are those of the test images, which the encoder did not learn from.
+        leakage: the information that was measured on test images.
         gradients: whether Jacobians can be computed.
         seconds: about how long the Jacobians may take.
-        seed: of samples, clusters and probes.
+        seed: of samples and probes.
         tell: called with a few words before each step.
 
     Returns:
@@ -62,7 +67,7 @@ def measure_bounds(
             )
         )  # fmt: skip
     tell("information in the features")
-    information = list(_information(subject, sets, seed))
+    information = list(_information(subject, sets, leakage))
     found += information
     found += _relative(information, sets.test)
     if gradients:
@@ -77,7 +82,7 @@ def _bound(name: str, label: str, value: float, kind: str, assumption: str, **mo
     return entry | {"gates": False, "notes": []} | more
 
 
-def _information(subject: Subject, sets: DataSets, seed: int) -> Iterator[dict[str, Any]]:
+def _information(subject: Subject, sets: DataSets, leakage: Leakage) -> Iterator[dict[str, Any]]:
     channel = subject.model.channel
     device = next(subject.model.parameters()).device
     features = collect_features(subject.model, sets.test.images[:2048].to(device))
@@ -99,26 +104,14 @@ def _information(subject: Subject, sets: DataSets, seed: int) -> Iterator[dict[s
             f"The encoder's output lies in [{channel.low:g}, {channel.high:g}] for every input, as it does for the "
             "images here; the device does not enforce it.",
         )  # fmt: skip
-    measured = _mixture(subject, sets, seed)
-    for form, need in (("full", ENOUGH_PER_DIMENSION * size), ("diagonal", ENOUGH_PER_CLUSTER)):
-        notes = []
-        if measured["samples_per_cluster"] < need:
-            notes.append(
-                f"{measured['samples_per_cluster']:.0f} samples per cluster, where about {need} are needed: sample "
-                "moments underestimate the information, the true value may be well above"
-            )
+    if leakage.information is not None:
         yield _bound(
-            f"mixture_{form}", f"mixture, {form} covariances", measured[form], "information",
-            "The moments of the clusters are those estimated from the features of held-out images (Theorem 2).",
-            notes=notes,
-            samples_per_cluster=measured["samples_per_cluster"],
+            "held_out", "held-out information", leakage.information, "information",
+            "In the mean over images like the test images, from which the encoder did not learn. No distribution of "
+            "features is assumed.",
+            notes=[f"± {leakage.information_error:.2g}, the standard error over {leakage.candidates} images"],
+            standard_error=leakage.information_error,
         )  # fmt: skip
-
-
-def _mixture(subject: Subject, sets: DataSets, seed: int) -> dict[str, float]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SfumatoWarning)  # what they say stands in the notes
-        return measure_information(subject.model, sets.test, clusters_per_class=1, seed=seed)
 
 
 def _relative(information: list[dict[str, Any]], images: ImageSet) -> list[dict[str, Any]]:
@@ -131,7 +124,7 @@ def _relative(information: list[dict[str, Any]], images: ImageSet) -> list[dict[
     return [
         _bound(
             f"floor_ratio_{one['name']}", f"floor left by Theorem 1, from {one['label']}",
-            float(bounds.floor_ratio(one["value"], size)), "ratio", assumption,
+            float(bounds.floor_ratio(max(0.0, one["value"]), size)), "ratio", assumption,
             notes=one["notes"], information=one["value"],
         )
         for one in information

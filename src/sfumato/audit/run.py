@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sfumato.attacks import Reconstruction
+from sfumato.attacks import Leakage, Reconstruction, measure_leakage
 from sfumato.audit.assemble import assemble
 from sfumato.audit.checks import check_subject, passes_gradients
 from sfumato.audit.failures import Failures
@@ -139,8 +139,8 @@ def _audit(
     should_stop: Stop | None,
 ) -> Audited:
     few = sets.test.float(torch.arange(min(4, len(sets.test)))).to(place)
-    if len(few) < 3:
-        raise ConfigError(f"{len(sets.test)} test images are too few for an audit; give at least 3")
+    if len(few) < 4:
+        raise ConfigError(f"{len(sets.test)} test images are too few for an audit; give at least 4")
     check_subject(subject, few)
     gradients = passes_gradients(subject, few)
     known = load_suite() if suite is None else tuple(suite)
@@ -160,11 +160,16 @@ def _audit(
     stage = set_stage(
         subject, sets, gradients=gradients, device=place, seed=seed, folder=folder, most=most, other=other
     )
+    if (measured := folder.finished("leakage")) is None:
+        tell("identification and information")
+        measured = measure_leakage(subject.model, stage.test.images, seed=seed).as_dict()
+        folder.finish("leakage", measured)
     if folder.finished("bounds") is None:
         with failures.surviving("bounds", "bounds"):
             floors = measure_bounds(
                 subject,
                 sets,
+                Leakage(**measured),
                 gradients=gradients,
                 seconds=_BOUNDS_SHARE * ledger.left,
                 seed=seed,

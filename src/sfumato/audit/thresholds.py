@@ -31,6 +31,9 @@ METRICS: dict[str, str] = {
     "ssim_worst5_train": "as ssim_worst5, on training images",
     "mse_ratio": "mse_mean over the error of an attacker that sees nothing and answers with the mean image",
     "mse_mean_repeated": "the smallest mean MSE over all numbers of repeated queries that were tried",
+    "identified": "share of the unseen images that an attacker, who has them all, names rightly; larger leaks more",
+    "identified_at_most": "what no attacker exceeds in that, by the lower of the certificates; 1 without noise",
+    "information": "upper bound on the information that crosses the wire, in nats, on held-out features",
     "accuracy": "share of test images that the decoder recognises from what leaves the device",
     "unconverged": "how many attacks had not converged",
 }

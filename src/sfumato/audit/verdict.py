@@ -12,7 +12,7 @@ def verdict(result: Mapping[str, Any]) -> dict[str, Any]:
     """A headline and notes, from the figures alone.
 
     Returns:
-        `headline`, one or two sentences, and `notes`, a list of sentences.
+        `headline`, two or three sentences, and `notes`, a list of sentences.
     """
     metrics = result["metrics"]
     best = next(one for one in result["attacks"] if one["name"] == result["best"]["test"]["mse"])
@@ -26,6 +26,7 @@ def verdict(result: Mapping[str, Any]) -> dict[str, Any]:
         seen += " On average that is hardly better than answering with the mean image."
     elif ratio is not None:
         seen += f" Its error is {_percent(ratio)} of that of answering with the mean image."
+    seen = f"{result['leakage']['sentence']} {seen}"
     notes = []
     if result["law"]["violations"]:
         notes.append("BROKEN: " + result["law"]["violations"][0]["sentence"] + ".")
@@ -53,7 +54,7 @@ def verdict(result: Mapping[str, Any]) -> dict[str, Any]:
         names = ", ".join(one["label"] for one in gates)
         notes.append(f"{len(gates)} bounds hold here, and no attack may beat them: {names}.")
     else:
-        notes.append("No bound here limits every attacker: a stronger attack than these may redraw more.")
+        notes.append("No bound here limits every attacker's error: a stronger attack than these may redraw more.")
     if skipped := result["data"]["skipped"]:
         notes.append(f"{len(skipped)} image files could not be read and were left out; they are listed below.")
     return {"headline": seen, "notes": notes}

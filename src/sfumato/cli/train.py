@@ -77,7 +77,8 @@ def _show(result: dict[str, Any], folder: Path) -> None:
     if result["accuracy_held_out"] is not None:
         rows.append(("accuracy, held-out part of the training set", f"{result['accuracy_held_out']:.2%}"))
     if result["information"] is not None:
-        rows.append(("information bound, training features", f"{result['information']:.1f} nats"))
+        error = result["information_bounds"]["standard_error"]
+        rows.append(("information, test images, held out", f"{result['information']:.1f} ± {error:.1f} nats"))
     rows.append(("seconds", f"{result['seconds']:.1f}"))
     table(str(folder), ("measured", "value"), rows)
     if result["caveat"]:
@@ -91,8 +92,10 @@ def _tell(print_line: Any, line: dict[str, Any], epochs: int, board: TensorBoard
     text = f"epoch {line['epoch'] + 1}/{epochs}  loss {line['loss']:.3f}  accuracy {line['accuracy_train']:.1%}"
     if "accuracy_held_out" in line:
         text += f"  held out {line['accuracy_held_out']:.1%}"
-    if (information := line.get("cem_information", line.get("information"))) is not None:
-        text += f"  information {information:.0f} nats"
+    if (information := line.get("information")) is not None:
+        text += f"  information {information:.0f} nats held out"
+    elif (information := line.get("cem_information")) is not None:
+        text += f"  in-sample information {information:.0f} nats"
     if "ridge_share" in line:
         text += f"  ridge attacker's error {line['ridge_share']:.0%} of a guess's"
     print_line(f"{text}  {line['seconds']:.1f} s")

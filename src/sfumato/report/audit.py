@@ -38,6 +38,7 @@ def write_audit_report(path: Path, result: Mapping[str, Any], pictures: Pictures
         "audit.html.j2",
         title=f"Audit of {result['target']['name']}",
         verdict=result["verdict"],
+        leakage_percent=lambda share: f"{100 * share:.3g} %",
         result=result,
         looks=looks,
         pictures=[(name, _strips(*pictures[name], attacks)) for name in ("typical", "worst") if name in pictures],

@@ -7,7 +7,6 @@ model.safetensors   weights, at the end
 result.json         written last: its presence means the run is complete
 """
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ import torch
 
 from sfumato import checkpoint, data
 from sfumato.data import DataSets, ImageSet
-from sfumato.errors import CheckpointError, DataError, SfumatoWarning
+from sfumato.errors import CheckpointError, DataError
 from sfumato.evidence import evidence
 from sfumato.files import json_line, read_json, write_json, write_text
 from sfumato.models.widths import fit_to_state
@@ -128,11 +127,13 @@ def _finish(folder: Path, config: TrainConfig, sets: DataSets, trainer: Trainer,
         "image_shape": sets.train.image_shape,
     }
     checkpoint.save(folder / "model.safetensors", model.state_dict(), meta)
+    information = measure_information(model, sets.test, seed=config.seed, bf16=trainer.bf16)
     result = {
         "accuracy": accuracy(model, sets.test, seed=derive_seed(config.seed, "test"), draws=_draws(sets.test)),
         "accuracy_held_out": history[-1].get("accuracy_held_out"),
-        "information": history[-1].get("cem_information"),
-        "information_bounds": _information(model, fit, config, trainer.bf16),
+        "cem_information": history[-1].get("cem_information"),  # of the training features: a signal, not a bound
+        "information": information.get("held_out"),
+        "information_bounds": information,
         "train_images": len(fit),
         "held_out_images": len(held_out) if held_out is not None else 0,
         "test_images": len(sets.test),
@@ -177,15 +178,6 @@ def load_run(folder: Path, *, device: torch.device | str = "cpu") -> Run:
             f"{folder / 'model.safetensors'} holds another model than its settings say; train the run again"
         ) from error
     return Run(config, model.to(device).eval(), read_json(folder / "result.json"), folder)
-
-
-def _information(model: SplitModel, fit: ImageSet, config: TrainConfig, bf16: bool) -> dict[str, float]:
-    with warnings.catch_warnings():
-        # What the warnings say (samples per cluster, collapsed features) is in the figures themselves.
-        warnings.simplefilter("ignore", SfumatoWarning)
-        return measure_information(
-            model, fit, clusters_per_class=config.mixture["clusters_per_class"], seed=config.seed, bf16=bf16
-        )
 
 
 def _claim(folder: Path, config: TrainConfig, sets: DataSets) -> None:

@@ -24,9 +24,9 @@ class Monitor:
             monitor.epoch(loss=running_loss)
 
     What is measured, and the warnings, are those of `sfumato.watch.Watcher`: accuracy on held-out samples through the
-    wire, information in nats and nats per dimension, and the held-out error of a linear attacker. A measurement takes
-    a few forward passes of at most 512 samples and a system of equations of that size; it leaves mode, weights and
-    random numbers alone.
+    wire, held-out information in nats with its standard error, and the held-out error of a linear attacker. A
+    measurement takes a few forward passes of at most 512 samples, and mixtures and a system of equations of that size;
+    it leaves mode, weights and random numbers alone.
 
     Args:
         model: the split model, as it is trained.

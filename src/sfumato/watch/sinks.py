@@ -110,7 +110,8 @@ def told(line: dict[str, Any], epochs: int | None = None) -> str:
         parts.append(f"error {line['error']:.4g}")
     if line.get("information") is not None:
         parts.append(
-            f"information {line['information']:.1f} nats, {line['information_per_dimension']:.3f} per dimension"
+            f"information {line['information']:.1f} ± {line['information_error']:.1f} nats held out, "
+            f"{line['information_per_dimension']:.3f} per dimension"
         )
     if line.get("ridge_mse") is not None:
         parts.append(f"ridge attacker {line['ridge_mse']:.4f}, {line['ridge_share']:.0%} of a guess")
