@@ -64,6 +64,8 @@ def _decode(data: bytes) -> Pixels:
 def _decode_jpeg(data: bytes) -> Pixels:
     import simplejpeg
 
+    if simplejpeg.decode_jpeg_header(data)[2] in ("CMYK", "YCCK"):
+        return _decode_any(data)  # the two round differently here, and a device may have Pillow only
     pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB")
     return pixels
 

@@ -16,7 +16,8 @@ def session_of(model: bytes, name: str, *, threads: int = 1) -> Any:
     Args:
         model: the file's bytes.
         name: of the file, for messages.
-        threads: cores for one call; one is fastest for small networks and gives equal results everywhere.
+        threads: cores for one call; one is fastest for small networks, gives equal results everywhere, and leaves no
+            pool of threads that a forked child would miss.
 
     Raises:
         BundleError: ONNX Runtime cannot load it.
@@ -29,7 +30,7 @@ def session_of(model: bytes, name: str, *, threads: int = 1) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # fatal; what is refused is raised as well
     try:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime has a dozen types, all of which mean this
