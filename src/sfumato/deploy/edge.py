@@ -14,10 +14,10 @@ from sfumato.deploy.device_key import load_device_key
 from sfumato.deploy.graph import check_graph
 from sfumato.deploy.manifest import DECODER, ENCODER, Manifest
 from sfumato.deploy.messages import Tensors
-from sfumato.deploy.noise import Stream, channel_identity, memoised_key
+from sfumato.deploy.noise import KEY_BYTES, Stream, channel_identity, memoised_key
 from sfumato.deploy.preprocess import prepare
 from sfumato.deploy.release import Release
-from sfumato.deploy.runtime import check_signature, session_of
+from sfumato.deploy.runtime import check_signature, run, session_of
 from sfumato.errors import BundleError, ConfigError
 
 __all__ = ["EdgeClient", "check_noise"]
@@ -80,6 +80,7 @@ class EdgeClient:
         # Not the manifest's digest: the same channel under another name has to repeat its noise as well.
         self._identity = channel_identity(manifest.files[ENCODER], manifest.noise.std, manifest.clip_norm)
         self._device_key = load_device_key(device_key)
+        Stream(bytes(KEY_BYTES))  # without the package for the noise nothing begins
         self._decoder: _Decoder = (
             _OwnDecoder(folder, manifest)
             if url is None
@@ -139,8 +140,7 @@ class EdgeClient:
         given = {manifest.input.name: image}
         for name in manifest.noise.uniforms:
             given[name] = stream.uniforms(count).reshape(self._shape)
-        (feature,) = self._session.run([manifest.feature.name], given)
-        return self._channel(feature, normals)
+        return self._channel(run(self._session, given, ENCODER), normals)
 
 
 class _Decoder(Protocol):
@@ -158,8 +158,7 @@ class _OwnDecoder:
         self._session = session_of(model, DECODER)
 
     def ask(self, manifest: Manifest, feature: npt.NDArray[Any]) -> Tensors:
-        (logits,) = self._session.run([manifest.output.name], {manifest.feature.name: feature})
-        return {manifest.output.name: logits}
+        return {manifest.output.name: run(self._session, {manifest.feature.name: feature}, DECODER)}
 
     def close(self) -> None:
         pass

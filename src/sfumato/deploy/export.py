@@ -193,7 +193,7 @@ def export_bundle(
             files={name: file_digest(path) for name, path in paths.items()},
             sizes={name: path.stat().st_size for name, path in paths.items()},
         )
-        (fresh / MANIFEST).write_bytes(manifest.encode())
+        manifest.save(fresh)
         if key is not None:
             signed_by = sign(fresh, key)
     return Exported(folder, Manifest.load(folder), parity, signed_by)

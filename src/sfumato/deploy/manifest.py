@@ -304,6 +304,10 @@ class Manifest(_Part, frozen=True, kw_only=True):
         """The content of `manifest.json`: indented JSON in UTF-8, entries in the order of the attributes."""
         return msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"
 
+    def save(self, folder: Path | str) -> None:
+        """Write `manifest.json` into a folder."""
+        (Path(folder) / MANIFEST).write_bytes(self.encode())
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values."""
         plain: dict[str, Any] = msgspec.json.decode(self.encode())

@@ -5,7 +5,7 @@ from typing import Any
 
 from sfumato.errors import BundleError, ConfigError
 
-__all__ = ["check_signature", "session_of"]
+__all__ = ["check_signature", "run", "session_of"]
 
 
 def session_of(model: bytes, name: str, *, threads: int = 1) -> Any:
@@ -35,8 +35,21 @@ def session_of(model: bytes, name: str, *, threads: int = 1) -> Any:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime has a dozen types, all of which mean this
         raise BundleError(
-            f"ONNX Runtime cannot load {name} ({str(error).splitlines()[0][:200]}); export the bundle again"
+            f"ONNX Runtime cannot load {name} ({str(error)[:200]}); export the bundle again"
         ) from error
+
+
+def run(session: Any, given: Mapping[str, Any], name: str) -> Any:
+    """The one output of a session.
+
+    Raises:
+        BundleError: the network fails on these inputs.
+    """
+    try:
+        (found,) = session.run(None, given)
+    except Exception as error:
+        raise BundleError(f"{name} fails ({str(error)[:200]}); do not use this bundle") from error
+    return found
 
 
 def check_signature(
