@@ -7,11 +7,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import msgspec
-from msgspec import Meta
-
 from sfumato.deploy.files import LARGEST_FILE, read_regular
-from sfumato.errors import BundleError
+from sfumato.errors import BundleError, ConfigError
+
+try:
+    import msgspec
+    from msgspec import Meta
+except ImportError:
+    raise ConfigError("bundles need the package msgspec; install sfumato[edge]") from None
 
 __all__ = [
     "DECODER",
