@@ -8,7 +8,7 @@ import socket
 import ssl
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import numpy as np
 import pytest
@@ -167,11 +167,8 @@ def raw(answer):
                 threading.Thread(target=talk, args=(accepted,), daemon=True).start()
 
         def talk(accepted):
-            with accepted:
-                try:
-                    answer(accepted)
-                except OSError:
-                    pass
+            with accepted, suppress(OSError):
+                answer(accepted)
 
         threading.Thread(target=serve, daemon=True).start()
         yield f"127.0.0.1:{listener.getsockname()[1]}"
@@ -204,7 +201,7 @@ class TestDeadline:
         assert len(server.bodies) == 1
 
     def test_a_name_server_that_says_nothing(self, bundle, monkeypatch):
-        monkeypatch.setattr(connection.socket, "getaddrinfo", lambda *_, **__: time.sleep(3))
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: time.sleep(3))
         began = time.monotonic()
         refused(client_of(bundle, "http://somewhere", timeout=0.3), "no answer within 0.3 s")
         assert time.monotonic() - began < 2
@@ -229,20 +226,20 @@ class TestForks:
         with recording(lambda *_: logits_answer(LOGITS)) as server, client_of(bundle, server.url) as client:
             client.predict(pixels_of())
             (kept,) = client._decoder._idle
-            mine = kept._socket.getsockname()
+            mine = kept.sock.getsockname()
             reading, writing = os.pipe()
             child = os.fork()
             if child == 0:
                 told = client.predict(pixels_of()).label
                 (theirs,) = client._decoder._idle
-                os.write(writing, json.dumps([told, theirs._socket.getsockname()[1]]).encode())
+                os.write(writing, json.dumps([told, theirs.sock.getsockname()[1]]).encode())
                 os._exit(0)
             assert select.select([reading], [], [], 20)[0]
             told, port = json.loads(os.read(reading, 4096))
             os.waitpid(child, 0)
             assert client.predict(pixels_of()).label == told == "class 1"
             (still,) = client._decoder._idle
-            assert still._socket.getsockname() == mine
+            assert still.sock.getsockname() == mine
             assert port != mine[1]
             os.close(reading)
             os.close(writing)
@@ -303,9 +300,9 @@ class TestTls:
         with client_of(bundle, server.url, ca=folder / "authority.pem", cert=shown) as client:
             for _ in range(2):
                 assert client.predict(pixels_of()).label == "class 1"
-        with client_of(bundle, server.url, ca=folder / "authority.pem", retries=0) as client:
-            with pytest.raises(RemoteError):
-                client.predict(pixels_of())
+        lacking = client_of(bundle, server.url, ca=folder / "authority.pem", retries=0)
+        with lacking as client, pytest.raises(RemoteError):
+            client.predict(pixels_of())
         assert len(server.bodies) == 2
 
     @pytest.mark.parametrize(
@@ -327,11 +324,11 @@ class TestTls:
             refused(client, said)
         assert server.bodies == []
 
-    def test_tls_on_a_plain_port_and_the_reverse(self, bundle, authority):
-        folder, issue = authority
+    def test_tls_on_a_plain_port_and_the_reverse(self, bundle):
+        alert = b"\x15\x03\x01\x00\x02\x02\x46"
         with recording(lambda *_: logits_answer(LOGITS)) as server:
             refused(client_of(bundle, server.url.replace("http:", "https:")), "does it speak TLS")
-        with raw(lambda accepted: (accepted.recv(1 << 16), accepted.sendall(b"\x15\x03\x01\x00\x02\x02\x46"))) as address:
+        with raw(lambda accepted: (accepted.recv(1 << 16), accepted.sendall(alert))) as address:
             refused(client_of(bundle, address, retries=0), "does not answer in HTTP .*https://")
         with raw(lambda accepted: accepted.recv(1 << 16)) as address:
             refused(client_of(bundle, address, retries=0), "if it speaks TLS, write https://")

@@ -27,7 +27,7 @@ from edge_support import (
 from onnx import helper
 from PIL import Image
 
-from sfumato.deploy import EdgeClient, Manifest, noise
+from sfumato.deploy import EdgeClient, noise
 from sfumato.deploy.device_key import load_device_key
 from sfumato.deploy.manifest import AuditedChannel, AuditSpec, InputSpec, NoiseSpec, OutputSpec
 from sfumato.deploy.signing import new_key, private_key, sign
@@ -266,9 +266,9 @@ class TestFailsClosed:
     @pytest.mark.parametrize("gain", [2.0, -1.0, float("nan"), float("inf")])
     def test_a_feature_outside_its_declared_range(self, tmp_path, server, gain):
         """An encoder that outgrows its noise cannot be found by its hash, only by what it gives."""
-        with client_of(make_bundle(tmp_path, gain=gain), server.url) as client:
-            with pytest.raises(FeatureError, match="nothing was sent"):
-                client.predict(pixels_of())
+        client = client_of(make_bundle(tmp_path, gain=gain), server.url)
+        with client, pytest.raises(FeatureError, match="nothing was sent"):
+            client.predict(pixels_of())
 
     def test_a_bundle_without_noise(self, tmp_path, server):
         bundle = make_bundle(tmp_path, noise=NoiseSpec(0.0))

@@ -22,7 +22,6 @@ from sfumato.deploy.engines import cluster_name
 from sfumato.deploy.files import replace_folder
 from sfumato.deploy.graph import check_graph
 from sfumato.deploy.halves import EncoderHalf
-from sfumato.deploy.noise import Stream
 from sfumato.deploy.onnxfile import to_onnx
 from sfumato.deploy.release import Release, dequantise
 from sfumato.errors import BundleError, ConfigError, SfumatoWarning, StorageError

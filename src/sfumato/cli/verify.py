@@ -48,5 +48,5 @@ def run(words: Sequence[str]) -> None:
         ("signature", "not checked; require one with --key" if signer is None else f"signed by {signer}"),
     ]
     table(str(folder), ("checked", "found"), rows)
-    say("digests agree; who made the bundle was not checked" if signer is None else f"digests agree, signed by {signer}")
+    say("digests agree" + ("; who made the bundle was not checked" if signer is None else f", signed by {signer}"))
     save_json(parsed.json, {"bundle": str(folder), "digest": manifest.digest(), "signed_by": signer})

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sfumato.deploy.answers import Prediction, predictions
-from sfumato.deploy.connection import Remote, Security
+from sfumato.deploy.connection import Remote
 from sfumato.deploy.device_key import load_device_key
 from sfumato.deploy.graph import check_graph
 from sfumato.deploy.manifest import DECODER, ENCODER, Manifest
@@ -84,7 +84,7 @@ class EdgeClient:
         self._decoder: _Decoder = (
             _OwnDecoder(folder, manifest)
             if url is None
-            else Remote(url, Security(token, ca, cert), timeout=timeout, retries=retries)
+            else Remote(url, token=token, ca=ca, cert=cert, timeout=timeout, retries=retries)
         )
 
     def predict(self, image: Any) -> Prediction:
@@ -178,8 +178,8 @@ def check_noise(manifest: Manifest, *, allow_no_noise: bool = False) -> None:
         )
     if manifest.audit is not None and std < (audited := manifest.audit.channel.noise_std):
         raise BundleError(
-            f"this bundle adds noise of standard deviation {std:g}, and its audit was made with {audited:g}; do not use "
-            "it, or audit the run as it is and export it again"
+            f"this bundle adds noise of standard deviation {std:g}, and its audit was made with {audited:g}; do not "
+            "use it, or audit the run as it is and export it again"
         )
 
 

@@ -31,7 +31,7 @@ from sfumato.deploy.manifest import (
 from sfumato.deploy.onnxfile import output_range, to_onnx
 from sfumato.deploy.parity import Parity, check_rows, measure_parity
 from sfumato.deploy.signing import sign
-from sfumato.errors import BundleError, ConfigError, SfumatoWarning
+from sfumato.errors import ConfigError, SfumatoWarning
 from sfumato.split import Channel, SplitModel
 
 if TYPE_CHECKING:
@@ -161,21 +161,19 @@ def export_bundle(
     if levels is not None:
         datatype = "UINT8" if levels.bits <= 8 else "UINT16"
     draft = _manifest(
-        dict(
-            name=config.name,
-            version=str(config.version),
-            classes=tuple(classes),
-            input=InputSpec("image", shape, config.resize),  # type: ignore[arg-type]
-            feature=FeatureSpec("feature", feature_shape, datatype, limits),
-            clip_norm=channel.clip_norm,
-            noise=NoiseSpec(channel.noise_std, uniforms),
-            quantization=levels,
-            output=OutputSpec("logits", (len(classes),), config.reveal, config.top_k),
-            files={ENCODER: "0" * 64, DECODER: "0" * 64},
-            sizes={ENCODER: 0, DECODER: 0},
-            training=training or {},
-            audit=audit,
-        )
+        name=config.name,
+        version=str(config.version),
+        classes=tuple(classes),
+        input=InputSpec("image", shape, config.resize),  # type: ignore[arg-type]
+        feature=FeatureSpec("feature", feature_shape, datatype, limits),
+        clip_norm=channel.clip_norm,
+        noise=NoiseSpec(channel.noise_std, uniforms),
+        quantization=levels,
+        output=OutputSpec("logits", (len(classes),), config.reveal, config.top_k),
+        files={ENCODER: "0" * 64, DECODER: "0" * 64},
+        sizes={ENCODER: 0, DECODER: 0},
+        training=training or {},
+        audit=audit,
     )
     check_noise(draft, allow_no_noise=config.without_noise)
     wire = torch.zeros((_ROWS, *feature_shape), dtype=_TORCH_TYPES[datatype])
@@ -202,8 +200,8 @@ def export_bundle(
 _TORCH_TYPES = {"FP32": torch.float32, "UINT8": torch.uint8, "UINT16": torch.uint16}
 
 
-def _manifest(values: dict[str, Any]) -> Manifest:
-    """A manifest of checked values, so that what contradicts the model (top_k, the classes) is found before the work."""
+def _manifest(**values: Any) -> Manifest:
+    """A manifest of checked values: what contradicts the model (top_k, the classes) is found before the work."""
     try:
         return msgspec.convert(msgspec.to_builtins(values), Manifest)
     except (msgspec.MsgspecError, ValueError, TypeError) as error:
@@ -248,8 +246,8 @@ def _levels(channel: Channel, config: ExportConfig, limits: tuple[float, float] 
     levels = QuantizationSpec(bits or _BITS, low - slack, high + slack)
     if levels.width > channel.noise_std > 0 and bits is None:
         warnings.warn(
-            f"the {_BITS}-bit levels are {levels.width:.2g} apart, more than the noise of {channel.noise_std:.2g}; give "
-            "more --quantize-bits if the accuracy suffers",
+            f"the {_BITS}-bit levels are {levels.width:.2g} apart, more than the noise of {channel.noise_std:.2g}; "
+            "give more --quantize-bits if the accuracy suffers",
             SfumatoWarning,
             stacklevel=3,
         )

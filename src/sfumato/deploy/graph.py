@@ -12,56 +12,43 @@ __all__ = ["check_graph"]
 
 # Deterministic operators of the standard that torch.onnx writes for inference. Not among them: random ones, of which
 # ONNX Runtime's can be predicted; If, Loop and Scan, whose bodies are graphs; sequences, strings, training.
-_OPERATORS = frozenset(
-    """
-    Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh Attention AveragePool BitShift BitwiseAnd BitwiseNot
-    BitwiseOr BitwiseXor Cast CastLike Ceil Celu Clip Col2Im Concat Constant ConstantOfShape Conv ConvTranspose Cos Cosh
-    CumSum DFT DepthToSpace Det Div Einsum Elu Equal Erf Exp Expand EyeLike Flatten Floor GRU Gather GatherElements
-    GatherND Gelu Gemm GlobalAveragePool GlobalMaxPool Greater GreaterOrEqual GridSample GroupNormalization HardSigmoid
-    HardSwish Identity InstanceNormalization IsInf IsNaN LSTM LayerNormalization LeakyRelu Less LessOrEqual Log
-    LogSoftmax MatMul Max MaxPool Min Mish Mod Mul Neg Not Or PRelu Pad Pow RMSNormalization RNN Range Reciprocal
-    ReduceL1 ReduceL2 ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape
-    Resize Round STFT ScatterElements ScatterND Selu Shape Sigmoid Sign Sin Sinh Size Slice Softmax Softplus Softsign
-    Split Sqrt Squeeze Sub Sum Swish Tan Tanh ThresholdedRelu Tile TopK Transpose Trilu Unsqueeze Where Xor
-    """.split()
-)
+_OPERATORS = frozenset({
+    "Abs", "Acos", "Acosh", "Add", "And", "ArgMax", "ArgMin", "Asin", "Asinh", "Atan", "Atanh", "Attention",
+    "AveragePool", "BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor", "Cast", "CastLike",
+    "Ceil", "Celu", "Clip", "Col2Im", "Concat", "Constant", "ConstantOfShape", "Conv", "ConvTranspose", "Cos",
+    "Cosh", "CumSum", "DFT", "DepthToSpace", "Det", "Div", "Einsum", "Elu", "Equal", "Erf", "Exp", "Expand",
+    "EyeLike", "Flatten", "Floor", "GRU", "Gather", "GatherElements", "GatherND", "Gelu", "Gemm",
+    "GlobalAveragePool", "GlobalMaxPool", "Greater", "GreaterOrEqual", "GridSample", "GroupNormalization",
+    "HardSigmoid", "HardSwish", "Identity", "InstanceNormalization", "IsInf", "IsNaN", "LSTM",
+    "LayerNormalization", "LeakyRelu", "Less", "LessOrEqual", "Log", "LogSoftmax", "MatMul", "Max", "MaxPool",
+    "Min", "Mish", "Mod", "Mul", "Neg", "Not", "Or", "PRelu", "Pad", "Pow", "RMSNormalization", "RNN", "Range",
+    "Reciprocal", "ReduceL1", "ReduceL2", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin",
+    "ReduceProd", "ReduceSum", "ReduceSumSquare", "Relu", "Reshape", "Resize", "Round", "STFT",
+    "ScatterElements", "ScatterND", "Selu", "Shape", "Sigmoid", "Sign", "Sin", "Sinh", "Size", "Slice",
+    "Softmax", "Softplus", "Softsign", "Split", "Sqrt", "Squeeze", "Sub", "Sum", "Swish", "Tan", "Tanh",
+    "ThresholdedRelu", "Tile", "TopK", "Transpose", "Trilu", "Unsqueeze", "Where", "Xor",
+})  # fmt: skip
 _RANDOM = ("Random", "Bernoulli", "Multinomial", "Dropout")
 _STANDARD = (b"", b"ai.onnx")
 
-_NUMBER, _BYTES, _FLOAT = 0, 2, 5  # kinds of fields on the wire
+_N, _B, _F = {0}, {2}, {5}  # kinds of fields on the wire: a number, what has a length, four bytes
 _LONGEST = 10  # bytes of a 64-bit number
 
-# By message: number of the field -> kinds it may have, and the message it holds. What is not here is refused, so are
-# functions (25 of the model), training (20), sparse tensors (15 of the graph) and weights in other files (13, 14 of a
-# tensor).
-_PLAIN: dict[str, dict[int, tuple[int, ...]]] = {
-    "model": {1: (_NUMBER,), 2: (_BYTES,), 3: (_BYTES,)},
-    "opset": {1: (_BYTES,), 2: (_NUMBER,)},
-    "graph": {2: (_BYTES,)},
-    "node": {1: (_BYTES,), 2: (_BYTES,), 3: (_BYTES,), 4: (_BYTES,), 7: (_BYTES,)},
-    "attribute": {
-        1: (_BYTES,), 2: (_FLOAT,), 3: (_NUMBER,), 4: (_BYTES,), 7: (_FLOAT, _BYTES), 8: (_NUMBER, _BYTES), 9: (_BYTES,),
-        20: (_NUMBER,),
-    },
-    "tensor": {
-        1: (_NUMBER, _BYTES), 2: (_NUMBER,), 4: (_FLOAT, _BYTES), 5: (_NUMBER, _BYTES), 7: (_NUMBER, _BYTES),
-        8: (_BYTES,), 9: (_BYTES,),
-    },
-    "value": {1: (_BYTES,)},
-    "type": {},
-    "tensor type": {1: (_NUMBER,)},
-    "shape": {},
-    "dimension": {1: (_NUMBER,), 2: (_BYTES,)},
-}  # fmt: skip
-_MESSAGES = {
-    "model": {7: "graph", 8: "opset"},
-    "graph": {1: "node", 5: "tensor", 11: "value", 12: "value"},
-    "node": {5: "attribute"},
-    "attribute": {5: "tensor"},
-    "value": {2: "type"},
+# By message: number of the field -> the kinds it may have, or the message it holds. What is not here is refused, so are
+# functions (25 of the model), training (20), sparse tensors (15 of the graph), subgraphs (6 of an attribute) and
+# weights in other files (13 and 14 of a tensor).
+_FIELDS: dict[str, dict[int, set[int] | str]] = {
+    "model": {1: _N, 2: _B, 3: _B, 7: "graph", 8: "opset"},
+    "opset": {1: _B, 2: _N},
+    "graph": {1: "node", 2: _B, 5: "tensor", 11: "value", 12: "value"},
+    "node": {1: _B, 2: _B, 3: _B, 4: _B, 5: "attribute", 7: _B},
+    "attribute": {1: _B, 2: _F, 3: _N, 4: _B, 5: "tensor", 7: _F | _B, 8: _N | _B, 9: _B, 20: _N},
+    "tensor": {1: _N | _B, 2: _N, 4: _F | _B, 5: _N | _B, 7: _N | _B, 8: _B, 9: _B},
+    "value": {1: _B, 2: "type"},
     "type": {1: "tensor type"},
-    "tensor type": {2: "shape"},
+    "tensor type": {1: _N, 2: "shape"},
     "shape": {1: "dimension"},
+    "dimension": {1: _N, 2: _B},
 }
 _OPERATOR, _DOMAINS = ("node", 4), (("node", 7), ("opset", 1))
 
@@ -89,13 +76,13 @@ def check_graph(model: bytes, name: str) -> None:
 
 
 def _walk(data: memoryview, message: str) -> Iterator[str]:
-    """The operators of a message; every field of it and of those inside is held against the lists."""
-    plain, inner = _PLAIN[message], _MESSAGES.get(message, {})
+    """The operators of a message; every field of it and of those inside is held against the list."""
     operators = 0
     for number, kind, value in _fields(data):
-        if kind == _BYTES and number in inner:
-            yield from _walk(value, inner[number])
-        elif kind not in plain.get(number, ()):
+        allowed = _FIELDS[message].get(number, set())
+        if isinstance(allowed, str) and kind in _B:
+            yield from _walk(value, allowed)
+        elif isinstance(allowed, str) or kind not in allowed:
             raise _Refused(f"its {message} holds field {number}, which the exporter never writes")
         elif (message, number) in _DOMAINS and bytes(value) not in _STANDARD:
             raise _Refused(f"it uses the domain {bytes(value)[:100]!r}, which is not the standard's")
@@ -109,8 +96,8 @@ def _walk(data: memoryview, message: str) -> Iterator[str]:
 def _operator(name: str) -> str:
     if name.startswith(_RANDOM):
         raise _Refused(
-            f"it draws random numbers itself (operator {name}), which can be predicted; noise belongs into the channel, "
-            "not into the network"
+            f"it draws random numbers itself (operator {name}), which can be predicted; noise belongs into the "
+            "channel, not into the network"
         )
     if name not in _OPERATORS:
         raise _Refused(f"it holds the operator {name!r}, which the exporter never writes")
@@ -123,11 +110,11 @@ def _fields(view: memoryview) -> Iterator[tuple[int, int, memoryview]]:
     while at < len(view):
         tag, at = _number(view, at)
         kind, size = tag & 7, 0
-        if kind == _NUMBER:
+        if kind in _N:
             _, at = _number(view, at)
-        elif kind == _BYTES:
+        elif kind in _B:
             size, at = _number(view, at)
-        elif kind == _FLOAT:
+        elif kind in _F:
             size = 4
         else:
             raise _Refused("it is no ONNX file")

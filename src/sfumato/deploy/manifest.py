@@ -235,12 +235,13 @@ class Manifest(_Part, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         datatype = "FP32" if self.quantization is None else "UINT8" if self.quantization.bits <= 8 else "UINT16"
+        printable = all(map(str.isprintable, self.classes))
         for wrong, sentence in (
             (math.prod(self.feature.shape) > 2**31 - 1, "the feature has more than 2^31 values"),
             (self.feature.datatype != datatype, f"{self.feature.datatype} does not fit the levels"),
             (self.output.shape != (len(self.classes),), f"shape {list(self.output.shape)} is not one value per class"),
-            (len(set(self.classes)) < len(self.classes), "two classes have one name; give every class a name of its own"),
-            (not all(map(str.isprintable, self.classes)), "a class name holds control characters or is no Unicode text"),
+            (len(set(self.classes)) < len(self.classes), "two classes have one name; give each a name of its own"),
+            (not printable, "a class name holds control characters or is no Unicode text"),
             (self.files.keys() != self.sizes.keys(), "files and sizes name different files"),
             (not {ENCODER, DECODER} <= self.files.keys(), f"files lack {ENCODER} or {DECODER}"),
         ):

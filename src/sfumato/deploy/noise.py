@@ -112,8 +112,8 @@ def channel_identity(encoder: str, std: float, clip_norm: float | None) -> bytes
 def memoised_key(device_key: bytes, identity: bytes, image: bytes | memoryview) -> bytes:
     """`HMAC-SHA256(device key, identity | SHA-256 of the image)`.
 
-    A pseudo-random function of the input: an exact repeat gets the same key; any other input, channel or device gets one
-    that is independent of it to everyone without the device key.
+    A pseudo-random function of the input: an exact repeat gets the same key; any other input, channel or device gets
+    one that is independent of it to everyone without the device key.
 
     Args:
         device_key: 32 secret bytes.

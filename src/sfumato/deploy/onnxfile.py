@@ -21,7 +21,8 @@ __all__ = ["fold_batch_norms", "output_range", "to_onnx"]
 _BATCH = "batch"
 
 _RANGES = {
-    "Sigmoid": (0.0, 1.0), "HardSigmoid": (0.0, 1.0), "Softmax": (0.0, 1.0), "Tanh": (-1.0, 1.0), "Softsign": (-1.0, 1.0)
+    "Sigmoid": (0.0, 1.0), "HardSigmoid": (0.0, 1.0), "Softmax": (0.0, 1.0), "Tanh": (-1.0, 1.0),
+    "Softsign": (-1.0, 1.0),
 }  # fmt: skip
 # Their values are some of those of their first input, or averages of them.
 _KEEPING = {

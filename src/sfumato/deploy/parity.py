@@ -56,7 +56,8 @@ def check_rows(module: nn.Module, inputs: Sequence[Tensor], what: str) -> Tensor
             turned = module(*(part.flip(0) for part in inputs)).flip(0)
         except Exception as error:  # whatever a network raises
             raise ConfigError(f"{what} cannot be computed for one image alone ({error}), as a device does") from error
-    gap = max(float((other - together).abs().max()) if other.shape == together.shape else 1.0 for other in (alone, turned))
+    same = alone.shape == turned.shape == together.shape
+    gap = max(float((other - together).abs().max()) for other in (alone, turned)) if same else float("nan")
     if not gap <= _ROWS_TOLERANCE * max(1e-3, float(together.abs().max())):
         raise ConfigError(
             f"{what} of one image depends on the other images of its batch (it moves by {gap:.2g}), so it would differ "

@@ -34,9 +34,7 @@ def session_of(model: bytes, name: str, *, threads: int = 1) -> Any:
     try:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime has a dozen types, all of which mean this
-        raise BundleError(
-            f"ONNX Runtime cannot load {name} ({str(error)[:200]}); export the bundle again"
-        ) from error
+        raise BundleError(f"ONNX Runtime cannot load {name} ({str(error)[:200]}); export the bundle again") from error
 
 
 def run(session: Any, given: Mapping[str, Any], name: str) -> Any:
