@@ -187,7 +187,7 @@ def _session(folder: Path, manifest: Manifest) -> Any:
     model = manifest.read_file(folder, ENCODER)
     check_graph(model, ENCODER)
     session = session_of(model, ENCODER)
-    shapes = {manifest.input.name: manifest.input.shape}
+    shapes: dict[str, tuple[int, ...]] = {manifest.input.name: manifest.input.shape}
     shapes |= dict.fromkeys(manifest.noise.uniforms, manifest.feature.shape)
     wanted = {name: ("tensor(float)", shape) for name, shape in shapes.items()}
     check_signature(session, wanted, (manifest.feature.name, manifest.feature.shape), ENCODER)

@@ -5,7 +5,7 @@ import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from sfumato.deploy.files import LARGEST_FILE, read_regular
 from sfumato.errors import BundleError, ConfigError
@@ -33,7 +33,7 @@ __all__ = [
     "file_digest",
 ]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION: Final = 2
 MANIFEST = "manifest.json"
 ENCODER = "encoder.onnx"
 DECODER = "decoder.onnx"
