@@ -20,12 +20,9 @@ from sfumato.deploy.manifest import (
     ENCODER,
     MANIFEST,
     NAME,
-    FeatureSpec,
-    InputSpec,
     Manifest,
-    NoiseSpec,
-    OutputSpec,
     QuantizationSpec,
+    datatype_of,
     file_digest,
 )
 from sfumato.deploy.onnxfile import output_range, to_onnx
@@ -157,19 +154,17 @@ def export_bundle(
     limits = output_range(encoder_bytes)
     levels = _levels(channel, config, limits)
     decoder = DecoderHalf(model, levels).cpu().eval()
-    datatype: Literal["FP32", "UINT8", "UINT16"] = "FP32"
-    if levels is not None:
-        datatype = "UINT8" if levels.bits <= 8 else "UINT16"
+    datatype = datatype_of(levels)
     draft = _manifest(
         name=config.name,
         version=str(config.version),
         classes=tuple(classes),
-        input=InputSpec("image", shape, config.resize),  # type: ignore[arg-type]
-        feature=FeatureSpec("feature", feature_shape, datatype, limits),
+        input={"name": "image", "shape": shape, "resize": config.resize},
+        feature={"name": "feature", "shape": feature_shape, "datatype": datatype, "range": limits},
         clip_norm=channel.clip_norm,
-        noise=NoiseSpec(channel.noise_std, uniforms),
+        noise={"std": channel.noise_std, "uniforms": uniforms},
         quantization=levels,
-        output=OutputSpec("logits", (len(classes),), config.reveal, config.top_k),
+        output={"name": "logits", "shape": (len(classes),), "reveal": config.reveal, "top_k": config.top_k},
         files={ENCODER: "0" * 64, DECODER: "0" * 64},
         sizes={ENCODER: 0, DECODER: 0},
         training=training or {},

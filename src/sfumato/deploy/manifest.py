@@ -30,6 +30,7 @@ __all__ = [
     "NoiseSpec",
     "OutputSpec",
     "QuantizationSpec",
+    "datatype_of",
     "file_digest",
 ]
 
@@ -234,11 +235,10 @@ class Manifest(_Part, frozen=True, kw_only=True):
     audit: AuditSpec | None = None
 
     def __post_init__(self) -> None:
-        datatype = "FP32" if self.quantization is None else "UINT8" if self.quantization.bits <= 8 else "UINT16"
-        printable = all(map(str.isprintable, self.classes))
+        printable, kind = all(map(str.isprintable, self.classes)), self.feature.datatype
         for wrong, sentence in (
             (math.prod(self.feature.shape) > 2**31 - 1, "the feature has more than 2^31 values"),
-            (self.feature.datatype != datatype, f"{self.feature.datatype} does not fit the levels"),
+            (kind != datatype_of(self.quantization), f"{kind} does not fit the levels"),
             (self.output.shape != (len(self.classes),), f"shape {list(self.output.shape)} is not one value per class"),
             (len(set(self.classes)) < len(self.classes), "two classes have one name; give each a name of its own"),
             (not printable, "a class name holds control characters or is no Unicode text"),
@@ -347,6 +347,11 @@ class Manifest(_Part, frozen=True, kw_only=True):
 
 class _Version(msgspec.Struct):
     schema_version: int
+
+
+def datatype_of(levels: QuantizationSpec | None) -> str:
+    """What numbers of these levels travel as; floats where there are none."""
+    return "FP32" if levels is None else "UINT8" if levels.bits <= 8 else "UINT16"
 
 
 def file_digest(path: Path) -> str:
