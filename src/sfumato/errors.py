@@ -20,7 +20,16 @@ __all__ = [
 
 
 class SfumatoError(ValueError):
-    """Base of every error with a sentence for the user; the command line prints it and exits with 2 or 3."""
+    """Base of every error a user can cause; the command line prints its sentence and exits with 2 or 3.
+
+    The sentence may quote files and answers of strangers, so control characters never come out of it.
+
+    >>> str(SfumatoError(f"no class {chr(27)}[31mcat"))
+    'no class  [31mcat'
+    """
+
+    def __str__(self) -> str:
+        return "".join(letter if letter.isprintable() else " " for letter in super().__str__())
 
 
 class ConfigError(SfumatoError):

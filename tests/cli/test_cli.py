@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from sfumato import checkpoint
+from sfumato.cli.console import table
 from sfumato.cli.main import main
 
 TINY = ["--data", "digits", "--epochs", "2", "--limit", "300", "--device", "cpu", "--noise-std", "0.1"]
@@ -122,6 +123,16 @@ def test_help_of_attack_has_the_settings_of_all_attacks(capsys):
     assert "passes over the attacker's images (default: decoder 50, gan 150, strong 150, latent 30)" in text
     assert "steps of the critic for each one of the generator (default: gan 10)" in text
     assert "images per step (default: decoder 256, gan 256, strong 64, latent 64)" in text
+
+
+def test_tables_print_texts_as_they_are(capsys):
+    """A class or a file may have any name; markup in it must not become colours or links."""
+    table("[b]t[/b]", ("image", "class"), [("[red]a.png", "[link=http://x]cat[/link]")])
+    shown = capsys.readouterr().out
+    assert "[b]t[/b]" in shown
+    assert "[red]a.png" in shown
+    assert "[link=http://x]cat[/link]" in shown
+    assert "\x1b" not in shown
 
 
 def test_settings_come_from_a_yaml_file_and_options_override_it(tmp_path):

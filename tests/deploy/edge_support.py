@@ -28,6 +28,8 @@ FEATURE = (4, 3)
 CLASSES = 4
 STD = 0.1
 KEY = bytes(range(100, 132))
+FILES = ("encoder.onnx", "decoder.onnx")
+ID = "@" * 32  # in an answer: the id of the query
 
 
 def manifest_of(folder: Path, **changes: Any) -> Manifest:
@@ -38,20 +40,21 @@ def manifest_of(folder: Path, **changes: Any) -> Manifest:
         "version": "1",
         "classes": tuple(f"class {index}" for index in range(CLASSES)),
         "input": InputSpec("image", IMAGE),
-        "feature": FeatureSpec("feature", FEATURE, datatype),
+        "feature": FeatureSpec("feature", FEATURE, datatype, (0.0, 1.0)),
         "clip_norm": None,
         "noise": NoiseSpec(STD),
         "quantization": None if bits is None else QuantizationSpec(bits, -0.4, 1.4),
         "output": OutputSpec("logits", (CLASSES,)),
-        "files": {name: file_digest(folder / name) for name in ("encoder.onnx", "decoder.onnx")},
+        "files": {name: file_digest(folder / name) for name in FILES},
+        "sizes": {name: (folder / name).stat().st_size for name in FILES},
     }
     return Manifest(**(settings | changes))
 
 
 def make_bundle(
-    folder: Path, *, noise_gain: float = STD, extra: list[Any] | None = None, seed: int = 0, **changes: Any
+    folder: Path, *, gain: float = 1.0, extra: list[Any] | None = None, seed: int = 0, **changes: Any
 ) -> Path:
-    """sigmoid(W image) + noise_gain noise; logits = V value(feature). `extra` nodes are added to the encoder."""
+    """gain sigmoid(W image); logits = V value(feature). `extra` nodes are added to the encoder."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     pixels, size = int(np.prod(IMAGE)), int(np.prod(FEATURE))
@@ -61,19 +64,18 @@ def make_bundle(
         helper.make_node("MatMul", ["rows", "w"], ["scores"]),
         helper.make_node("Sigmoid", ["scores"], ["flat"]),
         helper.make_node("Reshape", ["flat", "shape"], ["z_hat"]),
-        helper.make_node("Mul", ["noise", "gain"], ["scaled"]),
+        helper.make_node("Mul", ["z_hat", "gain"], ["part" if masked else "feature"]),
     ]
     if masked:
         encoder += [
             helper.make_node("GreaterOrEqual", ["uniform0", "rate"], ["kept"]),
             helper.make_node("Cast", ["kept"], ["mask"], to=TensorProto.FLOAT),
-            helper.make_node("Mul", ["z_hat", "mask"], ["part"]),
+            helper.make_node("Mul", ["part", "mask"], ["feature"]),
         ]
-    encoder.append(helper.make_node("Add", ["part" if masked else "z_hat", "scaled"], ["feature"]))
     floats, levels = TensorProto.FLOAT, {8: TensorProto.UINT8, 16: TensorProto.UINT16}
     bits = changes.get("bits", 8)
     wire = floats if bits is None else levels[8 if bits <= 8 else 16]
-    inputs = {"image": IMAGE, "noise": FEATURE} | ({"uniform0": FEATURE} if masked else {})
+    inputs = {"image": IMAGE} | ({"uniform0": FEATURE} if masked else {})
     _save(
         folder / "encoder.onnx",
         encoder + (extra or []),
@@ -83,7 +85,7 @@ def make_bundle(
             "pixels": np.array([-1, pixels], np.int64),
             "shape": np.array([-1, *FEATURE], np.int64),
             "w": rng.normal(size=(pixels, size)).astype(np.float32) / 3,
-            "gain": np.array(noise_gain, np.float32),
+            "gain": np.array(gain, np.float32),
             "rate": np.array(0.5, np.float32),
         },
     )
@@ -167,6 +169,8 @@ def recording(answer: Any, tls: ssl.SSLContext | None = None) -> Iterator[Record
                 self.close_connection = True
                 return
             status, headers, data = found
+            head = json.loads(body[: int(self.headers["Inference-Header-Content-Length"])])
+            data = data.replace(ID.encode(), head["id"].encode())
             self.send_response(status)
             for name, value in (headers | {"Content-Length": str(len(data))}).items():
                 self.send_header(name, value)
@@ -193,4 +197,4 @@ def logits_answer(logits: Any) -> tuple[int, dict[str, str], bytes]:
     """A JSON response, as the protocol describes it."""
     rows = np.asarray(logits, np.float32)
     output = {"name": "logits", "datatype": "FP32", "shape": list(rows.shape), "data": rows.ravel().tolist()}
-    return 200, {"Content-Type": "application/json"}, json.dumps({"model_name": "small", "outputs": [output]}).encode()
+    return 200, {"Content-Type": "application/json"}, json.dumps({"id": ID, "outputs": [output]}).encode()

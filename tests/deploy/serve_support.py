@@ -85,6 +85,7 @@ def make_bundle(
         quantization=None if bits is None else QuantizationSpec(bits, 0.0, 1.0),
         output=OutputSpec("logits", (CLASSES,), reveal, top_k),  # type: ignore[arg-type]
         files={file: file_digest(folder / file) for file in ("decoder.onnx", "encoder.onnx")},
+        sizes={file: (folder / file).stat().st_size for file in ("decoder.onnx", "encoder.onnx")},
     ).save(folder)
     return folder
 

@@ -63,12 +63,12 @@ def test_the_listed_files_answer_with_the_listed_packages_alone(bundle, tmp_path
         there.parent.mkdir(parents=True, exist_ok=True)
         (shutil.copytree if here.is_dir() else shutil.copyfile)(here, there)
     packages = packages_of(project())
-    assert packages == {"numpy", "onnxruntime", "cryptography", "PIL"}
+    assert packages == {"numpy", "onnxruntime", "cryptography", "msgspec", "PIL"}
     done = ask(bundle, tmp_path, packages)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split()[-2:] == ["12", "False"]
     # Without one of them it says so and answers nothing, so the guard works.
-    for missing in ("cryptography", "onnxruntime", "PIL"):
+    for missing in ("cryptography", "onnxruntime", "msgspec", "PIL"):
         refused = ask(bundle, tmp_path, packages - {missing})
         assert refused.returncode != 0
         assert "Error: " in refused.stderr.splitlines()[-1]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -17,12 +18,13 @@ from torch import nn
 from sfumato import defenses, models
 from sfumato.defenses import Site
 from sfumato.deploy import EdgeClient, ExportConfig, Manifest, export_bundle
-from sfumato.deploy.bundle import replace_folder
+from sfumato.deploy.engines import cluster_name
+from sfumato.deploy.files import replace_folder
 from sfumato.deploy.graph import check_graph
-from sfumato.deploy.halves import EncoderHalf, check_exportable
+from sfumato.deploy.halves import EncoderHalf
 from sfumato.deploy.onnxfile import to_onnx
-from sfumato.deploy.quantise import dequantise, quantise
-from sfumato.errors import BundleError, ConfigError
+from sfumato.deploy.release import Release, dequantise
+from sfumato.errors import BundleError, ConfigError, SfumatoWarning, StorageError
 from sfumato.split import Channel, SplitModel
 
 CLASSES = ("a", "b", "c")
@@ -54,7 +56,7 @@ def exported(folder, model, shape=(1, 8, 8), **settings):
 
 @pytest.fixture(scope="module")
 def model():
-    return split_model(channel=Channel(noise_std=0.1, quantize_bits=8, clip_norm=4.0))
+    return split_model(channel=Channel(noise_std=0.1, quantize_bits=8, clip_norm=3.0))
 
 
 @pytest.fixture(scope="module")
@@ -66,13 +68,12 @@ def session(folder: Path, name: str) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(folder / name, providers=["CPUExecutionProvider"])
 
 
-def run_as_device_and_server(folder, images, noise, uniforms=()):
+def run_as_device_and_server(folder, images, noise):
     manifest = Manifest.load(folder)
-    given = {"image": images, "noise": noise} | dict(zip(manifest.noise.uniforms, uniforms, strict=True))
-    (feature,) = session(folder, "encoder.onnx").run(None, given)
-    wire = feature if manifest.quantization is None else quantise(feature, manifest.quantization)
+    (feature,) = session(folder, "encoder.onnx").run(None, {"image": images})
+    wire = Release(manifest)(feature, noise.astype(np.float64))
     (logits,) = session(folder, "decoder.onnx").run(None, {"feature": wire})
-    return feature, wire, logits
+    return wire, logits
 
 
 def as_in_training(model, images, seed=5):
@@ -86,11 +87,13 @@ def as_in_training(model, images, seed=5):
     return out, noise.numpy(), [one.numpy() for one in uniforms]
 
 
-@pytest.mark.parametrize("batch", [1, 3])
-def test_device_and_server_together_are_the_split_model(bundle, model, batch):
-    images = np.random.default_rng(0).random((batch, 1, 8, 8), np.float32)
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_device_and_server_together_are_the_split_model(bundle, model, seed):
+    """Clip, noise and levels of the device, for one image as it does them, against the channel of the training."""
+    images = np.random.default_rng(seed).random((1, 1, 8, 8), np.float32)
     out, noise, _ = as_in_training(model, images)
-    _, wire, logits = run_as_device_and_server(bundle.folder, images, noise)
+    assert torch.linalg.vector_norm(out.features) == pytest.approx(3.0)  # the clip acts
+    wire, logits = run_as_device_and_server(bundle.folder, images, noise)
     assert wire.dtype == np.uint8
     # Equal levels but for values that float rounding puts on the other side of a half.
     levels = bundle.manifest.quantization
@@ -105,15 +108,16 @@ def test_device_and_server_together_are_the_split_model(bundle, model, batch):
 def test_the_networks_of_the_paper(tmp_path, network):
     shape = (3, 16, 16)
     model = split_model(network, shape, Channel(noise_std=0.05))
-    done = exported(tmp_path / "bundle", model, shape)
+    done = exported(tmp_path / "bundle", model, shape, floats=True)
+    assert done.manifest.feature.range == (0.0, 1.0)
     assert done.parity.feature < 1e-5
     assert done.parity.logits < 1e-5
-    images = np.random.default_rng(1).random((4, *shape), np.float32)
+    images = np.random.default_rng(1).random((1, *shape), np.float32)
     out, noise, _ = as_in_training(model, images)
-    feature, _, logits = run_as_device_and_server(done.folder, images, noise)
-    assert feature.dtype == np.float32
-    assert np.abs(feature - out.released.numpy()).max() < 1e-5
-    assert np.abs(logits - out.logits.numpy()).max() < 1e-5
+    wire, logits = run_as_device_and_server(done.folder, images, noise)
+    assert wire.dtype == np.float32
+    assert np.abs(wire - out.released.numpy()).max() < 0.05 / 512 + 1e-6  # half a step of the grid
+    assert np.abs(logits - out.logits.numpy()).max() < 1e-2
     for name in ("encoder.onnx", "decoder.onnx"):
         operators = [node.op_type for node in onnx.load(done.folder / name).graph.node]
         assert "BatchNormalization" not in operators
@@ -134,13 +138,14 @@ def test_the_encoder_of_every_defence(name):
         return
     images = np.random.default_rng(2).random((3, 1, 8, 8), np.float32)
     out, noise, uniforms = as_in_training(model, images)
-    names = ["image", "noise", *(f"uniform{index}" for index in range(len(uniforms)))]
+    names = ["image", *(f"uniform{index}" for index in range(len(uniforms)))]
     assert len(uniforms) == (name == "dropout")
     example = [torch.rand(2, 1, 8, 8), *(torch.rand(2, *noise.shape[1:]) for _ in names[1:])]
     running = onnxruntime.InferenceSession(to_onnx(half, example, names, "feature"))
-    (feature,) = running.run(None, dict(zip(names, (images, noise, *uniforms), strict=True)))
+    (feature,) = running.run(None, dict(zip(names, (images, *uniforms), strict=True)))
     levels = model.channel.quantization_range
     width = (levels[1] - levels[0]) / 255
+    feature = feature + np.float32(model.channel.noise_std) * noise
     released = np.clip(np.rint((feature - np.float32(levels[0])) / np.float32(width)), 0, 255) * width + levels[0]
     assert (np.abs(released - out.released.numpy()) > 1e-5).mean() < 0.01
 
@@ -179,7 +184,7 @@ def test_a_network_that_draws_random_numbers_is_refused(tmp_path):
 
     model = split_model()
     model.edge = nn.Sequential(model.edge, Noisy(), nn.Sigmoid())
-    with pytest.raises(BundleError, match=r"encoder.onnx draws random numbers itself \(operator RandomNormalLike\)"):
+    with pytest.raises((BundleError, ConfigError), match=r"draws random numbers itself|depends on the other images"):
         exported(tmp_path / "bundle", model.eval())
     assert list(tmp_path.iterdir()) == []
     data = to_onnx(nn.Dropout(0.5), (torch.rand(2, 3),), ("feature",), "logits")  # in evaluation, where it does nothing
@@ -194,6 +199,7 @@ def test_a_network_that_draws_random_numbers_is_refused(tmp_path):
         ({}, {"version": 0}, "version is 0"),
         ({}, {"reveal": "top_k"}, "top_k is None"),
         ({}, {"reveal": "top_k", "top_k": 4}, "top_k 4"),
+        ({}, {"floats": True, "quantize_bits": 8}, "exclude each other"),
         ({}, {"top_k": 2}, "reveal is logits and top_k is 2"),
         ({}, {"quantize_bits": 17}, "quantize_bits is 17"),
     ],
@@ -205,15 +211,114 @@ def test_settings_that_make_no_sense(tmp_path, changes, settings, said):
     assert not (tmp_path / "bundle").exists()
 
 
-def test_a_feature_that_nothing_bounds_is_refused():
-    edge, cloud = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.ReLU()), nn.Linear(4, 3)
-    check = {"example": torch.rand(2, 1, 8, 8), "allow_no_noise": False, "allow_unbounded": False}
+class Shifted(nn.Module):
+    """What it gives has no bound that the last operation would tell."""
+
+    def forward(self, x):
+        return torch.sigmoid(x.flatten(1)) + x.flatten(1)
+
+
+SIGMOID = nn.Sequential(nn.Flatten(), nn.Sigmoid())
+
+
+@pytest.mark.parametrize(
+    ("edge", "channel", "settings", "levels"),
+    [
+        (SIGMOID, {}, {}, (8, -0.4, 1.4)),
+        (SIGMOID, {}, {"quantize_bits": 3}, (3, -0.4, 1.4)),
+        (SIGMOID, {}, {"floats": True}, None),
+        (SIGMOID, {"quantize_bits": 5, "low": -1.0, "high": 2.0}, {}, (5, -1.4, 2.4)),
+        (SIGMOID, {"clip_norm": 0.5}, {}, (8, -0.4, 0.9)),
+        (nn.Sequential(nn.Flatten(), nn.Tanh()), {}, {}, (8, -1.4, 1.4)),
+        (Shifted(), {"clip_norm": 3.0}, {}, (8, -3.4, 3.4)),
+        (Shifted(), {"quantize_bits": 4}, {}, (4, -0.4, 1.4)),
+        (Shifted(), {}, {"unbounded": True, "floats": True}, None),
+    ],
+)
+def test_levels_are_the_default_wherever_a_range_is_known(tmp_path, edge, channel, settings, levels):
+    model = SplitModel(edge, Channel(**({"noise_std": 0.1} | channel)), nn.Linear(64, 3)).eval()
+    found = exported(tmp_path / "bundle", model, **settings).manifest.quantization
+    assert (None if found is None else (found.bits, found.low, found.high)) == (
+        None if levels is None else pytest.approx(levels)
+    )
+
+
+def test_a_feature_that_nothing_bounds_is_refused_or_warned_of(tmp_path):
+    model = SplitModel(Shifted(), Channel(noise_std=0.1), nn.Linear(64, 3)).eval()
     with pytest.raises(ConfigError, match="outgrow any noise"):
-        check_exportable(SplitModel(edge, Channel(noise_std=0.1), cloud), **check)
-    for bounded in (Channel(noise_std=0.1, clip_norm=1.0), Channel(noise_std=0.1, quantize_bits=8)):
-        check_exportable(SplitModel(edge, bounded, cloud), **check)
-    check_exportable(SplitModel(edge, Channel(noise_std=0.1), cloud), **(check | {"allow_unbounded": True}))
-    check_exportable(SplitModel(nn.Sequential(edge, nn.Sigmoid()), Channel(noise_std=0.1), cloud), **check)
+        exported(tmp_path / "bundle", model)
+    with pytest.warns(SfumatoWarning, match="range of this feature is unknown, so it is sent as floats"):
+        assert exported(tmp_path / "bundle", model, unbounded=True).manifest.quantization is None
+    with pytest.raises(ConfigError, match="cannot be quantised after training"):
+        exported(tmp_path / "bundle", model, unbounded=True, quantize_bits=8)
+    quiet = SplitModel(SIGMOID, Channel(noise_std=0.001), nn.Linear(64, 3)).eval()
+    with pytest.warns(SfumatoWarning, match="levels are 0.004 apart, more than the noise of 0.001"):
+        exported(tmp_path / "bundle", quiet)
+
+
+def test_less_noise_than_was_audited_is_refused(tmp_path):
+    audit = {"sha256": "0" * 64, "target": "t", "channel": {"noise_std": 0.2}, "headline": "h"}
+    model = SplitModel(SIGMOID, Channel(noise_std=0.1), nn.Linear(64, 3)).eval()
+    with pytest.raises(BundleError, match="deviation 0.1, and its audit was made with 0.2"):
+        export_bundle(model, tmp_path / "b", ExportConfig("m"), classes=CLASSES, image_shape=(1, 8, 8), audit=audit)
+
+
+class Attends(nn.Module):
+    """Takes the batch for the sequence: batch_first is missing."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0)
+
+    def forward(self, z):
+        return self.layer(z.reshape(-1, 4, 16)).flatten(1)[:, :3]
+
+
+class Centres(nn.Module):
+    def forward(self, z):
+        return (z - z.mean(0, keepdim=True))[:, :3]
+
+
+class Ranks(nn.Module):
+    """A row's place in its batch: no row alone shows it, another order does."""
+
+    def forward(self, z):
+        return z[:, :3] + torch.arange(len(z))[:, None]
+
+
+@pytest.mark.parametrize("mixing", [Attends, Centres, Ranks], ids=lambda kind: kind.__name__)
+def test_rows_that_see_one_another_are_refused(tmp_path, mixing):
+    torch.manual_seed(0)
+    model = SplitModel(SIGMOID, Channel(noise_std=0.1), mixing()).eval()
+    with pytest.raises(ConfigError, match="the decoder's answer of one image depends on the other images"):
+        exported(tmp_path / "bundle", model)
+    edge = nn.Sequential(nn.BatchNorm2d(1, track_running_stats=False), SIGMOID)
+    model = SplitModel(edge, Channel(noise_std=0.1), nn.Linear(64, 3)).eval()
+    with pytest.raises(ConfigError, match="the encoder's feature of one image depends on the other images"):
+        exported(tmp_path / "bundle", model)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "names", [("a", "b", "a"), ("", "b", "c"), ("a\nb", "b", "c"), ("a\0", "b", "c"), ("caf\udce9", "b", "c")]
+)
+def test_class_names_that_are_none_or_not_distinct(tmp_path, names):
+    model = SplitModel(SIGMOID, Channel(noise_std=0.1), nn.Linear(64, 3)).eval()
+    with pytest.raises(ConfigError, match="cannot be described"):
+        export_bundle(model, tmp_path / "b", ExportConfig("m"), classes=names, image_shape=(1, 8, 8))
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path, bundle):
+    def fill() -> None:
+        with replace_folder(tmp_path / "bundle", "manifest.json") as fresh:
+            (fresh / "half").write_text("")
+            raise OSError(28, "No space left on device")
+
+    shutil.copytree(bundle.folder, tmp_path / "bundle")
+    with pytest.raises(StorageError, match="No space left on device; free some space"):
+        fill()
+    Manifest.load(tmp_path / "bundle")
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
 def test_a_network_whose_export_is_not_faithful_is_refused(tmp_path, model, monkeypatch):
@@ -258,9 +363,17 @@ def test_the_triton_repository(bundle):
 def test_the_kserve_manifest(bundle):
     service = yaml.safe_load((bundle.folder / "kserve.yaml").read_text())
     assert (service["apiVersion"], service["kind"]) == ("serving.kserve.io/v1beta1", "InferenceService")
-    assert service["metadata"] == {"name": "model", "annotations": {"sfumato/manifest": bundle.manifest.digest()}}
+    assert service["metadata"] == {"name": "model"}
     model = service["spec"]["predictor"]["model"]
     assert (model["modelFormat"]["name"], model["protocolVersion"]) == ("triton", "v2")
+
+
+@pytest.mark.parametrize("name", ["7_Segments.v2", "A" * 128, "0", "x-", "On", "1e3", "9" * 128, "a._-" * 20])
+def test_names_for_a_cluster(name):
+    """The rule of Kubernetes for the names of services, RFC 1035, with room for what KServe appends."""
+    found = cluster_name(name)
+    assert re.fullmatch(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", f"{found}-predictor")
+    assert re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", found)
 
 
 def test_a_second_export_replaces_a_bundle_and_nothing_else(tmp_path, bundle):
@@ -269,19 +382,19 @@ def test_a_second_export_replaces_a_bundle_and_nothing_else(tmp_path, bundle):
     (target / "stray").write_text("of the old bundle")
 
     def fail() -> None:
-        with replace_folder(target) as fresh:
+        with replace_folder(target, "manifest.json") as fresh:
             (fresh / "half").write_text("")
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
         fail()
     assert (target / "stray").exists()
-    with replace_folder(target) as fresh:
+    with replace_folder(target, "manifest.json") as fresh:
         (fresh / "manifest.json").write_text("{}")
     assert [path.name for path in target.iterdir()] == ["manifest.json"]
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.txt").write_text("")
-    with pytest.raises(ConfigError, match="no bundle"), replace_folder(tmp_path / "home"):
+    with pytest.raises(ConfigError, match="no bundle"), replace_folder(tmp_path / "home", "manifest.json"):
         pass
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "home"]
 
@@ -301,7 +414,11 @@ def test_from_a_run_to_an_answer_on_the_command_line(tmp_path, capsys):
     assert told["manifest"]["training"]["accuracy"] == json.loads((run / "result.json").read_text())["accuracy"]
     assert told["manifest"]["feature"]["datatype"] == "UINT8"
     assert told["parity"]["images"] == 72
+    capsys.readouterr()
     assert main(["verify", str(out), "--key", f"{key}.pub"]) == 0
+    assert f"digests agree, signed by {told['signed_by']}" in capsys.readouterr().out
+    assert main(["verify", str(out)]) == 0
+    assert "who made the bundle was not checked" in capsys.readouterr().out
     image = tmp_path / "digit.png"
     test = data.load("digits").test
     Image.fromarray(test.images[0, 0].numpy()).save(image)
@@ -316,4 +433,4 @@ def test_from_a_run_to_an_answer_on_the_command_line(tmp_path, capsys):
     (out / "triton" / "run" / "1" / "model.onnx").unlink()
     (out / "triton" / "run" / "1" / "model.onnx").write_bytes(b"other")
     assert main(["verify", str(out)]) == 2
-    assert "is not the bundle's decoder" in capsys.readouterr().err
+    assert "model.onnx is not the file that was exported" in capsys.readouterr().err

@@ -1,18 +1,18 @@
 """The manifest: what is written is read again, what is wrong is refused in one sentence."""
 
 import json
-from importlib.resources import files
+import os
 
 import pytest
 from edge_support import make_bundle
 
 from sfumato.deploy import Manifest
-from sfumato.deploy.manifest import NoiseSpec, OutputSpec
+from sfumato.deploy.manifest import AuditedChannel, AuditSpec, NoiseSpec, OutputSpec
 from sfumato.errors import BundleError
 
 jsonschema = pytest.importorskip("jsonschema")
 
-SCHEMA = json.loads(files("sfumato.deploy").joinpath("manifest.schema.json").read_text(encoding="utf-8"))
+SCHEMA = Manifest.schema()
 
 
 @pytest.fixture(scope="module")
@@ -30,20 +30,19 @@ def test_what_is_written_is_read_again_and_fits_the_published_schema(tmp_path, b
     folder = make_bundle(
         tmp_path,
         bits=bits,
-        noise=NoiseSpec(0.1, "fresh", ("uniform0",)),
+        noise=NoiseSpec(0.1, ("uniform0",)),
         clip_norm=2.5,
         output=OutputSpec("logits", (4,), "top_k", 2),
         training={"accuracy": 0.5, "config": {"lr": 1e-3}},
-        audit={"headline": "x"},
+        audit=AuditSpec(sha256="0" * 64, target="t", channel=AuditedChannel(0.1), headline="h", minutes=3.0),
     )
     text = (folder / "manifest.json").read_text()
     jsonschema.Draft202012Validator(SCHEMA).validate(json.loads(text))
     read = Manifest.load(folder)
     assert read.as_dict() == json.loads(text)
-    assert read.noise == NoiseSpec(0.1, "fresh", ("uniform0",))
+    assert read.noise == NoiseSpec(0.1, ("uniform0",))
     assert read.feature.datatype == {None: "FP32", 1: "UINT8", 8: "UINT8", 9: "UINT16", 16: "UINT16"}[bits]
-    # The canonical bytes are those of any JSON library that sorts keys and leaves out blanks.
-    assert read.canonical_bytes() == json.dumps(json.loads(text), sort_keys=True, separators=(",", ":")).encode()
+    assert read.encode() == (folder / "manifest.json").read_bytes()
 
 
 WRONG = {
@@ -55,18 +54,26 @@ WRONG = {
     "an unknown entry inside": lambda m: m["noise"].update(generator="fast"),
     "two channels": lambda m: m["input"].update(shape=[2, 6, 5]),
     "no height": lambda m: m["input"].update(shape=[3, 0, 5]),
-    "another range": lambda m: m["input"].update(range=[0, 255]),
+    "a range in words": lambda m: m["feature"].update(range=["low", "high"]),
     "another resize": lambda m: m["input"].update(resize="crop"),
     "negative noise": lambda m: m["noise"].update(std=-0.1),
     "noise true": lambda m: m["noise"].update(std=True),
-    "another mode": lambda m: m["noise"].update(mode="none"),
+    "noise of a lifetime": lambda m: m["noise"].update(std=1e308),
     "another datatype": lambda m: m["feature"].update(datatype="FP64"),
     "17 bits": lambda m: m["quantization"].update(bits=17),
     "clip at 0": lambda m: m.update(clip_norm=0),
     "a digest that is none": lambda m: m["files"].update({"encoder.onnx": "abc"}),
-    "no decoder": lambda m: m["files"].pop("decoder.onnx"),
+    "a negative size": lambda m: m["sizes"].update({"encoder.onnx": -1}),
     "classes null": lambda m: m.update(classes=None),
+    "an empty class": lambda m: m["classes"].__setitem__(0, ""),
     "audit text": lambda m: m.update(audit="good"),
+    "an audit of no channel": lambda m: m.update(audit={"sha256": "0" * 64, "target": "t", "headline": "h"}),
+    "a file outside": lambda m: m["files"].update({"../../etc/passwd": "0" * 64}),
+    "a file anywhere": lambda m: m["files"].update({"/etc/passwd": "0" * 64}),
+    "a file on another drive": lambda m: m["files"].update({"C:encoder.onnx": "0" * 64}),
+    "a file on another machine": lambda m: m["files"].update({"\\\\host\\share": "0" * 64}),
+    "a file with NUL": lambda m: m["files"].update({"a\0b": "0" * 64}),
+    "a name with a line feed": lambda m: m.update(name="small\n"),
 }
 WRONG_TOGETHER = {
     "floats with levels": lambda m: m["feature"].update(datatype="FP32"),
@@ -75,8 +82,13 @@ WRONG_TOGETHER = {
     "top_k without k": lambda m: m["output"].update(reveal="top_k"),
     "k without top_k": lambda m: m["output"].update(top_k=1),
     "k above the classes": lambda m: m["output"].update(reveal="top_k", top_k=5),
-    "a file outside": lambda m: m["files"].update({"../../etc/passwd": "0" * 64}),
-    "a file anywhere": lambda m: m["files"].update({"/etc/passwd": "0" * 64}),
+    "no decoder": lambda m: [m[part].pop("decoder.onnx") for part in ("files", "sizes")],
+    "a file without a size": lambda m: m["sizes"].pop("encoder.onnx"),
+    "an empty range": lambda m: m["feature"].update(range=[1, 1]),
+    "hardly any noise": lambda m: m["noise"].update(std=5e-324),
+    "two classes of one name": lambda m: m["classes"].__setitem__(0, "class 1"),
+    "a class with an escape sequence": lambda m: m["classes"].__setitem__(0, "\x1b[31mred"),
+    "a class with a line feed": lambda m: m["classes"].__setitem__(0, "a\nb"),
     "a feature too large": lambda m: m["feature"].update(shape=[2**16, 2**16]),
 }
 
@@ -92,31 +104,57 @@ def test_a_wrong_manifest_is_refused_in_one_sentence(bundle, plain, tmp_path, na
     assert jsonschema.Draft202012Validator(SCHEMA).is_valid(plain) == (name in WRONG_TOGETHER)
 
 
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("", "damaged"),
-        ("[]", "not a JSON object"),
-        ("{", "damaged"),
-        ('{"schema_version": 1, "name": "a", "name": "b"}', "occurs twice"),
-        ('{"schema_version": NaN}', "not JSON"),
-        ("[" * 100_000, "damaged"),
-        ('{"schema_version": 2, "whatever": 1}', "schema 2, this version reads up to 1; upgrade sfumato"),
-        ('{"schema_version": "1"}', "whole number"),
-    ],
-)
-def test_what_is_no_manifest_of_ours(tmp_path, text, said):
-    (tmp_path / "manifest.json").write_text(text)
-    with pytest.raises(BundleError, match=said):
-        Manifest.load(tmp_path)
+BAD_JSON = {
+    "nothing": (b"", "truncated"),
+    "a list": (b"[]", "Expected `object`"),
+    "half": (b"{", "truncated"),
+    "NaN": (b'{"schema_version": NaN}', "malformed"),
+    "no text": (b"\xff\xfe\x00", "malformed"),
+    "nested without end": (b"[" * 100_000, "Expected `object`|recursion"),
+    "nested inside": (b'{"schema_version": 2, "training": {"x": ' + b"[" * 90_000 + b"]" * 90_000 + b"}}", "recursion"),
+    "a number beyond float64": (b'{"schema_version": 2, "training": {"x": 1e999}}', "out of range"),
+    "half a surrogate pair": (b'{"schema_version": 2, "training": {"x": "\\ud800"}}', "malformed|truncated"),
+    "an escape sequence": (b'{"schema_version": 2, "\\u001b[2J": 1}', "unknown field"),
+    "a later version": (b'{"schema_version": 3, "whatever": 1}', "schema 3, this version reads 2; upgrade sfumato"),
+    "version 0.1": (b'{"schema_version": 1, "whatever": 1}', r"version 0.1, .* convert it by .*`sfumato export RUN"),
+    "a version in words": (b'{"schema_version": "2"}', "Expected `int`"),
+    "17 MB": (b" " * (17 << 20), "is larger than"),
+}
 
 
-def test_what_is_no_text_and_what_is_not_there(tmp_path):
-    (tmp_path / "manifest.json").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(BundleError, match="damaged"):
+@pytest.mark.parametrize("name", BAD_JSON)
+def test_what_is_no_manifest_of_ours(tmp_path, name):
+    data, said = BAD_JSON[name]
+    (tmp_path / "manifest.json").write_bytes(data)
+    with pytest.raises(BundleError, match=said) as caught:
         Manifest.load(tmp_path)
+    assert str(caught.value).isprintable()
+
+
+def test_only_regular_files_are_read(tmp_path):
     with pytest.raises(BundleError, match="is not a bundle .*No such file.*`sfumato export"):
         Manifest.load(tmp_path / "none")
+    folder = make_bundle(tmp_path / "bundle")
+    for name in ("encoder.onnx", "manifest.json"):
+        path = folder / name
+        data = path.read_bytes()
+        for make in (os.mkfifo, os.mkdir, lambda one: os.symlink("/dev/zero", one)):
+            path.unlink()
+            make(path)
+            with pytest.raises(BundleError, match="not a regular file|Is a directory"):
+                Manifest.load(folder)
+            path.rmdir() if path.is_dir() else None
+            path.unlink(missing_ok=True)
+            path.write_bytes(data)
+    Manifest.load(folder)
+
+
+def test_a_longer_file_is_found_by_its_size_before_it_is_read(tmp_path):
+    folder = make_bundle(tmp_path)
+    with (folder / "decoder.onnx").open("r+b") as handle:
+        handle.truncate(1 << 40)  # a hole, of which nothing is read but one byte too much
+    with pytest.raises(BundleError, match="is larger than"):
+        Manifest.load(folder)
 
 
 def test_a_changed_or_missing_file_is_found_and_only_where_it_is_needed(tmp_path):

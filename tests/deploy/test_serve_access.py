@@ -211,12 +211,10 @@ class TestBundles:
             pass
 
     def test_a_signature_is_required_where_it_is_asked_for(self, bundle, tmp_path):
-        from sfumato.deploy.manifest import Manifest
-
         public = new_key(tmp_path / "maker")
         with pytest.raises(BundleError, match="not signed"), running(bundle, require_signature=public):
             pass
-        sign(bundle, Manifest.load(bundle).canonical_bytes(), private_key(tmp_path / "maker"))
+        sign(bundle, private_key(tmp_path / "maker"))
         with running(bundle, require_signature=public) as server:
             assert infer(server.rest, features())[0] == 200
         other = new_key(tmp_path / "other")
@@ -224,7 +222,7 @@ class TestBundles:
             pass
 
     def test_a_network_that_does_not_fit_its_manifest(self, bundle, tmp_path):
-        from dataclasses import replace
+        from msgspec.structs import replace
 
         from sfumato.deploy.manifest import FeatureSpec, Manifest
 

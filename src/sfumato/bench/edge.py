@@ -13,9 +13,9 @@ from sfumato.bench.timing import Ratio
 from sfumato.deploy.edge import EdgeClient
 from sfumato.deploy.manifest import ENCODER
 from sfumato.deploy.messages import http_query
-from sfumato.deploy.noise import Stream, memoised_key
+from sfumato.deploy.noise import Stream, channel_identity, memoised_key
 from sfumato.deploy.preprocess import prepare
-from sfumato.deploy.quantise import quantise
+from sfumato.deploy.release import Release
 from sfumato.deploy.runtime import session_of
 
 __all__ = ["edge_rows"]
@@ -91,16 +91,15 @@ def _variants(client: EdgeClient, bundle: Path) -> dict[str, Callable[[], object
     image = prepare(pixels, manifest.input)
     session = session_of(manifest.read_file(bundle, ENCODER), ENCODER)
     shape, outputs = (1, *manifest.feature.shape), [manifest.feature.name]
-    count, identity, levels = int(np.prod(shape)), manifest.files[ENCODER], manifest.quantization
-    fixed = {manifest.input.name: image, "noise": np.zeros(shape, np.float32)}
+    count, channel, fixed = int(np.prod(shape)), Release(manifest), {manifest.input.name: image}
+    identity = channel_identity(manifest.files[ENCODER], manifest.noise.std, manifest.clip_norm)
 
     def noise() -> object:
         return Stream(memoised_key(_KEY, identity, image.data)).normals(count)
 
     def to_bytes() -> object:
         drawn = Stream(memoised_key(_KEY, identity, image.data)).normals(count).reshape(shape)
-        noisy = session.run(outputs, {manifest.input.name: image, "noise": drawn})[0]
-        return http_query(manifest, noisy if levels is None else quantise(noisy, levels))
+        return http_query(manifest, channel(session.run(outputs, fixed)[0], drawn))
 
     return {
         "encoder": lambda: session.run(outputs, fixed),

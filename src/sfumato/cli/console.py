@@ -16,6 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 __all__ = ["Bar", "console", "progress_bar", "say", "table"]
 
@@ -71,11 +72,11 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, 
 
     With `whole`, no cell is shortened, even where lines get longer than the terminal is wide.
     """
-    shown = Table(title=title, title_justify="left")
+    shown = Table(title=Text(title, "table.title") if title else None, title_justify="left")
     for index, name in enumerate(columns):
         shown.add_column(name, justify="left" if index == 0 else "right", no_wrap=whole)
     for row in rows:
-        shown.add_row(*row)
+        shown.add_row(*map(Text, row))  # a text is printed as it is; "[red]" in a file's name is no colour
     if whole:
         wanted = Measurement.get(console, console.options.update(max_width=10_000), shown).maximum
         Console(soft_wrap=True, width=max(wanted, console.width)).print(shown)

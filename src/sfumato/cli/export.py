@@ -65,10 +65,11 @@ def run(words: Sequence[str]) -> None:
 
 def _make_key(path: Path) -> None:
     from sfumato.cli.console import say
-    from sfumato.deploy.signing import fingerprint, new_key, public_key
+    from sfumato.deploy.signing import fingerprint, new_key, public_keys
 
     public = new_key(path)
-    say(f"signing key: {path} (keep it secret); public key: {public}, fingerprint {fingerprint(public_key(public))}")
+    (key,) = public_keys(public)
+    say(f"signing key: {path} (keep it secret); public key: {public}, fingerprint {fingerprint(key)}")
 
 
 def _export(parsed: Any, config: Any) -> None:
@@ -104,15 +105,13 @@ def _export(parsed: Any, config: Any) -> None:
             key=key,
         )
     manifest, parity = done.manifest, done.parity
-    noise = f"{manifest.noise.mode}, standard deviation {manifest.noise.std:g}"
     size = f"{_bytes_on_the_wire(manifest)} bytes as {manifest.feature.datatype}"
     rows = [
         ("model", f"{manifest.name}, version {manifest.version}"),
         ("feature on the wire", f"{'x'.join(map(str, manifest.feature.shape))}, {size}"),
-        ("noise", noise),
+        ("noise", f"standard deviation {manifest.noise.std:g}, added by the device"),
         ("largest difference from PyTorch, feature", f"{parity.feature:.1e}"),
         ("largest difference from PyTorch, logits", f"{parity.logits:.1e}"),
-        *([] if done.pte_parity is None else [("the same of ExecuTorch, feature", f"{done.pte_parity:.1e}")]),
         ("compared on", f"{parity.images} images, {0 if images is None else len(images)} of them real"),
         ("audit", "none of these weights" if audit is None else audit["headline"]),
         ("signed by", done.signed_by or "nobody"),
@@ -126,7 +125,6 @@ def _export(parsed: Any, config: Any) -> None:
             "manifest": manifest.as_dict(),
             "digest": manifest.digest(),
             "parity": {"feature": parity.feature, "logits": parity.logits, "images": parity.images},
-            "pte_parity": done.pte_parity,
             "signed_by": done.signed_by,
         },
     )

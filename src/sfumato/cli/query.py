@@ -6,7 +6,6 @@ from pathlib import Path
 from sfumato.cli.console import table
 from sfumato.cli.parser import CommandParser, save_json
 from sfumato.deploy.edge import EdgeClient
-from sfumato.deploy.transport import names
 from sfumato.errors import ConfigError
 
 __all__ = ["run"]
@@ -24,7 +23,6 @@ def run(words: Sequence[str]) -> None:
     parser.add_argument("bundle", type=str, help="folder with manifest.json and encoder.onnx")
     parser.add_argument("images", type=str, nargs="+", help="image files")
     parser.add_argument("--url", type=str | None, default=None, help="of the server")
-    parser.add_argument("--transport", choices=list(names()), default="http", help="how to ask")
     parser.add_argument("--offline", action="store_true", help="run the bundle's own decoder here instead of asking")
     parser.add_argument("--token_file", type=str | None, default=None, help="file with the bearer token")
     parser.add_argument(
@@ -40,12 +38,13 @@ def run(words: Sequence[str]) -> None:
     )
     parser.add_argument("--device_key", type=str | None, default=None, help="the device's secret; made if missing")
     parser.add_argument(
-        "--key", type=str | None, default=None, help="Ed25519 public key in PEM that must have signed the bundle"
+        "--key",
+        type=str | None,
+        default=None,
+        help="PEM file with Ed25519 public keys, any one of which must have signed the bundle",
     )
-    parser.add_argument("--budget", type=int, default=4, help="with fresh noise: queries allowed for one input")
-    parser.add_argument("--budget_file", type=str | None, default=None, help="with fresh noise: keeps the counts")
     parser.add_argument("--allow_no_noise", action="store_true", help="accept a bundle that adds no noise")
-    parser.add_argument("--timeout", type=float, default=10.0, help="seconds for one answer")
+    parser.add_argument("--timeout", type=float, default=10.0, help="seconds for the whole query")
     parser.add_argument("--retries", type=int, default=3, help="how often the same bytes are sent again")
     parsed = parser.read(words)
     if (parsed.url is None) != parsed.offline:
@@ -53,14 +52,11 @@ def run(words: Sequence[str]) -> None:
     client = EdgeClient(
         parsed.bundle,
         parsed.url,
-        transport=parsed.transport,
         token=_token(parsed.token_file),
         ca=parsed.ca,
         cert=None if parsed.cert is None else (parsed.cert[0], parsed.cert[1]),
         device_key=parsed.device_key,
         require_signature=parsed.key,
-        budget=parsed.budget,
-        budget_file=parsed.budget_file,
         allow_no_noise=parsed.allow_no_noise,
         timeout=parsed.timeout,
         retries=parsed.retries,

@@ -254,8 +254,10 @@ def _decode(data: bytes) -> Pixels:
         try:
             import simplejpeg
 
-            pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB")
-            return pixels
+            # The two round CMYK differently, and a device may have Pillow only.
+            if simplejpeg.decode_jpeg_header(data)[2] not in ("CMYK", "YCCK"):
+                pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB")
+                return pixels
         except ValueError as error:
             # What is missing cannot be decoded by others either; they would only fill it with grey.
             if _DAMAGED.search(str(error)):

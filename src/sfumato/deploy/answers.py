@@ -68,10 +68,8 @@ def predictions(outputs: Mapping[str, npt.NDArray[Any]], manifest: Manifest, cou
 
 def _prediction(manifest: Manifest, order: npt.NDArray[np.int64], shares: npt.NDArray[Any]) -> Prediction:
     names = manifest.classes
-    found: dict[str, float] = {}
-    for index, share in zip(order, shares, strict=False):  # a label alone comes without shares
-        found.setdefault(names[index], float(share))
-    return Prediction(names[order[0]], int(order[0]), found)
+    shown = zip(order, shares, strict=False)  # a label alone comes without shares
+    return Prediction(names[order[0]], int(order[0]), {names[index]: float(share) for index, share in shown})
 
 
 def _unfit(reason: str) -> RemoteError:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from sfumato.deploy.manifest import AuditedChannel
 from sfumato.errors import CheckpointError, ConfigError
 
 __all__ = ["audit_headline"]
@@ -67,14 +68,14 @@ def _short(value: dict[str, Any], path: Path) -> dict[str, Any]:
     try:
         if value["format"] != _FORMAT:
             raise ValueError(f"its format is {value['format']}, not {_FORMAT}")
-        name = value["best"]["test"]["mse"]
+        name, channel = value["best"]["test"]["mse"], value["target"]["channel"]
         (attack,) = [one for one in value["attacks"] if one["name"] == name]
         judged = [
             {key: one[key] for key in ("expression", "metric", "value", "limit", "holds")}
             for one in value["thresholds"]
         ]
         return {
-            "channel": value["target"]["channel"],
+            "channel": {name: channel[name] for name in AuditedChannel.__struct_fields__ if name in channel},
             "headline": value["verdict"]["headline"],
             "notes": value["verdict"]["notes"],
             "strongest": {

@@ -1,11 +1,10 @@
 """The device's secret: 32 bytes of the operating system, in a file that only its owner can read."""
 
-import contextlib
 import os
-import stat
-import tempfile
+import time
 from pathlib import Path
 
+from sfumato.deploy.files import read_secret
 from sfumato.deploy.noise import KEY_BYTES
 from sfumato.errors import ConfigError, StorageError
 
@@ -13,7 +12,7 @@ __all__ = ["DEFAULT_PATH", "load_device_key"]
 
 DEFAULT_PATH = "~/.config/sfumato/device.key"
 
-_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+_PATIENCE = 2.0  # seconds for another process that is making the key
 
 
 def load_device_key(source: Path | str | bytes | None = None) -> bytes:
@@ -26,22 +25,21 @@ def load_device_key(source: Path | str | bytes | None = None) -> bytes:
         source: path of the file, 32 bytes, or None for `~/.config/sfumato/device.key`.
 
     Raises:
-        ConfigError: it is not 32 bytes, or others may read the file.
+        ConfigError: it is not 32 bytes, others may read the file, or there is no home folder for the default.
         StorageError: the file cannot be made.
     """
     if isinstance(source, bytes):
         return _checked(source, "the given device key")
-    path = Path(DEFAULT_PATH if source is None else source).expanduser()
+    try:
+        path = Path(DEFAULT_PATH if source is None else source).expanduser()
+    except RuntimeError:
+        raise ConfigError("this user has no home folder to keep the device key in; give a --device-key file") from None
     if not path.exists():
         _make(path)
-    try:
-        with path.open("rb") as handle:
-            mode = os.fstat(handle.fileno()).st_mode
-            data = handle.read(KEY_BYTES + 1)
-    except OSError as error:
-        raise ConfigError(f"cannot read the device key {path}: {error.strerror}; give another --device-key") from error
-    if os.name == "posix" and mode & _OTHERS:
-        raise ConfigError(f"others may read the device key {path}; run `chmod 600 {path}`, or delete it for a new one")
+    data, deadline = read_secret(path, "device key"), time.monotonic() + _PATIENCE
+    while len(data) < KEY_BYTES and time.monotonic() < deadline:
+        time.sleep(0.01)
+        data = read_secret(path, "device key")
     return _checked(data, str(path))
 
 
@@ -52,19 +50,23 @@ def _checked(data: bytes, name: str) -> bytes:
 
 
 def _make(path: Path) -> None:
-    """Write a new key aside and link it into place: of two processes that start together, both read the first one's."""
+    """Of two processes that start together one makes the file and the other waits for its content.
+
+    No hard link is needed, which FAT and many mounts do not have.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mode 0600
         try:
-            with os.fdopen(descriptor, "wb") as handle:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
+        except FileExistsError:
+            return
+        try:
+            with os.fdopen(descriptor, "wb", buffering=0) as handle:
                 handle.write(os.urandom(KEY_BYTES))
-                handle.flush()
                 os.fsync(handle.fileno())
-            with contextlib.suppress(FileExistsError):
-                os.link(name, path)
-        finally:
-            os.unlink(name)
+        except OSError:
+            path.unlink()
+            raise
     except OSError as error:
         raise StorageError(
             f"cannot make the device key {path}: {error.strerror}; give a --device-key in a folder that can be written"

@@ -6,15 +6,18 @@ import re
 import shutil
 from pathlib import Path
 
+import yaml
+
 from sfumato.deploy.manifest import DECODER, Manifest
 from sfumato.files import write_text
 
-__all__ = ["kserve_manifest", "triton_config", "write_engines"]
+__all__ = ["cluster_name", "kserve_manifest", "triton_config", "write_engines"]
 
 _MAX_BATCH = 64
 _QUEUE_DELAY_US = 500
 _QUEUE_TIMEOUT_US = 1_000_000
 _MAX_QUEUE = 512
+_LONGEST_NAME = 40  # KServe and Knative append words to it, and 63 letters are the limit of a host's name
 
 _TRITON = """\
 # Triton model repository of the decoder: tritonserver --model-repository=triton
@@ -32,29 +35,6 @@ dynamic_batching {{
     max_queue_size: {queue}
   }}
 }}
-"""
-
-_KSERVE = """\
-# Serves the decoder with Triton in a cluster: kubectl apply -f kserve.yaml
-# Copy the folder `triton` to your storage and put its address in the place of storageUri.
-{remark}apiVersion: serving.kserve.io/v1beta1
-kind: InferenceService
-metadata:
-  name: {host}
-  annotations:
-    sfumato/manifest: "{digest}"
-spec:
-  predictor:
-    minReplicas: 1
-    model:
-      modelFormat:
-        name: triton
-      protocolVersion: v2
-      runtime: kserve-tritonserver
-      storageUri: pvc://models/{name}/triton
-      resources:
-        requests: {{cpu: "1", memory: 1Gi}}
-        limits: {{cpu: "2", memory: 2Gi}}
 """
 
 
@@ -76,17 +56,51 @@ def triton_config(manifest: Manifest) -> str:
     )
 
 
+def cluster_name(name: str) -> str:
+    """A model's name as Kubernetes takes it: small letters, digits and dashes, beginning with a letter.
+
+    >>> cluster_name("7_Segments.v2")
+    'm-7-segments-v2'
+    """
+    plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    return (plain if plain[:1].isalpha() else f"m-{plain}")[:_LONGEST_NAME].strip("-")
+
+
 def kserve_manifest(manifest: Manifest) -> str:
-    """The text of an InferenceService; the cluster's name of it is the model's in small letters, digits and dashes."""
-    host = re.sub(r"[^a-z0-9]+", "-", manifest.name.lower()).strip("-")[:63].strip("-")
-    return _KSERVE.format(remark=_remark(manifest), host=host, name=manifest.name, digest=manifest.digest())
+    """The text of an InferenceService that serves the decoder with Triton."""
+    service = {
+        "apiVersion": "serving.kserve.io/v1beta1",
+        "kind": "InferenceService",
+        "metadata": {"name": cluster_name(manifest.name)},
+        "spec": {
+            "predictor": {
+                "minReplicas": 1,
+                "model": {
+                    "modelFormat": {"name": "triton"},
+                    "protocolVersion": "v2",
+                    "runtime": "kserve-tritonserver",
+                    "storageUri": f"pvc://models/{manifest.name}/triton",
+                    "resources": {
+                        "requests": {"cpu": "1", "memory": "1Gi"},
+                        "limits": {"cpu": "2", "memory": "2Gi"},
+                    },
+                },
+            }
+        },
+    }
+    return (
+        "# Serves the decoder with Triton in a cluster: kubectl apply -f kserve.yaml\n"
+        "# Copy the folder `triton` to your storage and put its address in the place of storageUri.\n"
+        + _remark(manifest)
+        + yaml.safe_dump(service, sort_keys=False)
+    )
 
 
 def write_engines(manifest: Manifest, folder: Path) -> None:
     """Write `triton/NAME/` and `kserve.yaml` into a bundle; the decoder is linked, or copied."""
     repository = folder / "triton" / manifest.name
     write_text(repository / "config.pbtxt", triton_config(manifest))
-    write_text(repository / "labels.txt", "".join(f"{' '.join(name.split())}\n" for name in manifest.classes))
+    write_text(repository / "labels.txt", "".join(f"{name}\n" for name in manifest.classes))
     weights = repository / manifest.version / "model.onnx"
     weights.parent.mkdir(parents=True, exist_ok=True)
     try:

@@ -1,34 +1,34 @@
 """From a trained split model to a bundle: two ONNX networks, the manifest, and what serving engines need."""
 
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import msgspec
 import torch
 from torch import Tensor
 
-from sfumato.deploy.bundle import replace_folder
+from sfumato.deploy.edge import check_noise
 from sfumato.deploy.engines import write_engines
+from sfumato.deploy.files import replace_folder
 from sfumato.deploy.graph import check_graph
-from sfumato.deploy.halves import DecoderHalf, EncoderHalf, check_exportable, ends_in_sigmoid
+from sfumato.deploy.halves import DecoderHalf, EncoderHalf, check_exportable
 from sfumato.deploy.manifest import (
     DECODER,
     ENCODER,
+    MANIFEST,
     NAME,
-    FeatureSpec,
-    InputSpec,
     Manifest,
-    NoiseSpec,
-    OutputSpec,
     QuantizationSpec,
+    datatype_of,
     file_digest,
 )
-from sfumato.deploy.onnxfile import to_onnx
-from sfumato.deploy.parity import Parity, measure_parity
-from sfumato.deploy.pte import PTE, pte_parity, to_pte
+from sfumato.deploy.onnxfile import output_range, to_onnx
+from sfumato.deploy.parity import Parity, check_rows, measure_parity
 from sfumato.deploy.signing import sign
-from sfumato.errors import ConfigError
+from sfumato.errors import ConfigError, SfumatoWarning
 from sfumato.split import Channel, SplitModel
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 __all__ = ["ExportConfig", "Exported", "export_bundle"]
 
 _SEED = 20
+_BITS = 8
+_ROWS = 4
 
 
 @dataclass(frozen=True)
@@ -46,25 +48,22 @@ class ExportConfig:
     Attributes:
         name: of the served model: letters, digits and `._-`.
         version: of the served model, a whole number from 1.
-        noise: `memoised` repeats the noise when one device meets the same input again, so that asking again gains
-            nothing; `fresh` draws anew for every query, with a budget for each input.
-        quantize_bits: bits per value on the wire, 1 to 16; none takes what the run was trained with.
+        quantize_bits: bits per value on the wire, 1 to 16; none takes what the run was trained with, or 8.
+        floats: send floats, rounded to a grid far finer than the noise, instead of levels.
         reveal: what a server answers: `logits`, `top_k` or `label`; the less, the harder the model is to copy.
         top_k: how many classes `top_k` reveals.
         resize: `bilinear` stretches images of other sizes as training did, `exact` refuses them.
-        executorch: write `encoder.pte` for ExecuTorch (XNNPACK) as well.
         without_noise: export a run that was trained without noise: nothing protects what it sends.
         unbounded: export an encoder whose feature nothing bounds, so that it may outgrow the noise.
     """
 
     name: str
     version: int = 1
-    noise: Literal["memoised", "fresh"] = "memoised"
     quantize_bits: int | None = None
+    floats: bool = False
     reveal: Literal["logits", "top_k", "label"] = "logits"
     top_k: int | None = None
     resize: Literal["bilinear", "exact"] = "bilinear"
-    executorch: bool = False
     without_noise: bool = False
     unbounded: bool = False
 
@@ -80,6 +79,10 @@ class ExportConfig:
                 f"reveal is {self.reveal} and top_k is {self.top_k}; give the number of classes with top_k, and only "
                 "with it, such as --reveal top_k --top-k 3"
             )
+        if self.floats and self.quantize_bits is not None:
+            raise ConfigError("floats and quantize_bits exclude each other; give one of them")
+        if self.quantize_bits is not None and not 1 <= self.quantize_bits <= 16:
+            raise ConfigError(f"quantize_bits is {self.quantize_bits}; give a whole number from 1 to 16")
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,6 @@ class Exported:
         folder: where it lies.
         manifest: what it says.
         parity: how far ONNX Runtime and PyTorch differ on it.
-        pte_parity: how far ExecuTorch and PyTorch differ in the feature, or None where it was not asked for.
         signed_by: fingerprint of the key that signed it, or None.
     """
 
@@ -98,7 +100,6 @@ class Exported:
     manifest: Manifest
     parity: Parity
     signed_by: str | None
-    pte_parity: float | None = None
 
 
 def export_bundle(
@@ -115,19 +116,19 @@ def export_bundle(
 ) -> Exported:
     """Write a bundle for a split model, and check that it computes what the model does.
 
-    The encoder takes the image in [0, 1] and standard normal noise, and gives the noisy feature; the device rounds it
-    to the levels. The decoder turns level numbers back into values itself. A random mask of a defence becomes one more
+    The encoder takes the image in [0, 1] and gives the clean feature; the device clips it, adds the noise and rounds to
+    the levels. The decoder turns level numbers back into values itself. A random mask of a defence becomes one more
     input. Neither file can draw a random number.
 
     Args:
         model: trained; it stays as it is.
         folder: the bundle; an older bundle there is replaced whole, anything else is left alone.
-        config: names, noise, levels, answer.
-        classes: their names, in the order of the logits.
+        config: names, levels, answer.
+        classes: their names, in the order of the logits, no two alike.
         image_shape: (C, H, W).
         images: (n, C, H, W) in [0, 1], real ones for the comparison with PyTorch; random ones are always compared.
         training: provenance, plain values.
-        audit: the audit's headline, plain values.
+        audit: the audit's headline, as `audited.audit_headline` gives it.
         key: signs the manifest.
 
     Raises:
@@ -135,78 +136,114 @@ def export_bundle(
         BundleError: what was exported differs from PyTorch's by more than 1e-5, or could draw random numbers.
         StorageError: the folder cannot be written.
     """
+    channel = model.channel
+    check_exportable(model, allow_no_noise=config.without_noise)
+    encoder = EncoderHalf(model).cpu().eval()
     generator = torch.Generator().manual_seed(_SEED)
     shape = tuple(int(size) for size in image_shape)
-    example = torch.rand((2, *shape), generator=generator)
-    check_exportable(model, example, allow_no_noise=config.without_noise, allow_unbounded=config.unbounded)
-    channel = _channel(model, config, example)
-    split = SplitModel(model.edge, channel, model.cloud)
-    levels = None
-    if channel.quantize_bits is not None:
-        levels = QuantizationSpec(channel.quantize_bits, *channel.quantization_range)
-    encoder, decoder = EncoderHalf(split).cpu().eval(), DecoderHalf(split, levels).cpu().eval()
+    example = torch.rand((_ROWS, *shape), generator=generator)
     with torch.no_grad():
-        feature_shape = tuple(encoder.channel.bound(encoder.edge(example)).shape[1:])
-    datatype: Literal["FP32", "UINT8", "UINT16"] = "FP32"
-    if levels is not None:
-        datatype = "UINT8" if levels.bits <= 8 else "UINT16"
-    uniforms = tuple(f"uniform{index}" for index, _ in enumerate(channel.stochastic_transforms))
-    draft = Manifest(
+        feature_shape = tuple(channel.bound(encoder.edge(example)).shape[1:])
+    uniforms = tuple(f"uniform{index}" for index, _ in enumerate(encoder.masks))
+    draws = [torch.rand((_ROWS, *feature_shape), generator=generator) for _ in uniforms]
+    clean = check_rows(encoder, (example, *draws), "the encoder's feature")
+    noisy = clean + channel.noise_std * torch.randn(clean.shape, generator=generator)
+    check_rows(DecoderHalf(model, None).cpu().eval(), (noisy,), "the decoder's answer")
+    encoder_bytes = to_onnx(encoder, (example, *draws), ("image", *uniforms), "feature")
+    check_graph(encoder_bytes, ENCODER)
+    limits = output_range(encoder_bytes)
+    levels = _levels(channel, config, limits)
+    decoder = DecoderHalf(model, levels).cpu().eval()
+    datatype = datatype_of(levels)
+    draft = _manifest(
         name=config.name,
         version=str(config.version),
         classes=tuple(classes),
-        input=InputSpec("image", shape, (0.0, 1.0), config.resize),
-        feature=FeatureSpec("feature", feature_shape, datatype),
+        input={"name": "image", "shape": shape, "resize": config.resize},
+        feature={"name": "feature", "shape": feature_shape, "datatype": datatype, "range": limits},
         clip_norm=channel.clip_norm,
-        noise=NoiseSpec(channel.noise_std, config.noise, uniforms),
+        noise={"std": channel.noise_std, "uniforms": uniforms},
         quantization=levels,
-        output=OutputSpec("logits", (len(classes),), config.reveal, config.top_k),
+        output={"name": "logits", "shape": (len(classes),), "reveal": config.reveal, "top_k": config.top_k},
         files={ENCODER: "0" * 64, DECODER: "0" * 64},
+        sizes={ENCODER: 0, DECODER: 0},
         training=training or {},
         audit=audit,
     )
-    Manifest.from_dict(draft.as_dict())  # what contradicts the model (top_k, the classes) is found before the work
-    draws = [torch.rand((2, *feature_shape), generator=generator) for _ in range(1 + len(uniforms))]
-    encoder_bytes = to_onnx(encoder, (example, *draws), ("image", "noise", *uniforms), "feature")
-    check_graph(encoder_bytes, ENCODER)
-    wire = torch.zeros((2, *feature_shape), dtype=_TORCH_TYPES[datatype])
+    check_noise(draft, allow_no_noise=config.without_noise)
+    wire = torch.zeros((_ROWS, *feature_shape), dtype=_TORCH_TYPES[datatype])
     decoder_bytes = to_onnx(decoder, (wire,), ("feature",), "logits")
     check_graph(decoder_bytes, DECODER)
     parity = measure_parity(encoder, decoder, draft, encoder_bytes, decoder_bytes, images, generator)
-    files = {ENCODER: encoder_bytes, DECODER: decoder_bytes}
-    pte = None
-    if config.executorch:
-        files[PTE] = to_pte(encoder, (example, *draws))
-        pte = pte_parity(files[PTE], encoder, [(example, *draws)])
     signed_by = None
-    with replace_folder(folder) as fresh:
-        for name, data in files.items():
+    with replace_folder(folder, MANIFEST) as fresh:
+        for name, data in ((ENCODER, encoder_bytes), (DECODER, decoder_bytes)):
             (fresh / name).write_bytes(data)
-        manifest = replace(draft, files={name: file_digest(fresh / name) for name in files})
+        write_engines(draft, fresh)
+        paths = {path.relative_to(fresh).as_posix(): path for path in sorted(fresh.rglob("*")) if path.is_file()}
+        manifest = msgspec.structs.replace(
+            draft,
+            files={name: file_digest(path) for name, path in paths.items()},
+            sizes={name: path.stat().st_size for name, path in paths.items()},
+        )
         manifest.save(fresh)
-        write_engines(manifest, fresh)
         if key is not None:
-            signed_by = sign(fresh, manifest.canonical_bytes(), key)
-    return Exported(folder, Manifest.load(folder), parity, signed_by, pte)
+            signed_by = sign(fresh, key)
+    return Exported(folder, Manifest.load(folder), parity, signed_by)
 
 
 _TORCH_TYPES = {"FP32": torch.float32, "UINT8": torch.uint8, "UINT16": torch.uint16}
 
 
-def _channel(model: SplitModel, config: ExportConfig, example: Tensor) -> Channel:
-    """The channel that is deployed: the trained one, with levels where the export asks for them."""
-    channel = model.channel
-    if config.quantize_bits is None:
-        return channel
-    if channel.quantize_bits is None and not ends_in_sigmoid(model.edge, example):
+def _manifest(**values: Any) -> Manifest:
+    """A manifest of checked values: what contradicts the model (top_k, the classes) is found before the work."""
+    try:
+        return msgspec.convert(msgspec.to_builtins(values), Manifest)
+    except (msgspec.MsgspecError, ValueError, TypeError) as error:
+        raise ConfigError(f"the bundle cannot be described: {error}") from error
+
+
+def _levels(channel: Channel, config: ExportConfig, limits: tuple[float, float] | None) -> QuantizationSpec | None:
+    """The levels on the wire: those of the training, or 8 bits over the feature's range and four sigma on both sides.
+
+    Raises:
+        ConfigError: nothing bounds the feature and the caller has not allowed that, or levels are asked for where no
+            range is known.
+    """
+    bits, radius = config.quantize_bits, channel.clip_norm
+    if limits is None and radius is None and channel.quantize_bits is None and not config.unbounded:
         raise ConfigError(
-            "the range of this feature is unknown, so it cannot be quantised after training; train with --quantize-bits"
+            "nothing bounds the feature, so the encoder can outgrow any noise; train with a bottleneck (it ends in a "
+            "sigmoid), with --clip-norm or with --quantize-bits, or allow it by name (--unbounded)"
         )
-    return Channel(
-        noise_std=channel.noise_std,
-        clip_norm=channel.clip_norm,
-        quantize_bits=config.quantize_bits,
-        low=channel.low,
-        high=channel.high,
-        transforms=channel.transforms,
-    )
+    if config.floats:
+        return None
+    if channel.quantize_bits is not None:
+        low, high = channel.quantization_range
+        return QuantizationSpec(bits or channel.quantize_bits, low, high)
+    if limits is None and radius is None:
+        if bits is not None:
+            raise ConfigError(
+                "the range of this feature is unknown, so it cannot be quantised after training; train with "
+                "--quantize-bits"
+            )
+        warnings.warn(
+            "the range of this feature is unknown, so it is sent as floats; train with --quantize-bits or --clip-norm "
+            "for a quarter of the bytes, or say --floats",
+            SfumatoWarning,
+            stacklevel=3,
+        )
+        return None
+    low, high = limits or (-float(radius or 0), float(radius or 0))
+    if radius is not None:
+        low, high = max(low, -radius), min(high, radius)
+    slack = 4 * channel.noise_std
+    levels = QuantizationSpec(bits or _BITS, low - slack, high + slack)
+    if levels.width > channel.noise_std > 0 and bits is None:
+        warnings.warn(
+            f"the {_BITS}-bit levels are {levels.width:.2g} apart, more than the noise of {channel.noise_std:.2g}; "
+            "give more --quantize-bits if the accuracy suffers",
+            SfumatoWarning,
+            stacklevel=3,
+        )
+    return levels

@@ -1,171 +1,133 @@
-"""What is inside an ONNX file, read without the package `onnx`: nothing that draws random numbers may be.
+"""What may be inside an ONNX file of a bundle: the operators and fields that our exporter writes, and nothing else.
 
-ONNX Runtime's random operators are a 31-bit linear congruential generator seeded from the clock: its state, and with it
-all noise to come, follows from a few values. Noise is therefore an input, and a graph that makes its own is refused.
+Read without the package `onnx`, which a device does not have. Encoding of Protocol Buffers:
+https://protobuf.dev/programming-guides/encoding, numbers of the fields: onnx.proto.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
-from sfumato.deploy.protobuf import Value, WireError, fields
 from sfumato.errors import BundleError
 
-__all__ = ["Operator", "check_graph", "operators"]
+__all__ = ["check_graph"]
 
-# Field numbers of onnx.proto.
-_MODEL_GRAPH, _MODEL_TRAINING, _MODEL_FUNCTIONS = 7, 20, 25
-_TRAINING_GRAPHS = (1, 2)
-_GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_SPARSE = 1, 5, 15
-_NODE_INPUT, _NODE_OPERATOR, _NODE_ATTRIBUTE, _NODE_DOMAIN = 1, 4, 5, 7
-_ATTRIBUTE_TENSOR, _ATTRIBUTE_GRAPH, _ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS = 5, 6, 10, 11
-_FUNCTION_NAME, _FUNCTION_NODE, _FUNCTION_DOMAIN = 1, 7, 10
-_TENSOR_EXTERNAL, _TENSOR_LOCATION = 13, 14
+# Deterministic operators of the standard that torch.onnx writes for inference. Not among them: random ones, of which
+# ONNX Runtime's can be predicted; If, Loop and Scan, whose bodies are graphs; sequences, strings, training.
+_OPERATORS = frozenset({
+    "Abs", "Acos", "Acosh", "Add", "And", "ArgMax", "ArgMin", "Asin", "Asinh", "Atan", "Atanh", "Attention",
+    "AveragePool", "BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor", "Cast", "CastLike",
+    "Ceil", "Celu", "Clip", "Col2Im", "Concat", "Constant", "ConstantOfShape", "Conv", "ConvTranspose", "Cos",
+    "Cosh", "CumSum", "DFT", "DepthToSpace", "Det", "Div", "Einsum", "Elu", "Equal", "Erf", "Exp", "Expand",
+    "EyeLike", "Flatten", "Floor", "GRU", "Gather", "GatherElements", "GatherND", "Gelu", "Gemm",
+    "GlobalAveragePool", "GlobalMaxPool", "Greater", "GreaterOrEqual", "GridSample", "GroupNormalization",
+    "HardSigmoid", "HardSwish", "Identity", "InstanceNormalization", "IsInf", "IsNaN", "LSTM",
+    "LayerNormalization", "LeakyRelu", "Less", "LessOrEqual", "Log", "LogSoftmax", "MatMul", "Max", "MaxPool",
+    "Min", "Mish", "Mod", "Mul", "Neg", "Not", "Or", "PRelu", "Pad", "Pow", "RMSNormalization", "RNN", "Range",
+    "Reciprocal", "ReduceL1", "ReduceL2", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin",
+    "ReduceProd", "ReduceSum", "ReduceSumSquare", "Relu", "Reshape", "Resize", "Round", "STFT",
+    "ScatterElements", "ScatterND", "Selu", "Shape", "Sigmoid", "Sign", "Sin", "Sinh", "Size", "Slice",
+    "Softmax", "Softplus", "Softsign", "Split", "Sqrt", "Squeeze", "Sub", "Sum", "Swish", "Tan", "Tanh",
+    "ThresholdedRelu", "Tile", "TopK", "Transpose", "Trilu", "Unsqueeze", "Where", "Xor",
+})  # fmt: skip
+_RANDOM = ("Random", "Bernoulli", "Multinomial", "Dropout")
+_STANDARD = (b"", b"ai.onnx")
 
-_STANDARD = ("", "ai.onnx")
-_RANDOM = {"Bernoulli", "Multinomial", "Dropout"}  # and all that begin with Random
-_DEEPEST = 64
+_N, _B, _F = {0}, {2}, {5}  # kinds of fields on the wire: a number, what has a length, four bytes
+_LONGEST = 10  # bytes of a 64-bit number
+
+# By message: number of the field -> the kinds it may have, or the message it holds. What is not here is refused, so are
+# functions (25 of the model), training (20), sparse tensors (15 of the graph), subgraphs (6 of an attribute) and
+# weights in other files (13 and 14 of a tensor).
+_FIELDS: dict[str, dict[int, set[int] | str]] = {
+    "model": {1: _N, 2: _B, 3: _B, 7: "graph", 8: "opset"},
+    "opset": {1: _B, 2: _N},
+    "graph": {1: "node", 2: _B, 5: "tensor", 11: "value", 12: "value"},
+    "node": {1: _B, 2: _B, 3: _B, 4: _B, 5: "attribute", 7: _B},
+    "attribute": {1: _B, 2: _F, 3: _N, 4: _B, 5: "tensor", 7: _F | _B, 8: _N | _B, 9: _B, 20: _N},
+    "tensor": {1: _N | _B, 2: _N, 4: _F | _B, 5: _N | _B, 7: _N | _B, 8: _B, 9: _B},
+    "value": {1: _B, 2: "type"},
+    "type": {1: "tensor type"},
+    "tensor type": {1: _N, 2: "shape"},
+    "shape": {1: "dimension"},
+    "dimension": {1: _N, 2: _B},
+}
+_OPERATOR, _DOMAINS = ("node", 4), (("node", 7), ("opset", 1))
 
 
-@dataclass(frozen=True)
-class Operator:
-    """One node, wherever it is: in the graph, in a branch or loop, in a function.
-
-    Attributes:
-        name: such as `Conv`.
-        domain: empty for the standard operators.
-    """
-
-    name: str
-    domain: str
-
-
-def operators(model: bytes) -> list[Operator]:
-    """Every operator of an ONNX model, those of subgraphs, functions and training graphs included.
-
-    Raises:
-        WireError: the bytes are no ONNX model.
-    """
-    return [found for found in _walk_model(model) if isinstance(found, Operator)]
+class _Refused(ValueError):
+    """The file is not one that the exporter writes."""
 
 
 def check_graph(model: bytes, name: str) -> None:
-    """Refuse a model that could draw random numbers or that is not complete in itself.
-
-    Refused are the random operators of ONNX, `Dropout` in any form (the exporter leaves none), operators of other
-    domains that the file does not define itself, and weights in other files, which no hash of the manifest covers.
+    """Refuse a network that the exporter cannot have written.
 
     Args:
         model: the file's bytes.
         name: of the file, for messages.
 
     Raises:
-        BundleError: the model is refused, or is no ONNX model.
+        BundleError: an operator, a domain or a field is not on the list, or the bytes are no ONNX model.
     """
     try:
-        found = list(_walk_model(model))
-    except (WireError, UnicodeDecodeError, RecursionError) as error:
-        raise BundleError(f"{name} is no ONNX file ({error}); export the bundle again") from error
-    defined = {(one.domain, one.name) for one in found if isinstance(one, _Function)}
-    ours = [one for one in found if isinstance(one, Operator)]
-    if not ours:
-        raise BundleError(f"{name} is no ONNX file (it has no operators); export the bundle again")
-    for one in ours:
-        if (one.domain, one.name) in defined:
-            continue  # its body was walked
-        if one.domain in _STANDARD and (one.name.startswith("Random") or one.name in _RANDOM):
-            raise BundleError(
-                f"{name} draws random numbers itself (operator {one.name}), and ONNX's random numbers can be "
-                "predicted: noise has to be an input; export the run with `sfumato export`"
-            )
-        if one.domain not in _STANDARD:
-            raise BundleError(
-                f"{name} uses {one.domain}::{one.name}, which is not a standard operator, so nobody can say whether "
-                "it is random; export the run with `sfumato export`"
-            )
-    if any(isinstance(one, _External) for one in found):
-        raise BundleError(f"{name} keeps weights in another file, which no hash covers; export the bundle again")
+        operators = list(_walk(memoryview(model), "model"))
+    except _Refused as error:
+        raise BundleError(f"{name} is refused: {error}; export the run again with `sfumato export`") from error
+    if not operators:
+        raise BundleError(f"{name} is no ONNX file (it has no operators); export the run again with `sfumato export`")
 
 
-@dataclass(frozen=True)
-class _Function:
-    name: str
-    domain: str
+def _walk(data: memoryview, message: str) -> Iterator[str]:
+    """The operators of a message; every field of it and of those inside is held against the list."""
+    operators = 0
+    for number, kind, value in _fields(data):
+        allowed = _FIELDS[message].get(number, set())
+        if isinstance(allowed, str) and kind in _B:
+            yield from _walk(value, allowed)
+        elif isinstance(allowed, str) or kind not in allowed:
+            raise _Refused(f"its {message} holds field {number}, which the exporter never writes")
+        elif (message, number) in _DOMAINS and bytes(value) not in _STANDARD:
+            raise _Refused(f"it uses the domain {bytes(value)[:100]!r}, which is not the standard's")
+        elif (message, number) == _OPERATOR:
+            operators += 1
+            yield _operator(bytes(value).decode("utf-8", "replace")[:100])
+    if message == "node" and operators != 1:
+        raise _Refused("one of its nodes has not exactly one operator")
 
 
-@dataclass(frozen=True)
-class _External:
-    pass
+def _operator(name: str) -> str:
+    if name.startswith(_RANDOM):
+        raise _Refused(
+            f"it draws random numbers itself (operator {name}), which can be predicted; noise belongs into the "
+            "channel, not into the network"
+        )
+    if name not in _OPERATORS:
+        raise _Refused(f"it holds the operator {name!r}, which the exporter never writes")
+    return name
 
 
-_Found = Operator | _Function | _External
+def _fields(view: memoryview) -> Iterator[tuple[int, int, memoryview]]:
+    """The fields of one message in their order: number, kind and, of what has a length, the bytes."""
+    at = 0
+    while at < len(view):
+        tag, at = _number(view, at)
+        kind, size = tag & 7, 0
+        if kind in _N:
+            _, at = _number(view, at)
+        elif kind in _B:
+            size, at = _number(view, at)
+        elif kind in _F:
+            size = 4
+        else:
+            raise _Refused("it is no ONNX file")
+        if at + size > len(view):
+            raise _Refused("it is no ONNX file, or cut off")
+        yield tag >> 3, kind, view[at : at + size]
+        at += size
 
 
-def _walk_model(data: bytes) -> Iterator[_Found]:
-    for name, value in fields(data):
-        if name == _MODEL_GRAPH:
-            yield from _walk_graph(_message(value), 0)
-        elif name == _MODEL_FUNCTIONS:
-            yield from _walk_function(_message(value))
-        elif name == _MODEL_TRAINING:
-            for inner, graph in fields(_message(value)):
-                if inner in _TRAINING_GRAPHS:
-                    yield from _walk_graph(_message(graph), 0)
-
-
-def _walk_graph(data: memoryview, depth: int) -> Iterator[_Found]:
-    for name, value in fields(data):
-        if name == _GRAPH_NODE:
-            yield from _walk_node(_message(value), depth)
-        elif name == _GRAPH_INITIALIZER:
-            yield from _walk_tensor(_message(value))
-        elif name == _GRAPH_SPARSE:
-            for _, part in fields(_message(value)):
-                if not isinstance(part, int):
-                    yield from _walk_tensor(part)
-
-
-def _walk_function(data: memoryview) -> Iterator[_Found]:
-    own, domain = "", ""
-    for name, value in fields(data):
-        if name == _FUNCTION_NAME:
-            own = _text(value)
-        elif name == _FUNCTION_DOMAIN:
-            domain = _text(value)
-        elif name == _FUNCTION_NODE:
-            yield from _walk_node(_message(value), 0)
-    if domain not in _STANDARD:  # a function cannot take the place of a standard operator
-        yield _Function(own, domain)
-
-
-def _walk_node(data: memoryview, depth: int) -> Iterator[_Found]:
-    if depth > _DEEPEST:
-        raise WireError("its graphs are nested too deeply")
-    operator, domain = "", ""
-    for name, value in fields(data):
-        if name == _NODE_OPERATOR:
-            operator = _text(value)
-        elif name == _NODE_DOMAIN:
-            domain = _text(value)
-        elif name == _NODE_ATTRIBUTE:
-            for inner, part in fields(_message(value)):
-                if inner in (_ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS):
-                    yield from _walk_graph(_message(part), depth + 1)
-                elif inner in (_ATTRIBUTE_TENSOR, _ATTRIBUTE_TENSORS):
-                    yield from _walk_tensor(_message(part))
-    yield Operator(operator, domain)
-
-
-def _walk_tensor(data: memoryview) -> Iterator[_Found]:
-    for name, value in fields(data):
-        if name == _TENSOR_EXTERNAL or (name == _TENSOR_LOCATION and value == 1):
-            yield _External()
-
-
-def _message(value: Value) -> memoryview:
-    if isinstance(value, int):
-        raise WireError("a number stands where a message belongs")
-    return value
-
-
-def _text(value: Value) -> str:
-    return bytes(_message(value)).decode()
+def _number(view: memoryview, at: int) -> tuple[int, int]:
+    value = 0
+    for shift, byte in enumerate(view[at : at + _LONGEST]):
+        value |= (byte & 0x7F) << 7 * shift
+        if byte < 0x80:
+            return value, at + shift + 1
+    raise _Refused("it is no ONNX file, or cut off")

@@ -1,4 +1,4 @@
-"""The two halves of a split model as they are exported: image to wire, and wire to logits."""
+"""The two halves of a split model as they are exported: image to clean feature, and wire to logits."""
 
 import copy
 
@@ -6,24 +6,33 @@ from torch import Tensor, nn
 
 from sfumato.deploy.manifest import QuantizationSpec
 from sfumato.errors import ConfigError
-from sfumato.split import SplitModel, feature_range
+from sfumato.split import Channel, SplitModel
 
-__all__ = ["DecoderHalf", "EncoderHalf", "check_exportable", "ends_in_sigmoid"]
+__all__ = ["DecoderHalf", "EncoderHalf", "check_exportable"]
 
 
 class EncoderHalf(nn.Module):
-    """`(image, noise, *uniforms) -> feature`: encoder, transforms, clip, masks, noise; everything before the levels."""
+    """`(image, *uniforms) -> feature`: encoder, transforms and masks. Clip, noise and levels are the device's doing.
+
+    Where masks follow, the clip before each of them is part of the network, as `Channel.release` has it.
+    """
 
     takes_star = True
 
     def __init__(self, model: SplitModel) -> None:
         super().__init__()
+        channel = copy.deepcopy(model.channel)
         self.edge = copy.deepcopy(model.edge).float()
-        self.channel = copy.deepcopy(model.channel)
+        self.masks = nn.ModuleList(channel.stochastic_transforms)
+        self.bound = Channel(clip_norm=channel.clip_norm if len(self.masks) else None, transforms=channel.transforms)
+        self.clip = Channel(clip_norm=channel.clip_norm)
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        image, noise, *uniforms = inputs
-        return self.channel.perturb(self.channel.bound(self.edge(image)), noise, uniforms)
+        image, *uniforms = inputs
+        feature = self.bound.bound(self.edge(image))
+        for index, (mask, uniform) in enumerate(zip(self.masks, uniforms, strict=True)):
+            feature = mask.with_uniform(self.clip.bound(feature) if index else feature, uniform)  # type: ignore[operator]
+        return feature
 
 
 class DecoderHalf(nn.Module):
@@ -37,18 +46,17 @@ class DecoderHalf(nn.Module):
     def forward(self, feature: Tensor) -> Tensor:
         z = feature
         if self.levels is not None:
-            width = (self.levels.high - self.levels.low) / (2**self.levels.bits - 1)
-            z = feature.float() * width + self.levels.low
+            z = feature.float() * self.levels.width + self.levels.low
         logits: Tensor = self.cloud(z)
         return logits
 
 
-def check_exportable(model: SplitModel, example: Tensor, *, allow_no_noise: bool, allow_unbounded: bool) -> None:
+def check_exportable(model: SplitModel, *, allow_no_noise: bool) -> None:
     """Refuse a model whose deployment would not protect, or whose randomness cannot become an input.
 
     Raises:
-        ConfigError: a random transform has no form with explicit numbers, there is no noise, or nothing bounds the
-            feature, and the caller has not allowed that.
+        ConfigError: a random transform has no form with explicit numbers, or there is no noise and the caller has not
+            allowed that.
     """
     for transform in model.channel.stochastic_transforms:
         if not hasattr(transform, "with_uniform"):
@@ -61,19 +69,3 @@ def check_exportable(model: SplitModel, example: Tensor, *, allow_no_noise: bool
             "the model adds no noise to what leaves the device, so nothing protects it; train with --noise-std above "
             "0, or allow it by name (--without-noise)"
         )
-    if not allow_unbounded and not _bounded(model, example):
-        raise ConfigError(
-            "nothing bounds the feature, so the encoder can outgrow any noise; train with a bottleneck (it ends in a "
-            "sigmoid), with --clip-norm or with --quantize-bits, or allow it by name (--unbounded)"
-        )
-
-
-def ends_in_sigmoid(edge: nn.Module, example: Tensor) -> bool:
-    """Whether a sigmoid, or what is like one, makes the encoder's output, so that its features lie in [0, 1]."""
-    return feature_range(edge, example) == (0, 1)
-
-
-def _bounded(model: SplitModel, example: Tensor) -> bool:
-    if model.channel.clip_norm is not None or model.channel.quantize_bits is not None:
-        return True
-    return feature_range(model.edge, example) is not None

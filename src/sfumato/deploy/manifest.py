@@ -1,16 +1,20 @@
-"""What a bundle holds: shapes, preprocessing, noise, quantisation, hashes. Written as `manifest.json`."""
+"""What a bundle holds: shapes, range, noise, levels, digests. Written as `manifest.json`."""
 
 import hashlib
-import json
+import math
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
-from sfumato.deploy.checks import Reader
-from sfumato.errors import BundleError
-from sfumato.files import write_json
+from sfumato.deploy.files import LARGEST_FILE, read_regular
+from sfumato.errors import BundleError, ConfigError
+
+try:
+    import msgspec
+    from msgspec import Meta
+except ImportError:
+    raise ConfigError("bundles need the package msgspec; install sfumato[edge]") from None
 
 __all__ = [
     "DECODER",
@@ -18,76 +22,93 @@ __all__ = [
     "MANIFEST",
     "NAME",
     "SCHEMA_VERSION",
+    "AuditSpec",
+    "AuditedChannel",
     "FeatureSpec",
     "InputSpec",
     "Manifest",
     "NoiseSpec",
     "OutputSpec",
     "QuantizationSpec",
+    "datatype_of",
     "file_digest",
 ]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Final = 2
 MANIFEST = "manifest.json"
 ENCODER = "encoder.onnx"
 DECODER = "decoder.onnx"
-
-Datatype = Literal["FP32", "UINT8", "UINT16"]
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-_DIGEST = re.compile(r"[0-9a-f]{64}")
-_CHUNK = 1 << 20
-_LARGEST = 16 << 20  # bytes of a manifest; a larger one is no manifest
+
+_LARGEST_MANIFEST = 16 << 20
+_LEAST_STD = 1e-6  # float32, in which the encoder computes, knows nothing finer
+_END = "$(?!\n)"  # `$` alone also matches before a line feed
+_FILE = r"[A-Za-z0-9_-][A-Za-z0-9._-]*"  # no leading dot, drive, backslash or NUL
+
+Name = Annotated[str, Meta(pattern=f"^{NAME.pattern}{_END}")]
+FileName = Annotated[str, Meta(pattern=f"^{_FILE}(/{_FILE})*{_END}", max_length=400)]
+Digest = Annotated[str, Meta(pattern=f"^[0-9a-f]{{64}}{_END}")]
+Size = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+Shape = Annotated[tuple[Size, ...], Meta(min_length=1, max_length=8)]
+Number = Annotated[float, Meta(ge=-1e30, le=1e30)]
+Positive = Annotated[float, Meta(gt=0, le=1e30)]
 
 
-@dataclass(frozen=True)
-class InputSpec:
-    """The encoder's image.
+class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Entries that nobody knows are refused: they would be signed and have no effect."""
+
+
+class InputSpec(_Part, frozen=True):
+    """The encoder's image, with values in [0, 1].
 
     Attributes:
         name: of the input in `encoder.onnx`.
         shape: (C, H, W) of one image; one channel is grey, three are RGB.
-        range: smallest and largest pixel value.
         resize: `bilinear` stretches other sizes to (H, W) as training did, `exact` refuses them.
     """
 
-    name: str
-    shape: tuple[int, ...]
-    range: tuple[float, ...] = (0.0, 1.0)
+    name: Name
+    shape: tuple[Literal[1, 3], Size, Size]
     resize: Literal["bilinear", "exact"] = "bilinear"
 
 
-@dataclass(frozen=True)
-class FeatureSpec:
-    """The feature on the wire: the decoder's input.
+class FeatureSpec(_Part, frozen=True):
+    """The feature: the encoder's output, and on the wire the decoder's input.
 
     Attributes:
         name: of the output of `encoder.onnx` and the input of `decoder.onnx`.
         shape: of one feature, without the batch.
-        datatype: as the Open Inference Protocol names it; integers are the quantiser's level numbers.
+        datatype: on the wire, as the Open Inference Protocol names it; integers are the quantiser's level numbers.
+        range: the smallest and the largest value that the encoder can give, before clip and noise; None if unknown.
     """
 
-    name: str
-    shape: tuple[int, ...]
-    datatype: Datatype
+    name: Name
+    shape: Shape
+    datatype: Literal["FP32", "UINT8", "UINT16"]
+    range: tuple[Number, Number] | None = None
+
+    def __post_init__(self) -> None:
+        if self.range is not None and self.range[0] >= self.range[1]:
+            raise ValueError(f"range {list(self.range)} is empty")
 
 
-@dataclass(frozen=True)
-class NoiseSpec:
+class NoiseSpec(_Part, frozen=True):
     """What the device draws.
 
     Attributes:
-        std: standard deviation of the Gaussian noise on every coordinate, multiplied inside the encoder.
-        mode: `memoised` repeats the noise of a repeated input on one device, `fresh` draws anew for every query.
+        std: standard deviation of the Gaussian noise that the device adds to every coordinate.
         uniforms: names of the encoder's further inputs, each (N, *feature) uniform in [0, 1): random masks.
     """
 
-    std: float
-    mode: Literal["memoised", "fresh"] = "memoised"
-    uniforms: tuple[str, ...] = ()
+    std: Annotated[float, Meta(ge=0, le=1e6)]
+    uniforms: tuple[Name, ...] = ()
+
+    def __post_init__(self) -> None:
+        if 0 < self.std < _LEAST_STD:
+            raise ValueError(f"std {self.std:g} is neither 0 nor at least {_LEAST_STD:g}")
 
 
-@dataclass(frozen=True)
-class QuantizationSpec:
+class QuantizationSpec(_Part, frozen=True):
     """Equidistant levels: number q in 0 .. 2^bits - 1 means `low + q (high - low) / (2^bits - 1)`.
 
     Attributes:
@@ -96,13 +117,21 @@ class QuantizationSpec:
         high: value of the last level.
     """
 
-    bits: int
-    low: float
-    high: float
+    bits: Annotated[int, Meta(ge=1, le=16)]
+    low: Number
+    high: Number
+
+    def __post_init__(self) -> None:
+        if self.low >= self.high:
+            raise ValueError(f"the levels from {self.low:g} to {self.high:g} are none")
+
+    @property
+    def width(self) -> float:
+        """The distance of two levels."""
+        return (self.high - self.low) / (2**self.bits - 1)
 
 
-@dataclass(frozen=True)
-class OutputSpec:
+class OutputSpec(_Part, frozen=True):
     """The decoder's answer, and how much of it a server gives away.
 
     Attributes:
@@ -112,254 +141,220 @@ class OutputSpec:
         top_k: k; None unless `reveal` is `top_k`.
     """
 
-    name: str
-    shape: tuple[int, ...]
+    name: Name
+    shape: tuple[Size]
     reveal: Literal["logits", "top_k", "label"] = "logits"
-    top_k: int | None = None
+    top_k: Size | None = None
+
+    def __post_init__(self) -> None:
+        if (self.top_k is not None) != (self.reveal == "top_k") or (self.top_k or 1) > self.shape[0]:
+            raise ValueError(f"top_k {self.top_k} does not fit {self.reveal!r} and {self.shape[0]} classes")
 
 
-@dataclass(frozen=True)
-class Manifest:
+class AuditedChannel(_Part, frozen=True):
+    """The channel that an audit attacked; the device never adds less noise.
+
+    Attributes:
+        noise_std: standard deviation of the noise.
+        clip_norm: L2 radius, or None.
+        quantize_bits: bits per value, or None.
+        transforms: class names of the defences' transforms.
+    """
+
+    noise_std: Annotated[float, Meta(ge=0, le=1e6)]
+    clip_norm: Positive | None = None
+    quantize_bits: int | None = None
+    transforms: tuple[str, ...] = ()
+
+
+class AuditSpec(_Part, frozen=True):
+    """What an audit says about these weights, shortened.
+
+    Attributes:
+        sha256: of `audit.json`.
+        target: digest of the audited weights, as the audit names it.
+        channel: what was attacked.
+        headline: the verdict in one sentence.
+        notes: what limits it.
+        strongest: the attack with the smallest error on unseen images, with its figures.
+        unconverged: attacks that had not converged.
+        thresholds: as judged.
+        passed: whether none of the thresholds was crossed; None where there were none.
+        minutes: the audit's budget.
+        sfumato: version that audited.
+        commit: of that version, where it is known.
+    """
+
+    sha256: Digest
+    target: str
+    channel: AuditedChannel
+    headline: str
+    notes: tuple[str, ...] = ()
+    strongest: dict[str, Any] = {}
+    unconverged: int = 0
+    thresholds: tuple[dict[str, Any], ...] = ()
+    passed: bool | None = None
+    minutes: float | None = None
+    sfumato: str = ""
+    commit: str | None = None
+
+
+class Manifest(_Part, frozen=True, kw_only=True):
     """Everything that client and server have to agree on, read from and written to `manifest.json`.
 
     Attributes:
+        schema_version: of this format.
         name: of the served model.
         version: of the served model, a decimal number as text.
-        classes: names of the classes, in the order of the logits.
+        classes: names of the classes, in the order of the logits, no two alike.
         input: the image.
-        feature: what crosses the wire.
-        clip_norm: L2 radius to which the encoder clips the feature, or None.
+        feature: what the encoder gives and what crosses the wire.
+        clip_norm: L2 radius to which the device clips the feature, or None.
         noise: what the device draws.
         quantization: the levels, or None for floats.
         output: the logits.
-        files: SHA-256 of each file of the bundle, by name.
+        files: SHA-256 of each file of the bundle, by its path inside.
+        sizes: bytes of each file.
         training: provenance as plain values (settings, data fingerprint, accuracy, versions).
-        audit: the audit's headline as plain values, or None where nobody audited the run.
+        audit: the audit's headline, or None where nobody audited the run.
     """
 
-    name: str
-    version: str
-    classes: tuple[str, ...]
+    schema_version: Literal[2] = SCHEMA_VERSION
+    name: Name
+    version: Annotated[str, Meta(pattern=f"^[1-9][0-9]{{0,8}}{_END}")]
+    classes: tuple[Annotated[str, Meta(min_length=1, max_length=200)], ...]
     input: InputSpec
     feature: FeatureSpec
-    clip_norm: float | None
+    clip_norm: Positive | None
     noise: NoiseSpec
     quantization: QuantizationSpec | None
     output: OutputSpec
-    files: dict[str, str]
-    training: dict[str, Any] = field(default_factory=dict)
-    audit: dict[str, Any] | None = None
+    files: dict[FileName, Digest]
+    sizes: dict[FileName, Annotated[int, Meta(ge=0, le=LARGEST_FILE)]]
+    training: dict[str, Any] = {}
+    audit: AuditSpec | None = None
+
+    def __post_init__(self) -> None:
+        printable, kind = all(map(str.isprintable, self.classes)), self.feature.datatype
+        for wrong, sentence in (
+            (math.prod(self.feature.shape) > 2**31 - 1, "the feature has more than 2^31 values"),
+            (kind != datatype_of(self.quantization), f"{kind} does not fit the levels"),
+            (self.output.shape != (len(self.classes),), f"shape {list(self.output.shape)} is not one value per class"),
+            (len(set(self.classes)) < len(self.classes), "two classes have one name; give each a name of its own"),
+            (not printable, "a class name holds control characters or is no Unicode text"),
+            (self.files.keys() != self.sizes.keys(), "files and sizes name different files"),
+            (not {ENCODER, DECODER} <= self.files.keys(), f"files lack {ENCODER} or {DECODER}"),
+        ):
+            if wrong:
+                raise ValueError(sentence)
 
     @classmethod
     def load(cls, folder: Path | str, *, require_signature: Any = None, files: Iterable[str] | None = None) -> Self:
         """Read and verify a bundle's manifest.
 
+        A required signature is checked first, over the very bytes of the file: nothing else is read before it holds.
+
         Args:
             folder: the bundle.
-            require_signature: Ed25519 public key (an object of `cryptography`, PEM bytes, or the path of a PEM file)
-                that must have signed the manifest; None asks for no signature.
-            files: names of the files whose hashes have to be right; None means all that the manifest lists. A device
+            require_signature: what `signing.public_keys` takes: one or several Ed25519 public keys, any one of which
+                must have signed the manifest; None asks for no signature.
+            files: names of the files whose digests have to be right; None means all that the manifest lists. A device
                 needs no decoder, a server no encoder.
 
         Raises:
-            BundleError: something is missing, damaged, of a newer schema, changed since the export, or not signed by
-                the key; one sentence says what.
+            BundleError: something is missing, damaged, of another schema, changed since the export, or not signed by
+                a trusted key; one sentence says what.
         """
         folder = Path(folder)
-        manifest = cls.from_dict(_read(folder))
+        try:
+            data = read_regular(folder / MANIFEST, _LARGEST_MANIFEST)
+        except OSError as error:
+            raise BundleError(
+                f"{folder} is not a bundle (cannot read {MANIFEST}: {error.strerror}); make one with "
+                f"`sfumato export RUN --out {folder}`"
+            ) from error
         if require_signature is not None:
             from sfumato.deploy.signing import verify_signature
 
-            verify_signature(folder, manifest.canonical_bytes(), require_signature)
+            verify_signature(folder, data, require_signature)
+        manifest = cls.decode(data)
         for name in manifest.files if files is None else files:
-            manifest.verify_file(folder, name)
+            manifest.read_file(folder, name)
         return manifest
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Read what `encode` gave, checking every value.
+
+        Raises:
+            BundleError: a value is missing, unknown, of the wrong type, or contradicts another one.
+        """
+        try:
+            version = msgspec.json.decode(data, type=_Version).schema_version
+            if version == SCHEMA_VERSION:
+                manifest = msgspec.json.decode(data, type=cls)
+                manifest.encode()  # what cannot be written again is refused here, not somewhere later
+                return manifest
+        except (msgspec.MsgspecError, RecursionError, ValueError) as error:
+            raise BundleError(f"the manifest is not valid: {error}; export the bundle again") from error
+        if version < SCHEMA_VERSION:
+            raise BundleError(
+                "this bundle was exported by version 0.1, whose encoder adds the noise itself; convert it by exporting "
+                "the run again: `sfumato export RUN --out BUNDLE`"
+            )
+        raise BundleError(f"the manifest has schema {version}, this version reads {SCHEMA_VERSION}; upgrade sfumato")
+
+    def encode(self) -> bytes:
+        """The content of `manifest.json`: indented JSON in UTF-8, entries in the order of the attributes."""
+        return msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"
 
     def save(self, folder: Path | str) -> None:
         """Write `manifest.json` into a folder."""
-        write_json(Path(folder) / MANIFEST, self.as_dict())
+        (Path(folder) / MANIFEST).write_bytes(self.encode())
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, with the schema's version."""
-        return {"schema_version": SCHEMA_VERSION, **json.loads(json.dumps(asdict(self), allow_nan=False))}
-
-    def canonical_bytes(self) -> bytes:
-        """The one byte string of this content: JSON with sorted keys and no spaces, UTF-8. It is what is signed."""
-        return json.dumps(
-            self.as_dict(), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-        ).encode()
+        """Plain values."""
+        plain: dict[str, Any] = msgspec.json.decode(self.encode())
+        return plain
 
     def digest(self) -> str:
-        """SHA-256 of `canonical_bytes`: the bundle's identity."""
-        return hashlib.sha256(self.canonical_bytes()).hexdigest()
+        """SHA-256 of `encode`: the bundle's identity."""
+        return hashlib.sha256(self.encode()).hexdigest()
 
-    def verify_file(self, folder: Path, name: str) -> None:
-        """Check the hash of one file of the bundle.
-
-        Raises:
-            BundleError: it is not listed, missing, or has changed since the export.
-        """
-        self._compare(folder, name, file_digest)
+    @classmethod
+    def schema(cls) -> dict[str, Any]:
+        """The JSON Schema (2020-12) of `manifest.json`, made from these classes."""
+        return msgspec.json.schema(cls)
 
     def read_file(self, folder: Path, name: str) -> bytes:
         """The bytes of one file of the bundle, verified: what is used is what was hashed.
 
         Raises:
-            BundleError: it is not listed, missing, or has changed since the export.
+            BundleError: it is not listed, not a regular file, missing, or has changed since the export.
         """
-        data = b""
-
-        def read(path: Path) -> str:
-            nonlocal data
-            data = path.read_bytes()
-            return hashlib.sha256(data).hexdigest()
-
-        self._compare(folder, name, read)
-        return data
-
-    def _compare(self, folder: Path, name: str, digest_of: Callable[[Path], str]) -> None:
         if name not in self.files:
             raise BundleError(f"the manifest in {folder} lists no {name}; export the bundle again")
         path = folder / name
         try:
-            found = digest_of(path)
+            data = read_regular(path, self.sizes[name])
         except OSError as error:
             raise BundleError(f"cannot read {path}: {error.strerror}; copy the whole bundle again") from error
-        if found != self.files[name]:
-            raise BundleError(
-                f"{path} is not the file that was exported (SHA-256 {found[:12]}..., the manifest says "
-                f"{self.files[name][:12]}...); copy the bundle again"
-            )
+        if len(data) != self.sizes[name] or (found := hashlib.sha256(data).hexdigest()) != self.files[name]:
+            what = f"{len(data)} bytes" if len(data) != self.sizes[name] else f"SHA-256 {found[:12]}..."
+            raise BundleError(f"{path} is not the file that was exported (it has {what}); copy the bundle again")
+        return data
 
-    @classmethod
-    def from_dict(cls, value: Any) -> Self:
-        """Read what `as_dict` gave, checking every value.
 
-        Raises:
-            BundleError: a value is missing, unknown, of the wrong type, or contradicts another one.
-        """
-        top = Reader(value, "manifest")
-        newest = top.integer("schema_version", least=1)
-        if newest > SCHEMA_VERSION:
-            raise BundleError(
-                f"the manifest has schema {newest}, this version reads up to {SCHEMA_VERSION}; upgrade sfumato"
-            )
-        image = top.part("input")
-        feature = top.part("feature")
-        noise = top.part("noise")
-        levels = top.optional_part("quantization")
-        output = top.part("output")
-        manifest = cls(
-            name=top.text("name"),
-            version=top.text("version"),
-            classes=top.texts("classes"),
-            input=InputSpec(
-                image.text("name"),
-                image.shape("shape"),
-                image.numbers("range"),
-                image.choice("resize", ("bilinear", "exact")),
-            ),
-            feature=FeatureSpec(
-                feature.text("name"), feature.shape("shape"), feature.choice("datatype", ("FP32", "UINT8", "UINT16"))
-            ),
-            clip_norm=top.optional_number("clip_norm"),
-            noise=NoiseSpec(noise.number("std"), noise.choice("mode", ("memoised", "fresh")), noise.texts("uniforms")),
-            quantization=None
-            if levels is None
-            else QuantizationSpec(levels.integer("bits", least=1), levels.number("low"), levels.number("high")),
-            output=OutputSpec(
-                output.text("name"),
-                output.shape("shape"),
-                output.choice("reveal", ("logits", "top_k", "label")),
-                output.optional_integer("top_k"),
-            ),
-            files=top.text_map("files"),
-            training=top.mapping("training"),
-            audit=top.optional_mapping("audit"),
-        )
-        for part in (top, image, feature, noise, output, *([] if levels is None else [levels])):
-            part.done()
-        manifest._check()
-        return manifest
+class _Version(msgspec.Struct):
+    schema_version: int
 
-    def _check(self) -> None:
-        for wrong, sentence in (
-            (not NAME.fullmatch(self.name), f"name {self.name!r} holds more than letters, digits and ._-"),
-            (not re.fullmatch(r"[1-9][0-9]{0,8}", self.version), f"version {self.version!r} is no whole number from 1"),
-            (
-                len(self.input.shape) != 3 or self.input.shape[0] not in (1, 3),
-                "input is no grey or RGB (C, H, W)",
-            ),
-            (self.input.range != (0.0, 1.0), f"range {list(self.input.range)} is not [0, 1]"),
-            (self.noise.std < 0, f"std {self.noise.std} of the noise is negative"),
-            (self.clip_norm is not None and self.clip_norm <= 0, f"clip_norm {self.clip_norm} is not above 0"),
-            (self.output.shape != (len(self.classes),), f"shape {list(self.output.shape)} is not one value per class"),
-            (
-                (self.output.top_k is not None) != (self.output.reveal == "top_k")
-                or not 1 <= (self.output.top_k or 1) <= len(self.classes),
-                f"top_k {self.output.top_k} does not fit {self.output.reveal!r} and {len(self.classes)} classes",
-            ),
-            (self.feature.datatype != _datatype(self.quantization), f"{self.feature.datatype} does not fit the levels"),
-            (
-                self.quantization is not None
-                and (self.quantization.bits > 16 or self.quantization.low >= self.quantization.high),
-                f"quantization {self.quantization} has no levels",
-            ),
-            (not {ENCODER, DECODER} <= set(self.files), f"files lack {ENCODER} or {DECODER}"),
-            (
-                any(not _DIGEST.fullmatch(digest) or not _inside(name) for name, digest in self.files.items()),
-                "files hold a name outside the bundle or something that is no SHA-256",
-            ),
-        ):
-            if wrong:
-                raise BundleError(f"the manifest is not valid: {sentence}; export the bundle again")
+
+def datatype_of(levels: QuantizationSpec | None) -> str:
+    """What numbers of these levels travel as; floats where there are none."""
+    return "FP32" if levels is None else "UINT8" if levels.bits <= 8 else "UINT16"
 
 
 def file_digest(path: Path) -> str:
     """SHA-256 of a file's content, in hexadecimal digits."""
-    digest = hashlib.sha256()
     with path.open("rb") as handle:
-        while chunk := handle.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _datatype(levels: QuantizationSpec | None) -> Datatype:
-    if levels is None:
-        return "FP32"
-    return "UINT8" if levels.bits <= 8 else "UINT16"
-
-
-def _inside(name: str) -> bool:
-    parts = Path(name).parts
-    return bool(parts) and not Path(name).is_absolute() and ".." not in parts
-
-
-def _read(folder: Path) -> Any:
-    path = folder / MANIFEST
-    try:
-        with path.open("rb") as handle:
-            data = handle.read(_LARGEST + 1)
-    except OSError as error:
-        raise BundleError(
-            f"{folder} is not a bundle (cannot read {MANIFEST}: {error.strerror}); make one with "
-            f"`sfumato export RUN --out {folder}`"
-        ) from error
-    if len(data) > _LARGEST:
-        raise BundleError(f"{path} is larger than {_LARGEST >> 20} MiB; export the bundle again")
-    try:
-        return json.loads(data.decode("utf-8"), object_pairs_hook=_distinct, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        raise BundleError(f"{path} is damaged ({error}); export the bundle again") from error
-
-
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    # Two readers may take different ones of two equal keys; the signature would then cover what is not used.
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        raise ValueError("a name occurs twice")
-    return value
-
-
-def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is not JSON")
+        return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -1,17 +1,17 @@
 """Noise that nobody can predict: a ChaCha20 keystream, turned into uniform and Gaussian numbers.
 
-The key of a stream is either 32 bytes of the operating system (`fresh`), drawn for every query, or an HMAC of the input
-under the device's secret key (`memoised`). There is no generator state between two queries, so nothing can be shared by
-processes, sessions or forked children, and nothing can be recovered from earlier noise: telling a ChaCha20 keystream
+The key of a stream is an HMAC of the input under the device's secret key, 32 bytes of the operating system: noise is
+memoised, so that asking again gains nothing. There is no generator state between two queries, so nothing can be shared
+by processes, sessions or forked children, and nothing can be recovered from earlier noise: telling a ChaCha20 keystream
 from random bits without its key is what no published attack can do.
 
-What it does not do is in `docs/security.md`: memoised noise repeats for an exact repeat on one device only.
+What it does not do is in `docs/security.md`: the noise repeats for an exact repeat on one device only.
 """
 
 import hashlib
 import hmac
-import os
-from functools import cache, lru_cache
+import struct
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -19,13 +19,12 @@ import numpy.typing as npt
 
 from sfumato.errors import ConfigError
 
-__all__ = ["Stream", "fresh_key", "input_digest", "memoised_key"]
+__all__ = ["KEY_BYTES", "Stream", "channel_identity", "memoised_key"]
 
 KEY_BYTES = 32
 
-# Bytes in front of every derivation, so that one secret never serves two purposes with one result.
-_NOISE_PURPOSE = b"sfumato noise 1\n"
-_DIGEST_PURPOSE = b"sfumato input digest 1\n"
+# Bytes in front of the derivation, so that one secret never serves two purposes with one result.
+_PURPOSE = b"sfumato noise 2\n"
 
 _WORD = np.dtype("<u8")
 _NONCE = bytes(16)
@@ -34,7 +33,6 @@ _STEP_53 = 2.0**-53
 _STEP_24 = np.float32(2.0**-24)
 
 Floats = npt.NDArray[np.float32]
-Image = bytes | memoryview
 
 
 class Stream:
@@ -54,8 +52,8 @@ class Stream:
         # Every key is used for one stream only, so counter and nonce begin at zero.
         self._keystream: Any = cipher(chacha20(key, _NONCE), mode=None).encryptor()
 
-    def normals(self, count: int) -> Floats:
-        """`count` standard normal numbers by Box and Muller, in float64, rounded to float32.
+    def normals(self, count: int) -> npt.NDArray[np.float64]:
+        """`count` standard normal numbers by Box and Muller, float64.
 
         With u, v uniform on the multiples of 2^-53 in (0, 1]: `sqrt(-2 log u) cos(2 pi v)` and the same with the sine.
         Both come from `t = tan(pi v)`: the cosine is `(1 - t^2) / (1 + t^2)`, the sine `2 t / (1 + t^2)`; one function
@@ -80,7 +78,7 @@ class Stream:
         radius /= square
         np.add(tangent, tangent, out=found[1])
         found *= radius
-        return found.astype(np.float32).reshape(-1)[:count]
+        return found.reshape(-1)[:count]
 
     def uniforms(self, count: int) -> Floats:
         """`count` numbers uniform on the multiples of 2^-24 in [0, 1), float32."""
@@ -97,30 +95,29 @@ def _cipher() -> tuple[Any, Any]:
     return Cipher, algorithms.ChaCha20
 
 
-def fresh_key() -> bytes:
-    """32 bytes of the operating system's randomness."""
-    return os.urandom(KEY_BYTES)
+def channel_identity(encoder: str, std: float, clip_norm: float | None) -> bytes:
+    """`purpose | SHA-256 of the encoder | std | clip_norm`: everything but image and device that the noise belongs to.
+
+    The noise of one image under two standard deviations or two clips has to differ: two equations with one noise would
+    be solved for the feature. The numbers are little-endian float64, 0 where nothing is clipped.
+
+    Args:
+        encoder: SHA-256 of the encoder in hexadecimal digits.
+        std: standard deviation of the noise.
+        clip_norm: L2 radius, or None.
+    """
+    return _PURPOSE + bytes.fromhex(encoder) + struct.pack("<dd", std, clip_norm or 0.0)
 
 
-def memoised_key(device_key: bytes, encoder: str, image: Image) -> bytes:
-    """`HMAC-SHA256(device key, purpose | SHA-256 of the encoder's digest | SHA-256 of the input)`.
+def memoised_key(device_key: bytes, identity: bytes, image: bytes | memoryview) -> bytes:
+    """`HMAC-SHA256(device key, identity | SHA-256 of the image)`.
 
-    A pseudo-random function of the input: an exact repeat gets the same key; any other input, encoder or device
-    gets one that is independent of it to everyone without the device key.
+    A pseudo-random function of the input: an exact repeat gets the same key; any other input, channel or device gets
+    one that is independent of it to everyone without the device key.
 
     Args:
         device_key: 32 secret bytes.
-        encoder: its SHA-256 in hexadecimal digits, so that another encoder gets other noise.
+        identity: of `channel_identity`.
         image: exactly what enters the encoder, contiguous.
     """
-    return hmac.digest(device_key, _noise_of(encoder) + hashlib.sha256(image).digest(), "sha256")
-
-
-@lru_cache(maxsize=16)
-def _noise_of(encoder: str) -> bytes:
-    return _NOISE_PURPOSE + hashlib.sha256(encoder.encode()).digest()
-
-
-def input_digest(device_key: bytes, image: Image) -> bytes:
-    """16 bytes that identify an input to the device and tell nothing to anyone else."""
-    return hmac.digest(device_key, _DIGEST_PURPOSE + hashlib.sha256(image).digest(), "sha256")[:16]
+    return hmac.digest(device_key, identity + hashlib.sha256(image).digest(), "sha256")

@@ -16,9 +16,19 @@ from sfumato.errors import ConfigError
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["fold_batch_norms", "to_onnx"]
+__all__ = ["fold_batch_norms", "output_range", "to_onnx"]
 
 _BATCH = "batch"
+
+_RANGES = {
+    "Sigmoid": (0.0, 1.0), "HardSigmoid": (0.0, 1.0), "Softmax": (0.0, 1.0), "Tanh": (-1.0, 1.0),
+    "Softsign": (-1.0, 1.0),
+}  # fmt: skip
+# Their values are some of those of their first input, or averages of them.
+_KEEPING = {
+    "AveragePool", "Flatten", "Gather", "GlobalAveragePool", "GlobalMaxPool", "Identity", "MaxPool", "ReduceMean",
+    "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze",
+}  # fmt: skip
 
 
 def to_onnx(module: nn.Module, examples: Sequence[Tensor], inputs: Sequence[str], output: str) -> bytes:
@@ -110,6 +120,42 @@ def fold_batch_norms(model: "onnx.ModelProto") -> None:
     graph.node.extend(nodes)
 
 
+def output_range(data: bytes) -> tuple[float, float] | None:
+    """The smallest and the largest value that an exported network can give, by the operations that end it; else None.
+
+    Read off the file that is shipped, where every operation stands in the order in which it is executed.
+    """
+    import onnx
+    from onnx import numpy_helper
+
+    graph = onnx.load_from_string(data).graph
+    made_by = {name: node for node in graph.node for name in node.output}
+    constants = {one.name: numpy_helper.to_array(one) for one in graph.initializer}
+
+    def limits(name: str) -> tuple[float, float] | None:
+        node = made_by.get(name)
+        if node is None:
+            return None
+        if node.op_type in _RANGES:
+            return _RANGES[node.op_type]
+        if node.op_type == "Clip" and len(node.input) == 3 and set(node.input[1:]) <= set(constants):
+            return float(constants[node.input[1]]), float(constants[node.input[2]])
+        found = limits(node.input[0]) if node.op_type in _KEEPING or _is_mask(node, made_by) else None
+        if found is not None and (node.op_type in ("AveragePool", "Mul")):  # padding and masks bring zeros
+            return min(found[0], 0.0), max(found[1], 0.0)
+        return found
+
+    found = limits(graph.output[0].name)
+    return found if found is not None and np.isfinite(found).all() and found[0] < found[1] else None
+
+
+def _is_mask(node: Any, made_by: dict[str, Any]) -> bool:
+    """Whether a node multiplies by 0 or 1."""
+    cast = made_by.get(node.input[1]) if node.op_type == "Mul" else None
+    test = made_by.get(cast.input[0]) if cast is not None and cast.op_type == "Cast" else None
+    return test is not None and test.op_type in ("Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not")
+
+
 def _strip(model: "onnx.ModelProto") -> None:
     """Take out unused weights, source lines and names of the builder's machine; call the batch `batch`."""
     graph = model.graph
@@ -120,11 +166,17 @@ def _strip(model: "onnx.ModelProto") -> None:
     del graph.value_info[:]
     del model.metadata_props[:]
     del graph.metadata_props[:]
-    model.doc_string = graph.doc_string = ""
+    for field in ("doc_string", "domain", "model_version"):
+        model.ClearField(field)
+    graph.ClearField("doc_string")
     graph.name = "sfumato"
     for one in (*graph.node, *graph.initializer, *graph.input, *graph.output):
-        one.doc_string = ""
+        one.ClearField("doc_string")
         del one.metadata_props[:]
+    for node in graph.node:
+        node.ClearField("overload")
+        for attribute in node.attribute:
+            attribute.ClearField("doc_string")
     for one in (*graph.input, *graph.output):
         one.type.tensor_type.shape.dim[0].Clear()
         one.type.tensor_type.shape.dim[0].dim_param = _BATCH

@@ -1,21 +1,23 @@
-"""Whether the exported networks compute what the trained ones do: measured at every export, on the bytes written."""
+"""Whether the exported networks compute what the trained ones do, row by row: measured at every export."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sfumato.deploy.halves import DecoderHalf, EncoderHalf
 from sfumato.deploy.manifest import Manifest
-from sfumato.deploy.quantise import quantise
+from sfumato.deploy.release import quantise
 from sfumato.deploy.runtime import session_of
-from sfumato.errors import BundleError
+from sfumato.errors import BundleError, ConfigError
 
-__all__ = ["Parity", "measure_parity"]
+__all__ = ["Parity", "check_rows", "measure_parity"]
 
 TOLERANCE = 1e-5
+_ROWS_TOLERANCE = 1e-4  # of the largest value; float32 rounds rows of different batches apart by some 1e-6
 _BATCHES = (1, 2, 5)
 
 
@@ -24,7 +26,7 @@ class Parity:
     """Largest absolute differences between PyTorch and ONNX Runtime, each divided by `max(1, largest value)`.
 
     Attributes:
-        feature: of the noisy feature before the levels.
+        feature: of the clean feature.
         logits: of the logits, from equal features.
         images: on so many images, random ones included.
     """
@@ -32,6 +34,37 @@ class Parity:
     feature: float
     logits: float
     images: int
+
+
+def check_rows(module: nn.Module, inputs: Sequence[Tensor], what: str) -> Tensor:
+    """Compare a batch with its rows alone and with the batch in reverse order; give the batch's result.
+
+    A device sends one image, a server puts strangers' requests together: a row must not depend on its company.
+
+    Args:
+        module: in evaluation mode.
+        inputs: what it takes, with a batch of at least 2.
+        what: its result in words, for the message.
+
+    Raises:
+        ConfigError: they differ by more than 1e-4 of the largest value, or the module fails on one row.
+    """
+    with torch.no_grad():
+        together: Tensor = module(*inputs)
+        try:
+            alone = torch.cat([module(*(part[row : row + 1] for part in inputs)) for row in range(len(inputs[0]))])
+            turned = module(*(part.flip(0) for part in inputs)).flip(0)
+        except Exception as error:  # whatever a network raises
+            raise ConfigError(f"{what} cannot be computed for one image alone ({error}), as a device does") from error
+    same = alone.shape == turned.shape == together.shape
+    gap = max(float((other - together).abs().max()) for other in (alone, turned)) if same else float("nan")
+    if not gap <= _ROWS_TOLERANCE * max(1e-3, float(together.abs().max())):
+        raise ConfigError(
+            f"{what} of one image depends on the other images of its batch (it moves by {gap:.2g}), so it would differ "
+            "on a device and between requests; look for an attention without batch_first=True, or a normalisation over "
+            "the batch"
+        )
+    return together
 
 
 def measure_parity(
@@ -64,14 +97,15 @@ def measure_parity(
     worst_feature = worst_logits = 0.0
     with torch.no_grad():
         for batch in batches:
-            draws = [torch.randn((len(batch), *manifest.feature.shape), generator=generator)]
-            draws += [torch.rand(draws[0].shape, generator=generator) for _ in manifest.noise.uniforms]
-            expected = encoder(batch, *draws).numpy()
-            names = (manifest.input.name, "noise", *manifest.noise.uniforms)
-            given = {name: part.numpy() for name, part in zip(names, (batch, *draws), strict=True)}
+            shape = (len(batch), *manifest.feature.shape)
+            uniforms = [torch.rand(shape, generator=generator) for _ in manifest.noise.uniforms]
+            expected = encoder(batch, *uniforms)
+            names = (manifest.input.name, *manifest.noise.uniforms)
+            given = {name: part.numpy() for name, part in zip(names, (batch, *uniforms), strict=True)}
             feature = left.run([manifest.feature.name], given)[0]
-            worst_feature = max(worst_feature, _difference(feature, expected, "feature"))
-            wire = expected if manifest.quantization is None else quantise(expected, manifest.quantization)
+            worst_feature = max(worst_feature, _difference(feature, expected.numpy(), "feature"))
+            noisy = (expected + manifest.noise.std * torch.randn(shape, generator=generator)).numpy()
+            wire = noisy if manifest.quantization is None else quantise(noisy, manifest.quantization)
             answer = right.run([manifest.output.name], {manifest.feature.name: wire})[0]
             wanted = decoder(torch.from_numpy(np.array(wire))).numpy()
             worst_logits = max(worst_logits, _difference(answer, wanted, "logits"))

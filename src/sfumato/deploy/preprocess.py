@@ -98,8 +98,9 @@ def _from_pillow(image: Any, spec: InputSpec) -> npt.NDArray[np.uint8]:
     if image.mode[0] in "IF":
         raise DataError(f"the image has more than 8 bits (mode {image.mode}); give an 8-bit one")
     channels, height, width = spec.shape
-    # As in training, colour first and size second; grey is converted to RGB, colour to grey.
-    image = image.convert("L" if channels == 1 else "RGB")
+    # As in training, colour first and size second; grey comes from RGB, to which every other mode can be converted.
+    image = image if image.mode == "L" and channels == 1 else image.convert("RGB")
+    image = image.convert("L") if channels == 1 else image
     if image.size != (width, height):
         if spec.resize == "exact":
             raise DataError(

@@ -5,7 +5,7 @@ from typing import Any
 
 from sfumato.errors import BundleError, ConfigError
 
-__all__ = ["check_signature", "session_of"]
+__all__ = ["check_signature", "run", "session_of"]
 
 
 def session_of(model: bytes, name: str, *, threads: int = 1) -> Any:
@@ -16,7 +16,8 @@ def session_of(model: bytes, name: str, *, threads: int = 1) -> Any:
     Args:
         model: the file's bytes.
         name: of the file, for messages.
-        threads: cores for one call; one is fastest for small networks and gives equal results everywhere.
+        threads: cores for one call; one is fastest for small networks, gives equal results everywhere, and leaves no
+            pool of threads that a forked child would miss.
 
     Raises:
         BundleError: ONNX Runtime cannot load it.
@@ -29,13 +30,24 @@ def session_of(model: bytes, name: str, *, threads: int = 1) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # fatal; what is refused is raised as well
     try:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime has a dozen types, all of which mean this
-        raise BundleError(
-            f"ONNX Runtime cannot load {name} ({str(error).splitlines()[0][:200]}); export the bundle again"
-        ) from error
+        raise BundleError(f"ONNX Runtime cannot load {name} ({str(error)[:200]}); export the bundle again") from error
+
+
+def run(session: Any, given: Mapping[str, Any], name: str) -> Any:
+    """The one output of a session.
+
+    Raises:
+        BundleError: the network fails on these inputs.
+    """
+    try:
+        (found,) = session.run(None, given)
+    except Exception as error:
+        raise BundleError(f"{name} fails ({str(error)[:200]}); do not use this bundle") from error
+    return found
 
 
 def check_signature(

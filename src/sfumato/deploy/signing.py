@@ -1,24 +1,29 @@
-"""Signatures of bundles: Ed25519 over the manifest, which holds the hashes of everything else."""
+"""Signatures of bundles: Ed25519 over the bytes of the manifest, which holds the digests of everything else."""
 
 import base64
+import contextlib
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sfumato.deploy.files import read_regular, read_secret
 from sfumato.errors import BundleError, ConfigError, StorageError
 from sfumato.files import write_json
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-__all__ = ["SIGNATURE", "fingerprint", "new_key", "private_key", "public_key", "sign", "verify_signature"]
+__all__ = ["SIGNATURE", "fingerprint", "new_key", "private_key", "public_keys", "sign", "verify_signature"]
 
 SIGNATURE = "manifest.sig"
 
 # Bytes in front of what is signed, so that a signature made for another purpose never fits a manifest.
-_PURPOSE = b"sfumato bundle manifest 1\n"
+_PURPOSE = b"sfumato bundle manifest 2\n"
+_LARGEST = 1 << 20
+_PEM = re.compile(rb"-----BEGIN [^-]+-----.+?-----END [^-]+-----", re.DOTALL)
 
 
 def new_key(path: Path) -> Path:
@@ -56,17 +61,14 @@ def private_key(path: Path) -> "Ed25519PrivateKey":
     """Read an Ed25519 private key in PEM, without a passphrase.
 
     Raises:
-        ConfigError: it is no such key.
+        ConfigError: it is no such key, or others can read it.
     """
     serialization = _serialization()
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+    data = read_secret(path, "signing key")
     try:
-        key = serialization.load_pem_private_key(path.read_bytes(), password=None)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot read the key {path}: {error.strerror}; make one with `sfumato export --new-key {path}`"
-        ) from error
+        key = serialization.load_pem_private_key(data, password=None)
     except Exception as error:  # wrong PEM, a passphrase, an algorithm that is not built in: many types
         raise ConfigError(f"{path} is no Ed25519 private key in PEM without a passphrase; give one of those") from error
     if not isinstance(key, Ed25519PrivateKey):
@@ -74,28 +76,35 @@ def private_key(path: Path) -> "Ed25519PrivateKey":
     return key
 
 
-def public_key(source: Any) -> "Ed25519PublicKey":
-    """An Ed25519 public key from PEM bytes, the path of a PEM file, or such a key itself.
+def public_keys(source: Any) -> "list[Ed25519PublicKey]":
+    """Ed25519 public keys, from one source or a list of them.
+
+    Args:
+        source: PEM bytes or the path of a PEM file, with one or several keys; such a key itself; or a list of these.
 
     Raises:
-        ConfigError: it is no such key.
+        ConfigError: there is none, or something else among them.
     """
     serialization = _serialization()
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+    if isinstance(source, list | tuple):
+        if not source:
+            raise ConfigError("the list of trusted keys is empty; give at least one public key")
+        return [key for part in source for key in public_keys(part)]
     if isinstance(source, Ed25519PublicKey):
-        return source
+        return [source]
+    name = "the given value" if isinstance(source, bytes) else source
     try:
-        data = source if isinstance(source, bytes) else Path(source).read_bytes()
-        key = serialization.load_pem_public_key(data)
+        data = source if isinstance(source, bytes) else read_regular(Path(source), _LARGEST)
+        keys = [serialization.load_pem_public_key(part) for part in _PEM.findall(data) or [data]]
     except OSError as error:
-        raise ConfigError(f"cannot read the public key {source}: {error.strerror}; give a PEM file") from error
+        raise ConfigError(f"cannot read the public key {name}: {error.strerror}; give a PEM file") from error
     except Exception as error:
-        name = "the given value" if isinstance(source, bytes) else source
         raise ConfigError(f"{name} is no Ed25519 public key in PEM; give the .pub file of the signing key") from error
-    if not isinstance(key, Ed25519PublicKey):
-        raise ConfigError(f"{source} is a public key of another kind; give an Ed25519 one")
-    return key
+    if not all(isinstance(key, Ed25519PublicKey) for key in keys):
+        raise ConfigError(f"{name} holds a public key of another kind; give Ed25519 ones")
+    return keys
 
 
 def fingerprint(key: "Ed25519PublicKey") -> str:
@@ -103,46 +112,52 @@ def fingerprint(key: "Ed25519PublicKey") -> str:
     return hashlib.sha256(key.public_bytes_raw()).hexdigest()[:16]
 
 
-def sign(folder: Path, content: bytes, key: "Ed25519PrivateKey") -> str:
-    """Write `manifest.sig` for a manifest's canonical bytes; give the key's fingerprint."""
+def sign(folder: Path, key: "Ed25519PrivateKey") -> str:
+    """Write `manifest.sig` over the bytes of a folder's `manifest.json`; give the key's fingerprint."""
     name = fingerprint(key.public_key())
-    signature = base64.b64encode(key.sign(_PURPOSE + content)).decode()
+    signature = base64.b64encode(key.sign(_PURPOSE + (folder / "manifest.json").read_bytes())).decode()
     write_json(folder / SIGNATURE, {"algorithm": "ed25519", "key": name, "signature": signature})
     return name
 
 
-def verify_signature(folder: Path, content: bytes, key: Any) -> str:
-    """Check `manifest.sig` against a manifest's canonical bytes; give the key's fingerprint.
+def verify_signature(folder: Path, content: bytes, trusted: Any) -> str:
+    """Check `manifest.sig` against the bytes of `manifest.json`.
+
+    Args:
+        folder: the bundle.
+        content: of `manifest.json`.
+        trusted: one or several public keys, as `public_keys` takes them; any one suffices.
+
+    Returns:
+        Fingerprint of the trusted key that signed it.
 
     Raises:
-        BundleError: there is no signature, it is damaged, of another key, or of another content.
-        ConfigError: the key is none.
+        BundleError: there is no signature, it is damaged, of no trusted key, or of another content.
+        ConfigError: a key is none.
     """
     from cryptography.exceptions import InvalidSignature
 
-    wanted = public_key(key)
+    keys = public_keys(trusted)
     path = folder / SIGNATURE
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(read_regular(path, _LARGEST))
         signature = base64.b64decode(value["signature"], validate=True)
-        signer = str(value["key"])
+        signer = str(value["key"])[:16]
     except FileNotFoundError:
         raise BundleError(
             f"{folder} is not signed and a signature is required; export it with `--sign KEY`, or get a signed copy"
         ) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise BundleError(f"{path} is damaged ({error}); get a signed copy of the bundle") from error
-    try:
-        wanted.verify(signature, _PURPOSE + content)
-    except InvalidSignature:
-        known = fingerprint(wanted)
-        reason = (
-            f"was signed by the key {signer[:16]}, not by {known}"
-            if signer != known
-            else "has been changed since it was signed"
-        )
-        raise BundleError(f"the manifest in {folder} {reason}; do not use this bundle") from None
-    return fingerprint(wanted)
+    for key in keys:
+        with contextlib.suppress(InvalidSignature):
+            key.verify(signature, _PURPOSE + content)
+            return fingerprint(key)
+    known = [fingerprint(key) for key in keys]
+    reason = "has been changed since it was signed" if signer in known else f"was signed by the key {signer}"
+    raise BundleError(
+        f"the manifest in {folder} {reason}, and the trusted keys are {', '.join(known)}; do not use this bundle"
+    )
 
 
 def _serialization() -> Any:

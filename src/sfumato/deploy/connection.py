@@ -1,0 +1,306 @@
+"""Asking a server over HTTP, by the standard library alone: one deadline for a query, nothing shared with a fork."""
+
+import collections
+import contextlib
+import http.client
+import ipaddress
+import json
+import os
+import queue
+import random
+import socket
+import ssl
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy.typing as npt
+
+from sfumato.deploy.manifest import Manifest
+from sfumato.deploy.messages import Query, Tensors, http_answer, http_query
+from sfumato.errors import ConfigError, RemoteError, SfumatoWarning
+
+__all__ = ["Remote"]
+
+_LARGEST_ANSWER = 64 << 20
+_BUSY = (429, 502, 503, 504)  # what a retry can cure
+_FIRST_PAUSE = 0.1
+_LONGEST_REASON = 300
+_JITTER = random.SystemRandom()  # children of a fork must not pause alike
+
+
+class _Unavailable(Exception):
+    """The server could not be asked now; sending the same bytes again, after `pause` seconds, may help."""
+
+    def __init__(self, reason: str, pause: float = 0.0) -> None:
+        super().__init__(reason)
+        self.pause = pause
+
+
+class Remote:
+    """One server. Who asks has a connection to itself, kept open afterwards for whoever asks next.
+
+    Args:
+        url: of the server.
+        token: bearer token, or None.
+        ca: PEM file of the authorities that may have signed the server's certificate; None takes the system's.
+        cert: PEM files (certificate chain, private key) of the client's own certificate, or None.
+        timeout: seconds for one query: connecting, sending, waiting, retries and pauses together.
+        retries: how often the same bytes are sent again when the server is busy or cannot be reached.
+
+    Raises:
+        ConfigError: the address, the token, a certificate or a number makes no sense.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: str | None = None,
+        ca: Path | str | None = None,
+        cert: tuple[Path | str, Path | str] | None = None,
+        timeout: float,
+        retries: int,
+    ) -> None:
+        if not 0 < timeout < threading.TIMEOUT_MAX or retries < 0:
+            raise ConfigError(
+                f"timeout is {timeout} and retries are {retries}; give seconds above 0, and 0 or more retries"
+            )
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        try:
+            port = parts.port
+        except ValueError:
+            port = -1
+        if parts.scheme not in ("http", "https") or not parts.hostname or port == -1 or parts.username is not None:
+            raise ConfigError(f"{url} is no address of an HTTP server; give one such as http://127.0.0.1:8000")
+        self.url, self._timeout, self._retries = url, timeout, retries
+        self._host, self._port, self._prefix = parts.hostname, port, parts.path.rstrip("/")
+        self._tls = _tls_context(ca, cert) if parts.scheme == "https" else None
+        if self._tls is None and (ca is not None or cert is not None):
+            raise ConfigError(f"certificates are given, but {url} is not encrypted; write https://")
+        self._headers = _authorization(token, self._host if self._tls is None else None)
+        self._process = os.getpid()
+        self._idle: collections.deque[http.client.HTTPConnection] = collections.deque()
+
+    def ask(self, manifest: Manifest, feature: npt.NDArray[Any]) -> Tensors:
+        """The decoder's tensors for a released feature (n, ...).
+
+        Raises:
+            RemoteError: the server cannot be reached in time, refuses, or answers otherwise than the protocol says.
+        """
+        query, deadline = http_query(manifest, feature), time.monotonic() + self._timeout
+        pause = _FIRST_PAUSE
+        for attempt in range(self._retries + 1):
+            try:
+                return http_answer(*self._post(query, manifest, deadline), query)
+            except _Unavailable as error:
+                wait = max(pause * _JITTER.uniform(0.5, 1.5), error.pause)
+                if attempt == self._retries or time.monotonic() + wait >= deadline:
+                    raise RemoteError(
+                        f"{self.url} cannot be asked now: {error}; is it running, and reachable?"
+                    ) from error
+                time.sleep(wait)
+                pause *= 2
+        raise AssertionError  # the loop returns or raises
+
+    def close(self) -> None:
+        """Close the connections."""
+        while self._idle:
+            self._idle.pop().close()
+
+    def _post(self, query: Query, manifest: Manifest, deadline: float) -> tuple[dict[str, str], bytes]:
+        """Send once; a connection on which anything went wrong is not used again.
+
+        Raises:
+            _Unavailable: it makes sense to send it again.
+            RemoteError: it does not.
+        """
+        connection = self._connection()
+        reused = connection.sock is not None
+        try:
+            status, headers, body = _in_time(deadline, lambda: self._exchange(connection, query, deadline))
+        except (http.client.HTTPException, OSError, UnicodeError) as error:
+            _abandon(connection)
+            if reused and isinstance(error, ConnectionError | ssl.SSLEOFError):
+                # A server may close an idle connection at any time, so this says nothing about the query.
+                self.close()
+                return self._post(query, manifest, deadline)
+            raise self._failure(error) from error
+        if connection.sock is not None:
+            self._idle.append(connection)
+        if status == 200:
+            return headers, body
+        reason = _reason(body)
+        if status in _BUSY:
+            after = headers.get("retry-after", "")
+            raise _Unavailable(f"it answers {status} ({reason})", float(after) if after.isdecimal() else 0.0)
+        if status in (401, 403):
+            raise RemoteError(f"{self.url} refuses the token ({status}); give the right one with --token-file")
+        if status == 404:
+            raise RemoteError(
+                f"{self.url} does not serve the model {manifest.name!r} in version {manifest.version} ({reason}); "
+                "serve this bundle there, or ask another server"
+            )
+        raise RemoteError(f"{self.url} refuses the query ({status}: {reason})")
+
+    def _connection(self) -> http.client.HTTPConnection:
+        """An idle connection of this process, or a new one."""
+        if self._process != os.getpid():
+            # A forked child leaves its parent's connections alone: two that write into one get each other's answers.
+            self._idle, self._process = collections.deque(), os.getpid()
+        with contextlib.suppress(IndexError):
+            return self._idle.pop()
+        if self._tls is None:
+            return http.client.HTTPConnection(self._host, self._port, timeout=self._timeout)
+        return http.client.HTTPSConnection(self._host, self._port, timeout=self._timeout, context=self._tls)
+
+    def _exchange(
+        self, connection: http.client.HTTPConnection, query: Query, deadline: float
+    ) -> tuple[int, dict[str, str], bytes]:
+        if connection.sock is None:
+            connection.connect()
+        if time.monotonic() > deadline:  # nobody waits any more, so nothing is sent
+            raise TimeoutError
+        connection.request("POST", self._prefix + query.path, query.body, query.headers | self._headers)
+        response = connection.getresponse()
+        body = response.read(_LARGEST_ANSWER + 1)
+        if len(body) > _LARGEST_ANSWER:
+            raise _AnswerTooLarge
+        return response.status, {name.lower(): value for name, value in response.headers.items()}, body
+
+    def _failure(self, error: Exception) -> Exception:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return RemoteError(f"the certificate of {self.url} {_certificate_advice(error, self._host)}")
+        if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
+            return RemoteError(
+                f"no encrypted connection to {self.url} ({_sentence(error.reason or error)}); does it speak TLS, and "
+                "want a client certificate (--cert)?"
+            )
+        if isinstance(error, _AnswerTooLarge):
+            return RemoteError(
+                f"the answer of {self.url} is larger than {_LARGEST_ANSWER >> 20} MiB; is it the right server?"
+            )
+        if isinstance(error, UnicodeError) or (isinstance(error, socket.gaierror) and error.errno != socket.EAI_AGAIN):
+            return RemoteError(f"the host {self._host} is not known ({_sentence(error)}); check the address")
+        if isinstance(error, TimeoutError):
+            return _Unavailable(f"no answer within {self._timeout:g} s")
+        if isinstance(error, http.client.RemoteDisconnected | ssl.SSLEOFError):
+            hint = "; if it speaks TLS, write https://" if self._tls is None else ""
+            return _Unavailable(f"it closed the connection without an answer{hint}")
+        if isinstance(error, http.client.HTTPException) and not isinstance(error, http.client.IncompleteRead):
+            return RemoteError(
+                f"{self.url} does not answer in HTTP ({type(error).__name__}); is it the right port, and does it speak "
+                "TLS (https://)?"
+            )
+        return _Unavailable(_sentence(getattr(error, "strerror", None) or error or type(error).__name__))
+
+
+class _AnswerTooLarge(http.client.HTTPException):
+    pass
+
+
+def _in_time(deadline: float, work: Callable[[], Any]) -> Any:
+    """Do something in a thread of its own, and wait for it until the deadline.
+
+    A socket's timeout bounds one operation and a name server's has none: a server that sends a byte now and then, or a
+    device without a network, would keep the caller far beyond it.
+
+    Raises:
+        TimeoutError: the deadline came first.
+        Exception: what the work raised.
+    """
+    found: queue.SimpleQueue[tuple[Any, Exception | None]] = queue.SimpleQueue()
+
+    def attempt() -> None:
+        try:
+            found.put((work(), None))
+        except Exception as error:
+            found.put((None, error))
+
+    threading.Thread(target=attempt, daemon=True).start()
+    try:
+        result, error = found.get(timeout=max(0.0, deadline - time.monotonic()))
+    except queue.Empty:
+        raise TimeoutError from None
+    if error is not None:
+        raise error
+    return result
+
+
+def _abandon(connection: http.client.HTTPConnection) -> None:
+    """Close a connection, and wake whoever still waits for it."""
+    if connection.sock is not None:
+        with contextlib.suppress(OSError):
+            connection.sock.shutdown(socket.SHUT_RDWR)
+    connection.close()
+
+
+def _authorization(token: str | None, open_host: str | None) -> dict[str, str]:
+    """The header of a token; one that would travel in the open to another machine is warned of."""
+    if token is None:
+        return {}
+    if not (token.isascii() and token.isprintable() and token.strip() == token and token):
+        raise ConfigError(
+            "the token is empty or holds blanks or special characters; give the one that the server knows"
+        )
+    if open_host is not None and not _loopback(open_host):
+        warnings.warn(
+            f"the token travels unencrypted to {open_host}, where others can read it; ask over TLS",
+            SfumatoWarning,
+            stacklevel=5,
+        )
+    return {"Authorization": f"Bearer {token}"}
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _tls_context(ca: Path | str | None, cert: tuple[Path | str, Path | str] | None) -> ssl.SSLContext:
+    """Verifies the server's certificate and its name; TLS 1.2 or newer."""
+    try:
+        context = ssl.create_default_context(cafile=None if ca is None else str(ca))
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if cert is not None:
+            chain, key = cert
+            context.load_cert_chain(str(chain), str(key), password=_no_passphrase)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"the certificates cannot be used ({_sentence(error)}); give PEM files") from error
+    return context
+
+
+def _no_passphrase() -> str:
+    raise ValueError("the private key has a passphrase")
+
+
+def _certificate_advice(error: ssl.SSLCertVerificationError, host: str) -> str:
+    """What is wrong and what helps, by OpenSSL's number of the reason."""
+    clock, why = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), _sentence(error.verify_message)
+    advice = {
+        9: f"is not valid yet by this device's clock, which says {clock}; set the clock",
+        10: f"has expired (this device's clock says {clock}); the server needs a new one",
+        62: f"is of another host than {host}; ask by a name that the certificate holds",
+    }
+    advice[64] = advice[62]  # the same for an address in the place of a name
+    unknown = f"was signed by an authority that is not known here ({why}); give the authority's certificate with --ca"
+    advice |= dict.fromkeys((2, 18, 19, 20, 21), unknown)
+    return advice.get(error.verify_code, f"is not accepted ({why}); the server needs another one")
+
+
+def _reason(body: bytes) -> str:
+    try:
+        return _sentence(json.loads(body)["error"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return _sentence(body[:_LONGEST_REASON].decode("utf-8", "replace"))
+
+
+def _sentence(text: object) -> str:
+    """One line of what a server or a library said, without its full stop."""
+    return " ".join(str(text).split())[:_LONGEST_REASON].rstrip(". ") or "no reason given"

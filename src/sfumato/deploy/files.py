@@ -1,0 +1,102 @@
+"""Files of a bundle and of a device: read through one bounded reader, written aside and exchanged whole."""
+
+import errno
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sfumato.errors import ConfigError, StorageError
+
+__all__ = ["LARGEST_FILE", "read_regular", "read_secret", "replace_folder"]
+
+LARGEST_FILE = 2**31 - 1  # bytes of an ONNX file: no protobuf message is longer
+_LARGEST_SECRET = 1 << 16
+
+
+def read_regular(path: Path, most: int, *, private: bool = False) -> bytes:
+    """The whole content of a regular file of at most `most` bytes.
+
+    A pipe, a device or a folder is refused before anything is read from it, and a file that grows is not followed.
+
+    Args:
+        path: the file, or a link to it.
+        most: bytes; a longer file is refused.
+        private: refuse a file that anybody but its owner can read.
+
+    Raises:
+        OSError: what the operating system says, or in its form why the file is refused.
+    """
+    # Without O_NONBLOCK opening a pipe waits for somebody to write into it.
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as handle:
+        found = os.fstat(handle.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file")
+        if private and os.name == "posix" and found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            raise PermissionError(errno.EACCES, "others may read it")
+        data = handle.read(most + 1)
+    if len(data) > most:
+        raise OSError(errno.EFBIG, f"it is larger than {most} bytes")
+    return data
+
+
+def read_secret(path: Path, what: str) -> bytes:
+    """The content of a key file that only its owner can read.
+
+    Raises:
+        ConfigError: it cannot be read, or others can read it as well.
+    """
+    try:
+        return read_regular(path, _LARGEST_SECRET, private=True)
+    except OSError as error:
+        remedy = f"run `chmod 600 {path}`" if error.strerror == "others may read it" else "give another file"
+        raise ConfigError(f"cannot use the {what} {path}: {error.strerror}; {remedy}") from error
+
+
+@contextmanager
+def replace_folder(folder: Path, mark: str) -> Iterator[Path]:
+    """A temporary folder that takes the place of `folder` when the block ends well; an older bundle there goes.
+
+    A reader sees the old bundle or the new one, or for an instant none, never a mixture.
+
+    Args:
+        folder: the bundle.
+        mark: name of the file by which an older bundle is known.
+
+    Raises:
+        ConfigError: `folder` holds something that is no bundle.
+        StorageError: the operating system refused.
+    """
+    if folder.exists() and not (folder / mark).exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"{folder} holds something that is no bundle; choose another --out folder")
+    aside: Path | None = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
+        fresh = aside / "new"
+        fresh.mkdir()
+        yield fresh
+        if folder.exists():
+            folder.rename(aside / "old")
+        fresh.rename(folder)
+        _flush(folder.parent)
+    except OSError as error:
+        if aside is not None and (aside / "old").exists() and not folder.exists():
+            (aside / "old").rename(folder)
+        raise StorageError(
+            f"cannot write {folder}: {error.strerror or error}; free some space or choose another folder"
+        ) from error
+    finally:
+        if aside is not None:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def _flush(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
