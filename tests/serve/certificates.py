@@ -24,10 +24,10 @@ class Authority:
         self.certificate = folder / f"{name}.pem"
         self.certificate.write_bytes(_pem(builder.sign(self._key, hashes.SHA256())))
 
-    def issue(self, name: str, *, days: float = 10) -> tuple[Path, Path]:
+    def issue(self, name: str, *, days: float = 10, begins: float = -1) -> tuple[Path, Path]:
         key = ec.generate_private_key(ec.SECP256R1())
         names = x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))])
-        signed = self._builder(_name(name), key, days).add_extension(names, False).sign(self._key, hashes.SHA256())
+        signed = self._builder(_name(name), key, days, begins).add_extension(names, False).sign(self._key, hashes.SHA256())
         certificate, secret = self.folder / f"{name}.pem", self.folder / f"{name}.key"
         certificate.write_bytes(_pem(signed))
         secret.write_bytes(
@@ -37,7 +37,9 @@ class Authority:
         )
         return certificate, secret
 
-    def _builder(self, name: x509.Name, key: ec.EllipticCurvePrivateKey, days: float) -> x509.CertificateBuilder:
+    def _builder(
+        self, name: x509.Name, key: ec.EllipticCurvePrivateKey, days: float, begins: float = -1
+    ) -> x509.CertificateBuilder:
         end = datetime.now(UTC) + timedelta(days=days)
         return (
             x509.CertificateBuilder()
@@ -45,7 +47,7 @@ class Authority:
             .issuer_name(self._name)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(min(datetime.now(UTC), end) - timedelta(days=1))
+            .not_valid_before(min(datetime.now(UTC), end) + timedelta(days=begins))
             .not_valid_after(end)
         )
 

@@ -5,6 +5,7 @@ import http.client
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -222,6 +223,19 @@ def ask(
     connection.close()
     found = {key.lower(): value for key, value in response.getheaders()}
     return response.status, found, json.loads(content) if "json" in found.get("content-type", "") else content
+
+
+def raw(address: str, *parts: bytes, pause: float = 0.0, seconds: float = 10) -> bytes:
+    """What comes back until the server closes the connection."""
+    host, _, port = address.rpartition(":")
+    said = b""
+    with socket.create_connection((host, int(port)), timeout=seconds) as one:
+        for part in parts:
+            one.sendall(part)
+            time.sleep(pause)
+        while data := one.recv(65536):
+            said += data
+    return said
 
 
 def tensor(feature: np.ndarray, **changes: Any) -> dict[str, Any]:

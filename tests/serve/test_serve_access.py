@@ -7,18 +7,16 @@ import ssl
 import urllib.error
 import urllib.request
 
-import grpc
 import pytest
-from serve_certificates import Authority
-from serve_support import ask, features, infer, make_bundle, metric, running, tensor, until
-from tritonclient.grpc import service_pb2 as pb
+from certificates import Authority
+from serve_support import ask, features, infer, make_bundle, metric, raw, running, tensor, until
 
-from sfumato.deploy.server import ServeConfig, access
-from sfumato.deploy.server.access import Tokens
-from sfumato.deploy.server.logs import Log
-from sfumato.deploy.server.refusals import UNAUTHENTICATED, Refusal
 from sfumato.deploy.signing import new_key, private_key, sign
 from sfumato.errors import BundleError, ConfigError
+from sfumato.serve import ServeConfig, access
+from sfumato.serve.access import Tokens
+from sfumato.serve.errors import UNAUTHENTICATED, Refusal
+from sfumato.serve.logs import Log
 
 GOOD, OTHER = "a-token-of-decent-length", "another-token-of-decent-length"
 
@@ -37,11 +35,6 @@ def token_file(tmp_path):
 
 def bearer(token):
     return {"Authorization": f"Bearer {token}"}
-
-
-def grpc_call(channel, token=None, name="ServerMetadata", request=b""):
-    metadata = () if token is None else (("authorization", f"Bearer {token}"),)
-    return channel.unary_unary(f"/inference.GRPCInferenceService/{name}")(request, metadata=metadata, timeout=10)
 
 
 class TestTokens:
@@ -72,15 +65,11 @@ class TestTokens:
                 assert ask(server.rest, path)[0] == 200
             assert metric(server.rest, "sfumato_rejections_total", "unauthenticated", headers=bearer(GOOD)) == 24
 
-    def test_over_grpc(self, bundle, token_file):
-        with running(bundle, token_file=token_file) as server, grpc.insecure_channel(server.grpc) as channel:
-            assert grpc_call(channel, GOOD)
-            assert grpc_call(channel, None, "ServerReady")
-            for token in (None, GOOD + "x"):
-                for name in ("ServerMetadata", "ModelInfer", "ModelMetadata", "ModelReady"):
-                    with pytest.raises(grpc.RpcError) as caught:
-                        grpc_call(channel, token, name)
-                    assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    def test_two_headers_are_refused_whatever_they_say(self, bundle, token_file):
+        with running(bundle, token_file=token_file) as server:
+            for first, second in ((GOOD, OTHER), (GOOD, "wrong"), ("wrong", GOOD)):
+                head = f"GET /v2 HTTP/1.1\r\nAuthorization: Bearer {first}\r\nAuthorization: Bearer {second}\r\n"
+                assert raw(server.rest, f"{head}Connection: close\r\n\r\n".encode()).startswith(b"HTTP/1.1 400")
 
     def test_they_are_compared_in_constant_time_with_every_one(self, token_file, monkeypatch):
         compared = []
@@ -95,10 +84,10 @@ class TestTokens:
         for token in (GOOD, OTHER, "wrong", "é"):
             compared.clear()
             if token in (GOOD, OTHER):
-                tokens.check(f"Bearer {token}")
+                tokens.check(f"Bearer {token}".encode())
             else:
                 with pytest.raises(Refusal) as caught:
-                    tokens.check(f"Bearer {token}")
+                    tokens.check(f"Bearer {token}".encode())
                 assert caught.value.reason is UNAUTHENTICATED
             assert [(len(a), len(b)) for a, b in compared] == [(32, 32)] * 2
 
@@ -128,26 +117,18 @@ def https(server, path, *, authority=None, client=None):
         return json.load(response)
 
 
-def secure_channel(server, authority, client=None):
-    pem = None if client is None else [client[1].read_bytes(), client[0].read_bytes()]
-    return grpc.secure_channel(server.grpc, grpc.ssl_channel_credentials(authority.read_bytes(), *(pem or ())))
-
-
 class TestTls:
-    def test_both_transports(self, bundle, tmp_path):
+    def test_certificates_are_checked_and_the_wrong_scheme_is_told(self, bundle, tmp_path):
         authority = Authority(tmp_path / "pki")
         cert, key = authority.issue("server")
         with running(bundle, tls_cert=cert, tls_key=key) as server:
             assert https(server, "/v2", authority=authority.certificate)["name"] == "sfumato"
             with pytest.raises(urllib.error.URLError, match="certificate verify failed"):
                 https(server, "/v2")
-            with pytest.raises(OSError):
-                ask(server.rest, "/v2")  # plain HTTP into a TLS port
-            with secure_channel(server, authority.certificate) as channel:
-                assert grpc_call(channel)
-            with grpc.insecure_channel(server.grpc) as channel, pytest.raises(grpc.RpcError):
-                grpc_call(channel)
+            assert b"write https://" in raw(server.rest, b"GET /v2 HTTP/1.1\r\nHost: x\r\n\r\n")
             assert https(server, "/v2/health/ready", authority=authority.certificate) == {"ready": True}
+        with running(bundle) as server:
+            assert b"write http://" in raw(server.rest, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
 
     def test_clients_need_a_certificate_of_the_right_authority_that_has_not_expired(self, bundle, tmp_path):
         authority = Authority(tmp_path / "pki")
@@ -159,42 +140,22 @@ class TestTls:
             for client in bad.values():
                 with pytest.raises((OSError, ssl.SSLError)):
                     https(server, "/v2", authority=authority.certificate, client=client)
-                with (
-                    secure_channel(server, authority.certificate, client) as channel,
-                    pytest.raises(grpc.RpcError) as caught,
-                ):
-                    grpc_call(channel)
-                assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
             assert https(server, "/v2", authority=authority.certificate, client=good)["name"] == "sfumato"
-            with secure_channel(server, authority.certificate, good) as channel:
-                assert grpc_call(channel)
-
-    def test_a_renewed_certificate_is_taken_at_a_reload_and_a_bad_one_is_not(self, bundle, tmp_path):
-        authority = Authority(tmp_path / "pki")
-        cert, key = authority.issue("server")
-        with running(bundle, tls_cert=cert, tls_key=key) as server:
-            renewed = Authority(tmp_path / "new", "new")
-            for old, new in zip((cert, key), renewed.issue("server"), strict=True):
-                old.write_bytes(new.read_bytes())
-            assert server.do(server.core.reload())
-            cert.write_bytes(b"no certificate")
-            assert not server.do(server.core.reload())
-            assert https(server, "/v2", authority=renewed.certificate)["name"] == "sfumato"
-            with secure_channel(server, renewed.certificate) as channel:
-                assert grpc_call(channel)
 
     def test_bad_certificates_end_the_start_with_a_sentence(self, bundle, tmp_path):
         authority = Authority(tmp_path / "pki")
         cert, key = authority.issue("server")
         _, other_key = authority.issue("other")
         expired, its_key = authority.issue("expired", days=-1)
+        early, early_key = authority.issue("early", days=10, begins=2)
         junk = tmp_path / "junk.pem"
         junk.write_text("junk")
         for settings, sentence in (
             ({"tls_cert": expired, "tls_key": its_key}, "expired on"),
+            ({"tls_cert": early, "tls_key": early_key}, "not valid before .* check the clock"),
             ({"tls_cert": cert, "tls_key": other_key}, "no certificate with its private key"),
             ({"tls_cert": junk, "tls_key": key}, "holds no certificate in PEM"),
-            ({"tls_cert": cert, "tls_key": tmp_path / "none"}, "cannot read"),
+            ({"tls_cert": cert, "tls_key": tmp_path / "none"}, "No such file"),
             ({"tls_cert": cert, "tls_key": key, "client_ca": junk}, "holds no certificates in PEM"),
         ):
             with pytest.raises(ConfigError, match=sentence), running(bundle, **settings):
@@ -230,7 +191,7 @@ class TestBundles:
 
         manifest = Manifest.load(bundle)
         replace(manifest, feature=FeatureSpec("feature", (9,), "FP32")).save(bundle)
-        with pytest.raises(BundleError, match="its manifest says"), running(bundle):
+        with pytest.raises(BundleError, match="the manifest says"), running(bundle):
             pass
 
     def test_two_bundles_of_one_name_and_version(self, bundle, tmp_path):
@@ -270,13 +231,11 @@ def test_logs_hold_nothing_that_a_client_sent(bundle, token_file):
         assert (
             ask(server.rest, infer_path, {"inputs": [tensor(feature, name=secrets[5])]}, headers=bearer(GOOD))[0] == 400
         )
-        with grpc.insecure_channel(server.grpc) as channel, pytest.raises(grpc.RpcError):
-            grpc_call(channel, GOOD, "ModelInfer", pb.ModelInferRequest(model_name=secrets[4]).SerializeToString())
-        until(lambda: stream.getvalue().count('"request"') == 4)
+        until(lambda: stream.getvalue().count('"request"') == 3)
         _, _, metrics = ask(server.rest, "/metrics", headers=bearer(GOOD))
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]
-    assert {line["event"] for line in lines} == {"listening", "request", "draining", "stopped"}
-    assert [line["status"] for line in lines if line["event"] == "request"] == ["200", "404", "400", "NOT_FOUND"]
+    assert {line["event"] for line in lines} == {"request"}
+    assert [line["status"] for line in lines if line["event"] == "request"] == ["200", "404", "400"]
     for text in (stream.getvalue(), metrics.decode()):
         assert not [secret for secret in secrets if secret in text]
         assert not [value for value in feature.ravel().tolist() if str(value)[:8] in text]
@@ -292,16 +251,10 @@ def test_an_unforeseen_error_is_logged_without_its_text(bundle, monkeypatch):
         monkeypatch.setattr(server.core, "find", fail)
         status, _, answer = infer(server.rest, features())
         assert (status, answer) == (500, {"error": "the server failed on this request"})
-        with grpc.insecure_channel(server.grpc) as channel, pytest.raises(grpc.RpcError) as caught:
-            grpc_call(channel, None, "ModelInfer")
-        assert (caught.value.code(), caught.value.details()) == (
-            grpc.StatusCode.INTERNAL,
-            "the server failed on this request",
-        )
         monkeypatch.undo()
         assert infer(server.rest, features())[0] == 200
     failures = [line for line in map(json.loads, stream.getvalue().splitlines()) if line["event"] == "failure"]
-    assert [line["error"] for line in failures] == ["ValueError"] * 2
+    assert [line["error"] for line in failures] == ["ValueError"]
     assert "private-value" not in stream.getvalue()
 
 
@@ -316,7 +269,6 @@ def test_an_unforeseen_error_is_logged_without_its_text(bundle, monkeypatch):
         ({"client_timeout": float("nan")}, "above 0"),
         ({"max_delay_ms": -1}, "from 0"),
         ({"port": 70000}, "0 to 65535"),
-        ({"port": 8080, "grpc_port": 8080}, "two different"),
         ({"tls_cert": "a"}, "belong together"),
         ({"client_ca": "a"}, "mutual TLS"),
         ({"reveal": "top_k"}, "belong together"),

@@ -309,6 +309,7 @@ class Door(asyncio.AbstractServer):
         try:
             if self._context is not None and await self._first_byte(connection) != b"\x16":
                 sentence = json.dumps({"error": "this port speaks TLS: write https://"})
+                connection.recv(_HEAD)  # what is left unread would reset the connection, and the answer with it
                 connection.send(f"HTTP/1.1 400 Refused\r\nconnection: close\r\n\r\n{sentence}\n".encode())
                 raise OSError
             handshake = None if self._context is None else self._patience
