@@ -49,7 +49,7 @@ def _read(path: Path) -> dict[str, int]:
 def _signal(pid: int, path: Path) -> None:
     words = Path(f"/proc/{pid}/cmdline")
     try:
-        if words.exists() and b"serve" not in words.read_bytes():
+        if words.exists() and b"serve" not in words.read_bytes().split(b"\0"):
             raise ProcessLookupError
         os.kill(pid, signal.SIGHUP)
     except (ProcessLookupError, PermissionError):
