@@ -59,21 +59,20 @@ class App:
     def __init__(self, core: Core) -> None:
         self._core = core
         self._parser = ThreadPoolExecutor(1, thread_name_prefix="parse")
-        self._room = core.config.max_request_bytes * 3 // 2  # for all bodies and answers that are not small
+        self._held: dict[Guest, int] = {}  # bytes of bodies and answers, in the order in which they began
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, as ASGI has it."""
         guest = GUEST.get()
         if scope["type"] != "http" or guest is None:
             return
-        kept: list[int] = []
         whole = False
         try:
             try:
                 self._authorise(scope)
                 path = scope["path"]
                 if scope["method"] == "POST" and (named := _INFER.fullmatch(path)):
-                    reply = await self._infer(scope, receive, guest, named[1], named[2] or "", kept)
+                    reply = await self._infer(scope, receive, guest, named[1], named[2] or "")
                     whole = True
                 else:
                     guest.work()
@@ -91,7 +90,7 @@ class App:
             self._core.log.failure(error)
             raise
         finally:
-            self._room += sum(kept)
+            self._held.pop(guest, None)
             guest.rest()
 
     def _authorise(self, scope: Scope) -> None:
@@ -136,10 +135,8 @@ class App:
             return status, body, ((b"content-type", kind.encode()),)
         return status, msgspec.json.encode(answer), _JSON
 
-    async def _infer(
-        self, scope: Scope, receive: Receive, guest: Guest, name: str, version: str, kept: list[int]
-    ) -> Reply:
-        """Read, compute and write; what is counted of bodies and answers goes into `kept`."""
+    async def _infer(self, scope: Scope, receive: Receive, guest: Guest, name: str, version: str) -> Reply:
+        """Read, compute and write."""
         core, began = self._core, time.monotonic()
         served: Served | None = None
         refusal: Refusal | None = _FAILED
@@ -149,7 +146,7 @@ class App:
             if served.batcher.full:
                 raise Refusal(BUSY, f"{core.config.queue} requests wait already; try again a little later")
             announced, head_length = _lengths(scope["headers"])
-            body = await self._body(receive, guest, announced, kept)
+            body = await self._body(receive, guest, announced)
             asked = await self._read(body, head_length, served)
             del body
             rows = len(asked.features)
@@ -159,7 +156,7 @@ class App:
             logits = await served.batcher.submit(asked.features, patience)
             guest.work()
             content, split = write_answer(asked, served.model, served.model.answer(logits))
-            self._keep(len(content), kept)
+            self._keep(guest, len(content))
             refusal = None
         except asyncio.CancelledError:  # by the door; a thread that has not begun will not compute these rows
             refusal = Refusal(GONE, "the client went away")
@@ -171,7 +168,7 @@ class App:
             core.account(served, rows, refusal, time.monotonic() - began)
         return 200, content, _JSON if split is None else (*_BINARY, (BINARY_HEADER, b"%d" % split))
 
-    async def _body(self, receive: Receive, guest: Guest, announced: int, kept: list[int]) -> bytes | bytearray:
+    async def _body(self, receive: Receive, guest: Guest, announced: int) -> bytes | bytearray:
         """The whole body, no longer than allowed; that it comes in time is seen to at the door."""
         most = self._core.config.max_request_bytes
         body: bytes | bytearray = b""
@@ -191,14 +188,19 @@ class App:
                 body += part
             if not message.get("more_body"):
                 return body
-            self._keep(len(part), kept)
+            self._keep(guest, len(part))
         raise Refusal(TOO_LARGE, f"the body is larger than {most} bytes")
 
-    def _keep(self, size: int, kept: list[int]) -> None:
-        """Count bytes that are held for a client, beyond the first few."""
-        kept.append(size)
-        self._room -= size
-        if self._room < 0 and sum(kept) > _SMALL:
+    def _keep(self, guest: Guest, size: int) -> None:
+        """Count bytes that are held for a client. The first in line may finish; all others share half a largest body.
+
+        Raises:
+            Refusal: BUSY: they hold more than that, and this one more than a little.
+        """
+        held = self._held[guest] = self._held.get(guest, 0) + size
+        first = next(iter(self._held))
+        others = sum(self._held.values()) - self._held[first]
+        if held > _SMALL and guest is not first and others > self._core.config.max_request_bytes // 2:
             raise Refusal(BUSY, "too many large requests are on their way; try again a little later")
 
     async def _read(self, body: bytes | bytearray, head_length: bytes | None, served: Served) -> InferRequest:

@@ -204,13 +204,13 @@ class _Supervisor:
             elif old is not None and worker.generation is old:
                 self._dismiss(worker, "retire")
         self._replace.clear()
+        self._announce()
         models = [f"{bundle.manifest.name}/{bundle.manifest.version}" for bundle in self._current.bundles]
         if old is None:
             self._log.event("listening", rest=_address(self._socket), models=models)
             _warn(self._config, self._log)
         else:
             self._log.event("reloaded", generation=self._current.number, models=models)
-        self._announce()
 
     def _announce(self) -> None:
         self._reloads += 1
