@@ -278,6 +278,11 @@ def clients(count: int, work: Any) -> list[Any]:
     return results
 
 
+def children(pid):
+    with open(f"/proc/{pid}/task/{pid}/children") as handle:
+        return [int(word) for word in handle.read().split()]
+
+
 def resident_bytes(pid: int | None = None) -> int:
     with open(f"/proc/{pid or os.getpid()}/statm") as handle:
         return int(handle.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

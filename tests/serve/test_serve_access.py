@@ -8,7 +8,7 @@ import urllib.error
 import urllib.request
 
 import pytest
-from certificates import Authority
+from serve_certificates import Authority
 from serve_support import ask, features, infer, make_bundle, metric, raw, running, tensor, until
 
 from sfumato.deploy.signing import new_key, private_key, sign

@@ -2,14 +2,13 @@
 
 import time
 
-import grpc
 import numpy as np
 import pytest
 from serve_support import by_onnxruntime, features, make_bundle, running
 
 from sfumato.bench import clients
 from sfumato.bench.load import Load, load
-from sfumato.bench.servers import grpc_echo, in_process
+from sfumato.bench.servers import in_process
 
 
 def test_rates_and_quantiles_of_a_known_load():
@@ -45,16 +44,9 @@ def test_a_client_that_cannot_begin_ends_the_measurement():
 def test_its_clients_ask_the_server_what_they_should(tmp_path):
     bundle = make_bundle(tmp_path / "tiny")
     with running(bundle) as server:
-        for caller, address in ((clients.rest_caller, server.rest), (clients.grpc_caller, server.grpc)):
-            caller(address, "tiny", features(2))()()
-            with pytest.raises(Exception, match="no model of this name"):
-                caller(address, "other", features())()()
+        clients.rest_caller(server.rest, "tiny", features(2))()()
+        with pytest.raises(RuntimeError, match="no model of this name"):
+            clients.rest_caller(server.rest, "other", features())()()
     call = in_process(bundle)()
     assert len(call()[0]) == 1
     np.testing.assert_array_equal(call()[0], by_onnxruntime(bundle, features(seed=0)))
-
-
-def test_the_server_that_computes_nothing_gives_everything_back():
-    with grpc_echo() as address, grpc.insecure_channel(address) as channel:
-        assert channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")(b"any", timeout=20) == b"any"
-        clients.grpc_caller(address, "tiny", features())()()

@@ -291,7 +291,15 @@ def test_what_a_refusal_leaves_unread_does_not_break_the_connection(bundle):
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 def test_head_is_answered_wherever_get_is(bundle, method):
     with running(bundle) as server:
-        for path in ("/v2", "/v2/", "/v2/health/live", "/v2/health/ready/", "/v2/models/tiny", "/metrics", "/openapi.json"):
+        for path in (
+            "/v2",
+            "/v2/",
+            "/v2/health/live",
+            "/v2/health/ready/",
+            "/v2/models/tiny",
+            "/metrics",
+            "/openapi.json",
+        ):
             said = raw(server.rest, f"{method} {path} HTTP/1.1\r\nConnection: close\r\n\r\n".encode())
             head, _, body = said.partition(b"\r\n\r\n")
             assert head.startswith(b"HTTP/1.1 200")

@@ -14,10 +14,11 @@ import urllib.request
 
 import numpy as np
 import pytest
-from certificates import Authority
+from serve_certificates import Authority
 from serve_support import (
     ask,
     by_onnxruntime,
+    children,
     clients,
     features,
     infer,
@@ -44,11 +45,6 @@ def bundle(tmp_path):
 
 def versions(address):
     return ask(address, "/v2/models/tiny")[2]["versions"]
-
-
-def children(pid):
-    with open(f"/proc/{pid}/task/{pid}/children") as handle:
-        return [int(word) for word in handle.read().split()]
 
 
 def alive(pid):
@@ -103,9 +99,7 @@ class TestReload:
             assert join() == ["stopped"] * 4
             for answers in seen:
                 assert answers == sorted(answers)
-            np.testing.assert_array_equal(
-                logits_of(infer(address, features())[2]), by_onnxruntime(bundle, features())
-            )
+            np.testing.assert_array_equal(logits_of(infer(address, features())[2]), by_onnxruntime(bundle, features()))
             until(lambda: len(children(one.process.pid)) == 2)
             assert metric(address, "sfumato_generation") == 3
 
@@ -202,7 +196,7 @@ class TestDeath:
                 asked = metric(address, "sfumato_requests_total")
                 for pid in pids:
                     os.kill(pid, signal.SIGKILL)
-                until(lambda: len(children(one.process.pid)) == 2 and not set(pids) & set(children(one.process.pid)))
+                until(lambda gone=set(pids): len(set(children(one.process.pid)) - gone) == 2)
                 for _ in range(20):
                     np.testing.assert_array_equal(logits_of(infer(address, features())[2]), expected)
                 assert metric(address, "sfumato_requests_total") == asked + 20  # of all, dead or alive

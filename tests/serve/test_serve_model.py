@@ -1,5 +1,6 @@
 """What a server finds out about a decoder when it loads it."""
 
+import sys
 import time
 
 import numpy as np
@@ -69,7 +70,9 @@ def graph(folder, nodes, *constants):
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", CLASSES])],
         list(constants),
     )
-    onnx.save(helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), folder / "decoder.onnx")
+    onnx.save(
+        helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), folder / "decoder.onnx"
+    )
     text = (folder / "manifest.json").read_text()
     old = make_bundle(folder.parent / "other")  # the same weights, so the same digest as the first one
     text = text.replace(file_digest(old / "decoder.onnx"), file_digest(folder / "decoder.onnx"))
@@ -105,11 +108,15 @@ class TestOpenVino:
     def test_one_that_computes_something_else_is_not_served(self, tmp_path, monkeypatch):
         from sfumato.serve.engines import ov
 
-        monkeypatch.setattr(ov, "load", lambda *given: lambda x, run=ort.load(*given): 1.1 * run(x) + 0.1)
+        def load(*given):
+            run = ort.load(*given)
+            return lambda features: 1.1 * run(features) + 0.1
+
+        monkeypatch.setattr(ov, "load", load)
         with pytest.raises(BundleError, match="another --engine"):
             loaded(make_bundle(tmp_path / "tiny"), engine="openvino")
 
     def test_without_its_package_a_sentence_says_so(self, tmp_path, monkeypatch):
-        monkeypatch.setitem(__import__("sys").modules, "openvino", None)
+        monkeypatch.setitem(sys.modules, "openvino", None)
         with pytest.raises(ConfigError, match=r"install sfumato\[openvino\]"):
             loaded(make_bundle(tmp_path / "tiny"), engine="openvino")

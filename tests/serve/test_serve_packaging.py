@@ -1,4 +1,4 @@
-"""The image's packages, the generated messages, and what a server imports."""
+"""The image's packages, and what a server imports."""
 
 import re
 import subprocess
@@ -6,7 +6,6 @@ import sys
 import tomllib
 from pathlib import Path
 
-import pytest
 import yaml
 from serve_support import make_bundle
 
@@ -22,15 +21,22 @@ for name in sys.argv[2].split(","):
     sys.modules[name] = None
 from pathlib import Path
 import sfumato.cli.main, sfumato.cli.serve
-from sfumato.deploy.server import ServeConfig
-from sfumato.deploy.server.service import Service
+from sfumato.serve import ServeConfig, supervisor
+from sfumato.serve.door import Door, listen, loop_with
+from sfumato.serve.generation import Generation
+from sfumato.serve.logs import Log
+from sfumato.serve.worker import Worker
+
+config = ServeConfig((Path(sys.argv[1]),), port=0, drain_seconds=0)
+door = Door(config, 100)
 
 async def work():
-    service = Service(ServeConfig((Path(sys.argv[1]),), port=0, grpc_port=0, drain_seconds=0))
-    await service.start()
-    await service.stop()
+    worker = Worker(config, Generation.read(config), door, Log())
+    await worker.start(listen(config.host, 0))
+    await worker.stop()
 
-asyncio.run(work())
+with asyncio.Runner(loop_factory=loop_with(door)) as runner:
+    runner.run(work())
 """
 
 
@@ -78,19 +84,3 @@ def test_the_manifest_of_the_cluster_and_the_image_agree():
         assert path.startswith("/") or (ROOT / path).exists(), path
     drain = float(spec["args"][spec["args"].index("--drain-seconds") + 1])
     assert resource["spec"]["predictor"]["terminationGracePeriodSeconds"] >= drain + 30
-
-
-def test_the_committed_messages_are_those_of_the_proto(tmp_path):
-    pytest.importorskip("grpc_tools")
-    words = [sys.executable, "-m", "sfumato.deploy.server.protocol", str(tmp_path)]
-    subprocess.run(words, check=True, capture_output=True)
-    for name in ("open_inference_pb2.py", "open_inference_pb2.pyi"):
-        fresh, committed = (
-            [
-                line
-                for line in (root / "sfumato/deploy/server/protocol" / name).read_text().splitlines()
-                if not re.match(r"# Protobuf Python|    \d+,|    '',", line)
-            ]
-            for root in (tmp_path, ROOT / "src")
-        )
-        assert fresh == committed

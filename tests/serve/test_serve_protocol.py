@@ -6,7 +6,6 @@ import shutil
 import socket
 import subprocess
 
-import jsonschema
 import numpy as np
 import pytest
 import tritonclient.http
@@ -341,7 +340,7 @@ class TestErrors:
             ("/v2/models/tiny/versions/3/ready", 404),
             ("/v2/models/tiny/versions/one", 404),
             ("/v2/models", 404),
-                ("/", 404),
+            ("/", 404),
             ("/docs", 404),
             ("/v2/models/tiny/infer", 405),
         ],

@@ -8,11 +8,11 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-__all__ = ["grpc_caller", "rest_caller", "rest_request", "wait_until_ready"]
+__all__ = ["rest_caller", "rest_request", "wait_until_ready"]
 
 
-def wait_until_ready(process: "subprocess.Popen[str]") -> tuple[str, str]:
-    """Addresses of REST and gRPC from a server's log.
+def wait_until_ready(process: "subprocess.Popen[str]") -> str:
+    """The address from a server's log.
 
     Raises:
         RuntimeError: it ended instead.
@@ -23,7 +23,7 @@ def wait_until_ready(process: "subprocess.Popen[str]") -> tuple[str, str]:
     for line in process.stderr:
         told.append(line)
         if line.startswith("{") and (event := json.loads(line))["event"] == "listening":
-            return event["rest"], event["grpc"]
+            return str(event["rest"])
     raise RuntimeError(f"the server ended: {''.join(told)}")
 
 
@@ -71,25 +71,3 @@ def _received(connection: socket.socket) -> bytes:
     if not data:
         raise ConnectionError("the server closed the connection")
     return data
-
-
-def grpc_caller(address: str, model: str, feature: NDArray[Any]) -> Callable[[], Callable[[], None]]:
-    """A factory of calls over one channel each."""
-    import grpc
-
-    from sfumato.deploy.server.protocol import open_inference_pb2 as pb
-
-    message = pb.ModelInferRequest(model_name=model, raw_input_contents=[feature.tobytes()])
-    message.inputs.add(name="feature", datatype="FP32", shape=feature.shape)
-    request = message.SerializeToString()
-
-    def make() -> Callable[[], None]:
-        channel = grpc.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)])
-        invoke = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
-
-        def call() -> None:
-            invoke(request, timeout=30)
-
-        return call
-
-    return make

@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,44 +14,21 @@ import numpy as np
 from sfumato.bench.clients import wait_until_ready
 from sfumato.errors import ConfigError
 
-__all__ = ["Served", "grpc_echo", "in_process", "kserve", "server"]
+__all__ = ["in_process", "kserve", "server"]
 
 _PATIENCE = 120.0
 
 
-@dataclass(frozen=True)
-class Served:
-    """A running server's addresses."""
-
-    rest: str
-    grpc: str
-
-
 @contextmanager
-def server(bundles: list[Path], *options: str) -> Iterator[Served]:
-    """`sfumato serve` as a process of its own, on free ports, with its default settings but for options."""
-    words = [sys.executable, "-m", "sfumato.cli.main", "serve", *map(str, bundles), "--port", "0", "--grpc-port", "0"]
+def server(bundles: list[Path], *options: str) -> Iterator[str]:
+    """The address of `sfumato serve` as a process of its own on a free port; defaults but for options."""
+    words = [sys.executable, "-m", "sfumato.cli.main", "serve", *map(str, bundles), "--port", "0"]
     process = subprocess.Popen([*words, "--no-log-requests", *options], stderr=subprocess.PIPE, text=True)
     try:
-        yield Served(*wait_until_ready(process))
+        yield wait_until_ready(process)
     finally:
         process.terminate()
         process.wait(60)
-
-
-@contextmanager
-def grpc_echo() -> Iterator[str]:
-    """A gRPC server that gives every message back, as a process of its own; gives its address."""
-    script = Path(__file__).with_name("grpc_echo.py")
-    process = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
-    try:
-        port = process.stdout.readline().strip() if process.stdout else ""
-        if not port:
-            raise RuntimeError("the gRPC server that computes nothing ended")
-        yield f"127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(20)
 
 
 @contextmanager

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from sfumato.bench import bundles
-from sfumato.bench.clients import grpc_caller, rest_caller
+from sfumato.bench.clients import rest_caller
 from sfumato.bench.edge import edge_rows
 from sfumato.bench.load import Load, load
 from sfumato.bench.rows import Row
-from sfumato.bench.servers import grpc_echo, in_process, kserve, server
+from sfumato.bench.servers import in_process, kserve, server
 from sfumato.evidence import evidence
 
 __all__ = ["run_serving_bench"]
@@ -80,15 +80,12 @@ def _server_rows(folder: Path, rounds: int, seconds: float, quick: bool, kserve_
         runs: Runs = {
             "in process": (in_process(vgg11), 8),
             "in process, one thread a call": (in_process(vgg11, threads=1), 8),
-            "rest": (rest_caller(batched.rest, "vgg11", feature), 8),
-            "grpc": (grpc_caller(batched.grpc, "vgg11", feature), 8),
-            "grpc, echo": (grpc_caller(stack.enter_context(grpc_echo()), "vgg11", feature), 8),
-            "vgg11, 32": (rest_caller(batched.rest, "vgg11", feature), 32),
-            "vgg11, 32, alone": (rest_caller(alone.rest, "vgg11", feature), 32),
-            "wide, 32": (rest_caller(batched.rest, "wide", broad), 32),
-            "wide, 32, alone": (rest_caller(alone.rest, "wide", broad), 32),
-            "tiny": (rest_caller(batched.rest, "tiny", small), 8),
-            "tiny, grpc": (grpc_caller(batched.grpc, "tiny", small), 8),
+            "rest": (rest_caller(batched, "vgg11", feature), 8),
+            "vgg11, 32": (rest_caller(batched, "vgg11", feature), 32),
+            "vgg11, 32, alone": (rest_caller(alone, "vgg11", feature), 32),
+            "wide, 32": (rest_caller(batched, "wide", broad), 32),
+            "wide, 32, alone": (rest_caller(alone, "wide", broad), 32),
+            "tiny": (rest_caller(batched, "tiny", small), 8),
             "tiny, in process": (in_process(tiny, threads=1), 8),
         }
         if kserve_python is not None:
@@ -119,10 +116,7 @@ def _rows(loads: Loads) -> list[Row]:
     single = "the same server with --max-batch 1"
     rows = [
         _rate(loads, "rest", "in process", "VGG11's decoder over REST, 8 clients", called, 0.85),
-        _rate(loads, "grpc", "in process", "VGG11's decoder over gRPC, 8 clients", called, 0.85),
-        _ceiling(loads, called),
         _wait(loads, "rest", "in process", "VGG11's decoder over REST, 8 clients", called),
-        _wait(loads, "grpc", "in process", "VGG11's decoder over gRPC, 8 clients", called),
         _rate(loads, "vgg11, 32", "vgg11, 32, alone", "batching, VGG11's decoder, 32 clients", single, 1.0),
         _wait(loads, "vgg11, 32", "vgg11, 32, alone", "batching, VGG11's decoder, 32 clients", single),
         _rate(loads, "wide, 32", "wide, 32, alone", "batching, three linear layers, 32 clients", single, 1.0),
@@ -134,7 +128,6 @@ def _rows(loads: Loads) -> list[Row]:
         rows.append(_wait(loads, "tiny", "tiny, kserve", "one linear layer over REST, 8 clients", theirs))
     called = "ONNX Runtime in process, 8 threads"
     rows.append(_rate(loads, "tiny", "tiny, in process", "one linear layer over REST, 8 clients", called))
-    rows.append(_rate(loads, "tiny, grpc", "tiny, in process", "one linear layer over gRPC, 8 clients", called))
     return rows
 
 
@@ -143,15 +136,6 @@ def _rate(loads: Loads, ours: str, base: str, name: str, baseline: str, target: 
     rates = [statistics.median(one.rate for one in loads[key]) for key in (ours, base)]
     detail = f"{rates[0]:.0f} against {rates[1]:.0f} requests/s, {len(loads[ours])} rounds"
     return Row(f"requests/s: {name}", ratio, baseline, target, "at least", detail)
-
-
-def _ceiling(loads: Loads, baseline: str) -> Row:
-    """What gRPC for Python leaves: its time for a message that is only given back, and the decoder's after it."""
-    pairs = list(zip(loads["in process"], loads["grpc, echo"], strict=True))
-    ratio = statistics.median(1 / (1 + decoder.rate / echo.rate) for decoder, echo in pairs)
-    rate = statistics.median(echo.rate for _, echo in pairs)
-    name = "requests/s: the most over gRPC, 8 clients, if serving cost nothing but gRPC"
-    return Row(name, ratio, baseline, None, "at least", f"{rate:.0f} empty requests/s, {len(pairs)} rounds")
 
 
 def _wait(loads: Loads, ours: str, base: str, name: str, baseline: str) -> Row:

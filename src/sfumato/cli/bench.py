@@ -11,7 +11,7 @@ from sfumato.errors import ConfigError
 
 __all__ = ["run"]
 
-_ROWS = {"training": 25, "serving": 17}  # for the progress bar
+_ROWS = {"training": 25, "serving": 13}  # for the progress bar
 
 
 def run(words: Sequence[str]) -> None:

@@ -4,8 +4,8 @@ import hashlib
 import hmac
 from pathlib import Path
 
-from sfumato.serve.errors import UNAUTHENTICATED, Refusal
 from sfumato.errors import ConfigError
+from sfumato.serve.errors import UNAUTHENTICATED, Refusal
 
 __all__ = ["Tokens"]
 

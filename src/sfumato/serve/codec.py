@@ -69,7 +69,9 @@ _decode = {
     kind: msgspec.json.Decoder(kind).decode
     for kind in (str, str | None, list[int], _Parameters, _InputParameters, list[_Output])
 }
-_decode_numbers = {"f": msgspec.json.Decoder(list[float]).decode, "u": msgspec.json.Decoder(list[int]).decode}
+_decode_numbers: dict[str, Any] = {
+    kind: msgspec.json.Decoder(numbers).decode for kind, numbers in (("f", list[float]), ("u", list[int]))
+}
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ an event loop that answers with a `Door`; what stands behind it is uvicorn as it
 uvicorn's protocol stands a `Guest`, which is a protocol to the one and a transport to the other: asyncio's public
 interfaces, nothing of uvicorn's own.
 
-Who holds a connection and keeps us waiting (nothing said, half a request, an answer not read) is timed, and is the first
-to go when a new connection finds the house full. So whoever comes is let in, as long as fewer requests are at work than
+Who holds a connection and keeps us waiting (nothing said, half a request, an answer not read) is timed, and is
+the first to go when a new connection finds the house full. So whoever comes is let in, as long as fewer requests are at work than
 there are places.
 """
 
@@ -211,7 +211,7 @@ class Guest(asyncio.Protocol):
                 self._connection.shutdown(socket.SHUT_RDWR)
 
 
-class Door(asyncio.AbstractServer):
+class Door:
     """All connections of one worker.
 
     Args:
@@ -333,12 +333,11 @@ class Door(asyncio.AbstractServer):
 
 def loop_with(door: Door) -> Callable[[], asyncio.AbstractEventLoop]:
     """A maker of event loops whose listening server is the door; uvloop's, where there is one."""
-    try:
-        from uvloop import Loop as Base
-    except ImportError:
-        Base = asyncio.SelectorEventLoop  # type: ignore[misc, assignment]
+    base: Any = asyncio.SelectorEventLoop
+    with contextlib.suppress(ImportError):
+        from uvloop import Loop as base
 
-    class Loop(Base):  # type: ignore[misc, valid-type]
+    class Loop(base):
         async def create_server(self, make_protocol: Any, *_: Any, sock: Any = None, ssl: Any = None, **__: Any) -> Any:
             return door.open(make_protocol, sock, ssl)
 

@@ -33,9 +33,7 @@ class Metrics:
         def counter(name: str, text: str, labels: list[str]) -> Any:
             return prometheus.Counter(name, text, labels, registry=registry)
 
-        self.requests = counter(
-            "sfumato_requests", "Inference requests that came to an end", [*model, "status"]
-        )
+        self.requests = counter("sfumato_requests", "Inference requests that came to an end", [*model, "status"])
         self.rejections = counter("sfumato_rejections", "Requests that were refused", ["reason"])
         self.rows = counter("sfumato_rows", "Rows that the network answered", model)
         self.failures = counter("sfumato_inference_failures", "Calls of the network that raised", model)

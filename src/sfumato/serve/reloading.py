@@ -43,7 +43,9 @@ def _read(path: Path) -> dict[str, int]:
         value = json.loads(path.read_bytes())
         return {**value, "pid": int(value["pid"]), "reads": int(value["reads"])}
     except (OSError, ValueError, TypeError, KeyError):
-        raise ConfigError(f"no server says in {path} that it runs; start one with `sfumato serve --json {path}`") from None
+        raise ConfigError(
+            f"no server says in {path} that it runs; start one with `sfumato serve --json {path}`"
+        ) from None
 
 
 def _signal(pid: int, path: Path) -> None:

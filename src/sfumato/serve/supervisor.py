@@ -4,8 +4,8 @@ The supervisor listens, reads generations, forks workers, and replaces those tha
 generation from the disk, starts its workers, and waits until all are ready; then these accept and the old ones retire.
 Whatever is not good until then ends the next generation and nothing else.
 
-A worker and its supervisor talk over a pair of sockets: the worker says one line, `{}` when it is ready or why it cannot
-be; the supervisor says `go`, `retire` or `stop`. Each learns from the end of the pair that the other one is gone.
+A worker and its supervisor talk over a pair of sockets: the worker says one line, `{}` when it is ready or why it
+cannot be; the supervisor says `go`, `retire` or `stop`. Each learns from the end of the pair that the other one is gone.
 """
 
 import asyncio
@@ -250,9 +250,7 @@ class _Supervisor:
                 worker.control.close()  # or its end would not be seen
             os._exit(self._child(generation, theirs))
         theirs.close()
-        self._workers.append(
-            _Worker(pid, ours, generation, time.monotonic(), deadline=time.monotonic() + _PATIENCE)
-        )
+        self._workers.append(_Worker(pid, ours, generation, time.monotonic(), deadline=time.monotonic() + _PATIENCE))
 
     def _child(self, generation: Generation, control: socket.socket) -> int:
         signal.set_wakeup_fd(-1)
@@ -323,4 +321,3 @@ def _warn(config: ServeConfig, log: Log) -> None:
         log.event("without TLS, features and tokens cross the network readable by others", "warning")
     if config.token_file is None and config.client_ca is None:
         log.event("without tokens or client certificates, everybody who reaches this address is served", "warning")
-

@@ -36,4 +36,6 @@ def traced(app: Any) -> Any:
     tracers = TracerProvider()
     tracers.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     meters = MeterProvider([PeriodicExportingMetricReader(OTLPMetricExporter())])
-    return OpenTelemetryMiddleware(app, tracer_provider=tracers, meter_provider=meters, exclude_spans=["receive", "send"])
+    return OpenTelemetryMiddleware(
+        app, tracer_provider=tracers, meter_provider=meters, exclude_spans=["receive", "send"]
+    )

@@ -56,9 +56,7 @@ def _check_dates(path: Path) -> None:
     now = datetime.now(UTC)
     for certificate in chain:
         if certificate.not_valid_after_utc <= now:
-            raise ConfigError(
-                f"the certificate {path} expired on {certificate.not_valid_after_utc:%Y-%m-%d}; renew it"
-            )
+            raise ConfigError(f"the certificate {path} expired on {certificate.not_valid_after_utc:%Y-%m-%d}; renew it")
         if certificate.not_valid_before_utc > now:
             raise ConfigError(
                 f"the certificate {path} is not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC; "

@@ -89,4 +89,3 @@ def _unforeseen(log: Log, context: dict[str, Any]) -> None:
     error = context.get("exception")
     if isinstance(error, BaseException):
         log.failure(error)
-

@@ -27,7 +27,9 @@ class Authority:
     def issue(self, name: str, *, days: float = 10, begins: float = -1) -> tuple[Path, Path]:
         key = ec.generate_private_key(ec.SECP256R1())
         names = x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))])
-        signed = self._builder(_name(name), key, days, begins).add_extension(names, False).sign(self._key, hashes.SHA256())
+        signed = (
+            self._builder(_name(name), key, days, begins).add_extension(names, False).sign(self._key, hashes.SHA256())
+        )
         certificate, secret = self.folder / f"{name}.pem", self.folder / f"{name}.key"
         certificate.write_bytes(_pem(signed))
         secret.write_bytes(
