@@ -276,7 +276,9 @@ def test_requests_behind_one_another_are_answered_in_their_order(bundle):
 def test_what_a_refusal_leaves_unread_does_not_break_the_connection(bundle):
     with running(bundle, max_request_bytes=2048) as server:
         connection = http.client.HTTPConnection(server.rest, timeout=20)
-        for path, body, status in ((INFER, b"x" * 5_000_000, 413), ("/v2/models/no/infer", b"x" * 300_000, 404)):
+        many, some = b"x" * 5_000_000, b"x" * 300_000
+        refused = ((INFER, many, 413), ("/v2/models/no/infer", some, 404), ("/v2", some, 405), (INFER, b"{", 400))
+        for path, body, status in (*refused, *refused):
             connection.request("POST", path, body)
             response = connection.getresponse()
             assert (response.status, list(json.loads(response.read()))) == (status, ["error"])

@@ -23,8 +23,8 @@ def parser() -> CommandParser:
     made = CommandParser(
         "serve",
         "Serve the decoders of exported bundles over REST (Open Inference Protocol 2) until SIGTERM. SIGHUP or "
-        "`sfumato reload` reads bundles, tokens and certificates again without dropping a request. Events are JSON lines on "
-        "standard error; --json writes the address once requests are answered.",
+        "`sfumato reload` reads bundles, tokens and certificates again without dropping a request. Events are JSON "
+        "lines on standard error; --json writes the address once requests are answered.",
         "sfumato serve bundles/first --port 8080",
     )
     made.add_argument("bundles", nargs="+", type=str, help="folders made by `sfumato export`")

@@ -66,16 +66,15 @@ class App:
         guest = GUEST.get()
         if scope["type"] != "http" or guest is None:
             return
-        whole = False
         try:
             try:
+                if scope["method"] != "POST":
+                    guest.work()
                 self._authorise(scope)
                 path = scope["path"]
                 if scope["method"] == "POST" and (named := _INFER.fullmatch(path)):
                     reply = await self._infer(scope, receive, guest, named[1], named[2] or "")
-                    whole = True
                 else:
-                    guest.work()
                     reply = self._look_up(scope["method"], path.rstrip("/"))
             except Refusal as refusal:
                 if refusal.reason in (STALLED, GONE):
@@ -85,7 +84,7 @@ class App:
                 self._core.log.failure(error)
                 reply = _refused(_FAILED)
             guest.answer()
-            await self._answer(reply, scope, receive, send, guest, whole)
+            await self._answer(reply, scope, receive, send, guest)
         except Exception as error:  # nothing we send should fail; if it does, the log has to say so
             self._core.log.failure(error)
             raise
@@ -187,6 +186,7 @@ class App:
                     body = bytearray(body)
                 body += part
             if not message.get("more_body"):
+                guest.work()
                 return body
             self._keep(guest, len(part))
         raise Refusal(TOO_LARGE, f"the body is larger than {most} bytes")
@@ -209,12 +209,11 @@ class App:
             return await loop.run_in_executor(self._parser, read_request, body, head_length, served.model)
         return read_request(body, head_length, served.model)
 
-    async def _answer(
-        self, reply: Reply, scope: Scope, receive: Receive, send: Send, guest: Guest, whole: bool
-    ) -> None:
+    async def _answer(self, reply: Reply, scope: Scope, receive: Receive, send: Send, guest: Guest) -> None:
         status, body, headers = reply
+        unread = scope["method"] == "POST" and guest.since is not None
         expects = any(name == b"expect" for name, _ in scope["headers"])
-        if self._core.closing or (expects and not whole):  # nobody asked for the body to come, so none is read
+        if self._core.closing or (expects and unread):  # nobody asked for the body to come, so none is read
             headers += _CLOSE
         headers += ((b"content-length", b"%d" % len(body)),)
         await send({"type": "http.response.start", "status": status, "headers": headers})
@@ -223,7 +222,7 @@ class App:
             await send({"type": "http.response.body", "body": body[first : first + _PIECE], "more_body": True})
             first += _PIECE
         rest = body[first:]
-        if not whole and not expects and scope["method"] == "POST":
+        if unread and not expects:
             # Who writes all of a request before reading would meet a broken connection in the place of the answer.
             await send({"type": "http.response.body", "body": rest, "more_body": True})
             rest = b""

@@ -5,9 +5,9 @@ an event loop that answers with a `Door`; what stands behind it is uvicorn as it
 uvicorn's protocol stands a `Guest`, which is a protocol to the one and a transport to the other: asyncio's public
 interfaces, nothing of uvicorn's own.
 
-Who holds a connection and keeps us waiting (nothing said, half a request, an answer not read) is timed, and is
-the first to go when a new connection finds the house full. So whoever comes is let in, as long as fewer requests are at work than
-there are places.
+Who holds a connection and keeps us waiting (nothing said, half a request, an answer not read) is timed, and is the
+first to go when a new connection finds the house full. So whoever comes is let in, as long as fewer requests are at
+work than there are places.
 """
 
 import asyncio

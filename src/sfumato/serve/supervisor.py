@@ -5,7 +5,7 @@ generation from the disk, starts its workers, and waits until all are ready; the
 Whatever is not good until then ends the next generation and nothing else.
 
 A worker and its supervisor talk over a pair of sockets: the worker says one line, `{}` when it is ready or why it
-cannot be; the supervisor says `go`, `retire` or `stop`. Each learns from the end of the pair that the other one is gone.
+cannot be; the supervisor says `go`, `retire` or `stop`. Each learns from the end of the pair that the other is gone.
 """
 
 import asyncio
@@ -51,6 +51,7 @@ def serve(config: ServeConfig) -> None:
     try:
         _Supervisor(config, Path(figures)).run()
     finally:
+        del os.environ[MULTIPROCESS]
         shutil.rmtree(figures, ignore_errors=True)
         if config.announce is not None:
             config.announce.unlink(missing_ok=True)
