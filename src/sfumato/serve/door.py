@@ -247,6 +247,7 @@ class Door:
             self.loop.remove_reader(self._socket.fileno())
             while self._accept():
                 pass
+            self._socket.close()  # at once: who comes later is refused, or goes to another process
             self._socket = None
 
     async def wait_closed(self) -> None:
