@@ -99,11 +99,9 @@ def main() -> int:
                 stored["rows"][key] = row | {"settings": asdict(config) | {"data_dir": None}}
                 stored["evidence"] = evidence("cpu")
                 write_json(words.out, stored)
-                print(
-                    key,
-                    {name: row.get(name) for name in ("lam", "schedule", "accuracy", "mse", "strongest")},
-                    flush=True,
-                )
+                shown = {name: row.get(name) for name in ("lam", "schedule", "accuracy", "mse", "strongest")}
+                sys.stdout.write(f"{key} {shown}\n")
+                sys.stdout.flush()
     return 0
 
 

@@ -17,6 +17,7 @@ LAYERS = [
     {"bench"},
     {"tuning"},
     {"experiments", "audit"},
+    {"serve"},
     {"report", "training", "deploy", "integrations"},
     {"watch"},
     {"defenses", "attacks"},
@@ -92,7 +93,7 @@ def test_training_and_attacking_need_no_optional_package():
         "yaml",
     }
     # One compares with other libraries, the other exports and serves with them; both import them where they need them.
-    lazy = {"bench", "deploy"}
+    lazy = {"bench", "deploy", "serve"}
     # Of one room each, imported where they are needed.
     own_optional = {"execution": {"ray", "submitit"}, "audit": {"onnxruntime"}}
     own_optional["integrations"] = {"lightning", "pytorch_lightning", "transformers"}

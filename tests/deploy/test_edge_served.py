@@ -39,6 +39,10 @@ def refused(client, said):
     assert "\n" not in str(caught.value)
 
 
+def address(server):
+    return f"http://{server.rest}"
+
+
 @pytest.mark.parametrize("name", ["levels", "fine", "floats"])
 def test_stock_clients_and_ours_get_the_same_logits(bundles, server, name):
     bundle = bundles[name]
@@ -46,36 +50,36 @@ def test_stock_clients_and_ours_get_the_same_logits(bundles, server, name):
         wire, offline = client.release(IMAGES), client.predict_batch(IMAGES)
     (logits,) = onnxruntime.InferenceSession(bundle / "decoder.onnx").run(None, {"feature": wire})
     datatype = {"levels": "UINT8", "fine": "UINT16", "floats": "FP32"}[name]
-    given = tritonclient.http.InferInput("feature", [3, *FEATURE], datatype)
-    given.set_data_from_numpy(wire)
-    with tritonclient.http.InferenceServerClient(server.rest) as stock:
-        assert np.array_equal(stock.infer(name, [given]).as_numpy("logits"), logits)
-    with EdgeClient(bundle, f"http://{server.rest}", device_key=KEY) as client:
+    for binary in (True, False):
+        given = tritonclient.http.InferInput("feature", [3, *FEATURE], datatype)
+        given.set_data_from_numpy(wire, binary_data=binary)
+        with tritonclient.http.InferenceServerClient(server.rest) as stock:
+            assert np.array_equal(stock.infer(name, [given]).as_numpy("logits"), logits)
+    with EdgeClient(bundle, address(server), device_key=KEY) as client:
         assert client.predict_batch(IMAGES) == offline
 
 
 def test_a_server_that_reveals_less(bundles, server):
     with EdgeClient(bundles["top"], device_key=KEY) as client:
         whole = client.predict_batch(IMAGES)
-    with EdgeClient(bundles["top"], f"http://{server.rest}", device_key=KEY) as client:
+    with EdgeClient(bundles["top"], address(server), device_key=KEY) as client:
         for found, wanted in zip(client.predict_batch(IMAGES), whole, strict=True):
             assert list(found.probabilities) == list(wanted.probabilities)[:2]
             assert np.allclose(list(found.probabilities.values()), list(wanted.probabilities.values())[:2])
-    with EdgeClient(bundles["label"], f"http://{server.rest}", device_key=KEY) as client:
+    with EdgeClient(bundles["label"], address(server), device_key=KEY) as client:
         assert all(found.probabilities == {} for found in client.predict_batch(IMAGES))
 
 
 def test_a_model_that_is_not_served(server, tmp_path):
     bundle = make_bundle(tmp_path, name="other")
-    client = EdgeClient(bundle, f"http://{server.rest}", device_key=KEY)
+    client = EdgeClient(bundle, address(server), device_key=KEY)
     refused(client, "does not serve the model 'other'")
 
 
 def test_a_wrong_token(bundles, tmp_path):
     (tmp_path / "tokens").write_text(f"{TOKEN}\n")
     with running(bundles["levels"], token_file=tmp_path / "tokens") as one:
-        url = f"http://{one.rest}"
-        with EdgeClient(bundles["levels"], url, token=TOKEN, device_key=KEY) as client:
+        with EdgeClient(bundles["levels"], address(one), token=TOKEN, device_key=KEY) as client:
             assert client.predict(IMAGES[0]).label
         for token in (TOKEN[:-1] + "x", None):
-            refused(EdgeClient(bundles["levels"], url, token=token, device_key=KEY), "refuses the token")
+            refused(EdgeClient(bundles["levels"], address(one), token=token, device_key=KEY), "refuses the token")

@@ -137,7 +137,7 @@ def serving(bundles: list[Path], *options: str) -> Iterator[str]:
     Raises:
         RuntimeError: it ended instead.
     """
-    words = [sys.executable, "-m", "sfumato.cli.main", "serve", *map(str, bundles), "--port", "0", "--grpc-port", "0"]
+    words = [sys.executable, "-m", "sfumato.cli.main", "serve", *map(str, bundles), "--port", "0"]
     process = subprocess.Popen([*words, "--no-log-requests", *options], stderr=subprocess.PIPE, text=True)
     try:
         yield _address(process)

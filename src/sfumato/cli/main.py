@@ -28,7 +28,8 @@ COMMANDS = {
     "cuts": "list where any model can be cut, with work on the device and bytes on the wire",
     "export": "write a run's two halves as a bundle for devices and servers",
     "verify": "check that a bundle is complete, unchanged and signed",
-    "serve": "answer over the Open Inference Protocol, REST and gRPC",
+    "serve": "answer over the Open Inference Protocol",
+    "reload": "have a running server take what is on the disk now",
     "query": "ask a served bundle about images, as a device does",
 }
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sfumato.cli.parser import CommandParser, add_settings, settings
-from sfumato.deploy.server import ServeConfig, serve
+from sfumato.serve import ServeConfig, serve
 
 __all__ = ["parser", "run"]
 
@@ -22,10 +22,10 @@ def parser() -> CommandParser:
     """What `sfumato serve` understands."""
     made = CommandParser(
         "serve",
-        "Serve the decoders of exported bundles over REST and gRPC (Open Inference Protocol 2), until SIGTERM. "
-        "SIGHUP reads bundles, tokens and certificates again without dropping a request. "
-        "Events are JSON lines on standard error; --json writes the addresses once requests are answered.",
-        "sfumato serve bundles/first --port 8080 --grpc-port 8081",
+        "Serve the decoders of exported bundles over REST (Open Inference Protocol 2) until SIGTERM. SIGHUP or "
+        "`sfumato reload` reads bundles, tokens and certificates again without dropping a request. Events are JSON "
+        "lines on standard error; --json writes the address once requests are answered.",
+        "sfumato serve bundles/first --port 8080",
     )
     made.add_argument("bundles", nargs="+", type=str, help="folders made by `sfumato export`")
     add_settings(made, ServeConfig, skip={"bundles", "announce"})

@@ -1,1 +1,0 @@
-"""The Open Inference Protocol's messages, generated from `open_inference.proto` and committed."""

@@ -1,0 +1,298 @@
+"""An inference request read from its body, and its answer written: JSON, with binary tensors behind it.
+
+A body comes from a stranger, and a few bytes of JSON can stand for many of Python's: 15 MB of `[]` are 300 MB of lists.
+So nothing is built before its size is known. The outer objects are cut into pieces that stay bytes (`msgspec.Raw`);
+pieces that have to be short are refused when they are not; numbers are counted before they are read.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from sfumato.deploy.manifest import Manifest
+from sfumato.serve.errors import INVALID, Refusal
+
+__all__ = ["BINARY_HEADER", "FeatureReader", "InferRequest", "read_request", "write_answer"]
+
+BINARY_HEADER = b"inference-header-content-length"
+
+_SHORT = 16 << 10  # bytes of every part of a request but its data
+_DIGITS = 64  # characters for one number, blanks included
+_PIECE = 64 << 10  # bytes of numbers that are read at once, so that other threads get their turn
+_BRACKETS = bytes(set(range(256)) - set(b"[],"))
+_DTYPES: dict[str, np.dtype[Any]] = {"FP32": np.dtype("<f4"), "UINT8": np.dtype("u1"), "UINT16": np.dtype("<u2")}
+_NONE = msgspec.Raw(b"null")
+_EMPTY = msgspec.Raw(b"{}")
+
+
+class _Request(msgspec.Struct):
+    inputs: msgspec.Raw = _NONE
+    outputs: msgspec.Raw = msgspec.Raw(b"[]")
+    parameters: msgspec.Raw = _EMPTY
+    id: msgspec.Raw = _NONE
+
+
+class _Parameters(msgspec.Struct):
+    binary_data_output: bool = False
+    timeout: int | None = None
+
+
+class _Input(msgspec.Struct):
+    name: msgspec.Raw = _NONE
+    datatype: msgspec.Raw = _NONE
+    shape: msgspec.Raw = _NONE
+    parameters: msgspec.Raw = _EMPTY
+    data: msgspec.Raw = _NONE
+
+
+class _InputParameters(msgspec.Struct):
+    binary_data_size: int | None = None
+
+
+class _OutputParameters(msgspec.Struct):
+    binary_data: bool | None = None
+    classification: msgspec.Raw = _NONE
+
+
+class _Output(msgspec.Struct):
+    name: str
+    parameters: _OutputParameters = msgspec.field(default_factory=_OutputParameters)
+
+
+_decode_request = msgspec.json.Decoder(_Request).decode
+_decode_inputs = msgspec.json.Decoder(tuple[_Input]).decode
+_decode = {
+    kind: msgspec.json.Decoder(kind).decode
+    for kind in (str, str | None, list[int], _Parameters, _InputParameters, list[_Output])
+}
+_decode_numbers: dict[str, Any] = {
+    kind: msgspec.json.Decoder(numbers).decode for kind, numbers in (("f", list[float]), ("u", list[int]))
+}
+
+
+@dataclass(frozen=True)
+class InferRequest:
+    """What a body asks.
+
+    Attributes:
+        features: the checked input.
+        outputs: names of the outputs to send.
+        binary: those of them that are sent as bytes.
+        id: to be given back; None where the request has none.
+        patience: seconds, or None.
+    """
+
+    features: NDArray[Any]
+    outputs: list[str]
+    binary: frozenset[str] = frozenset()
+    id: str | None = None
+    patience: float | None = None
+
+
+class FeatureReader:
+    """Checks and reads the one input of a decoder.
+
+    Args:
+        manifest: says what the feature looks like.
+        max_rows: most rows of one request.
+    """
+
+    def __init__(self, manifest: Manifest, max_rows: int) -> None:
+        self.name = manifest.feature.name
+        self.datatype = manifest.feature.datatype
+        self.shape = manifest.feature.shape
+        self.dtype = _DTYPES[self.datatype]
+        self.max_rows = max_rows
+        self._row = math.prod(self.shape)
+        levels = manifest.quantization
+        # A level beyond the quantiser's last one is no feature that an encoder could have sent.
+        self._last = None if levels is None else 2**levels.bits - 1
+
+    def examples(self, rows: int) -> NDArray[Any]:
+        """Random features of the declared kind: levels, or numbers in [0, 1)."""
+        rng = np.random.default_rng(0)
+        if self._last is None:
+            return rng.random((rows, *self.shape), dtype=np.float32)
+        return rng.integers(0, self._last + 1, (rows, *self.shape)).astype(self.dtype)
+
+    def check(self, name: object, datatype: object, shape: list[int]) -> int:
+        """Compare what a request says of its tensor with what the model takes; give the rows.
+
+        Raises:
+            Refusal: INVALID; one sentence says what differs.
+        """
+        if name != self.name:
+            raise Refusal(INVALID, f"the model has one input, '{self.name}'; the request names another one")
+        if datatype != self.datatype:
+            raise Refusal(INVALID, f"input '{self.name}' has datatype {self.datatype}; the request gives another one")
+        if len(shape) != 1 + len(self.shape) or tuple(shape[1:]) != self.shape:
+            wanted = ", ".join(["-1", *map(str, self.shape)])
+            raise Refusal(INVALID, f"input '{self.name}' has shape [{wanted}]; the request gives another one")
+        if not 1 <= shape[0] <= self.max_rows:
+            raise Refusal(INVALID, f"a request holds 1 to {self.max_rows} rows; this one says {min(shape[0], 10**18)}")
+        return shape[0]
+
+    def from_bytes(self, data: memoryview, rows: int) -> NDArray[Any]:
+        """Little-endian, row-major values."""
+        size = rows * self._row * self.dtype.itemsize
+        if len(data) != size:
+            raise Refusal(INVALID, f"input '{self.name}' needs {size} bytes for its shape; {len(data)} came")
+        # A copy begins at an aligned address, a view would begin wherever the JSON part ends.
+        return self._finish(np.frombuffer(bytes(data), self.dtype), rows)
+
+    def from_json(self, data: msgspec.Raw, rows: int) -> NDArray[Any]:
+        """Numbers in valid JSON: one flat list, or lists nested as the shape is."""
+        count = rows * self._row
+        wrong = Refusal(INVALID, f"input '{self.name}' needs {count} values for its shape, flat or nested like it")
+        if len(data) > _DIGITS * count + _SHORT:
+            raise wrong
+        text = bytes(data)
+        brackets = text.translate(None, _BRACKETS)
+        if brackets != b"[%b]" % (b"," * (count - 1)) and brackets != _nested((rows, *self.shape)):
+            raise wrong
+        values = np.empty(count, np.float64)
+        text = text.translate(None, b"[]")
+        first = done = 0
+        while first < len(text):
+            end = text.find(b",", first + _PIECE)
+            end = len(text) if end < 0 else end
+            try:
+                piece = _decode_numbers[self.dtype.kind](b"[%b]" % text[first:end])
+                values[done : done + len(piece)] = piece
+            except (msgspec.DecodeError, OverflowError):
+                raise Refusal(
+                    INVALID, f"the data of '{self.name}' holds something that is no {self.datatype} number"
+                ) from None
+            first, done = end + 1, done + len(piece)
+        if self.dtype.kind == "u" and not 0 <= values.min() <= values.max() <= np.iinfo(self.dtype).max:
+            raise Refusal(INVALID, f"the data of '{self.name}' holds something that is no {self.datatype} number")
+        with np.errstate(over="ignore"):
+            return self._finish(values.astype(self.dtype), rows)
+
+    def _finish(self, values: NDArray[Any], rows: int) -> NDArray[Any]:
+        if self._last is None:
+            if not np.isfinite(values).all():
+                raise Refusal(INVALID, f"the data of '{self.name}' is not finite (NaN, infinity, or beyond FP32)")
+        elif values.max() > self._last:
+            raise Refusal(INVALID, f"the data of '{self.name}' goes beyond the quantiser's last level {self._last}")
+        return values.reshape(rows, *self.shape)
+
+
+def read_request(body: bytes | bytearray, header_length: bytes | None, model: Any) -> InferRequest:
+    """Read and check a whole body.
+
+    Args:
+        body: as it came.
+        header_length: the header that says how long the JSON part is, or None.
+        model: gives `reader` and `outputs`.
+
+    Raises:
+        Refusal: INVALID, with what is wrong.
+    """
+    head, binary = _divide(body, header_length)
+    try:
+        request = _decode_request(head)
+    except msgspec.ValidationError:
+        raise Refusal(INVALID, "the request is not a JSON object") from None
+    except (msgspec.DecodeError, RecursionError):
+        raise Refusal(INVALID, "the request is not valid JSON (UTF-8, without NaN and Infinity)") from None
+    parameters = _typed(request.parameters, _Parameters, "'parameters' of the request")
+    name = _typed(request.id, str | None, "'id' of the request")
+    features = _features(request.inputs, binary, model.reader)
+    asked = _typed(request.outputs, list[_Output], "'outputs' of the request")
+    outputs = model.outputs.pick([output.name for output in asked])
+    as_bytes = set(outputs) if parameters.binary_data_output else set()
+    for output in asked:
+        if output.parameters.classification is not _NONE:
+            raise Refusal(
+                INVALID, "the parameter 'classification' is not supported; the outputs are those of the metadata"
+            )
+        if output.parameters.binary_data is not None:
+            (as_bytes.add if output.parameters.binary_data else as_bytes.discard)(output.name)
+    return InferRequest(features, outputs, frozenset(as_bytes), name, _patience(parameters.timeout))
+
+
+def write_answer(request: InferRequest, model: Any, values: dict[str, NDArray[np.generic]]) -> tuple[bytes, int | None]:
+    """The body of the answer and the length of its JSON part where bytes follow it."""
+    outputs: list[dict[str, Any]] = []
+    parts: list[bytes] = []
+    for tensor in model.outputs.tensors:
+        if tensor.name not in request.outputs:
+            continue
+        array = values[tensor.name]
+        output: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": list(array.shape)}
+        if tensor.name in request.binary:
+            parts.append(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes())
+            output["parameters"] = {"binary_data_size": len(parts[-1])}
+        else:
+            output["data"] = array.ravel().tolist()
+        outputs.append(output)
+    answer: dict[str, Any] = {"model_name": model.name, "model_version": model.version}
+    if request.id is not None:
+        answer["id"] = request.id
+    head = msgspec.json.encode(answer | {"outputs": outputs})
+    return (head, None) if not parts else (b"".join([head, *parts]), len(head))
+
+
+def _features(inputs: msgspec.Raw, binary: memoryview, reader: FeatureReader) -> NDArray[Any]:
+    try:
+        (given,) = _decode_inputs(inputs)
+    except (msgspec.DecodeError, RecursionError):
+        raise Refusal(INVALID, "'inputs' is not a list of one JSON object; the model has one input") from None
+    rows = reader.check(
+        _typed(given.name, str, "the name of the input"),
+        _typed(given.datatype, str, "the datatype of the input"),
+        _typed(given.shape, list[int], f"the shape of '{reader.name}'"),
+    )
+    size = _typed(given.parameters, _InputParameters, "'parameters' of the input").binary_data_size
+    if size is None:
+        if len(binary):
+            raise Refusal(INVALID, "bytes follow the JSON part, but no input has a 'binary_data_size'")
+        if given.data is _NONE:
+            raise Refusal(INVALID, f"input '{reader.name}' has neither 'data' nor 'binary_data_size'")
+        return reader.from_json(given.data, rows)
+    if given.data is not _NONE:
+        raise Refusal(INVALID, f"input '{reader.name}' has both 'data' and 'binary_data_size'; give one of them")
+    if size != len(binary):
+        raise Refusal(INVALID, f"'binary_data_size' differs from the {len(binary)} bytes behind the JSON part")
+    return reader.from_bytes(binary, rows)
+
+
+def _typed(raw: msgspec.Raw, kind: Any, what: str) -> Any:
+    if len(raw) > _SHORT:
+        raise Refusal(INVALID, f"{what} is longer than {_SHORT} bytes")
+    try:
+        return _decode[kind](raw)
+    except (msgspec.DecodeError, RecursionError) as error:
+        # Our types name no value of a client: a message of msgspec holds names of types and of our own fields.
+        expected = str(error) if isinstance(error, msgspec.ValidationError) else "not valid JSON"
+        raise Refusal(INVALID, f"{what} is not what the protocol says ({expected})") from None
+
+
+def _divide(body: bytes | bytearray, header_length: bytes | None) -> tuple[memoryview, memoryview]:
+    whole = memoryview(body)
+    if header_length is None:
+        return whole, whole[:0]
+    if not header_length.isdigit() or len(header_length) > 12 or not 0 < int(header_length) <= len(body):
+        raise Refusal(INVALID, "Inference-Header-Content-Length is not a length of this body's JSON part")
+    size = int(header_length)
+    return whole[:size], whole[size:]
+
+
+def _nested(shape: tuple[int, ...]) -> bytes:
+    """The brackets and commas of lists nested like a shape."""
+    inner = _nested(shape[1:]) if len(shape) > 1 else b""
+    return b"[%b]" % b",".join([inner] * shape[0])
+
+
+def _patience(microseconds: int | None) -> float | None:
+    """Seconds of a request's `timeout` parameter."""
+    if microseconds is None:
+        return None
+    if not 1 <= microseconds <= 2**53:
+        raise Refusal(INVALID, "the parameter 'timeout' is not a whole number of microseconds from 1")
+    return microseconds / 1e6

@@ -1,0 +1,115 @@
+"""Everything that can be set about a server, checked once."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from sfumato.errors import ConfigError
+
+__all__ = ["EngineName", "Reveal", "ServeConfig"]
+
+EngineName = Literal["onnxruntime", "openvino"]
+
+Reveal = Literal["logits", "top_k", "label"]
+
+_LEAST = {
+    "workers": 1,
+    "threads": 0,
+    "max_batch": 1,
+    "max_rows": 1,
+    "queue": 1,
+    "max_request_bytes": 1024,
+    "max_connections": 1,
+}
+
+
+@dataclass(frozen=True)
+class ServeConfig:
+    """Settings of `sfumato serve`.
+
+    Attributes:
+        bundles: folders of exported bundles, each served under its manifest's name and version.
+        host: address to listen on; the default is reachable from this machine alone.
+        port: to listen on; 0 takes a free one.
+        workers: processes that serve; one that dies is replaced.
+        threads: inference threads of each worker, one call of the network in each; 0 means one for each core.
+        engine: what runs the networks: onnxruntime, or openvino where it is installed.
+        max_batch: most rows that are put together from several requests for one call of the network.
+        max_rows: most rows in one request; one with more than `max_batch` runs alone.
+        max_delay_ms: how long a lone request waits for company while a thread is idle.
+        queue: most requests waiting, of each model, and at most half of the connections; one more is refused (429).
+        deadline_ms: longest wait in the queue; then the request is refused (503).
+        token_file: file of bearer tokens, one a line; without it everybody is served.
+        tls_cert: certificate chain in PEM.
+        tls_key: its private key in PEM.
+        client_ca: certificates in PEM that must have signed the client's certificate (mutual TLS).
+        require_signature: Ed25519 public key in PEM that must have signed every bundle.
+        reveal: logits, top_k or label; gives away less than the manifest allows, never more.
+        top_k: how many classes `reveal top_k` gives.
+        max_request_bytes: largest body of a request.
+        max_connections: most connections of each worker; the one that waits longest makes room for another.
+        client_timeout: seconds in which a client has to deliver a request it has begun.
+        drain_seconds: how long to keep serving after SIGTERM while readiness says no, so that balancers notice.
+        shutdown_seconds: longest wait for answers that are still due after that.
+        log_requests: write one JSON line for each request.
+        announce: file that gets the address and more as JSON once requests are answered; `sfumato reload` reads it.
+    """
+
+    bundles: tuple[Path, ...]
+    host: str = "127.0.0.1"
+    port: int = 8080
+    workers: int = 1
+    threads: int = 0
+    engine: EngineName = "onnxruntime"
+    max_batch: int = 32
+    max_rows: int = 256
+    max_delay_ms: float = 0.0
+    queue: int = 256
+    deadline_ms: float = 1000.0
+    token_file: Path | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    client_ca: Path | None = None
+    require_signature: Path | None = None
+    reveal: Reveal | None = None
+    top_k: int | None = None
+    max_request_bytes: int = 16 << 20
+    max_connections: int = 512
+    client_timeout: float = 10.0
+    drain_seconds: float = 0.5
+    shutdown_seconds: float = 30.0
+    log_requests: bool = True
+    announce: Path | None = None
+
+    def __post_init__(self) -> None:
+        if not self.bundles:
+            raise ConfigError("no bundle is given; name at least one folder made by `sfumato export`")
+        for name, least in _LEAST.items():
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} is {getattr(self, name)}; give at least {least}")
+        for name in ("deadline_ms", "client_timeout", "shutdown_seconds"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ConfigError(f"{name} is {getattr(self, name)}; give a finite number above 0")
+        for name in ("max_delay_ms", "drain_seconds"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ConfigError(f"{name} is {getattr(self, name)}; give a finite number from 0")
+        if not 0 <= self.port <= 65535:
+            raise ConfigError(f"port is {self.port}; give 0 to 65535")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ConfigError("tls_cert and tls_key belong together; give both or none")
+        if self.client_ca is not None and self.tls_cert is None:
+            raise ConfigError("client_ca asks for mutual TLS, which needs the server's own tls_cert and tls_key")
+        if (self.top_k is not None) != (self.reveal == "top_k"):
+            raise ConfigError("reveal top_k and top_k belong together, e.g. --reveal top_k --top-k 3")
+        if self.top_k is not None and self.top_k < 1:
+            raise ConfigError(f"top_k is {self.top_k}; give at least 1")
+
+    @property
+    def inference_threads(self) -> int:
+        """Threads of each worker, with 0 resolved to the cores this process may use."""
+        return self.threads or _cores()
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
