@@ -37,7 +37,7 @@ def verdict(result: Mapping[str, Any]) -> dict[str, Any]:
                 f"On the {one['test']['images']} images that it was tried on, {one['name']} redraws better: MSE "
                 f"{one['test']['mse']['mean']:.4f}, where {same['attack']} has {same['mse']:.4f}."
             )
-    if failed := [one["what"] for one in result["failed"]]:
+    if failed := [one["what"] for one in result.get("failed", ())]:
         notes.append(
             f"{len(failed)} pieces of the audit failed ({', '.join(failed)}) and say nothing; reasons are listed below."
         )

@@ -53,7 +53,7 @@ _FIELDS: dict[str, dict[int, set[int] | str]] = {
 _OPERATOR, _DOMAINS = ("node", 4), (("node", 7), ("opset", 1))
 
 
-class _Refused(ValueError):
+class _Disallowed(ValueError):
     """The file is not one that the exporter writes."""
 
 
@@ -69,7 +69,7 @@ def check_graph(model: bytes, name: str) -> None:
     """
     try:
         operators = list(_walk(memoryview(model), "model"))
-    except _Refused as error:
+    except _Disallowed as error:
         raise BundleError(f"{name} is refused: {error}; export the run again with `sfumato export`") from error
     if not operators:
         raise BundleError(f"{name} is no ONNX file (it has no operators); export the run again with `sfumato export`")
@@ -83,24 +83,24 @@ def _walk(data: memoryview, message: str) -> Iterator[str]:
         if isinstance(allowed, str) and kind in _B:
             yield from _walk(value, allowed)
         elif isinstance(allowed, str) or kind not in allowed:
-            raise _Refused(f"its {message} holds field {number}, which the exporter never writes")
+            raise _Disallowed(f"its {message} holds field {number}, which the exporter never writes")
         elif (message, number) in _DOMAINS and bytes(value) not in _STANDARD:
-            raise _Refused(f"it uses the domain {bytes(value)[:100]!r}, which is not the standard's")
+            raise _Disallowed(f"it uses the domain {bytes(value)[:100]!r}, which is not the standard's")
         elif (message, number) == _OPERATOR:
             operators += 1
             yield _operator(bytes(value).decode("utf-8", "replace")[:100])
     if message == "node" and operators != 1:
-        raise _Refused("one of its nodes has not exactly one operator")
+        raise _Disallowed("one of its nodes has not exactly one operator")
 
 
 def _operator(name: str) -> str:
     if name.startswith(_RANDOM):
-        raise _Refused(
+        raise _Disallowed(
             f"it draws random numbers itself (operator {name}), which can be predicted; noise belongs into the "
             "channel, not into the network"
         )
     if name not in _OPERATORS:
-        raise _Refused(f"it holds the operator {name!r}, which the exporter never writes")
+        raise _Disallowed(f"it holds the operator {name!r}, which the exporter never writes")
     return name
 
 
@@ -117,9 +117,9 @@ def _fields(view: memoryview) -> Iterator[tuple[int, int, memoryview]]:
         elif kind in _F:
             size = 4
         else:
-            raise _Refused("it is no ONNX file")
+            raise _Disallowed("it is no ONNX file")
         if at + size > len(view):
-            raise _Refused("it is no ONNX file, or cut off")
+            raise _Disallowed("it is no ONNX file, or cut off")
         yield tag >> 3, kind, view[at : at + size]
         at += size
 
@@ -130,4 +130,4 @@ def _number(view: memoryview, at: int) -> tuple[int, int]:
         value |= (byte & 0x7F) << 7 * shift
         if byte < 0x80:
             return value, at + shift + 1
-    raise _Refused("it is no ONNX file, or cut off")
+    raise _Disallowed("it is no ONNX file, or cut off")

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sfumato.errors import ConfigError
+from sfumato.errors import ConfigError, first_line
 
 if TYPE_CHECKING:
     import onnx
@@ -66,7 +66,7 @@ def to_onnx(module: nn.Module, examples: Sequence[Tensor], inputs: Sequence[str]
                 verbose=False,
             )
     except Exception as error:  # the exporter has many types, and all of them mean this
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         raise ConfigError(
             f"torch cannot export this network to ONNX ({reason[:300]}); its forward must not depend on the values or "
             "the number of the images"

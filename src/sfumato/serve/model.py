@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from sfumato.deploy.graph import check_graph
 from sfumato.deploy.manifest import DECODER
-from sfumato.errors import BundleError
+from sfumato.errors import BundleError, first_line
 from sfumato.serve import engines
 from sfumato.serve.codec import FeatureReader
 from sfumato.serve.errors import INVALID, Refusal
@@ -76,7 +76,7 @@ class Model:
         except BundleError:
             raise
         except Exception as error:
-            raise BundleError(f"{DECODER} of {self.name} fails ({str(error).splitlines()[0][:200]})") from error
+            raise BundleError(f"{DECODER} of {self.name} fails ({first_line(error)})") from error
         if first.shape != (1, *self.manifest.output.shape):
             raise BundleError(f"{DECODER} of {self.name} gives {first.shape} for one row; export the bundle again")
         more = max(0.0, (company - alone) / (rows - 1))

@@ -58,7 +58,7 @@ def serve(config: ServeConfig) -> None:
 
 
 @dataclass(eq=False)
-class _Worker:
+class _Process:
     pid: int
     control: socket.socket
     generation: Generation
@@ -77,7 +77,7 @@ class _Supervisor:
         self._figures = figures
         self._log = Log(requests=config.log_requests)
         self._socket = listen(config.host, config.port)
-        self._workers: list[_Worker] = []
+        self._workers: list[_Process] = []
         self._current: Generation | None = None
         self._next: Generation | None = None
         self._replace: list[tuple[float, Generation]] = []  # when, and of what
@@ -171,7 +171,7 @@ class _Supervisor:
             self._log.event("reload failed", "error", error=reason)
             self._announce()
 
-    def _hear(self, worker: _Worker) -> None:
+    def _hear(self, worker: _Process) -> None:
         """A worker has said its line, or has ended."""
         try:
             said = worker.control.recv(65536)
@@ -220,11 +220,11 @@ class _Supervisor:
             with suppress(SfumatoError):
                 write_json(self._config.announce, {**about, "reads": self._reloads, "error": self._failed})
 
-    def _dismiss(self, worker: _Worker, word: str) -> None:
+    def _dismiss(self, worker: _Process, word: str) -> None:
         worker.tell(word)
         worker.deadline = time.monotonic() + self._config.drain_seconds + self._config.shutdown_seconds + 5
 
-    def _bury(self, worker: _Worker) -> None:
+    def _bury(self, worker: _Process) -> None:
         with suppress(ProcessLookupError):
             os.kill(worker.pid, signal.SIGKILL)
         code = os.waitstatus_to_exitcode(os.waitpid(worker.pid, 0)[1])
@@ -251,7 +251,7 @@ class _Supervisor:
                 worker.control.close()  # or its end would not be seen
             os._exit(self._child(generation, theirs))
         theirs.close()
-        self._workers.append(_Worker(pid, ours, generation, time.monotonic(), deadline=time.monotonic() + _PATIENCE))
+        self._workers.append(_Process(pid, ours, generation, time.monotonic(), deadline=time.monotonic() + _PATIENCE))
 
     def _child(self, generation: Generation, control: socket.socket) -> int:
         signal.set_wakeup_fd(-1)

@@ -4,7 +4,7 @@ import ssl
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sfumato.errors import ConfigError
+from sfumato.errors import ConfigError, first_line
 from sfumato.serve.settings import ServeConfig
 
 __all__ = ["tls_context"]
@@ -65,4 +65,4 @@ def _check_dates(path: Path) -> None:
 
 
 def _reason(error: Exception) -> str:
-    return str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+    return first_line(error)

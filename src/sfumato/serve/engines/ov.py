@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfumato.deploy.manifest import DECODER, Manifest
-from sfumato.errors import BundleError, ConfigError
+from sfumato.errors import BundleError, ConfigError, first_line
 from sfumato.serve.engines import Run
 
 __all__ = ["PLATFORM", "TOLERANCE", "load"]
@@ -28,7 +28,7 @@ def load(network: bytes, manifest: Manifest, threads: int) -> Run:
         compiled = core.compile_model(core.read_model(network), "CPU", settings)
     except Exception as error:  # whatever it raises means this
         raise BundleError(
-            f"OpenVINO cannot load {DECODER} ({str(error).splitlines()[0][:200]}); serve it with --engine onnxruntime"
+            f"OpenVINO cannot load {DECODER} ({first_line(error)}); serve it with --engine onnxruntime"
         ) from error
     own = threading.local()
 
