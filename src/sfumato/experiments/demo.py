@@ -21,9 +21,9 @@ from sfumato.training import TrainConfig
 __all__ = ["DEFENSES", "LAM", "NOISES", "NOISE_STD", "SEEDS", "demo_jobs", "digit_job", "equal_accuracy", "run_demo"]
 
 # The demo's defaults, all in this place. CEM is compared at equal accuracy with noise alone along NOISES.
-NOISE_STD = 0.05  # of CEM, and the first level of noise alone
+NOISE_STD = 0.1  # of CEM, and the first level of noise alone
 LAM = 2.0
-NOISES = (NOISE_STD, 0.2, 0.5)
+NOISES = (NOISE_STD, 0.2, 0.4)
 SEEDS = (0, 1, 2)
 
 DEFENSES = ("none", "noise", "noise+cem")
