@@ -4,6 +4,7 @@ PyTorch emulates bfloat16 where the CPU lacks it, so that the autocast of a bett
 """
 
 import json
+import os
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from sfumato.compute import device_of, memory_format, use_bf16
 from sfumato.data import ImageSet
 from sfumato.defenses import ResSFL
 from sfumato.errors import ConfigError
+from sfumato.execution.worker import usable_cores
 from sfumato.split import Channel, SplitModel
 from sfumato.training import TrainConfig, train_run
 
@@ -124,3 +126,14 @@ def test_auto_takes_the_gpu_that_is_there(monkeypatch, there):
     else:
         with pytest.raises(ConfigError, match="PyTorch sees no GPU; use --device cpu"):
             device_of("cuda")
+
+
+@pytest.mark.parametrize("cores", [1, 3, 64])
+def test_the_cores_are_those_that_this_process_may_use(monkeypatch, cores):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    assert usable_cores() == cores
+    monkeypatch.delattr(os, "sched_getaffinity")  # as on macOS and Windows
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    assert usable_cores() == cores
+    monkeypatch.setattr(os, "cpu_count", lambda: None)  # nobody knows
+    assert usable_cores() == 1

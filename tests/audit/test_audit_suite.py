@@ -132,7 +132,7 @@ def test_a_folder_keeps_what_was_decided_and_refuses_another_audit(tmp_path):
 
 def test_a_busy_moment_makes_no_epoch_dearer_and_a_slow_start_is_paid_once(stage, monkeypatch):
     monkeypatch.setattr("sfumato.audit.training._ends", lambda *_: [10.0, 12.0, 30.0, 31.0])
-    monkeypatch.setattr("sfumato.audit.training.invert_released", lambda *_: None)
+    monkeypatch.setattr("sfumato.audit.training.invert_released", lambda *_, **__: None)
     cost = measure_cost(SUITE[5], stage)
     assert cost.once == pytest.approx(9 * cost.epoch, rel=1e-3)  # the fastest took 1 s, so 9 s went before the first
     assert cost.epoch == pytest.approx(300 / min(300, round(4 * 64 / 0.9)))

@@ -36,6 +36,7 @@ def audit(weights, thresholds=()):
         "law": {"violations": []},
         "leakage": {"sentence": "Of 60 images an attacker names the right one in 5 %; no attacker can exceed 9 %."},
         "bounds": [],
+        "failed": [],
         "accuracy": 0.75,
         "data": {"skipped": []},
         "budget": {"minutes": 3.0},
@@ -109,3 +110,10 @@ def test_no_audit_and_what_is_none(run, tmp_path):
 def test_every_part_that_is_read_is_one_that_an_audit_must_hold():
     read = {"target", "attacks", "best", "verdict", "thresholds", "budget", "evidence", "format"}
     assert read <= set(schema()["required"])
+
+
+def test_what_was_not_judged_is_no_success(run):
+
+    line = {"expression": "psnr_mean > 9", "metric": "psnr_mean", "value": None, "limit": 9.0, "holds": None}
+    put(run, audit(b"weights", [line]))
+    assert audit_headline(run, WEIGHTS, None, pytest.fail)["passed"] is False
