@@ -75,7 +75,7 @@ def bench(result: dict[str, Any]) -> str:
 
 def ranks(result: dict[str, Any]) -> str:
     lines = [
-        "| training | processes | accuracy, each seed | information bound, diagonal, each seed |",
+        "| training | processes | accuracy, each seed | in-sample information, diagonal, each seed |",
         "|---|---|---|---|",
     ]
     for row in result["rows"]:
