@@ -50,7 +50,7 @@ def audited(victim, folder):
 MEASURES = {
     "accuracy": lambda victim, _: accuracy(victim, SET, seed=0),
     "collect_features": lambda victim, _: collect_features(victim, SET.images),
-    "measure_information": lambda victim, _: measure_information(victim, SET, clusters_per_class=1, seed=0),
+    "measure_information": lambda victim, _: measure_information(victim, SET, seed=0),
     "invert": lambda victim, _: attacks.invert(ridge(victim), victim, SET),
     "white box": lambda victim, _: attacks.invert(optimization(victim), victim, SET),
     "encode_repeated": lambda victim, _: encode_repeated(victim, SET.float(), queries=2),

@@ -279,9 +279,9 @@ class CEM(nn.Module):
         samples than the first moments would wait for, they are taken from those.
         """
         if self.update == "steps" and not self.mixture.refreshes:
-            self.mixture.begin_with_few(Ranks.current(self.distributed))
+            self.mixture.begin_with_few()
         fit = self.mixture_fit
-        if fit is not None and self._pulls[-1] >= _JUDGED and not _FITS[0] <= fit <= _FITS[1]:
+        if fit is not None and self.fit == "kmeans" and self._pulls[-1] >= _JUDGED and not _FITS[0] <= fit <= _FITS[1]:
             message = (
                 f"the mixture does not fit: it pulls {fit:.2g} times as hard at the features of the training steps as "
                 "at "
@@ -392,11 +392,11 @@ class CEM(nn.Module):
             competence = self._competence(task_loss, ranks)
             if learns:
                 with torch.no_grad():
-                    pull = (centred * direction).double().sum()
+                    pull, n = ranks.sum((centred * direction).double().sum()), ranks.total(len(rows))
                     one = torch.ones_like(pull)
                     # Rows of Algorithm 1 carry the noise, so that theirs is Tr(B^-1 B).
                     expected = one * rows.shape[1] if self.fit == "em" else mixture.pull
-                    self._pulls += torch.stack([pull, expected * len(rows), competence * one, one])
+                    self._pulls += torch.stack([pull, expected * n, competence * one, one])
                     if follows:
                         mixture.follow(rows, assignment, pull, ranks)
             dim = rows.shape[1]

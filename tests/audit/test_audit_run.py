@@ -276,13 +276,13 @@ def test_a_budget_has_to_be_positive(tmp_path):
 
 
 def test_the_time_is_used_and_kept(tmp_path):
-    """Two attacks that could train for ever share 7 seconds."""
+    """Two attacks that could train for ever share 18 seconds, of which identification takes some."""
     long = {"epochs": (1, 10**6), "settings": {"width": 4, "blocks": 0, "precision": "fp32"}}
     suite = [Piece("decoder", "attack", "decoder", 1, 0, **long), Piece("gan", "attack", "gan", 1, 1, **long)]
     subject = tiny_subject()
-    result = run_audit(subject, subject.sets, tmp_path, minutes=0.12, suite=suite).result
-    assert 2.0 < result["budget"]["seconds"] < 30.0  # a busy machine may be slower than it was when measured
-    assert all(len(one["history"]) > 3 for one in result["attacks"])
+    result = run_audit(subject, subject.sets, tmp_path, minutes=0.3, suite=suite).result
+    assert 5.0 < result["budget"]["seconds"] < 75.0  # a busy machine may be slower than it was when measured
+    assert all(len(one["history"]) > 1 for one in result["attacks"])
 
 
 def result_of(audited, name, accuracy, mse, worst):

@@ -171,12 +171,6 @@ def test_mistakes_end_with_one_sentence_and_exit_code_2(words, text, capsys, tmp
 
 
 @pytest.mark.filterwarnings("default")
-def test_a_collapse_is_reported_in_one_line(tmp_path, capsys):
-    words = ["train", *TINY, "--cem", "--lam", "300", "--lam-schedule", "constant", "--epochs", "8"]
-    assert main([*words, "--run", str(tmp_path / "run")]) == 0
-    assert "sfumato: warning: the features have collapsed" in capsys.readouterr().err
-
-
 def test_an_unknown_attack_lists_the_known_ones(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["attack", "any", "--attack", "banana"])

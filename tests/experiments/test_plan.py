@@ -38,7 +38,7 @@ def test_the_paper_budget_is_what_the_papers_text_says():
         if one.row == "bottleneck" and one.train.cem
     ]
     train = one.train
-    assert (train.epochs, train.noise_std, train.lam, train.clusters_per_class) == (240, 0.025, 16.0, 3)
+    assert (train.epochs, train.noise_std, train.lam, train.mixture["clusters_per_class"]) == (240, 0.025, 16.0, 3)
     assert (train.network, train.cut_at, train.bottleneck, train.limit) == ("vgg11", 2, 8, None)
     assert [attack.epochs for attack in one.attacks] == [50, 150]
     tiny = build_experiment(budget, "tinyimagenet", ROWS["none"], cem=False, seed=0).train

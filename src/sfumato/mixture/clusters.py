@@ -267,20 +267,20 @@ class Clusters(nn.Module):
         self._forget_factors()
 
     def begin(self, rows: Tensor, labels: Tensor | None, ranks: Ranks = Ranks.ALONE) -> None:
-        """Keep the features of the first steps until there are enough of them for moments, then `refresh` with them."""
-        dim = rows.shape[1]
+        """Keep the features of the first steps, of all ranks, until they are enough for moments; then `refresh`."""
         labels = torch.zeros(len(rows), dtype=torch.int64, device=rows.device) if labels is None else labels
+        rows, labels = ranks.gather(rows), ranks.gather(labels)
         first = self.kept.numel() == 0
         self.kept = rows if first else torch.cat([self.kept, rows])
         self.kept_clusters = labels if first else torch.cat([self.kept_clusters, labels])
-        if ranks.total(len(self.kept)) >= min(self._enough(dim), max(self.size, _MOST_WAITING // dim)):
-            self.begin_with_few(ranks)
+        if len(self.kept) >= min(self._enough(rows.shape[1]), max(self.size, _MOST_WAITING // rows.shape[1])):
+            self.begin_with_few()
 
-    def begin_with_few(self, ranks: Ranks = Ranks.ALONE) -> None:
-        """Begin with the features that there are, if any."""
-        if ranks.total(len(self.kept)):
+    def begin_with_few(self) -> None:
+        """Begin with the features that there are, if any; every rank has all of them."""
+        if len(self.kept):
             known = self.kept_clusters if self.class_conditional else None
-            self.refresh(self.kept, known, noisy=False, ranks=ranks)
+            self.refresh(self.kept, known, noisy=False)
 
     def _enough(self, dim: int) -> int:
         """Samples from which the parameters of the family can be told: 4 D for a D x D matrix, 20 for a variance."""
@@ -305,7 +305,7 @@ class Clusters(nn.Module):
         replaced.
         """
         n, dim = ranks.total(len(rows)), rows.shape[1]
-        ratio = ranks.sum(pull) / (self.pull * n).clamp(min=1e-12)
+        ratio = pull / (self.pull * n).clamp(min=1e-12)
         self.scale = self.scale * (1 + _SCALE_RATE * (ratio.to(self.scale) - 1))
         member = torch.nn.functional.one_hot(assignment, self.size).to(rows.dtype)
         counts, sums = ranks.sum(member.sum(0).double()), ranks.sum((member.T @ rows).double())
@@ -327,8 +327,8 @@ class Clusters(nn.Module):
         self.means = torch.lerp(self.means, batch_means, share[:, None])
         self.centres = self.means.clone()
         self.weights = torch.lerp(self.weights, (counts / n).to(self.weights), rate)
-        self.kept = torch.cat([rows, self.kept])[:_KEPT]
-        self.kept_clusters = torch.cat([assignment, self.kept_clusters])[:_KEPT]
+        self.kept = torch.cat([ranks.gather(rows), self.kept])[:_KEPT]
+        self.kept_clusters = torch.cat([ranks.gather(assignment), self.kept_clusters])[:_KEPT]
         if self._steps == 0:
             self.snapshot = self.spread.clone()
             self._forget_factors()
