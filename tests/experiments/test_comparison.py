@@ -108,7 +108,7 @@ def test_results_older_than_the_suite_show_dashes_and_are_not_judged(tmp_path):
     assert "Attacks without a stored history: 2;" in " ".join(table.notes)
 
 
-@pytest.mark.parametrize("name", ["table1", "fig4a", "ablation"])
+@pytest.mark.parametrize("name", ["table1", "ablation"])
 def test_what_the_repository_stores_is_read_under_its_keys_and_never_called_converged(name):
     store = Store(ROOT / "results" / "lite")
     spec = load_spec(name)
