@@ -49,8 +49,9 @@ def test_two_processes_give_what_one_gives(name, together):
         assert torch.equal(found[0][key], found[1][key]), f"the ranks differ in {key}"
         if key.endswith("_pulls"):  # a figure for the log, which a short last batch counts on one rank only
             continue
+        close = 1e-3 if key == "loss" else 1e-5  # its penalty is weighed by a task loss that ranks round differently
         torch.testing.assert_close(
-            found[0][key], value, rtol=1e-5, atol=1e-5, msg=f"{name}: {key} differs from one process"
+            found[0][key], value, rtol=close, atol=close, msg=f"{name}: {key} differs from one process"
         )
 
 
