@@ -112,6 +112,13 @@ def tune(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+_DEFAULTS_DATA = {
+    "digits": "digits 30 epochs",
+    "fashion-mnist": "Fashion-MNIST (14x14, 10,000 images) 10 epochs",
+    "cifar10": "CIFAR-10 (4,000 images) 4 epochs",
+}
+
+
 def defaults(result: dict[str, Any]) -> str:
     """Per data set: CEM at its default against the same noise, then the grid; means over seeds."""
     lines = [
@@ -133,11 +140,12 @@ def defaults(result: dict[str, Any]) -> str:
         note = f"; {stopped} stopped at chance" if stopped else ""
         lines.append(f"| {data} | {lam:g} | {schedule} | {accuracy}{note} | {fit} | {error} | {named} |")
     evidence = result["evidence"]
+    trained = "; ".join(_DEFAULTS_DATA[data] for data in sorted({data for data, _, _ in cells}))
     caveats = sorted({row["caveat"] for row in result["rows"].values() if row["caveat"]})
     lines += [
         "",
-        "One number per seed, test images; digits 30 epochs, Fashion-MNIST (14x14, 10,000 images) 10, CIFAR-10 (4,000 "
-        f"images) 4; noise 0.1. {evidence['device']}, one thread, torch {evidence['torch']}.",
+        f"One number per seed, test images; {trained}; noise 0.1. {evidence['device']}, one thread, torch "
+        f"{evidence['torch']}.",
         "",
         " ".join(caveats),
     ]

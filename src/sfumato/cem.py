@@ -273,36 +273,43 @@ class CEM(nn.Module):
         return competence / batches if batches else None
 
     def begin_period(self) -> None:
-        """Start `mixture_fit` anew; warns once where the mixture did not fit.
+        """Start `mixture_fit` and `competence` anew, and warn, once each, of what went wrong since the last time.
 
-        `refresh` does it; with `steps` call it once per epoch, as `Monitor` does. Where the first epoch had fewer
-        samples than the first moments would wait for, they are taken from those.
+        `refresh` does it; with `steps` call it once per epoch, as the trainer, `Monitor` and the integrations do. Where
+        the first epoch had fewer samples than the first moments would wait for, they are taken from those.
         """
-        if self.update == "steps" and not self.mixture.refreshes:
-            self.mixture.begin_with_few()
-        fit = self.mixture_fit
-        if fit is not None and self.fit == "kmeans" and self._pulls[-1] >= _JUDGED and not _FITS[0] <= fit <= _FITS[1]:
-            message = (
-                f"the mixture does not fit: it pulls {fit:.2g} times as hard at the features of the training steps as "
-                "at "
-                "those that it was fitted to; collect them inside sfumato.as_in_training(model), augmented as in "
-                "training, "
-                "or build CEM(update='steps')"
-            )
-            for new in self._health.tell("fit", message):
+        for kind, message in self._judged_period().items():
+            for new in self._health.tell(kind, message):
                 warnings.warn(new, SfumatoWarning, stacklevel=3)
-        competence = self.competence
-        if competence is not None and self._pulls[-1] >= _JUDGED:
-            if competence < _NOTHING and self._was_idle:
-                message = (
-                    "the penalty has had no weight for two epochs, because the task loss is not below "
-                    "log(num_classes): lower "
-                    "the learning rate, or, if the loss is no mean cross-entropy, leave it out (competence=False)"
-                )
-                for new in self._health.tell("idle", message):
-                    warnings.warn(new, SfumatoWarning, stacklevel=3)
-            self._was_idle = competence < _NOTHING
         self._pulls.zero_()
+        if self.update != "steps":
+            return
+        mixture = self.mixture
+        if mixture.refreshes:  # `refresh` looks at the whole set, this at the latest features
+            for new in self._health.check(mixture.kept.var(0, unbiased=False), self.variance, mixture.counts):
+                warnings.warn(new, SfumatoWarning, stacklevel=3)
+        else:
+            mixture.begin_with_few()
+
+    def _judged_period(self) -> dict[str, str]:
+        """What the counts since the last time say of the mixture and of the penalty's weight, by kind."""
+        fit, competence = self.mixture_fit, self.competence
+        if fit is None or competence is None or self._pulls[-1] < _JUDGED:
+            return {}
+        found = {}
+        if self.fit == "kmeans" and not _FITS[0] <= fit <= _FITS[1]:
+            found["fit"] = (
+                f"the mixture does not fit: it pulls {fit:.2g} times as hard at the features of the training steps as "
+                "at those that it was fitted to; collect them inside sfumato.as_in_training(model), augmented as in "
+                "training, or build CEM(update='steps')"
+            )
+        if competence < _NOTHING and self._was_idle:
+            found["idle"] = (
+                "the penalty has had no weight for two epochs, because the task loss is not below log(num_classes): "
+                "lower the learning rate, or, if the loss is no mean cross-entropy, leave it out (competence=False)"
+            )
+        self._was_idle = competence < _NOTHING
+        return found
 
     @torch.no_grad()
     def refresh(self, features: Tensor, labels: Tensor | None = None, *, noisy: bool = False) -> None:

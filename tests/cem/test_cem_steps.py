@@ -163,6 +163,18 @@ def test_a_penalty_without_weight_is_told():
         cem.begin_period()
 
 
+def test_features_that_collapse_are_told_where_nobody_refreshes():
+    cem = sfumato.CEM(num_classes=CLASSES, noise_std=SIGMA, update="steps")
+    *batches, _ = stream(10)
+    for z, labels in batches:
+        cem(z.requires_grad_(), labels)
+    cem.begin_period()  # of healthy features nothing is said
+    for _ in range(10):
+        cem((0.5 + 1e-4 * batches[0][0].detach()).requires_grad_(), batches[0][1])
+    with pytest.warns(SfumatoWarning, match="the features have collapsed"):
+        cem.begin_period()
+
+
 def test_features_without_a_graph_are_refused():
     *batches, _ = stream(3)
     (z, labels), *_ = batches

@@ -77,8 +77,26 @@ def test_a_mixture_that_degenerates():
 
 
 def test_too_many_clusters_for_the_samples():
-    (said,) = train(X, lam=0.1, clusters_per_class=50, epochs=1)
+    said, fit = train(X, lam=0.1, clusters_per_class=50, epochs=1)
     assert "of 200 clusters have fewer than two samples; lower clusters_per_class" in said
+    assert fit.startswith("the mixture does not fit")  # a covariance of one sample says nothing of the next
+
+
+def test_a_monitor_shows_the_fit_of_each_epoch_and_starts_it_anew():
+    torch.manual_seed(0)
+    model = sfumato.SplitModel(
+        nn.Sequential(nn.Linear(10, DIM), nn.Sigmoid()), sfumato.Channel(noise_std=0.1), nn.Linear(DIM, CLASSES)
+    )
+    cem = sfumato.CEM(num_classes=CLASSES, noise_std=0.1, update="steps")
+    monitor = sfumato.Monitor(model, train=(X[:120], Y[:120]), held_out=(X[120:], Y[120:]), cem=cem, show=False)
+    for _ in range(2):
+        for i in torch.arange(len(X)).split(40):
+            z_hat = model.outputs(X[i]).features
+            cem(z_hat, Y[i])
+        line = monitor.epoch()
+        assert 0.5 < line["cem_fit"] < 2
+        assert line["cem_competence"] == pytest.approx(1.0)  # no task loss is given
+        assert cem.mixture_fit is None
 
 
 def test_without_noise_there_is_nothing_to_measure_and_nothing_to_warn_of():

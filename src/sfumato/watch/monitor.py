@@ -74,10 +74,15 @@ class Monitor:
         """Measure now, and tell it together with figures of the loop's own (plain numbers).
 
         Returns:
-            The line: `epoch` (from 0), the loop's figures, those of `Watcher.measure`, `seconds` since the last line.
+            The line: `epoch` (from 0), the loop's figures, those of `Watcher.measure`, with a plug-in `cem_fit` and
+            `cem_competence` of the epoch (see `CEM.mixture_fit`), `seconds` since the last line.
         """
         now = time.monotonic()
-        line = {"epoch": len(self.history), **figures, **self.watcher.measure(), "seconds": round(now - self._began, 3)}
+        line = {"epoch": len(self.history), **figures, **self.watcher.measure()}
+        if (cem := self.watcher.cem) is not None:
+            line |= {"cem_fit": cem.mixture_fit, "cem_competence": cem.competence}
+            cem.begin_period()
+        line["seconds"] = round(now - self._began, 3)
         self.history.append(line)
         for sink in self.sinks:
             sink.write(line)
