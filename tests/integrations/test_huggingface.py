@@ -67,3 +67,16 @@ def test_it_ends_where_the_loop_by_hand_does(normalises, tmp_path):
     with torch.no_grad():
         found = trainer.prediction_step(model.eval(), {"x": x, "labels": y}, prediction_loss_only=True)[0]
         assert float(found) == pytest.approx(float(cross_entropy(model.split(x), y)))  # no penalty in evaluation
+
+
+def test_a_sorted_training_set_is_mixed_before_anything_is_fitted_to_its_batches(tmp_path):
+    """Batches of one class have statistics that no step sees."""
+    x, y = data()
+    order = y.argsort()
+    rows = [{"x": one, "labels": label} for one, label in zip(x[order], y[order], strict=True)]
+    args = transformers.TrainingArguments(output_dir=str(tmp_path), report_to=[], use_cpu=True)
+    trainer = PrivateTrainer(model=Model(), args=args, train_dataset=rows, cem=plug_in())
+    batches, _ = trainer._runnable(trainer.model)
+    labels = [batch["labels"] for batch in batches]
+    assert sorted(torch.cat(labels).tolist()) == sorted(y.tolist())
+    assert all(len(part.unique()) == 3 for part in labels)

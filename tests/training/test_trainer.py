@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from sfumato import data
-from sfumato.errors import CheckpointError, ConfigError, Interrupted
+from sfumato.data import ImageSet
+from sfumato.errors import CheckpointError, ConfigError, DivergedError, Interrupted
 from sfumato.training import (
     TrainConfig,
     Trainer,
@@ -49,6 +50,51 @@ def killed_at(step: int):
             raise Killed
 
     return on_step
+
+
+def test_statistics_of_batch_norm_are_those_of_the_last_weights_and_not_of_a_lagging_average():
+    one = trainer(replace(CONFIG, epochs=1, cem=False, augment=False))
+    layer = one.model.edge[2]
+    assert isinstance(layer, torch.nn.BatchNorm2d)
+    layer.momentum = 1e-6  # a running average that goes nowhere
+    one.run()
+    with torch.no_grad():
+        before = one.model.edge[:2](one._pixels.float() / 255)
+    assert torch.allclose(layer.running_mean, before.mean((0, 2, 3)), rtol=0.05, atol=0.01)
+    assert torch.allclose(layer.running_var, before.var((0, 2, 3)), rtol=0.05, atol=0.01)
+    assert layer.momentum == 1e-6
+
+
+@pytest.mark.parametrize("batch_size", [33, 341])  # 1,024 images would leave a last batch of one
+def test_the_images_for_the_statistics_are_whole_batches(batch_size, monkeypatch):
+    one = trainer(replace(CONFIG, epochs=1, cem=False, batch_size=batch_size), images=1200)
+    seen = []
+    real = one._batches
+
+    def batches(name, epoch, most=None):
+        for indices, x, part in real(name, epoch, most):
+            seen.append(len(x))
+            yield indices, x, part
+
+    monkeypatch.setattr(one, "_batches", batches)
+    one.run()
+    assert set(seen) == {batch_size}
+
+
+def test_a_defended_training_at_chance_stops_after_its_first_third():
+    nothing = torch.zeros(200, 1, 8, 8, dtype=torch.uint8)
+    blank = ImageSet(nothing, torch.arange(200) % 4, ("a", "b", "c", "d"))
+    config = replace(CONFIG, epochs=30, batch_size=20, augment=False, cem=False)
+    for defense, stops in (("label_smoothing", True), ("none", False)):
+        chosen = replace(config, defense=defense)
+        defenses = build_defenses(chosen, 4)
+        one = Trainer(build_model(chosen, blank, defenses), defenses, blank, None, chosen)
+        if stops:
+            with pytest.raises(DivergedError, match=r"after 10 of 30 epochs .* which is chance: the defence wins"):
+                one.run()
+        else:
+            one.run()
+            assert len(one.history) == 30
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others():

@@ -29,7 +29,7 @@ class CEMTrainerMixin:
         PrivateTrainer(model=model, args=args, train_dataset=data, cem=cem, features="split").train()
 
     A plug-in that follows the steps (`CEM(update="steps")`) needs no refresh. Another is refreshed before each epoch
-    from the training set in its order, as training steps see it, without gradients. At the end of each epoch some
+    from the training set, mixed, as training steps see it, without gradients. At the end of each epoch some
     batches make the statistics of batch norm exact. Where the Trainer normalises a loss over accumulated batches
     itself, the penalty is divided by their number here, and where it divides, there. Mixed precision and several
     processes are the Trainer's.
@@ -97,10 +97,18 @@ class CEMTrainerMixin:
         self.log(self.protection.figures())  # type: ignore[attr-defined]
 
     def _runnable(self, network: nn.Module) -> tuple[Iterable[Any], Callable[[Any], Any]]:
-        """The batches of the training set, and what runs one."""
+        """The batches of the training set, and what runs one.
+
+        In an order of their own where the set has a length: batches of one class, as a sorted set would give, have other
+        statistics than those of the steps.
+        """
         own: Any = self
         if self._refresh_data is None:
-            self._refresh_data = own.get_eval_dataloader(own.train_dataset)
+            data = own.train_dataset
+            if hasattr(data, "__len__"):
+                order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))
+                data = torch.utils.data.Subset(data, order.tolist())
+            self._refresh_data = own.get_eval_dataloader(data)
 
         def run(batch: Any) -> Any:
             arguments, named = inputs_of(own._prepare_inputs(batch))

@@ -281,7 +281,9 @@ class Trainer:
         """Batch-norm statistics for the weights of now (those of the steps lag behind), before anybody measures."""
         if not has_batch_norm(self.model):
             return
+        size = self.config.micro_batch or self.config.batch_size
         most = max(ENOUGH_FOR_STATISTICS, len(self._labels) // _SHARE_FOR_STATISTICS)
+        most = max(1, most // size) * size  # whole batches: a rest of one image has no variance
         with exact_batch_norm(self.model):
             for _, x, part in self._batches("statistics", epoch, most):
                 with part.working(), autocast(self.device, self.bf16):
