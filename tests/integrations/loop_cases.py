@@ -26,7 +26,7 @@ def plug_in(**options: object) -> sfumato.CEM:
     return sfumato.CEM(**({"num_classes": 3, "noise_std": 0.1, "clusters_per_class": 2} | options))  # type: ignore[arg-type]
 
 
-def by_hand(lam: float = LAM) -> dict[str, torch.Tensor]:
+def by_hand(lam: float = LAM, refreshed: slice | torch.Tensor = slice(None)) -> dict[str, torch.Tensor]:
     """SGD over batches in their order, two of them accumulated for each step; lambda weighed by the competence."""
     x, y = data()
     model, cem = split_model(), plug_in()
@@ -35,7 +35,7 @@ def by_hand(lam: float = LAM) -> dict[str, torch.Tensor]:
     for _ in range(EPOCHS):
         model.train()
         with sfumato.as_in_training(model):
-            cem.refresh(model.features(x), y)
+            cem.refresh(model.features(x[refreshed]), y[refreshed])  # k-means++ starts by their order
         for step in range(steps):
             optimizer.zero_grad()
             for part in range(PARTS):
