@@ -175,7 +175,7 @@ class Process:
             if line.startswith("{"):
                 self.events.append(json.loads(line))
 
-    def wait_for(self, event: str, count: int = 1, seconds: float = 30) -> dict[str, Any]:
+    def wait_for(self, event: str, count: int = 1, seconds: float = 60) -> dict[str, Any]:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             found = [entry for entry in self.events if entry["event"] == event]
@@ -190,7 +190,7 @@ class Process:
         if self.process.poll() is None:
             self.process.terminate()
         try:
-            return self.process.wait(20)
+            return self.process.wait(60)
         finally:
             self.process.kill()
             self._reader.join(5)

@@ -99,7 +99,7 @@ class CEMTrainerMixin:
     def _runnable(self, network: nn.Module) -> tuple[Iterable[Any], Callable[[Any], Any]]:
         """The batches of the training set, and what runs one.
 
-        In an order of their own where the set has a length: batches of one class, as a sorted set would give, have other
+        In an order of their own where the set has a length: batches of one class, as a sorted set gives, have other
         statistics than those of the steps.
         """
         own: Any = self

@@ -1,6 +1,7 @@
 """OpenTelemetry, where its standard environment variables ask for it: one span for each request, and its metrics."""
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 from sfumato.errors import ConfigError
@@ -10,17 +11,20 @@ __all__ = ["traced"]
 _ENDPOINTS = tuple(f"OTEL_EXPORTER_OTLP_{part}ENDPOINT" for part in ("", "TRACES_", "METRICS_"))
 
 
-def traced(app: Any) -> Any:
+def traced(app: Any) -> tuple[Any, Callable[[], Any]]:
     """The application, with OpenTelemetry's own ASGI instrumentation around it if an endpoint is set.
 
     Names, sampling, headers and resources come from the environment (`OTEL_SERVICE_NAME`, `OTEL_TRACES_SAMPLER`, ...),
     as OpenTelemetry's SDK documents them; `OTEL_SDK_DISABLED=true` turns all of it off.
 
+    Returns:
+        The application, and what sends the last spans and figures when it ends.
+
     Raises:
         ConfigError: it is asked for and not installed.
     """
     if not any(os.environ.get(name) for name in _ENDPOINTS):
-        return app
+        return app, lambda: None
     try:
         from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -36,6 +40,12 @@ def traced(app: Any) -> Any:
     tracers = TracerProvider()
     tracers.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     meters = MeterProvider([PeriodicExportingMetricReader(OTLPMetricExporter())])
-    return OpenTelemetryMiddleware(
+    wrapped = OpenTelemetryMiddleware(
         app, tracer_provider=tracers, meter_provider=meters, exclude_spans=["receive", "send"]
     )
+
+    def end() -> None:
+        tracers.shutdown()
+        meters.shutdown()
+
+    return wrapped, end

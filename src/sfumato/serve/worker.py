@@ -40,9 +40,10 @@ class Worker:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda _, context: _unforeseen(log, context))
         context = generation.tls
+        app, self._end_telemetry = traced(App(self.core))
         self._server = uvicorn.Server(
             uvicorn.Config(
-                traced(App(self.core)),
+                app,
                 http="httptools",
                 ws="none",
                 lifespan="off",
@@ -83,6 +84,7 @@ class Worker:
             self._server.should_exit = True
             await self._serving
         core.close()
+        await asyncio.to_thread(self._end_telemetry)
 
 
 def _unforeseen(log: Log, context: dict[str, Any]) -> None:
