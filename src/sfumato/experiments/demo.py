@@ -21,9 +21,9 @@ from sfumato.training import TrainConfig
 __all__ = ["DEFENSES", "LAM", "NOISES", "NOISE_STD", "SEEDS", "demo_jobs", "digit_job", "equal_accuracy", "run_demo"]
 
 # The demo's defaults, all in this place. CEM is compared at equal accuracy with noise alone along NOISES.
-NOISE_STD = 0.1  # of CEM, and the first level of noise alone
+NOISE_STD = 0.1  # of CEM
 LAM = 2.0
-NOISES = (NOISE_STD, 0.2, 0.4)
+NOISES = (0.4, 0.8)  # of noise alone, whose curve begins at no defence
 SEEDS = (0, 1, 2)
 
 DEFENSES = ("none", "noise", "noise+cem")
@@ -33,7 +33,7 @@ _TRAIN = TrainConfig(
     data="digits",
     model="digits",
     cut=4,
-    epochs=40,
+    epochs=30,
     batch_size=64,
     lr=0.1,
     clusters_per_class=1,
@@ -41,7 +41,7 @@ _TRAIN = TrainConfig(
     device="cpu",
     watch=False,
 )
-_ATTACK = DecoderConfig(epochs=80, batch_size=64, lr=1e-2, width=16, blocks=1, precision="fp32")
+_ATTACK = DecoderConfig(epochs=50, batch_size=128, lr=1e-2, width=16, blocks=1, precision="fp32")
 
 
 def digit_job(defense: str, *, seed: int, noise_std: float, lam: float = LAM, fold: int | None = None) -> Job:
@@ -113,21 +113,21 @@ def equal_accuracy(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
 
 
 def _compared(rows: Sequence[Mapping[str, Any]], measure: str) -> Comparison | None:
-    def seeds(defense: str, noise: float) -> Seeds:
-        own = [row for row in rows if (row["defense"], row["noise_std"]) == (defense, noise)]
-        return {row["seed"]: (row["accuracy"], row[measure]) for row in own}
+    def seeds(chosen: Sequence[Mapping[str, Any]]) -> Seeds:
+        return {row["seed"]: (row["accuracy"], row[measure]) for row in chosen}
 
-    levels = sorted({row["noise_std"] for row in rows if row["defense"] == "noise"})
-    cem = {row["noise_std"] for row in rows if row["defense"] == "noise+cem"}
-    if len(cem) != 1:
+    with_cem = [row for row in rows if row["defense"] == "noise+cem"]
+    if len({row["noise_std"] for row in with_cem}) != 1:
         return None
-    curve = [seeds("noise", noise) for noise in levels]
-    return compare(curve, seeds("noise+cem", cem.pop()), higher_protects=measure == "mse_test")
+    without = [row for row in rows if row["defense"] != "noise+cem"]  # no defence is a noise of 0
+    levels = sorted({row["noise_std"] for row in without})
+    curve = [seeds([row for row in without if row["noise_std"] == level]) for level in levels]
+    return compare(curve, seeds(with_cem), higher_protects=measure == "mse_test")
 
 
 def _name(defense: str, noise: float) -> str:
-    """`noise` is the level of CEM's own noise; the other levels say theirs."""
-    return defense if defense != "noise" or noise == NOISE_STD else f"noise{noise:g}"
+    """Levels of noise alone differ in their number."""
+    return f"noise{noise:g}" if defense == "noise" else defense
 
 
 def _row(line: dict[str, Any]) -> dict[str, Any]:
