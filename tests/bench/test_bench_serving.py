@@ -63,7 +63,7 @@ def test_the_rest_client_asks_what_it_should_and_reads_whole_answers():
         (length,) = (line.split(b": ")[1] for line in head.split(b"\r\n") if line.startswith(b"Content-Length"))
         return len(head) + 4 + int(length)
 
-    feature = np.arange(4, dtype=np.float32)[None]
+    feature = np.arange(4, dtype=np.uint8)[None]
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=answered, args=(listener,), daemon=True)
         thread.start()
@@ -82,6 +82,7 @@ def test_the_decoder_in_process_is_the_bundle_s(tmp_path):
     cloud = nn.Linear(4, 10)
     bundle = export_random(tmp_path / "tiny", edge, cloud, (1, 8, 8))
     (logits,) = in_process(bundle, threads=1)()()
-    feature = np.random.default_rng(0).random((1, 4), dtype=np.float32)
+    feature = np.random.default_rng(0).integers(0, 256, (1, 4), dtype=np.uint8).astype(np.float32)
+    feature = -0.1 + 1.2 * feature / 255  # [0, 1] and four standard deviations of 0.025 on either side
     by_hand = feature @ cloud.weight.detach().numpy().T + cloud.bias.detach().numpy()
     np.testing.assert_allclose(logits, by_hand, atol=1e-5)

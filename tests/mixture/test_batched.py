@@ -4,57 +4,7 @@ import pytest
 import torch
 
 from sfumato.errors import FeatureError
-from sfumato.mixture import kmeans
-from sfumato.mixture.lloyd import lloyd_by_class
 from sfumato.mixture.precision import _grouped, dense_precision, low_rank_precision, tile_rows
-
-
-def classes(counts: list[int], dim: int = 6, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
-    labels = labels[torch.randperm(len(labels), generator=generator)]
-    return torch.randn(len(labels), dim, generator=generator) + labels[:, None], labels
-
-
-def start(features: torch.Tensor, labels: torch.Tensor, number: int, m: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(1)
-    return torch.stack(
-        [
-            features[labels == c].mean(0) + torch.randn(m, features.shape[1], generator=generator)
-            if bool((labels == c).any())
-            else torch.full((m, features.shape[1]), 7.0)
-            for c in range(number)
-        ]
-    )
-
-
-@pytest.mark.parametrize("iterations", [1, 2, 40])
-@pytest.mark.parametrize("elements", [1 << 28, 200])
-def test_all_classes_at_once_move_like_each_class_alone(iterations, elements, monkeypatch):
-    monkeypatch.setattr("sfumato.mixture.lloyd._ELEMENTS", elements)
-    counts = [50, 31, 0, 4, 90]
-    features, labels = classes(counts)
-    centres = start(features, labels, 5, 3)
-    moved, ran_empty = lloyd_by_class(features, labels.argsort(stable=True), torch.tensor(counts), centres, iterations)
-    compared = 0
-    for c, count in enumerate(counts):
-        if bool(ran_empty[c]) or count == 0:
-            assert torch.equal(moved[c], centres[c])
-            continue
-        alone = kmeans(features[labels == c], 3, init=centres[c], iterations=iterations)
-        assert torch.allclose(moved[c], alone.centres, atol=1e-5)
-        compared += 1
-    assert compared >= 3
-
-
-def test_a_class_whose_cluster_runs_empty_is_named_and_left_alone():
-    features, labels = classes([40, 40])
-    centres = start(features, labels, 2, 2)
-    centres[1, 0] = 1e3  # nobody is nearest to it
-    moved, ran_empty = lloyd_by_class(features, labels.argsort(stable=True), torch.tensor([40, 40]), centres, 2)
-    assert ran_empty.tolist() == [False, True]
-    assert torch.equal(moved[1], centres[1])
-    assert not torch.equal(moved[0], centres[0])
 
 
 @pytest.mark.parametrize(("rows", "clusters"), [(128, 30), (5, 600), (64, 1), (1, 1), (0, 4), (40, 7)])

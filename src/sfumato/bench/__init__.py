@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from sfumato.bench.attack import attack_step
-from sfumato.bench.mixture import em_against_scikit_learn, refresh, require_scikit_learn
+from sfumato.bench.mixture import kmeans_against_scikit_learn, refresh, require_scikit_learn
 from sfumato.bench.timing import Ratio, Timing, take_turns
 from sfumato.bench.training import CONFIG, cem_step, feature_pass, random_images, throughput
 from sfumato.errors import SfumatoWarning
@@ -50,7 +50,8 @@ def run_bench(*, rounds: int = 15, quick: bool = False, tell: Callable[[Ratio], 
         add(attack)
         add(feature_pass(max(2, rounds // 3), images, config))
         add(refresh(max(2, rounds // 3), seconds, count, dim))
-        add(em_against_scikit_learn(count, dim, 6 if quick else 30))
+        for size in ((500, 32, 3),) if quick else ((20_000, 256, 30), (5_000, 512, 3)):
+            add(kmeans_against_scikit_learn(max(3, rounds // 2), *size))
     return {
         "rows": [row.as_dict() for row in rows],
         "seconds": {"training step": seconds, "attack step": attack_seconds},

@@ -7,7 +7,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,7 @@ def run_serving_bench(
                 tell(row)
 
     with tempfile.TemporaryDirectory() as name:
-        device = _vgg11(Path(name) / "device", bits=8)
+        device = _vgg11(Path(name) / "device")
         add(edge_rows(device, blocks=2, calls=5) if quick else edge_rows(device))
         add(_server_rows(Path(name), 2 if quick else rounds, 0.1 if quick else seconds, quick))
     return {
@@ -76,19 +76,17 @@ def run_serving_bench(
     }
 
 
-def export_random(
-    folder: Path, edge: nn.Module, cloud: nn.Module, image: tuple[int, ...], bits: int | None = None
-) -> Path:
+def export_random(folder: Path, edge: nn.Module, cloud: nn.Module, image: tuple[int, ...]) -> Path:
     """A bundle called like its folder, with random weights, since speed does not depend on them."""
     model = SplitModel(edge, Channel(noise_std=0.025), cloud).eval()
-    export_bundle(model, folder, ExportConfig(folder.name, quantize_bits=bits), classes=_CLASSES, image_shape=image)
+    export_bundle(model, folder, ExportConfig(folder.name), classes=_CLASSES, image_shape=image)
     return folder
 
 
-def _vgg11(folder: Path, bits: int | None = None) -> Path:
+def _vgg11(folder: Path) -> Path:
     """The paper's network for CIFAR-10, cut at the second convolution: a feature of 8x8x8 = 512 values."""
     edge, cloud = models.build("vgg11", num_classes=10, image_shape=(3, 32, 32), cut=2, bottleneck=8)
-    return export_random(folder, edge, cloud, (3, 32, 32), bits)
+    return export_random(folder, edge, cloud, (3, 32, 32))
 
 
 def _wide(folder: Path, width: int) -> Path:
@@ -100,8 +98,7 @@ def _wide(folder: Path, width: int) -> Path:
 
 def _server_rows(folder: Path, rounds: int, seconds: float, quick: bool) -> list[Ratio]:
     vgg11, wide = _vgg11(folder / "vgg11"), _wide(folder / "wide", 64 if quick else 4096)
-    rng = np.random.default_rng(0)
-    feature, broad = (rng.random((1, *shape), dtype=np.float32) for shape in ((8, 8, 8), (_WIDE,)))
+    feature, broad = levels((1, 8, 8, 8)), levels((1, _WIDE))
     with ExitStack() as stack:
         batched = stack.enter_context(serving([vgg11, wide], *_PATIENT))
         alone = stack.enter_context(serving([vgg11, wide], "--max-batch", "1", *_PATIENT))
@@ -155,10 +152,15 @@ def _address(process: "subprocess.Popen[str]") -> str:
     raise RuntimeError(f"the server ended: {''.join(lines)}")
 
 
+def levels(shape: Sequence[int]) -> NDArray[np.uint8]:
+    """What a device sends, 8 bits a value."""
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
 def rest_caller(address: str, model: str, feature: NDArray[Any]) -> Caller:
     """A factory of calls over one connection each, which cost as little as possible, so that the server is measured."""
     size = {"binary_data_size": feature.nbytes}
-    tensor = {"name": "feature", "datatype": "FP32", "shape": feature.shape, "parameters": size}
+    tensor = {"name": "feature", "datatype": "UINT8", "shape": feature.shape, "parameters": size}
     head = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
     body = head + feature.tobytes()
     request = (
@@ -209,7 +211,7 @@ def in_process(bundle: Path, *, threads: int = 0) -> Caller:
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(str(bundle / "decoder.onnx"), options, providers=["CPUExecutionProvider"])
     shape = [1, *session.get_inputs()[0].shape[1:]]
-    feature = np.random.default_rng(0).random(shape, dtype=np.float32)
+    feature = levels(shape)
     return lambda: lambda: session.run(["logits"], {"feature": feature})
 
 

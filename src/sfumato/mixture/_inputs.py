@@ -96,9 +96,12 @@ def chunk_rows(width: int, device: torch.device) -> int:
     return max(1, elements // max(1, width))
 
 
-def chunk_slices(features: Tensor) -> Iterator[slice]:
-    """The rows of `features` in chunks. Fill a result allocated before: a list of pieces fragments the heap."""
-    step = chunk_rows(features.shape[1], features.device)
+def chunk_slices(features: Tensor, *, cached: bool = False) -> Iterator[slice]:
+    """The rows of `features` in chunks, `cached` ones where a CPU reads each twice.
+
+    Fill a result allocated before: a list of pieces fragments the heap.
+    """
+    step = chunk_rows(features.shape[1] * (4 if cached else 1), features.device)
     return (slice(start, start + step) for start in range(0, len(features), step))
 
 

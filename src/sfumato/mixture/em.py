@@ -1,32 +1,37 @@
-"""Gaussian mixtures by expectation-maximization, in the log domain, from the features' own memory in chunks."""
+"""Gaussian mixtures by expectation-maximization, for Algorithm 1 as the paper prints it; nothing else uses EM.
+
+All of it is float64, chunk by chunk: with fewer samples than dimensions the smallest eigenvalues are `reg_covar`, below
+the rounding of float32.
+"""
 
 import math
-from typing import Self
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
 
 from sfumato.errors import ConfigError, FeatureError, NotFittedError
-from sfumato.mixture._inputs import (
-    check_assignment,
-    check_features,
-    check_finite,
-    check_positive,
-    chunk_slices,
-    seeded,
-)
-from sfumato.mixture._passes import Parameters, em_pass, posterior, singular
+from sfumato.mixture._inputs import check_features, check_finite, check_positive, chunk_slices, seeded
 from sfumato.mixture.families import Covariance, check_covariance, moments
 from sfumato.mixture.kmeans import kmeans, nearest
 
 __all__ = ["GaussianMixture", "Parameters"]
 
+_LOG_2PI = math.log(2 * math.pi)
 _START_ITERATIONS = 50
 # k-means only has to find a start: from twice as many samples on, it looks at a random subset of this size.
 _SUBSET = 10_000
 _SUBSET_PER_COMPONENT = 200
 # A component that answers for less than this many samples is empty.
 _EMPTY = 1e-2
+
+
+class Parameters(NamedTuple):
+    """A Gaussian mixture: weights (k,), means (k, D), covariances (k, D, D), (k, D) or (k,); float64."""
+
+    weights: Tensor
+    means: Tensor
+    covariances: Tensor
 
 
 class GaussianMixture:
@@ -36,13 +41,12 @@ class GaussianMixture:
 
     `reg_covar` is added to every variance after every M-step, as scikit-learn does; it keeps components with fewer
     samples than dimensions positive definite, and can let the likelihood fall by a trifle, which otherwise never falls.
-    A component that answers for less than 0.01 samples, or whose
-    covariance is singular, is restarted once, with weight 1/n, at the sample the mixture explains worst and with the
-    average covariance. One that runs empty again keeps its last mean and covariance at weight about 0; one that
-    becomes singular again is an error.
+    A component that answers for less than 0.01 samples, or whose covariance is singular, is restarted once, with weight
+    1/n, at the sample the mixture explains worst and with the average covariance. One that runs empty again keeps its
+    last mean and covariance at weight about 0; one that becomes singular again is an error.
 
-    A mixture fitted to clean features z_hat gives the terms of Theorem 2. The theorem holds for a mixture that z_hat
-    really follows, or for the moments of a hard partition (`Partition`, `moments`); EM on real data is neither.
+    Theorem 2 holds for a mixture that z_hat really follows, or for the moments of a hard partition (`Partition`,
+    `moments`); EM on real data is neither.
 
     Args:
         k: number of components.
@@ -54,15 +58,19 @@ class GaussianMixture:
     Attributes:
         weights_: (k,) float64.
         means_: (k, D) float64.
-        covariances_: (k, D, D) full, (k, D) diagonal or (k,) spherical; float64, since a matrix whose smallest
-            eigenvalue is reg_covar may not survive rounding to float32.
+        covariances_: (k, D, D) full, (k, D) diagonal or (k,) spherical; float64.
         lower_bounds_: mean log likelihood per sample at each E-step, so before the last M-step.
-        lower_bound_: the last of them.
         n_iter_: iterations made.
         converged_: whether `tol` was reached.
 
     Raises:
         ConfigError: a setting without meaning.
+
+    Example:
+        >>> import torch
+        >>> fitted = GaussianMixture(2, "spherical").fit(torch.tensor([[0.0], [2.0], [10.0], [12.0]]))
+        >>> [round(float(mean), 2) for mean in fitted.means_.sort(0).values]
+        [1.0, 11.0]
     """
 
     weights_: Tensor
@@ -90,30 +98,15 @@ class GaussianMixture:
         self.max_iter = max_iter
         self.reg_covar = reg_covar
 
-    @property
-    def lower_bound_(self) -> float:
-        """Mean log likelihood per sample at the last E-step, nats."""
-        self._fitted()
-        return self.lower_bounds_[-1]
-
     @torch.no_grad()
     def fit(
-        self,
-        features: Tensor,
-        *,
-        init: "Parameters | GaussianMixture | Tensor | None" = None,
-        generator: torch.Generator | None = None,
+        self, features: Tensor, *, init: Parameters | None = None, generator: torch.Generator | None = None
     ) -> Self:
         """Maximise the likelihood of the samples.
 
-        The passes run in the dtype of the features, and chunk by chunk in float64 where float32 would lose more than
-        about 0.01 nats of a log density. Next to the features they need a few megabytes and, for full covariances,
-        about 5 k D^2 float64 numbers.
-
         Args:
             features: (n, D) float32 or float64, n >= 1; fewer samples than components or dimensions are allowed.
-            init: where to start: `Parameters(weights, means, covariances)`, a fitted mixture (a warm start), or an
-                (n,) int64 assignment. When left out, k-means, on a random subset of a large set.
+            init: where to start; when left out, k-means, on a random subset of a large set.
             generator: source of randomness for k-means; a new one with seed 0 when left out.
 
         Raises:
@@ -122,81 +115,82 @@ class GaussianMixture:
         """
         check_features(features)
         check_finite(features)
-        parameters = self._start(features, init, generator)
-        shift = features.mean(0)
+        now = self._clustered(features, seeded(generator)) if init is None else self._checked(init, features)
         restarted = torch.zeros(self.k, dtype=torch.bool, device=features.device)
-        likelihood = features.new_empty(len(features))
+        likelihood = features.new_empty(len(features), dtype=torch.float64)
         bounds: list[float] = []
         converged = False
         while len(bounds) < self.max_iter and not converged:
-            step = em_pass(parameters, self.covariance, shift)
+            counts, sums, squares = (torch.zeros_like(part) for part in now)
+            density = _Density(now, self.covariance)
             for part in chunk_slices(features):
-                likelihood[part], share = posterior(step.log_joint(features[part]))
-                step.accumulate(share)
-            bounds.append(float(likelihood.mean(dtype=torch.float64)))
-            counts, means, covariances = step.update()
-            covariances = self._regularised(covariances)
-            gone = counts == 0
-            means[gone], covariances[gone] = parameters.means[gone], parameters.covariances[gone]
-            parameters = Parameters(counts / counts.sum(), means, covariances)
-            lost = ((counts < _EMPTY) | singular(parameters.covariances)) & ~restarted
+                chunk = features[part].double()
+                joint = density.log_joint(chunk)
+                likelihood[part] = joint.logsumexp(1)
+                share = (joint - likelihood[part, None]).exp()
+                counts += share.sum(0)
+                self._add(chunk, share, now.means, sums, squares)
+            bounds.append(float(likelihood.mean()))
+            now = self._maximised(now, counts, sums, squares)
+            lost = ((counts < _EMPTY) | _singular(now.covariances)) & ~restarted
             if bool(lost.any()):
                 restarted |= lost
-                parameters = self._restart(parameters, lost, features, likelihood)
+                now = _restart(now, lost, features, likelihood)
             elif len(bounds) > 1:
                 converged = abs(bounds[-1] - bounds[-2]) < self.tol
-        self.weights_, self.means_, self.covariances_ = parameters
+        self.weights_, self.means_, self.covariances_ = now
         self.lower_bounds_, self.n_iter_, self.converged_ = bounds, len(bounds), converged
         return self
 
     @torch.no_grad()
     def score_samples(self, features: Tensor) -> Tensor:
-        """log p(z) of each sample, (n,), nats, in the dtype of the features."""
-        return self._log_joint(features).logsumexp(1)
-
-    def score(self, features: Tensor) -> float:
-        """Mean log likelihood per sample, nats."""
-        return float(self.score_samples(features).mean(dtype=torch.float64))
-
-    def _fitted(self) -> Parameters:
+        """log p(z) of each sample, (n,) float64, nats."""
         if not hasattr(self, "weights_"):
             raise NotFittedError("this mixture has not been fitted; call fit(features) first")
-        return Parameters(self.weights_, self.means_, self.covariances_)
-
-    def _log_joint(self, features: Tensor) -> Tensor:
-        parameters = self._fitted()
         check_features(features, self.means_.shape[1])
-        shift = (self.weights_ @ self.means_).to(features.dtype)
-        step = em_pass(parameters, self.covariance, shift)
-        result = features.new_empty(len(features), self.k)
-        for part in chunk_slices(features):
-            result[part] = step.log_joint(features[part])
-        return result
+        density = _Density(Parameters(self.weights_, self.means_, self.covariances_), self.covariance)
+        parts = [density.log_joint(features[part].double()).logsumexp(1) for part in chunk_slices(features)]
+        return torch.cat(parts)
 
-    def _start(
-        self,
-        features: Tensor,
-        init: "Parameters | GaussianMixture | Tensor | None",
-        generator: torch.Generator | None,
-    ) -> Parameters:
-        if isinstance(init, GaussianMixture):
-            init = init._fitted()
-        if isinstance(init, tuple):
-            return self._checked(Parameters(*init), features)
-        if init is None:
-            init = self._cluster(features, seeded(generator))
-        check_assignment(init, len(features), self.k)
-        found = moments(features, init, self.k, self.covariance, fallback=features.mean(0).repeat(self.k, 1))
-        weights = found.counts.double() / len(features)
-        return Parameters(weights, found.means.double(), self._regularised(found.covariances.double()))
+    def _add(self, chunk: Tensor, share: Tensor, means: Tensor, sums: Tensor, squares: Tensor) -> None:
+        """Sums about the present means, so that nothing cancels near convergence."""
+        for j in range(self.k):
+            centred = chunk - means[j]
+            weighted = centred * share[:, j, None]
+            sums[j] += weighted.sum(0)
+            if self.covariance == "full":
+                squares[j].addmm_(weighted.T, centred)
+            elif self.covariance == "diagonal":
+                squares[j] += (weighted * centred).sum(0)
+            else:
+                squares[j] += (weighted * centred).sum() / chunk.shape[1]
 
-    def _cluster(self, features: Tensor, source: torch.Generator) -> Tensor:
+    def _maximised(self, old: Parameters, counts: Tensor, sums: Tensor, squares: Tensor) -> Parameters:
+        """The M-step; a component of weight 0 keeps what it was."""
+        moved = sums / torch.where(counts > 0, counts, 1.0)[:, None]
+        average = squares / torch.where(counts > 0, counts, 1.0).reshape(-1, *[1] * (squares.ndim - 1))
+        if self.covariance == "full":
+            covariances = average - moved[:, :, None] * moved[:, None, :]
+        else:
+            shift = moved.square() if self.covariance == "diagonal" else moved.square().mean(1)
+            # What is left of a variance of 0 after this difference is rounding.
+            noise = 8 * torch.finfo(average.dtype).eps * average
+            covariances = torch.where(average - shift > noise, average - shift, 0.0)
+        covariances = self._regularised(covariances)
+        gone = counts == 0
+        covariances[gone] = old.covariances[gone]
+        return Parameters(counts / counts.sum(), old.means + moved, covariances)
+
+    def _clustered(self, features: Tensor, source: torch.Generator) -> Parameters:
         subset = features
         if len(features) > 2 * (size := max(_SUBSET, _SUBSET_PER_COMPONENT * self.k)):
             drawn = torch.randperm(len(features), generator=source, device=source.device)[:size]
             subset = features[drawn.to(features.device)]
-        found = kmeans(subset, self.k, iterations=_START_ITERATIONS, generator=source)
-        return nearest(features, found.centres)
+        centres = kmeans(subset, self.k, iterations=_START_ITERATIONS, generator=source).centres
+        everywhere = features.mean(0).repeat(self.k, 1)
+        found = moments(features, nearest(features, centres), self.k, self.covariance, fallback=everywhere)
+        weights = found.counts.double() / len(features)
+        return Parameters(weights, found.means.double(), self._regularised(found.covariances.double()))
 
     def _checked(self, init: Parameters, features: Tensor) -> Parameters:
         k, dim = self.k, features.shape[1]
@@ -218,12 +212,55 @@ class GaussianMixture:
         variances.add_(self.reg_covar)
         return covariances
 
-    def _restart(self, now: Parameters, lost: Tensor, features: Tensor, likelihood: Tensor) -> Parameters:
-        weights, means, covariances = (part.clone() for part in now)
-        worst = likelihood.topk(min(int(lost.sum()), len(features)), largest=False).indices
-        chosen = lost.nonzero().squeeze(1)[: len(worst)]
-        average = torch.tensordot(weights, covariances, dims=1)
-        weights[chosen] = 1 / len(features)
-        means[chosen] = features[worst].double()
-        covariances[chosen] = average
-        return Parameters(weights / weights.sum(), means, covariances)
+
+class _Density:
+    """log pi_j + log N(z; mu_j, Sigma_j) for chunks of samples; a component of weight 0 may have any covariance."""
+
+    def __init__(self, parameters: Parameters, covariance: Covariance) -> None:
+        weights, self.means, covariances = parameters
+        used = weights > 0
+        if len(bad := (used & _singular(covariances)).nonzero()):
+            raise FeatureError(
+                f"the covariance of component {int(bad[0])} is not positive definite; raise reg_covar, or fit fewer "
+                "components"
+            )
+        self.used: list[int] = used.nonzero().squeeze(1).tolist()
+        dim = self.means.shape[1]
+        self.full = covariance == "full"
+        if self.full:
+            self.roots = torch.linalg.cholesky_ex(covariances).L
+            logs = 2 * self.roots.diagonal(dim1=1, dim2=2).log().sum(1)
+        else:
+            self.roots = covariances.reshape(len(weights), -1).sqrt()
+            logs = 2 * self.roots.log().sum(1) * (dim if covariance == "spherical" else 1)
+        self.constant = weights.log() - 0.5 * (logs + dim * _LOG_2PI)
+
+    def log_joint(self, chunk: Tensor) -> Tensor:
+        """(b, D) float64 -> (b, k)."""
+        result = chunk.new_full((len(chunk), len(self.means)), -math.inf)
+        for j in self.used:
+            centred = chunk - self.means[j]
+            if self.full:
+                white = torch.linalg.solve_triangular(self.roots[j], centred.T, upper=False).T
+            else:
+                white = centred / self.roots[j]
+            result[:, j] = self.constant[j] - 0.5 * white.square().sum(1)
+        return result
+
+
+def _singular(covariances: Tensor) -> Tensor:
+    """(k,) bool: covariances of any family that are not positive definite."""
+    if covariances.ndim < 3:
+        return ~(covariances.reshape(len(covariances), -1).amin(1) > 0)
+    return torch.linalg.cholesky_ex(covariances).info != 0
+
+
+def _restart(now: Parameters, lost: Tensor, features: Tensor, likelihood: Tensor) -> Parameters:
+    weights, means, covariances = (part.clone() for part in now)
+    worst = likelihood.topk(min(int(lost.sum()), len(features)), largest=False).indices
+    chosen = lost.nonzero().squeeze(1)[: len(worst)]
+    average = torch.tensordot(weights, covariances, dims=1)
+    weights[chosen] = 1 / len(features)
+    means[chosen] = features[worst].double()
+    covariances[chosen] = average
+    return Parameters(weights / weights.sum(), means, covariances)

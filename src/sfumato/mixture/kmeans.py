@@ -39,13 +39,6 @@ class KMeansResult(NamedTuple):
     iterations: int
 
 
-class _Pass(NamedTuple):
-    assignment: Tensor
-    distance: Tensor
-    counts: Tensor
-    sums: Tensor
-
-
 def scores(features: Tensor, centres: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
     """`rows` = features - shift, and (n, k) 1/2 |c|^2 - rows . c: half the squared distance, less 1/2 |rows|^2."""
     rows = features - shift
@@ -69,7 +62,7 @@ def nearest(features: Tensor, centres: Tensor) -> Tensor:
     check_features(features, centres.shape[1])
     shift = centres.mean(0)
     assignment = torch.empty(len(features), dtype=torch.int64, device=features.device)
-    for part in chunk_slices(features):
+    for part in chunk_slices(features, cached=True):
         torch.argmin(scores(features[part], centres, shift)[1], 1, out=assignment[part])
     return assignment
 
@@ -210,79 +203,90 @@ def kmeans(
     if init is not None and not bool(torch.isfinite(init).all()):
         raise FeatureError("init holds NaN or infinite centres; start without init")
     start = kmeans_plus_plus(features, k, generator, ranks) if init is None else init
-    centres = start.detach().to(features)
     shift = ranks.mean(features)
+    centres = start.detach().to(features)
     enough = -1.0
     assignment: Tensor | None = None
     updates = 0
     while updates < iterations:
-        found = _assign(features, centres, shift, ranks, sums=True)
-        if assignment is not None and not ranks.any(not torch.equal(assignment, found.assignment))[0]:
+        chosen, counts, sums, squares = _pass(features, centres, shift, ranks, measured=assignment is None)
+        if assignment is not None and not ranks.any(not torch.equal(assignment, chosen))[0]:
             break
         if assignment is None:
-            enough = TOLERANCE * _mean_variance(features, shift, ranks)
-        assignment = found.assignment
-        moved = _update(features, centres, shift, found, ranks)
+            enough = TOLERANCE * squares / max(1, int(counts.sum()) * features.shape[1])
+        assignment = chosen
+        if bool((counts == 0).any()):
+            counts, sums = _refilled(features, centres, shift, chosen, counts, sums, ranks)
+        means = (sums / counts.clamp(min=1)[:, None] + shift).to(centres)
+        moved = torch.where((counts > 0)[:, None], means, centres)
         distance = float((moved - centres).double().square().sum())
         centres = moved
         updates += 1
         if distance <= enough:
             break
-    last = _assign(features, centres, centres.mean(0), ranks, sums=False)
-    inertia = float(ranks.sum(last.distance.sum(dtype=torch.float64)))
-    return KMeansResult(centres, last.assignment, inertia, updates)
+    assignment = nearest(features, centres)
+    inertia = float(ranks.sum(_distances(features, centres, assignment).sum(dtype=torch.float64)))
+    return KMeansResult(centres, assignment, inertia, updates)
 
 
-def _assign(features: Tensor, centres: Tensor, shift: Tensor, ranks: Ranks, *, sums: bool) -> _Pass:
-    """One pass over all samples: nearest centre, squared distance and, where asked, the sums of rows - shift.
-
-    Assignment and distance are those of this rank's samples, counts and sums those of all.
+def _pass(
+    features: Tensor, centres: Tensor, shift: Tensor, ranks: Ranks, *, measured: bool
+) -> tuple[Tensor, Tensor, Tensor, float]:
+    """The nearest centre of this rank's features; of all ranks' the counts (k,) and, around the shift, the float64 sums
+    (k, D) and, where it is `measured`, the sum of the squares.
     """
     k, dim = centres.shape
     assignment = torch.empty(len(features), dtype=torch.int64, device=features.device)
-    distance = features.new_empty(len(features))
     total = features.new_zeros(k, dim, dtype=torch.float64)
-    for part in chunk_slices(features):
-        rows, score = scores(features[part], centres, shift)
-        chosen = score.argmin(1)
-        half = score.gather(1, chosen[:, None]).squeeze(1)
+    moved = centres - shift
+    half, columns = 0.5 * moved.square().sum(1), moved.T.contiguous()
+    squares = 0.0
+    chunks = list(chunk_slices(features, cached=True))
+    buffer = torch.empty_like(features[chunks[0]] if chunks else features)  # pages that are touched once
+    for part in chunks:
+        rows = torch.sub(features[part], shift, out=buffer[: len(features[part])])
+        chosen = torch.addmm(half, rows, columns, alpha=-1.0).argmin(1)
         assignment[part] = chosen
-        distance[part] = rows.square().sum(1).add_(half, alpha=2.0).clamp_(min=0)
-        if sums:
+        if measured:
+            squares += float(rows.square().sum(dtype=torch.float64))
+        if rows.device.type == "cpu":
+            total += rows.new_zeros(k, dim).index_add_(0, chosen, rows)
+        else:  # where index_add_ is as random as the order of its additions
             total += torch.nn.functional.one_hot(chosen, k).to(rows.dtype).T @ rows
     counts = torch.bincount(assignment, minlength=k)
-    if sums:
-        counts, total = ranks.sum(counts), ranks.sum(total)
-    return _Pass(assignment, distance, counts, total)
+    if ranks.alone:
+        return assignment, counts, total, squares
+    return assignment, ranks.sum(counts), ranks.sum(total), float(ranks.sum(total.new_tensor(squares)))
 
 
-def _mean_variance(features: Tensor, mean: Tensor, ranks: Ranks) -> float:
-    squares = ((features[part] - mean).square_().sum(dtype=torch.float64) for part in chunk_slices(features))
-    spread, numbers = sum(map(float, squares)), float(features.numel())
-    if not ranks.alone:
-        spread, numbers = ranks.sum(torch.tensor([spread, numbers], dtype=torch.float64)).tolist()
-    return spread / numbers
+def _distances(features: Tensor, centres: Tensor, assignment: Tensor) -> Tensor:
+    """(n,) squared distance of each row to its centre."""
+    result = features.new_empty(len(features))
+    for part in chunk_slices(features, cached=True):
+        result[part] = (features[part] - centres[assignment[part]]).square_().sum(1)
+    return result
 
 
-def _update(features: Tensor, centres: Tensor, shift: Tensor, found: _Pass, ranks: Ranks) -> Tensor:
-    """The means of the clusters; an empty one gets the sample farthest from its centre, which leaves its cluster."""
-    counts, sums = found.counts.clone(), found.sums.clone()
+def _refilled(
+    features: Tensor, centres: Tensor, shift: Tensor, assignment: Tensor, counts: Tensor, sums: Tensor, ranks: Ranks
+) -> tuple[Tensor, Tensor]:
+    """Counts and sums after each empty cluster got the sample farthest from its centre, which leaves its cluster."""
+    counts, sums = counts.clone(), sums.clone()
     empty = (counts == 0).nonzero().squeeze(1)
-    if len(empty):
-        eps = torch.finfo(features.dtype).eps
-        noise = 16 * eps * ((centres - shift).square().sum(1).max() + eps * shift.square().sum())
-        # A sample on its centre, or alone in its cluster, would only swap one empty cluster for another.
-        movable = (found.distance > noise) & (counts[found.assignment] > 1)
-        candidates = torch.where(movable, found.distance, -1.0)
-        far = candidates.topk(min(len(empty), len(features))).indices
-        far = far[movable[far]]
-        rows, donors = (features[far] - shift).double(), found.assignment[far]
-        if not ranks.alone:  # the farthest of all ranks' farthest
-            order = ranks.gather(candidates[far]).argsort(descending=True, stable=True)[: len(empty)]
-            rows, donors = ranks.gather(rows)[order], ranks.gather(donors)[order]
-        empty = empty[: len(donors)]
-        sums.index_add_(0, donors, -rows)
-        counts.index_add_(0, donors, -torch.ones_like(donors))
-        sums[empty], counts[empty] = rows, torch.ones_like(empty)
-    means = (sums / counts.clamp(min=1)[:, None] + shift).to(centres.dtype)
-    return torch.where((counts > 0)[:, None], means, centres)
+    distance = _distances(features, centres, assignment)
+    eps = torch.finfo(features.dtype).eps
+    noise = 16 * eps * ((centres - shift).square().sum(1).max() + eps * shift.square().sum())
+    # A sample on its centre, or alone in its cluster, would only swap one empty cluster for another.
+    movable = (distance > noise) & (counts[assignment] > 1)
+    candidates = torch.where(movable, distance, -1.0)
+    far = candidates.topk(min(len(empty), len(features))).indices
+    far = far[movable[far]]
+    taken, donors = (features[far] - shift).double(), assignment[far]
+    if not ranks.alone:  # the farthest of all ranks' farthest
+        order = ranks.gather(candidates[far]).argsort(descending=True, stable=True)[: len(empty)]
+        taken, donors = ranks.gather(taken)[order], ranks.gather(donors)[order]
+    empty = empty[: len(donors)]
+    sums.index_add_(0, donors, -taken)
+    counts.index_add_(0, donors, -torch.ones_like(donors))
+    sums[empty], counts[empty] = taken, torch.ones_like(empty)
+    return counts, sums

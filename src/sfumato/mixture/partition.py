@@ -17,7 +17,6 @@ from sfumato.mixture._inputs import (
     sorted_clusters,
 )
 from sfumato.mixture.kmeans import kmeans, nearest, scores
-from sfumato.mixture.lloyd import lloyd_by_class
 from sfumato.modes import free_to_look
 from sfumato.ranks import Ranks
 
@@ -118,14 +117,8 @@ class Partition:
             centres = previous.centres.detach().to(features).clone()
         order, counts, ends = sorted_clusters(labels, num_classes)
         everywhere: list[int] = ranks.sum(counts).tolist()
-        left = set(range(num_classes))
-        if previous is not None and not free_to_look(features):
-            blocks = centres.view(num_classes, clusters_per_class, dim)
-            moved, ran_empty = lloyd_by_class(features, order, counts.cpu(), blocks, iterations, ranks)
-            centres = moved.view(clusters, dim)
-            left = set(ran_empty.nonzero().squeeze(1).tolist())
         for c, (start_row, end) in enumerate(zip([0, *ends], ends, strict=False)):
-            if everywhere[c] == 0 or c not in left:
+            if everywhere[c] == 0:
                 continue
             block = slice(c * clusters_per_class, (c + 1) * clusters_per_class)
             centres[block] = kmeans(
