@@ -10,8 +10,9 @@ from scipy import integrate, stats
 from scipy.special import logsumexp
 
 import sfumato
-from sfumato import held_out_information, information
+from sfumato import held_out_information
 from sfumato.errors import ConfigError, FeatureError
+from sfumato.mixture import held_out
 
 SIGMA = 0.1
 
@@ -129,7 +130,7 @@ def test_classes_of_one_two_and_no_sample_in_a_fold():
 def test_without_the_features_own_axes_wide_features_need_no_basis(monkeypatch):
     z_hat = torch.randn(60, 4, generator=torch.Generator().manual_seed(0)) @ torch.eye(4, 400)
     whole = held_out_information(z_hat, None, SIGMA)
-    monkeypatch.setattr(information, "_GIVEN_AXES_UP_TO", 0)
+    monkeypatch.setattr(held_out, "_GIVEN_AXES_UP_TO", 0)
     lean = held_out_information(z_hat, None, SIGMA)
     assert lean.value == pytest.approx(whole.value, abs=4 * whole.standard_error)
     assert 2 * math.log(1 + 1 / SIGMA**2) - 3 * lean.standard_error < lean.value
@@ -195,4 +196,4 @@ def test_mistakes_are_explained(features, labels, noise_std, error, match):
 
 
 def test_examples_print_what_they_say():
-    assert doctest.testmod(information, extraglobs={"math": math}) == (0, 4)
+    assert doctest.testmod(held_out, extraglobs={"math": math}) == (0, 4)

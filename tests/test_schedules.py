@@ -1,7 +1,7 @@
 import pytest
 
+from sfumato.cem import SCHEDULES, schedule
 from sfumato.errors import ConfigError
-from sfumato.schedules import SCHEDULES, schedule
 
 
 def test_names_and_values():

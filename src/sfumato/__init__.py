@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sfumato import bounds, metrics
     from sfumato.cem import CEM
-    from sfumato.information import HeldOutInformation, held_out_information
+    from sfumato.mixture.held_out import HeldOutInformation, held_out_information
     from sfumato.modes import as_in_training, exact_batch_norm
     from sfumato.split import Channel, SplitModel, cuts, load_split, save_split, split_at
     from sfumato.watch import Monitor
@@ -36,13 +36,13 @@ __all__ = [
 _HOME = {
     "CEM": "sfumato.cem",
     "Channel": "sfumato.split",
-    "HeldOutInformation": "sfumato.information",
+    "HeldOutInformation": "sfumato.mixture.held_out",
     "Monitor": "sfumato.watch",
     "SplitModel": "sfumato.split",
     "as_in_training": "sfumato.modes",
     "cuts": "sfumato.split",
     "exact_batch_norm": "sfumato.modes",
-    "held_out_information": "sfumato.information",
+    "held_out_information": "sfumato.mixture.held_out",
     "load_split": "sfumato.split",
     "save_split": "sfumato.split",
     "split_at": "sfumato.split",
@@ -50,6 +50,7 @@ _HOME = {
 _ROOMS = {
     "attacks",
     "bounds",
+    "cem",
     "data",
     "defenses",
     "deploy",
@@ -57,7 +58,6 @@ _ROOMS = {
     "metrics",
     "mixture",
     "models",
-    "schedules",
     "split",
     "watch",
 }

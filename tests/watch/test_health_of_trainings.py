@@ -108,7 +108,7 @@ def test_without_noise_there_is_nothing_to_measure_and_nothing_to_warn_of():
 
 @pytest.mark.parametrize("counts", [(97, 1, 1, 1), (250, 250, 250, 250)])
 def test_one_cluster_is_told_from_several(counts):
-    from sfumato.health import Health
+    from sfumato.cem import Health
 
     found = Health(0.1).check(torch.ones(3), 0.01, torch.tensor(counts))
     assert bool(found) == (max(counts) == 97)

@@ -11,7 +11,7 @@ from sfumato import bounds
 from sfumato.attacks.queries import aggregate, encode_repeated
 from sfumato.data import ImageSet
 from sfumato.errors import ConfigError, FeatureError
-from sfumato.information import held_out_information
+from sfumato.mixture import held_out_information
 from sfumato.modes import evaluating
 from sfumato.seeds import generator
 from sfumato.split import SplitModel

@@ -6,10 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from sfumato.cem import CEM
+from sfumato.cem import CEM, schedule
 from sfumato.defenses.base import Batch, Defense, Epoch
 from sfumato.errors import ConfigError
-from sfumato.schedules import schedule
 
 __all__ = ["LAMBDA", "CEMDefense"]
 
@@ -23,7 +22,7 @@ class CEMDefense(Defense):
     Args:
         cem: the plug-in.
         lam: lambda of Eq. 8, in the units of the plug-in's scaling.
-        lam_schedule: name of the schedule that multiplies lambda (`sfumato.schedules`).
+        lam_schedule: name of the schedule that multiplies lambda (`sfumato.cem.schedules`).
         refresh_every: epochs between two refreshes; a plug-in that follows the steps needs none.
         competence: multiply the penalty by how far the classifier is from chance, see `sfumato.CEM`.
     """

@@ -3,7 +3,7 @@
 import torch
 
 from sfumato.data import ImageSet
-from sfumato.information import held_out_information
+from sfumato.mixture import held_out_information
 from sfumato.split import SplitModel
 from sfumato.training.evaluate import collect_features
 

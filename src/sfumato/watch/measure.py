@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from sfumato.attacks.linear import STRENGTHS, dual_path, primal_path
-from sfumato.cem import CEM
+from sfumato.cem import CEM, Health
 from sfumato.errors import ConfigError, SfumatoWarning
-from sfumato.health import Health
-from sfumato.information import held_out_information
+from sfumato.mixture import held_out_information
 from sfumato.modes import evaluating
 from sfumato.seeds import generator
 from sfumato.split import SplitModel

@@ -8,12 +8,15 @@ import torch
 from torch import Tensor
 
 from sfumato import bounds
-from sfumato.mixture import Clusters, Covariance
+from sfumato.mixture import Clusters, Covariance, moments
+from sfumato.ranks import Ranks
 
-__all__ = ["ENOUGH_PER_CLUSTER", "ENOUGH_PER_DIMENSION", "Diagnostics", "Health", "diagnose"]
+__all__ = ["ENOUGH_PER_CLUSTER", "ENOUGH_PER_DIMENSION", "Diagnostics", "Health", "diagnose", "variances"]
 
 _SCALE_LIMIT = 4.0
 _ONE_CLUSTER = 0.95
+_FITS = (0.5, 2.0)  # of `CEM.mixture_fit`; outside something is wrong with the features that the mixture was given
+_NOTHING = 0.01  # a competence that leaves the penalty without weight
 ENOUGH_PER_CLUSTER = 20
 """Samples per cluster below which variances underestimate the information notably."""
 ENOUGH_PER_DIMENSION = 3
@@ -129,6 +132,7 @@ class Health:
         self.was_informative = False
         self.refreshes = 0
         self.told: set[str] = set()
+        self.was_idle = False
 
     def check(self, variances: Tensor, noise_variance: float, counts: Tensor) -> list[str]:
         """Messages of conditions that newly hold: collapse, escape by scale, degenerate clusters.
@@ -161,8 +165,7 @@ class Health:
             first = ", ".join(map(str, unseen[:5])) + (", ..." if len(unseen) > 5 else "")
             found["unseen"] = (
                 f"class {first} has no samples here, so that nothing is known of its features and they get no pull; "
-                "refresh "
-                "with samples of all classes"
+                "refresh with samples of all classes"
             )
         thin = int((counts < 2).sum())
         if 2 * thin > len(counts):
@@ -179,6 +182,24 @@ class Health:
         self.was_informative = self.was_informative or not collapsed
         return [new for kind, text in found.items() for new in self.tell(kind, text)]
 
+    def check_period(self, fit: float | None, competence: float | None) -> list[str]:
+        """The same for the mixture's fit and the penalty's weight since the last time."""
+        found = {}
+        if fit is not None and not _FITS[0] <= fit <= _FITS[1]:
+            found["fit"] = (
+                f"the mixture does not fit: it pulls {fit:.2g} times as hard at the features of the training steps as "
+                "at those that it was fitted to; collect them inside sfumato.as_in_training(model), augmented as in "
+                "training, or build CEM(update='steps')"
+            )
+        idle = competence is not None and competence < _NOTHING
+        if idle and self.was_idle:
+            found["idle"] = (
+                "the penalty has had no weight for two epochs, because the task loss is not below log(num_classes): "
+                "lower the learning rate, or, if the loss is no mean cross-entropy, leave it out (competence=False)"
+            )
+        self.was_idle = idle
+        return [new for kind, text in found.items() for new in self.tell(kind, text)]
+
     def tell(self, kind: str, text: str) -> list[str]:
         """The text where nothing of this kind has been told yet."""
         new = [] if kind in self.told else [text]
@@ -193,3 +214,11 @@ class Health:
             return False
         shares = (per_class.amax(1) / per_class.sum(1).clamp_min(1))[enough]
         return float(shares.median()) > _ONE_CLUSTER
+
+
+def variances(flat: Tensor, ranks: Ranks) -> Tensor:
+    """(D,) variance of each dimension over the samples of all ranks."""
+    if ranks.alone:
+        return flat.var(0, unbiased=False)
+    everything = torch.zeros(len(flat), dtype=torch.int64, device=flat.device)
+    return moments(flat, everything, 1, "diagonal", ranks=ranks).covariances[0]

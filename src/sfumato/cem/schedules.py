@@ -1,8 +1,9 @@
 """How the weight of the CEM loss moves during training. The schedule is part of the method and has a name.
 
 The bound of Theorem 2 is scale-free: however small the features become, its gradient keeps pulling them together. A
-constant weight from the first step therefore wins against a classifier that has not learned anything yet, and the
-features collapse. The default, `ramp`, lets the classifier learn first.
+constant weight from the first step would win against a classifier that has not learned anything yet. The competence
+factor of the loss prevents that, so that the default is `constant`; the others are what the authors' code does, and a
+late start for losses without that factor.
 """
 
 from collections.abc import Callable
@@ -19,7 +20,7 @@ REFERENCE_LR = 1e-3
 
 
 def constant(progress: float, lr: float) -> float:
-    """Factor 1 throughout: the paper's text (Eq. 8). It can collapse the features before they have learned."""
+    """Factor 1 throughout: the paper's text (Eq. 8), and the default."""
     return 1.0
 
 
@@ -33,7 +34,7 @@ def lr_coupled(progress: float, lr: float) -> float:
 
 
 def ramp(progress: float, lr: float) -> float:
-    """Linear from 0 to 1 over the first 60 % of the training, then 1: the default."""
+    """Linear from 0 to 1 over the first 60 % of the training, then 1."""
     return min(1.0, max(0.0, progress) / RAMP_FRACTION)
 
 

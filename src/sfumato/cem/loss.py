@@ -1,40 +1,31 @@
 """Conditional entropy maximization (CEM), the plug-in of the paper, for any training loop.
 
-    cem = sfumato.CEM(num_classes=10, noise_std=0.1, update="steps")
-    for x, y in loader:
-        z_hat = encoder(x)
-        loss = task_loss + lam * cem(z_hat, y, task_loss)
-
-Nothing here depends on the rest of the library but the mixture and the bounds.
+cem = sfumato.CEM(num_classes=10, noise_std=0.1, update="steps")
+for x, y in loader:
+z_hat = encoder(x)
+loss = task_loss + lam * cem(z_hat, y, task_loss)
 """
 
 import math
 import warnings
-from collections.abc import Callable
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from sfumato.cem.gradient import WithGradient, competence_factor
+from sfumato.cem.health import Diagnostics, Health, diagnose, variances
+from sfumato.cem.inputs import DIVERGED, check_finite, check_graph, check_labels, flatten
+from sfumato.cem.published import published_loss
+from sfumato.cem.settings import Fit, Scaling, Update, check_settings
 from sfumato.errors import ConfigError, FeatureError, NotFittedError, SfumatoWarning
-from sfumato.health import Diagnostics, Health, diagnose
-from sfumato.mixture import Clusters, Covariance, check_covariance, moments
-from sfumato.modes import free_to_look
-from sfumato.published import published_loss
+from sfumato.mixture import Clusters, Covariance
 from sfumato.ranks import Ranks, whole
 
 __all__ = ["CEM"]
 
-Scaling = Literal["per_dimension", "literal", "as_published"]
-Update = Literal["epoch", "running", "steps"]
-Fit = Literal["kmeans", "em"]
-
-_NO_CLASSES = {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.bool, torch.complex64}
-_FITS = (0.5, 2.0)  # of `mixture_fit`; outside something is wrong with the features that the mixture was given
 _JUDGED = 5  # batches before the fit is judged
-_NOTHING = 0.01  # a competence that leaves the penalty without weight
-_DIVERGED = "the features contain NaN or infinity; the training has diverged: lower the learning rate or lambda"
 
 
 class CEM(nn.Module):
@@ -87,11 +78,9 @@ class CEM(nn.Module):
     Fits:
 
     - `kmeans` (default): the hard partition above, of clean features.
-    - `em`: the paper's Algorithm 1: one Gaussian mixture of k components for all classes, fitted by
-      expectation-maximization to z = z_hat + eps. Labels are not looked at; in a batch too, z belongs to the component
-      of the nearest mean, and Delta Sigma_j of Eq. 6 is the covariance of z as it is. The noise is drawn here: pass
-      z_hat. In a step it comes from torch's global generator, like that of dropout. The value is then no bound: Theorem
-      2 holds for the moments of a hard partition, not for those that EM shares out.
+    - `em`: the paper's Algorithm 1: one Gaussian mixture of k components for all classes, fitted by EM to
+      z = z_hat + eps, whose noise is drawn here from torch's global generator. Labels are not looked at; a sample
+      belongs to the nearest mean. The value is then no bound, which takes the moments of a hard partition.
 
     Full covariances of clusters that have far fewer samples than dimensions are kept in the dual form: n_j x n_j
     matrices instead of D x D ones, exact, without shrinkage (sigma^2 I makes every B_j regular).
@@ -116,9 +105,8 @@ class CEM(nn.Module):
         seed: of the first k-means++ start; later refreshes start from the last centres.
         distributed: whose samples make the mixture: True (default) those of all ranks where torch.distributed is
             initialised, a process group those of its ranks, False those of this process. All ranks have to call
-            `refresh` together; with `running` or `literal`, the loss too. It is the default because the alternative
-            is wrong without a sign: ranks that minimise bounds of different mixtures. Give False where only some
-            ranks call it, or where every rank has all samples.
+            `refresh` together; with `running` or `literal`, the loss too. Without it ranks would minimise bounds of
+            different mixtures, and nothing would say so.
 
     Attributes:
         weights: (k,), pi_j.
@@ -150,82 +138,47 @@ class CEM(nn.Module):
         distributed: "bool | dist.ProcessGroup" = True,
     ) -> None:
         super().__init__()
-        _check_choice("scaling", scaling, ("per_dimension", "literal", "as_published"))
-        _check_choice("update", update, ("epoch", "running", "steps"))
-        if clusters_per_class is None:
-            clusters_per_class = 1 if update == "steps" else 3
-        if covariance is None:
-            covariance = "tied" if update == "steps" else "full"
-        check_covariance(covariance)
-        for name, value, instead in (("update", update, "running"), ("scaling", scaling, "literal")):
-            if value == instead and (covariance == "tied" or update == "steps"):
-                raise ConfigError(
-                    f"{name}={value!r} is Eq. 5 to 7 as printed, one covariance per cluster and N samples in all; give "
-                    "covariance='full' and update='epoch' or 'running', or the default scaling"
-                )
-        _check_choice("fit", fit, ("kmeans", "em"))
-        class_conditional = class_conditional and fit == "kmeans"
-        if fit == "em" and (covariance == "tied" or update == "steps"):
-            raise ConfigError("fit='em' is Algorithm 1 as printed; give update='running' and covariance='full'")
-        if not (math.isfinite(noise_std) and noise_std > 0):
-            raise ConfigError(
-                f"noise_std is {noise_std}, but without noise the information in a feature is infinite and CEM has "
-                "nothing to minimise; give a positive standard deviation such as 0.025"
-            )
-        if num_classes is None:
-            if clusters is None or clusters < 1:
-                raise ConfigError(
-                    f"clusters is {clusters}, but without classes only it says how many components the mixture has; "
-                    "give at least 1, such as clusters=10"
-                )
-            groups, clusters_per_class, class_conditional = 1, clusters, False
-        elif clusters is not None:
-            raise ConfigError("clusters is for targets without classes; give clusters_per_class, or num_classes=None")
-        elif num_classes < 1 or clusters_per_class < 1:
-            raise ConfigError(
-                f"num_classes ({num_classes}) and clusters_per_class ({clusters_per_class}) must be at least 1"
-            )
-        else:
-            groups = num_classes
-        if scaling == "as_published" and (covariance != "spherical" or update != "epoch" or not class_conditional):
-            raise ConfigError(
-                "scaling='as_published' is defined for one variance per cluster inside each class; give "
-                "covariance='spherical' and update='epoch', or build it with CEM.as_published(...)"
-            )
+        own = check_settings(
+            num_classes,
+            clusters_per_class,
+            clusters,
+            noise_std=noise_std,
+            covariance=covariance,
+            scaling=scaling,
+            update=update,
+            fit=fit,
+            class_conditional=class_conditional,
+        )
         self.num_classes = num_classes
-        self.clusters_per_class = clusters_per_class
+        self.clusters_per_class = own.clusters_per_class
         self.noise_std = float(noise_std)
-        self.covariance: Covariance = covariance
+        self.covariance: Covariance = own.covariance
         self.scaling: Scaling = scaling
         self.update: Update = update
         self.fit: Fit = fit
-        self.class_conditional = class_conditional
+        self.class_conditional = own.class_conditional
         self.seed = seed
         self.distributed = distributed
         self.mixture = Clusters(
-            groups,
-            clusters_per_class,
-            covariance,
+            own.groups,
+            own.clusters_per_class,
+            own.covariance,
             self.variance,
-            class_conditional=class_conditional,
+            class_conditional=own.class_conditional,
             dual=update == "epoch",
             seed=seed,
             em=fit == "em",
         )
         self.register_buffer("_pulls", torch.zeros(4, dtype=torch.float64))
-        self._was_idle = False
         self._health = Health(
             math.log(self.mixture.size if num_classes is None else num_classes),
             what="clusters" if num_classes is None else "classes",
-            groups=groups if class_conditional else 1,
+            groups=own.groups if own.class_conditional else 1,
         )
 
     @classmethod
     def as_published(cls, *, num_classes: int, noise_std: float, clusters_per_class: int = 5, seed: int = 0) -> Self:
-        """The loss of the authors' released code, for comparison: see `sfumato.published.published_loss`.
-
-        Spherical clusters, five per class. Pair it with the `lr_coupled` schedule, as their code does.
-        """
+        """The loss of the authors' released code, see `published_loss`; pair it with the `lr_coupled` schedule."""
         return cls(
             num_classes=num_classes,
             noise_std=noise_std,
@@ -278,8 +231,9 @@ class CEM(nn.Module):
         `refresh` does it; with `steps` call it once per epoch, as the trainer, `Monitor` and the integrations do. Where
         the first epoch had fewer samples than the first moments would wait for, they are taken from those.
         """
-        for kind, message in self._judged_period().items():
-            for new in self._health.tell(kind, message):
+        if self._pulls[-1] >= _JUDGED:
+            fit = self.mixture_fit if self.fit == "kmeans" else None
+            for new in self._health.check_period(fit, self.competence):
                 warnings.warn(new, SfumatoWarning, stacklevel=3)
         self._pulls.zero_()
         if self.update != "steps":
@@ -290,26 +244,6 @@ class CEM(nn.Module):
                 warnings.warn(new, SfumatoWarning, stacklevel=3)
         else:
             mixture.begin_with_few()
-
-    def _judged_period(self) -> dict[str, str]:
-        """What the counts since the last time say of the mixture and of the penalty's weight, by kind."""
-        fit, competence = self.mixture_fit, self.competence
-        if fit is None or competence is None or self._pulls[-1] < _JUDGED:
-            return {}
-        found = {}
-        if self.fit == "kmeans" and not _FITS[0] <= fit <= _FITS[1]:
-            found["fit"] = (
-                f"the mixture does not fit: it pulls {fit:.2g} times as hard at the features of the training steps as "
-                "at those that it was fitted to; collect them inside sfumato.as_in_training(model), augmented as in "
-                "training, or build CEM(update='steps')"
-            )
-        if competence < _NOTHING and self._was_idle:
-            found["idle"] = (
-                "the penalty has had no weight for two epochs, because the task loss is not below log(num_classes): "
-                "lower the learning rate, or, if the loss is no mean cross-entropy, leave it out (competence=False)"
-            )
-        self._was_idle = competence < _NOTHING
-        return found
 
     @torch.no_grad()
     def refresh(self, features: Tensor, labels: Tensor | None = None, *, noisy: bool = False) -> None:
@@ -340,13 +274,13 @@ class CEM(nn.Module):
             if len(flat):
                 low, high = flat.aminmax()
                 if not (torch.isfinite(low) and torch.isfinite(high)):
-                    raise FeatureError(_DIVERGED)
+                    raise FeatureError(DIVERGED)
             labels = self._check_labels(labels, flat)
         if not ranks.alone:
             ranks.check_same({"number of dimensions": flat.shape[1]}, "give all ranks the same model")
         with torch.autocast(flat.device.type, enabled=False):
             self.mixture.refresh(flat, labels, noisy=noisy, ranks=ranks)
-        for message in self._health.check(_variances(flat, ranks), self.variance, self.mixture.counts):
+        for message in self._health.check(variances(flat, ranks), self.variance, self.mixture.counts):
             warnings.warn(message, SfumatoWarning, stacklevel=2)
 
     def forward(self, z_hat: Tensor, labels: Tensor | None = None, task_loss: Tensor | None = None) -> Tensor:
@@ -379,8 +313,8 @@ class CEM(nn.Module):
                     raise NotFittedError(
                         "this CEM has seen no training batch yet; train first, or call cem.refresh(...)"
                     )
-                self._check_finite(rows)
-                _check_graph(flat)
+                check_finite(rows)
+                check_graph(flat)
                 with torch.no_grad():
                     mixture.begin(rows, labels, ranks)
                 return flat.sum() * 0.0
@@ -393,10 +327,10 @@ class CEM(nn.Module):
                 mixture.carry(rows, assignment, ranks)
             product, centred = mixture.product(assignment), rows - mixture.means[assignment]
             direction, value = product(centred), mixture.information
-            self._check_finite(direction)
+            check_finite(direction)
             if learns:
-                _check_graph(flat)
-            competence = self._competence(task_loss, ranks)
+                check_graph(flat)
+            competence = competence_factor(task_loss, self.num_classes, ranks)
             if learns:
                 with torch.no_grad():
                     pull, n = ranks.sum((centred * direction).double().sum()), ranks.total(len(rows))
@@ -408,10 +342,12 @@ class CEM(nn.Module):
                         mixture.follow(rows, assignment, pull, ranks)
             dim = rows.shape[1]
             if self.scaling == "literal":
-                weight, unit = competence * (_batch_share(rows, ranks) / mixture.samples), 1
+                # Samples of the batch of all ranks over those of this one make a sum an average of ranks'.
+                share = 1.0 if ranks.alone else ranks.total(len(rows)) / max(1, len(rows))
+                weight, unit = competence * (share / mixture.samples), 1
             else:
                 weight, unit = competence / (max(1, len(rows)) * dim), dim
-            loss: Tensor = _WithGradient.apply(flat, direction, competence * value / unit, weight, product)
+            loss: Tensor = WithGradient.apply(flat, direction, competence * value / unit, weight, product)
             return loss
 
     def equivalent_weight(self, weight: float, batch_size: int, to: Scaling) -> float:
@@ -432,62 +368,15 @@ class CEM(nn.Module):
         """Eq. 4's posterior, the conditions of section 3.4, cluster sizes and notes on what the numbers are worth."""
         return diagnose(self._fitted(), self.variance, self.seed)
 
-    def _competence(self, task_loss: Tensor | None, ranks: Ranks) -> Tensor | float:
-        """How far the classifier is from chance, over the batch of all ranks; a tensor, so that nothing waits."""
-        if task_loss is None:
-            return 1.0
-        if self.num_classes is None:
-            raise ConfigError("task_loss is compared with log(num_classes), and this CEM has no classes; leave it out")
-        loss = task_loss.detach().float()
-        if not ranks.alone:
-            loss = (ranks.sum(loss.double()) / ranks.size).float()
-        return (2.0 * (1.0 - loss / math.log(max(2, self.num_classes)))).clamp(0.0, 1.0)
-
     def _published(self, flat: Tensor, assignment: Tensor) -> Tensor:
         own = self.mixture
         return published_loss(flat, assignment, own.centres, own.counts, own.spread, self.variance, own.num_classes)
 
     def _flatten(self, features: Tensor) -> Tensor:
-        if features.ndim < 2 or not features.is_floating_point():
-            raise FeatureError(
-                f"features must be a floating-point tensor (N, ...) of at least two dimensions, got "
-                f"{features.dtype} {tuple(features.shape)}"
-            )
-        flat = features.flatten(1)
-        if self.mixture.refreshes and flat.shape[1] != self.mixture.means.shape[1]:
-            raise FeatureError(
-                f"features have {flat.shape[1]} dimensions, but {self.mixture.means.shape[1]} at the last refresh; "
-                "use a new CEM object for another cut or model"
-            )
-        return flat
+        return flatten(features, self.mixture.means.shape[1] if self.mixture.refreshes else None)
 
     def _check_labels(self, labels: Tensor | None, flat: Tensor) -> Tensor | None:
-        count = len(flat)
-        if not self.class_conditional:
-            if isinstance(labels, Tensor) and (labels.ndim == 0 or len(labels) != count):
-                raise FeatureError(f"labels of shape {tuple(labels.shape)} are not one for each of {count} features")
-            return None
-        if labels is None:
-            raise FeatureError("class-conditional clusters need labels; pass them or set class_conditional=False")
-        if not isinstance(labels, Tensor):
-            raise FeatureError(f"labels are a {type(labels).__name__}; give a tensor ({count},) of class numbers")
-        if labels.dtype in _NO_CLASSES or (labels.ndim == 2 and len(labels) == count and count):
-            raise FeatureError(
-                f"labels are {labels.dtype} {tuple(labels.shape)}, not class numbers ({count},) of an integer type; "
-                "pass labels.argmax(1) of one-hot labels, and for regression or several labels per sample build "
-                "CEM(num_classes=None, clusters=...)"
-            )
-        if labels.ndim != 1 or len(labels) != count:
-            raise FeatureError(f"labels must have shape ({count},) like the features, got {tuple(labels.shape)}")
-        if labels.device != flat.device:
-            raise FeatureError(f"labels are on {labels.device}, the features on {flat.device}; move them together")
-        return labels.long()
-
-    @staticmethod
-    def _check_finite(direction: Tensor) -> None:
-        """On the CPU only: elsewhere the check would wait for the device in every step."""
-        if free_to_look(direction) and not torch.isfinite(direction).all():
-            raise FeatureError(_DIVERGED)
+        return check_labels(labels, flat, wanted=self.class_conditional)
 
     def _fitted(self) -> Clusters:
         if not self.mixture.refreshes:
@@ -508,49 +397,3 @@ class CEM(nn.Module):
             f"noise_std={self.noise_std}, covariance={self.covariance!r}, scaling={self.scaling!r}, "
             f"update={self.update!r}"
         )
-
-
-class _WithGradient(torch.autograd.Function):
-    """A value that does not depend on the batch, with a gradient that does: `weight B^-1 (z - mu)`."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, flat: Tensor, direction: Tensor, value: Tensor, weight: Tensor | float, product: Callable[..., Tensor]
-    ) -> Tensor:
-        ctx.save_for_backward(flat, direction)
-        ctx.weight, ctx.product = weight, product
-        return value.to(direction.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        flat, direction = ctx.saved_tensors
-        if torch.is_grad_enabled():  # a second derivative is wanted: the gradient is linear in z, by B^-1
-            direction = direction + ctx.product((flat - flat.detach()).to(direction.dtype))
-        return (grads[0] * (ctx.weight * direction)).to(flat.dtype), None, None, None, None
-
-
-def _check_graph(flat: Tensor) -> None:
-    if not flat.requires_grad:
-        raise FeatureError(
-            "the features have no graph, so the penalty cannot reach the encoder: pass z_hat as the encoder gave it, "
-            "not "
-            "detached, from layers that are not frozen (or call .eval() on the CEM to look at its value only)"
-        )
-
-
-def _batch_share(rows: Tensor, ranks: Ranks) -> float:
-    """Samples of the batch of all ranks over those of this rank: what makes a sum over samples an average of ranks'."""
-    return 1.0 if ranks.alone else ranks.total(len(rows)) / max(1, len(rows))
-
-
-def _variances(flat: Tensor, ranks: Ranks) -> Tensor:
-    """(D,) variance of each dimension over the samples of all ranks."""
-    if ranks.alone:
-        return flat.var(0, unbiased=False)
-    everything = torch.zeros(len(flat), dtype=torch.int64, device=flat.device)
-    return moments(flat, everything, 1, "diagonal", ranks=ranks).covariances[0]
-
-
-def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ConfigError(f"{name} is {value!r}; choose one of {', '.join(known)}")

@@ -1,12 +1,10 @@
-"""Held-out information: how much a released feature tells about the clean one, at most, without bias.
+"""The densities that held-out information is bounded by: many forms of a Gaussian mixture, and a tail that guards them.
 
-Everything is computed in units of the noise, where the channel is z = f + e with e ~ N(0, I). A noise covariance in
-place of one standard deviation would change the one line that divides by it, and nothing else.
+Everything is in units of the noise, where the channel is z = f + e with e ~ N(0, I).
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, NamedTuple
 
@@ -14,137 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sfumato.errors import ConfigError, FeatureError
-from sfumato.mixture import kmeans
-from sfumato.seeds import derive_seed, generator
+__all__ = ["CANDIDATES", "QUICK", "Density", "Places"]
 
-__all__ = ["HeldOutInformation", "held_out_information"]
-
-_FEWEST = 4  # samples: two folds to fit on, one to choose by, one to judge
-_FOLDS, _FEWER_FOLDS, _QUICK_FOLDS = 10, 5, 4
-_TEN_FOLDS_UP_TO = 500  # samples: with more the last tenth teaches little
-_GIVEN_AXES_UP_TO = 1 << 24  # samples times dimensions, beyond which their own axes take gigabytes
-_GIVEN_AXES_BY_CLASS = 4e9  # that times classes, beyond which they take minutes
-_CLUSTERS = (1, 8)  # tried where there are no labels, with at least _PER_CLUSTER samples in each
-_PER_CLUSTER = 10
-_PER_CLASS = 4  # samples on average, below which no class has a covariance of its own
 _ELEMENTS = 1 << 23  # of temporaries at once: 64 MiB
-_SPREAD_EVENLY = 0.01  # of the mixing weights, so that no candidate, and never the guard, is left out by chance
 _LEAST_WEIGHT = 1e-3  # of a candidate that is worth its time on the judging fold
 _FREEDOM = 3.0  # degrees of freedom of the guard
 _TINY = 1e-12
 
 
-@dataclass(frozen=True)
-class HeldOutInformation:
-    """An upper bound on I(z; z_hat), measured.
-
-    Attributes:
-        value: the unbiased estimate, in nats; by chance it may lie slightly below 0.
-        standard_error: its standard error over features, in nats.
-    """
-
-    value: float
-    standard_error: float
-
-    @property
-    def at_most(self) -> float:
-        """`value` and 3 standard errors, at least 0: what a certificate is computed from."""
-        return max(0.0, self.value + 3 * self.standard_error)
-
-
-def held_out_information(
-    features: Tensor, labels: Tensor | None, noise_std: float = 0.1, seed: int = 0, *, quick: bool = False
-) -> HeldOutInformation:
-    r"""Unbiased upper bound on the information that crosses the wire, `I(z; z_hat)`, from samples.
-
-        I(z; z_hat) = h(z) - h(eps) <= -E log q(z) - D/2 log(2 pi e sigma^2)        for every density q
-
-    with z = z_hat + eps, eps ~ N(0, sigma^2 I). The difference of the two sides is KL(p_z || q) >= 0, so a poor q makes
-    the bound loose and never wrong, provided that q does not know the features it is averaged over. Hence
-    cross-fitting: the samples are cut into K folds; q is fitted on the others of each fold, part of which chooses its
-    form, and averaged over noisy features of the fold. The value is the mean over all features, each of which is
-    judged by a q that has not seen it.
-
-    q is a mixture of Gaussian mixtures, one component for each class, and its own parameters are predictive ones:
-    class means are pulled to the common mean and carry their uncertainty; covariances are `sigma^2 I` plus a scale of
-    the class times a common within-class covariance (shrunk by Ledoit and Wolf's rule), mixed with the class's own
-    covariance, diagonal (in the axes of the features, or in the principal ones) or full, at several strengths
-    and scales. A Student density takes care of outliers. The weights of all these are the maximum
-    likelihood on the choosing folds (Smyth and Wolpert, Linearly combining density estimators via stacking, 1999).
-
-    The bound is loose by what q cannot learn from so few samples: D/2 log(1 + 1/n_j) nats for means alone where the
-    signal is far above the noise, and more for covariances that differ between classes in every direction.
-
-    Assumption: the features are independent samples of the distribution that the statement is about, which the
-    encoder's training images are not where it has overfitted: pass features of images that it did not learn from.
-
-    Args:
-        features: z_hat (N, ...), clean features before the noise, N >= 4, flattened row-major to D dimensions.
-        labels: (N,) integers that tell clusters apart, of any values; None tries one cluster and 8 by k-means.
-            They shape q only: wrong ones make the bound looser.
-        noise_std: sigma > 0, the standard deviation of the noise on every coordinate.
-        seed: of the folds and of the noise.
-        quick: four folds, fewer forms of q and draws of the noise: a bound as valid, looser by a few per cent, in a
-            tenth of the time, to follow a training with.
-
-    Returns:
-        Value and standard error in nats. The error is that of a mean over N features (each with 4 draws of the noise)
-        and covers the choice of features, not what q has left.
-
-    Raises:
-        ConfigError: the noise is not positive: without noise the information is infinite.
-        FeatureError: fewer than 4 features, NaN or infinity, or labels of another shape.
-
-    Works in float64 with memory for a few copies of the features and min(N, D)^2 numbers. Where D > N, principal axes
-    are those of the span of the features; the features' own axes are tried while N D < 2^24 and N D k < 4e9. There are
-    ten folds up to 500 features and five beyond. Classes of fewer than 4 features on average share one covariance.
-
-    Source: Barber and Agakov, The IM algorithm, 2003, and Poole et al., On variational bounds of mutual information,
-    2019, for the bound; the tail of the mixture as in defensive importance sampling (Hesterberg 1995).
-
-    Example:
-        >>> import torch, sfumato
-        >>> z_hat = torch.randn(500, 2, generator=torch.Generator().manual_seed(0))
-        >>> found = sfumato.held_out_information(z_hat, None, noise_std=0.5)
-        >>> print(f"{found.value:.1f}, and {math.log(1 + 1 / 0.25):.1f} is exact")
-        1.6, and 1.6 is exact
-    """
-    samples, owner = _checked(features, labels, noise_std)
-    n, dim = samples.shape
-    k = int(owner.max()) + 1
-    source = generator(seed, "held-out-information")
-    count = min(n, _QUICK_FOLDS if quick else _FOLDS if n <= _TEN_FOLDS_UP_TO else _FEWER_FOLDS)
-    fold = _folds(owner, count, source)
-    forms = _QUICK if quick else _CANDIDATES
-    if n < _PER_CLASS * k:
-        forms = tuple(form for form in forms if form.own == "none")
-    given = n * dim <= _GIVEN_AXES_UP_TO and n * dim * k <= _GIVEN_AXES_BY_CLASS
-    if not given:
-        forms = tuple(form for form in forms if form.axes != "given")
-    places = _Places(samples, 1 if quick else 2, source, given=given)
-
-    def fit(rows: Tensor) -> _Density:
-        partitions = [(owner[rows], k)] if labels is not None else _clusterings(places.span[rows], seed)
-        return _Density(places, rows, partitions, forms)
-
-    # Each pair of neighbouring folds is left out once: what is fitted then judges the candidates on both of them.
-    chosen: list[list[Tensor]] = [[] for _ in range(count)]
-    for first in range(count):
-        second = (first + 1) % count
-        density = fit((fold != first) & (fold != second))
-        for judged, chooses in ((first, second), (second, first)):
-            chosen[judged].append(density.log_each(fold == chooses, draws=places.choosing))
-    each = samples.new_empty(n)
-    for judged in range(count):
-        weights = _stacked(torch.cat(chosen[judged]))
-        density, rows = fit(fold != judged), fold == judged
-        each[rows] = -(density.log(rows, weights) + density.control(rows)).mean(0)
-    each -= dim / 2 * math.log(2 * math.pi * math.e)
-    return HeldOutInformation(float(each.mean()), float(each.std()) / math.sqrt(n))
-
-
-class _Candidate(NamedTuple):
+class Candidate(NamedTuple):
     """A form of the classes' covariances: `strength` is the common one's weight in samples."""
 
     axes: Literal["given", "pooled"]
@@ -154,28 +30,28 @@ class _Candidate(NamedTuple):
 
 
 _AXES: tuple[Literal["given", "pooled"], ...] = ("given", "pooled")
-_CANDIDATES = (
-    *(_Candidate(axes, "none", math.inf, scale) for axes in _AXES for scale in (0.7, 1.4)),
+CANDIDATES = (
+    *(Candidate(axes, "none", math.inf, scale) for axes in _AXES for scale in (0.7, 1.4)),
     *(
-        _Candidate(axes, "diagonal", strength, scale)
+        Candidate(axes, "diagonal", strength, scale)
         for axes in _AXES
         for strength in (3.0, 24.0)
         for scale in (0.8, 1.4)
     ),
-    *(_Candidate("pooled", "full", strength, scale) for strength in (0.5, 3.0, 16.0, 80.0) for scale in (0.8, 1.6)),
+    *(Candidate("pooled", "full", strength, scale) for strength in (0.5, 3.0, 16.0, 80.0) for scale in (0.8, 1.6)),
 )
 
 
-_QUICK = tuple(
+QUICK = tuple(
     form
-    for form in _CANDIDATES
+    for form in CANDIDATES
     if (form.own == "none" and form.axes == "pooled")
     or (form.own == "diagonal" and form.strength == 3)
     or (form.own == "full" and form.strength in (3, 16) and form.scale > 1)
 )
 
 
-class _Places:
+class Places:
     """All features and opposite draws of the noise, in their own axes and, where D > N, in the span of the features.
 
     Attributes:
@@ -238,7 +114,7 @@ class _Classes:
         self.doubt = torch.where(filled[:, None], keep * sampling, between)
         self.total = 1 + common + between
 
-    def log(self, z: Tensor, squares: Tensor, form: _Candidate) -> Tensor:
+    def log(self, z: Tensor, squares: Tensor, form: Candidate) -> Tensor:
         """log q (n,) of noisy rows z (n, r), `squares` (n, r + 1) being theirs, for one form of the covariances."""
         share = 1.0 if form.own == "none" else form.strength / (self.freedom + form.strength)
         spread = share * self.scale * self.common
@@ -295,11 +171,11 @@ class _Classes:
         return found
 
 
-class _Density:
+class Density:
     """Every candidate fitted on some rows, for each way to cut them into classes."""
 
     def __init__(
-        self, places: _Places, rows: Tensor, partitions: Sequence[tuple[Tensor, int]], forms: Sequence[_Candidate]
+        self, places: Places, rows: Tensor, partitions: Sequence[tuple[Tensor, int]], forms: Sequence[Candidate]
     ) -> None:
         self.places = places
         self._fitted: list[_Fitted] = []
@@ -369,7 +245,7 @@ class _Density:
 
 
 class _Fitted(NamedTuple):
-    forms: tuple[_Candidate, ...]
+    forms: tuple[Candidate, ...]
     centre: Tensor
     vectors: Tensor | None
     classes: _Classes
@@ -386,51 +262,3 @@ def _shrinkage(rows: Tensor, covariance: Tensor, dim: int) -> tuple[float, float
     apart = power - mean**2
     chance = (float(rows.square().sum(1).square().mean()) / dim - power) / len(rows)
     return (min(1.0, max(0.0, chance / apart)) if apart > 0 else 1.0), mean
-
-
-def _clusterings(rows: Tensor, seed: int) -> list[tuple[Tensor, int]]:
-    """`(owner, k)` by k-means at several k."""
-    source = torch.Generator().manual_seed(derive_seed(seed, "held-out-clusters"))
-    wanted = [k for k in _CLUSTERS if k == 1 or k * _PER_CLUSTER <= len(rows)]
-    return [(kmeans(rows, k, iterations=10, generator=source).assignment, k) for k in wanted]
-
-
-def _folds(owner: Tensor, count: int, source: torch.Generator) -> Tensor:
-    """Each sample's fold (N,), with the samples of a class spread evenly over the folds."""
-    shuffled = torch.randperm(len(owner), generator=source).to(owner.device)
-    by_class = shuffled[owner[shuffled].argsort(stable=True)]
-    fold = torch.empty_like(by_class)
-    fold[by_class] = torch.arange(len(owner), device=owner.device) % count
-    return fold
-
-
-def _stacked(log: Tensor) -> Tensor:
-    """Weights (C,) of densities whose mixture is likeliest, from log-densities (n, C); by EM, which is convex here."""
-    likelihood = (log - log.amax(1, keepdim=True)).exp()
-    weights = log.new_full((log.shape[1],), 1 / log.shape[1])
-    for _ in range(100):
-        weights = weights * ((1 / (likelihood @ weights)) @ likelihood) / len(likelihood)
-    return (1 - _SPREAD_EVENLY) * weights + _SPREAD_EVENLY / len(weights)
-
-
-def _checked(features: Tensor, labels: Tensor | None, noise_std: float) -> tuple[Tensor, Tensor]:
-    """Features (N, D) in float64 and in units of the noise, and their classes, numbered from 0."""
-    if not isinstance(noise_std, int | float) or not noise_std > 0 or not math.isfinite(noise_std):
-        raise ConfigError(
-            f"noise_std is {noise_std!r}: without noise the information is infinite; pass the standard deviation of "
-            "the channel's noise, above 0"
-        )
-    if not isinstance(features, Tensor) or features.ndim < 2 or len(features) < _FEWEST or features[0].numel() == 0:
-        shape = tuple(features.shape) if isinstance(features, Tensor) else f"a {type(features).__name__}"
-        raise FeatureError(f"features are {shape}; pass a tensor (N, ...) of at least {_FEWEST} clean features")
-    samples = features.detach().flatten(1).double() / noise_std
-    if not bool(samples.isfinite().all()):
-        raise FeatureError("features hold NaN or infinite values; find the step that produced them first")
-    if labels is None:
-        return samples, torch.zeros(len(samples), dtype=torch.int64, device=samples.device)
-    if labels.shape != (len(samples),) or labels.is_floating_point():
-        raise FeatureError(
-            f"labels are {labels.dtype} {tuple(labels.shape)} for {len(samples)} features; pass one integer for each, "
-            "or None"
-        )
-    return samples, labels.to(samples.device).unique(return_inverse=True)[1]
