@@ -113,9 +113,9 @@ def tune(result: dict[str, Any]) -> str:
 
 
 _DEFAULTS_DATA = {
-    "digits": "digits 30 epochs",
-    "fashion-mnist": "Fashion-MNIST (14x14, 10,000 images) 10 epochs",
-    "cifar10": "CIFAR-10 (4,000 images) 4 epochs",
+    "digits": "digits",
+    "fashion-mnist": "Fashion-MNIST 14x14, 10,000 images",
+    "cifar10": "CIFAR-10 4,000 images",
 }
 
 
@@ -127,7 +127,8 @@ def defaults(result: dict[str, Any]) -> str:
     ]
     cells: dict[tuple[str, float, str], list[dict[str, Any]]] = {}
     for row in result["rows"].values():
-        cells.setdefault((row["data"], row["lam"], row["schedule"] or "none"), []).append(row)
+        where = f"{row['data']}, {row['settings']['epochs']} epochs"
+        cells.setdefault((where, row["lam"], row["schedule"] or "none"), []).append(row)
     for (data, lam, schedule), rows in sorted(cells.items()):
         kept = [row for row in rows if row["accuracy"] is not None]
         accuracy = ", ".join(f"{100 * row['accuracy']:.1f}" for row in kept) + " %"
@@ -140,7 +141,7 @@ def defaults(result: dict[str, Any]) -> str:
         note = f"; {stopped} stopped at chance" if stopped else ""
         lines.append(f"| {data} | {lam:g} | {schedule} | {accuracy}{note} | {fit} | {error} | {named} |")
     evidence = result["evidence"]
-    trained = "; ".join(_DEFAULTS_DATA[data] for data in sorted({data for data, _, _ in cells}))
+    trained = "; ".join(_DEFAULTS_DATA[data] for data in sorted({row["data"] for row in result["rows"].values()}))
     caveats = sorted({row["caveat"] for row in result["rows"].values() if row["caveat"]})
     lines += [
         "",
