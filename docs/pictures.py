@@ -18,7 +18,7 @@ from sfumato.report.pictures import save_side_by_side
 from sfumato.training import load_run
 
 ASSETS = Path(__file__).parent / "assets"
-_NAMES = {"none": "no defence", "noise": "noise", "noise+cem": "noise + CEM"}
+_NAMES = {"none": "no defence", "noise0.4": "noise 0.4", "noise+cem": "noise 0.1 + CEM"}
 _SHOWN = 10
 
 
@@ -30,7 +30,7 @@ def main() -> int:
     save_side_by_side(ASSETS / "reconstructed.png", originals[:_SHOWN], rows)
     matplotlib.rcParams.update({"svg.hashsalt": "sfumato", "font.size": 10})
     figure, axes = plt.subplots(1, 2, figsize=(7, 3.4), layout="constrained")
-    for axis, name in zip(axes, ("noise", "noise+cem"), strict=True):
+    for axis, name in zip(axes, ("none", "noise+cem"), strict=True):
         features, labels = unseen_features(runs / "demo" / "models" / f"{name}-s0")
         _draw(axis, features, labels, _NAMES[name])
     figure.savefig(ASSETS / "clusters.svg", metadata={"Date": None})
@@ -56,7 +56,7 @@ def _draw(axis: plt.Axes, features: Tensor, labels: Tensor, title: str) -> None:
     axis.add_patch(Circle(tuple(flat[labels == 0].mean(0)), NOISE_STD, fill=False, color="black", linewidth=1.2))
     axis.set(title=title, aspect="equal", adjustable="datalim")
     axis.tick_params(labelsize=8)
-    if title == _NAMES["noise"]:
+    if title == _NAMES["none"]:
         axis.legend(frameon=False, fontsize=8)
 
 
