@@ -9,9 +9,9 @@ from sfumato.cli.console import progress_bar, say, table
 from sfumato.cli.parser import CommandParser, add_plugins, add_settings, given, load_plugins, save_json, settings
 from sfumato.cli.stopping import until_stopped
 from sfumato.data import DataSets
+from sfumato.integrations import TensorBoard
 from sfumato.ranks import Ranks, joined, launched
 from sfumato.training import TrainConfig, load_data, train_run
-from sfumato.watch import TensorBoard
 
 __all__ = ["run"]
 

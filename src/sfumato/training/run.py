@@ -8,6 +8,7 @@ result.json         written last: its presence means the run is complete
 """
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from sfumato import checkpoint, data
 from sfumato.data import DataSets, ImageSet
 from sfumato.errors import CheckpointError, DataError
 from sfumato.evidence import evidence
-from sfumato.files import json_line, read_json, write_json, write_text
+from sfumato.files import json_line, occupied, read_json, write_json, write_text
 from sfumato.models.widths import fit_to_state
 from sfumato.ranks import Ranks
 from sfumato.seeds import derive_seed
@@ -88,11 +89,25 @@ def train_run(
     measures, and all get the result.
 
     Raises:
-        CheckpointError: the folder holds another run.
+        CheckpointError: the folder holds another run, or another process trains in it.
         Interrupted: `should_stop` said so; the next call goes on from there.
     """
-    sets = sets or load_data(config, on_start)
-    ranks = Ranks.current()
+    with ExitStack() as held:
+        sets = sets or load_data(config, on_start)
+        ranks = Ranks.current()
+        ranks.first(lambda: held.enter_context(occupied(folder)))
+        return _train(config, folder, sets, ranks, on_step, on_epoch, should_stop)
+
+
+def _train(
+    config: TrainConfig,
+    folder: Path,
+    sets: DataSets,
+    ranks: Ranks,
+    on_step: OnStep | None,
+    on_epoch: OnEpoch | None,
+    should_stop: Callable[[], bool] | None,
+) -> dict[str, Any]:
     result_path = folder / "result.json"
 
     def begin() -> dict[str, Any] | None:
@@ -144,7 +159,7 @@ def _finish(folder: Path, config: TrainConfig, sets: DataSets, trainer: Trainer,
         "evidence": evidence(trainer.device, bf16=trainer.bf16) | ({} if ranks.alone else {"ranks": ranks.size}),
     }
     write_json(folder / "result.json", result)
-    (folder / "state.safetensors").unlink(missing_ok=True)
+    checkpoint.unlink(folder / "state.safetensors")
     return result
 
 
