@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sfumato.data.reading import cache_entry, read_entry, write_entry
+from sfumato.data.images import cache_entry, read_entry, write_entry
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sfumato.data import reading
+from sfumato.data import images as reading
 from sfumato.data.folder import load_folder, load_unlabelled
 from sfumato.errors import ConfigError, DataError
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sfumato.data.reading import read_image
+from sfumato.data.images import read_image
 from sfumato.errors import DataError
 
 

@@ -46,6 +46,8 @@ def run(words: Sequence[str]) -> None:
     folder = Path(parsed.run or f"runs/{config.data}-{config.network}-{config.digest()}")
     with joined(config.device) as ranks:
         sets = _read(config, ranks)
+        if ranks.is_first:
+            say(sets.summary())
         board = TensorBoard(folder / "tensorboard") if parsed.tensorboard and ranks.is_first else None
         with progress_bar("train", shown=ranks.is_first) as bar, until_stopped(catch=launched()) as stopped:
             result = train_run(

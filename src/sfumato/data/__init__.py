@@ -9,6 +9,7 @@ fit, validation = sfumato.data.hold_out(sets.train, 0.1, seed=0)
 import importlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sfumato.data.augment import Augmentation
 from sfumato.data.imageset import DataSets, ImageSet, Progress, Skipped
@@ -17,6 +18,7 @@ from sfumato.errors import ConfigError
 
 __all__ = [
     "RESIZED",
+    "SKIPPABLE",
     "Augmentation",
     "DataSets",
     "ImageSet",
@@ -38,11 +40,13 @@ class _Source:
         reader: the function that reads it, as module:name; imported when it is asked for.
         content: what has to lie in `data_dir`.
         resized: whether it takes a size.
+        files: whether it reads image files one by one, so that unreadable ones can be skipped.
     """
 
     reader: str
     content: str
     resized: bool = False
+    files: bool = False
 
 
 _ARCHIVE = "with the official archive or class folders in it, or an empty one to download it"
@@ -55,21 +59,27 @@ _SOURCES = {
     "tinyimagenet": _Source(
         "tinyimagenet:load_tinyimagenet", "the unpacked http://cs231n.stanford.edu/tiny-imagenet-200.zip"
     ),
-    "facescrub": _Source("folder:load_facescrub", "with one folder of images per person in it", resized=True),
+    "facescrub": _Source(
+        "folder:load_facescrub", "with one folder of images per person in it", resized=True, files=True
+    ),
     "folder": _Source(
         "folder:load_folder",
         "with train/<class>/<image> and test/<class>/<image>, or <class>/<image>, in it",
         resized=True,
+        files=True,
     ),
     "hub": _Source(
         "hub:load_hub",
         "one that `datasets.save_to_disk` wrote, or a name of the hub such as owner/name",
         resized=True,
+        files=True,
     ),
 }
 _IDX = ("fashion-mnist", "mnist")  # which say themselves where they look without a folder
 RESIZED = tuple(name for name, source in _SOURCES.items() if source.resized)
 """The sources whose images `load` can resize."""
+SKIPPABLE = tuple(name for name, source in _SOURCES.items() if source.files)
+"""The sources of image files, of which `load` can leave out unreadable ones."""
 
 
 def names() -> list[str]:
@@ -84,6 +94,7 @@ def load(
     seed: int = 0,
     size: int | tuple[int, int] | None = None,
     progress: Progress | None = None,
+    skip_unreadable: bool = False,
 ) -> DataSets:
     """A data set by name.
 
@@ -105,6 +116,8 @@ def load(
         seed: for `digits` only; the other sources have one split.
         size: the side, or (H, W), to which images of other sizes are resized; for the sources in `RESIZED`.
         progress: called with (done, total) while reading.
+        skip_unreadable: leave out image files that cannot be read, and list them in the result; for `folder`,
+            `facescrub` and `hub`.
 
     Raises:
         ConfigError: the name is unknown, or an argument is missing or does not apply.
@@ -115,9 +128,13 @@ def load(
     if size is not None and name not in RESIZED:
         raise ConfigError(f"size is for {', '.join(RESIZED)}; {name} has a size of its own: leave it out")
     source = _SOURCES[name]
+    if skip_unreadable and not source.files:
+        raise ConfigError(f"skip_unreadable is for {', '.join(SKIPPABLE)}; the files of {name} have to be complete: leave it out")
     module, _, function = source.reader.partition(":")
     read = getattr(importlib.import_module(f"sfumato.data.{module}"), function)
-    options = {"size": size} if source.resized else {}
+    options: dict[str, Any] = {"size": size} if source.resized else {}
+    if source.files:
+        options["skip_unreadable"] = skip_unreadable
     if name == "digits":
         if data_dir is not None:
             raise ConfigError(f"digits come with the package and are not read from {data_dir}; leave data_dir out")

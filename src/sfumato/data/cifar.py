@@ -15,7 +15,7 @@ import torch
 
 from sfumato.data.download import fetch
 from sfumato.data.imageset import DataSets, ImageSet, Progress
-from sfumato.data.reading import read_folders
+from sfumato.data.images import read_folders
 from sfumato.data.scan import LOSSY_SUFFIXES, describe, scan
 from sfumato.data.unpickle import load_plain_pickle
 from sfumato.errors import DataError

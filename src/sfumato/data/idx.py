@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 
 from sfumato.data.imageset import DataSets, ImageSet, Progress
-from sfumato.data.reading import Size, both_sides, resized
+from sfumato.data.images import Size, both_sides, resized
 from sfumato.data.scan import describe
 from sfumato.errors import ConfigError, DataError
 

@@ -58,7 +58,10 @@ class Run:
 def load_data(config: TrainConfig, progress: Loading | None = None) -> DataSets:
     """The data set of a configuration, its training part limited as asked."""
     # The split of the digits stays the same for all seeds, so that runs with different seeds can be compared.
-    sets = data.load(config.data, config.data_dir, seed=0, size=config.size, progress=progress)
+    sets = data.load(
+        config.data, config.data_dir, seed=0, size=config.size, progress=progress,
+        skip_unreadable=config.skip_unreadable,
+    )  # fmt: skip
     if config.limit is not None and config.limit < len(sets.train):
         sets = replace(sets, train=data.limit(sets.train, config.limit, config.seed))
     if config.test_limit is not None and config.test_limit < len(sets.test):

@@ -1,8 +1,8 @@
 """Reading the image files that `sfumato.data.scan` found: decoded in threads, or taken from the cache.
 
-A cache entry is one `.npz` file of images and labels under a digest of the names, sizes and modification times of the
-source files; the archive format carries checksums. Whatever does not fit is ignored and written anew: a cache may cost
-time, never a result.
+A cache entry is one `.npz` file of images and labels under a digest of the names and bytes of the source files; the
+archive format carries checksums. Whatever does not fit is ignored and written anew: a cache may cost time, never a
+result.
 """
 
 import hashlib
@@ -10,7 +10,8 @@ import io
 import os
 import re
 import zipfile
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,21 @@ from sfumato.data.imageset import DataSets, ImageSet, Progress, Skipped
 from sfumato.data.scan import ClassFolders
 from sfumato.data.split import hold_out
 from sfumato.errors import ConfigError, DataError, StorageError
-from sfumato.files import write_atomic
+from sfumato.files import sha256_of, write_atomic
 
-__all__ = ["TEST_FRACTION", "TEST_SEED", "Size", "both_sides", "fitted", "read_folders", "read_image", "resized", "rgb"]
+__all__ = [
+    "TEST_FRACTION",
+    "TEST_SEED",
+    "Size",
+    "both_sides",
+    "decoded",
+    "fitted",
+    "read_folders",
+    "read_image",
+    "reason_of",
+    "resized",
+    "unreadable",
+]
 
 Size = int | tuple[int, int] | None
 """The side of square images, (H, W), or none to leave them as they are."""
@@ -40,7 +53,7 @@ TEST_SEED = 0
 _CHUNK = 256
 _THREADS = 4  # small images are decoded faster than Python hands the interpreter lock around; more only wait for it
 _DAMAGED = re.compile(r"premature end|bad huffman", re.IGNORECASE)
-_FORMAT = 2
+_FORMAT = 3
 
 
 def both_sides(size: Size) -> tuple[int, int] | None:
@@ -87,7 +100,7 @@ def read_folders(
     size: Size = None,
     progress: Progress | None = None,
     caveat: str = "",
-    skip_broken: bool = False,
+    skip_unreadable: bool = False,
 ) -> DataSets:
     """Read a training and a test part.
 
@@ -99,101 +112,99 @@ def read_folders(
             of the files' names.
         size: the side, or (H, W), to which other sizes are resized.
         progress: called with (images read, images in all).
-        caveat: of the data set.
-        skip_broken: leave out files that cannot be read, and list them in the result, instead of refusing.
+        caveat: of the data set; a sentence on the files that were passed over is added.
+        skip_unreadable: leave out files that cannot be read, and list them in the result, instead of refusing.
 
     Raises:
-        DataError: a file is damaged (with `skip_broken`: all files of a part are), the images have different sizes
-            and no `size` is given, or there is nothing to split.
+        DataError: files cannot be read, all of them named (with `skip_unreadable`: no file of a part can), the images
+            have different sizes and no `size` is given, or there is nothing to split.
         ConfigError: `size` is not positive.
     """
+    sides = both_sides(size)
     parts = [train] if test is None else [train, test]
-    reader = _Reader(both_sides(size), progress, sum(len(part.files) for part in parts), skip_broken)
-    sets = [reader.read(part) for part in parts]
+    total, done = sum(len(part.files) for part in parts), 0
+    found: list[Arrays] = []
+    broken: dict[Path, str] = {}
+    empty = False
+    for part in parts:
+        arrays, bad = _read(part, sides, lambda count: progress and progress(done + count, total))  # noqa: B023
+        done += len(part.files)
+        found.append(arrays)
+        broken |= {part.root / part.files[i]: reason for i, reason in bad.items()}
+        empty |= len(arrays[0]) == 0
+    if broken and (empty or not skip_unreadable):
+        raise unreadable({str(path): reason for path, reason in broken.items()}, total)
+    sets = [
+        ImageSet(torch.from_numpy(images), torch.from_numpy(labels), part.classes)
+        for part, (images, labels) in zip(parts, found, strict=True)
+    ]
     if test is None:
         sets = [*hold_out(sets[0], TEST_FRACTION, TEST_SEED)]
     elif sets[0].image_shape != sets[1].image_shape:
         raise _different_sizes(
             train.root / train.files[0], sets[0].image_shape, test.root / test.files[0], sets[1].image_shape
         )
-    return DataSets(name, sets[0], sets[1], caveat, skipped=tuple(reader.skipped))
+    skipped = tuple(Skipped(str(path), _sentence(path, reason)) for path, reason in broken.items())
+    passed_over = [file for part in parts for file in part.passed_over]
+    return DataSets(name, sets[0], sets[1], f"{caveat} {_passed_over(passed_over)}".strip(), skipped=skipped)
 
 
-class _Reader:
-    """Reads parts one after the other, and counts images and what it had to skip."""
-
-    def __init__(self, size: tuple[int, int] | None, progress: Progress | None, total: int, skip_broken: bool) -> None:
-        self.skipped: list[Skipped] = []
-        self._size, self._progress, self._total, self._skips = size, progress, total, skip_broken
-        self._done = 0
-
-    def read(self, part: ClassFolders) -> ImageSet:
-        """One part, from the cache where it is there."""
-        entry = cache_entry(part.root, self._size)
-        arrays = read_entry(entry, part.key) if entry is not None else None
-        if arrays is None:
-            known, start = len(self.skipped), self._done
-            arrays = self._decode(part)
-            self._done = start
-            if entry is not None and len(self.skipped) == known:  # an incomplete reading is not kept
-                write_entry(entry, part.key, arrays)
-        self._count(len(part.files))
-        images, labels = arrays
-        return ImageSet(torch.from_numpy(images), torch.from_numpy(labels), part.classes)
-
-    def _count(self, images: int) -> None:
-        self._done += images
-        if self._progress is not None:
-            self._progress(self._done, self._total)
-
-    def _decode(self, part: ClassFolders) -> Arrays:
-        first, shape = self._first(part)
-        images = np.empty((len(part.files), *shape), dtype=np.uint8)
-        broken: dict[int, str] = {}
-
-        def read(start: int) -> int:
-            chunk = part.files[start : start + _CHUNK]
-            for i, file in enumerate(chunk, start):
-                try:
-                    pixels = read_image(part.root / file, self._size)
-                except DataError as error:
-                    if not self._skips:
-                        raise
-                    broken[i] = str(error)
-                    continue
-                if pixels.shape != shape:
-                    raise _different_sizes(part.root / first, shape, part.root / file, pixels.shape)
-                images[i] = pixels
-            return len(chunk)
-
-        for count in _in_threads(read, range(0, len(part.files), _CHUNK)):
-            self._count(count)
-        labels = np.array(part.labels, dtype=np.int64)
-        self.skipped += [Skipped(str(part.root / part.files[i]), broken[i]) for i in sorted(broken)]
-        kept = [i for i in range(len(part.files)) if i not in broken]
-        return (images[kept], labels[kept]) if broken else (images, labels)
-
-    def _first(self, part: ClassFolders) -> tuple[str, tuple[int, ...]]:
-        """The first file that can be read, and the shape of its pixels, which all others must have."""
-        problem: DataError | None = None
-        for file in part.files:
-            try:
-                return file, read_image(part.root / file, self._size).shape
-            except DataError as error:
-                problem = problem or error
-                if not self._skips:
-                    break
-        assert problem is not None  # a part has at least one file
-        raise problem
+def _passed_over(files: list[str]) -> str:
+    if not files:
+        return ""
+    kinds = Counter(Path(file).suffix.lower() or "no ending" for file in files).most_common(6)
+    told = ", ".join(f"{count} with {kind}" for kind, count in kinds)
+    return (
+        f"{len(files)} files in the folders are not read, because their endings are not those of images or they lie "
+        f"outside the class folders ({told}; the first is {files[0]})."
+    )
 
 
-def _in_threads(read: Callable[[int], int], starts: range) -> Iterator[int]:
-    with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
+def _read(
+    part: ClassFolders, size: tuple[int, int] | None, tell: Callable[[int], object]
+) -> tuple[Arrays, dict[int, str]]:
+    """Images and labels of the files that can be read, from the cache where they are there; why the others cannot."""
+    entry, key, count = cache_entry(part.root, size), _digest(part), len(part.files)
+    if entry is not None and key is not None and (stored := read_entry(entry, key)) is not None:
+        tell(count)
+        return stored, {}
+    images, first, broken = np.empty((0, 3, 1, 1), dtype=np.uint8), "", dict[int, str]()
+
+    def pixels_or_reason(file: str) -> Pixels | str:
         try:
-            yield from pool.map(read, starts)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+            return fitted(decoded((part.root / file).read_bytes()), size)
+        except Exception as error:
+            return reason_of(error)
+
+    with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
+        for start in range(0, count, _CHUNK):
+            files = part.files[start : start + _CHUNK]
+            for i, found in enumerate(pool.map(pixels_or_reason, files), start):
+                if isinstance(found, str):
+                    broken[i] = found
+                    continue
+                if not first:
+                    images, first = np.empty((count, *found.shape), dtype=np.uint8), part.files[i]
+                if found.shape != images.shape[1:]:
+                    raise _different_sizes(part.root / first, images.shape[1:], part.root / part.files[i], found.shape)
+                images[i] = found
+            tell(start + len(files))
+    labels = np.array(part.labels, dtype=np.int64)
+    if not broken and entry is not None and key is not None:  # an incomplete reading is not kept
+        write_entry(entry, key, (images, labels))
+    kept = [i for i in range(count) if i not in broken] if first else []
+    return ((images[kept], labels[kept]) if broken else (images, labels)), broken
+
+
+def _digest(part: ClassFolders) -> str | None:
+    """Of names, labels and bytes; none where a file cannot be read."""
+    digest = hashlib.sha256(repr((part.classes, part.files, part.labels)).encode())
+    try:
+        for file in part.files:
+            digest.update(sha256_of(part.root / file).encode())
+    except OSError:
+        return None
+    return digest.hexdigest()
 
 
 def _different_sizes(one: Path, shape: tuple[int, ...], other: Path, other_shape: tuple[int, ...]) -> DataError:
@@ -203,11 +214,26 @@ def _different_sizes(one: Path, shape: tuple[int, ...], other: Path, other_shape
     )
 
 
-def read_image(path: Path, size: tuple[int, int] | None = None) -> Pixels:
-    """The pixels of one image file as RGB, (3, H, W); grey images get three equal channels, transparency is dropped.
+def unreadable(reasons: dict[str, str], total: int) -> DataError:
+    """All images that cannot be read, in one sentence."""
+    told = "; ".join(f"{name} ({reason})" for name, reason in reasons.items())
+    return DataError(
+        f"cannot read {len(reasons)} of {total} images: {told}; replace them by undamaged 8-bit copies, remove them, or "
+        "leave them out with --skip-unreadable (in Python skip_unreadable=True)"
+    )
 
-    JPEG files are decoded by simplejpeg (five times faster than Pillow, same pixels), everything else by Pillow. Pixels
-    are taken as stored: an EXIF orientation is not applied.
+
+def reason_of(error: Exception) -> str:
+    """Why an image cannot be read; decoders raise OSError, SyntaxError, ValueError, struct.error and more."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+
+
+def _sentence(path: Path, reason: str) -> str:
+    return f"cannot read the image {path}: {reason}; replace the file by an undamaged 8-bit copy, or remove it"
+
+
+def read_image(path: Path, size: tuple[int, int] | None = None) -> Pixels:
+    """The pixels of one image file as RGB, (3, H, W); see `decoded`.
 
     Args:
         path: the file.
@@ -217,14 +243,9 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> Pixels:
         DataError: the file cannot be read, is truncated or damaged, or has more than 8 bits per channel.
     """
     try:
-        pixels = _decode(path.read_bytes())
+        return fitted(decoded(path.read_bytes()), size)
     except Exception as error:
-        # Decoders raise OSError, SyntaxError, ValueError, struct.error, their own warnings-as-errors and more.
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
-        raise DataError(
-            f"cannot read the image {path}: {reason}; replace the file by an undamaged 8-bit copy, or remove it"
-        ) from error
-    return fitted(pixels, size)
+        raise DataError(_sentence(path, reason_of(error))) from error
 
 
 def fitted(pixels: Pixels, size: tuple[int, int] | None) -> Pixels:
@@ -236,18 +257,17 @@ def fitted(pixels: Pixels, size: tuple[int, int] | None) -> Pixels:
     return pixels.transpose(2, 0, 1)
 
 
-def rgb(image: Any) -> Pixels:
-    """The pixels (H, W, 3) of an image of Pillow.
+def decoded(data: bytes) -> Pixels:
+    """The pixels of an encoded image as RGB, (H, W, 3).
+
+    Grey images get three equal channels, transparency is dropped, of an animation the first frame counts. JPEG files
+    are decoded by simplejpeg (five times faster than Pillow, same pixels), everything else by Pillow. Pixels are taken
+    as stored: an EXIF orientation is not applied.
 
     Raises:
-        ValueError: it has more than 8 bits per channel.
+        ValueError: it is damaged, or has more than 8 bits per channel: nobody knows which 8 of 16 bits matter, so they
+            are not dropped here. Decoders have errors of their own besides, see `reason_of`.
     """
-    if image.mode[0] in "IF":
-        raise ValueError(f"its pixels have more than 8 bits (mode {image.mode})")
-    return np.asarray(image.convert("RGB"))
-
-
-def _decode(data: bytes) -> Pixels:
     from PIL import Image, UnidentifiedImageError
 
     if data.startswith(b"\xff\xd8"):
@@ -269,7 +289,21 @@ def _decode(data: bytes) -> Pixels:
     except UnidentifiedImageError:
         raise ValueError("it is empty, truncated or no image" if data else "it is empty") from None
     with image:
-        return rgb(image)
+        if image.mode[0] in "IF" or _bits(image, data) > 8:
+            raise ValueError(f"its pixels have more than 8 bits per channel ({image.format})")
+        return np.asarray(image.convert("RGB"))
+
+
+def _bits(image: Any, data: bytes) -> int:
+    """Bits per channel as the file says; Pillow drops half of 16 without a word."""
+    if image.format == "PNG":
+        return data[24]
+    if image.format == "TIFF":
+        return int(max(image.tag_v2.get(258, (1,))))
+    if image.format == "PPM":
+        limit = image.tile[0][3]  # the raw mode, or that with the largest value
+        return int(limit[-1]).bit_length() if isinstance(limit, tuple) and isinstance(limit[-1], int) else 8
+    return 8
 
 
 def cache_entry(source: Path, size: tuple[int, int] | None) -> Path | None:
