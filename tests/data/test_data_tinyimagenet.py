@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from sfumato import data
-from sfumato.data import reading
+from sfumato.data import images as reading
 from sfumato.data.tinyimagenet import load_tinyimagenet
 from sfumato.errors import ConfigError, DataError
 
@@ -66,7 +66,7 @@ def test_the_second_reading_comes_from_the_cache_unless_a_class_changed(tiny, mo
     first = load_tinyimagenet(tiny, progress=lambda done, total: calls.append((done, total)))
     assert calls[-1] == (7, 7)
     with monkeypatch.context() as patch:
-        patch.setattr(reading, "read_image", lambda *_: pytest.fail("read again"))
+        patch.setattr(reading, "decoded", lambda *_: pytest.fail("read again"))
         second = load_tinyimagenet(tiny)
     assert (first.train.fingerprint(), first.test.fingerprint()) == (
         second.train.fingerprint(),
