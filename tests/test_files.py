@@ -154,7 +154,9 @@ def test_the_checkpoint_before_the_last_is_kept_and_used_where_the_last_is_damag
     assert checkpoint.load_newest(path)[1]["epoch"] == 1
     for file in (path, tmp_path / "previous-state.safetensors"):
         file.write_bytes(b"x")
-    with pytest.raises(CheckpointError, match="damaged .*; so is state.safetensors: delete both and run the command again"):
+    with pytest.raises(
+        CheckpointError, match="damaged .*; so is state.safetensors: delete both and run the command again"
+    ):
         checkpoint.load_newest(path)
     checkpoint.unlink(path)
     assert list(tmp_path.iterdir()) == []

@@ -25,8 +25,8 @@ __all__ = [
     "resumable",
     "save",
     "save_next",
-    "unlink",
     "unflatten_state",
+    "unlink",
 ]
 
 FORMAT = 1
@@ -60,7 +60,9 @@ def save(path: Path, tensors: dict[str, Tensor], meta: dict[str, Any], *, keep: 
     write_atomic(path, write)
 
 
-def load(path: Path, *, remedy: str = "delete it and run the command again") -> tuple[dict[str, Tensor], dict[str, Any]]:
+def load(
+    path: Path, *, remedy: str = "delete it and run the command again"
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read what `save` wrote.
 
     Raises:

@@ -127,8 +127,8 @@ def test_what_is_passed_over_is_told_and_links_to_nowhere_are_unreadable(tmp_pat
     os.mkfifo(tmp_path / "test" / "ant" / "pipe.png")
     (tmp_path / "train" / "ant" / ".hidden.png").write_bytes(b"x")
     sets = load_folder(tmp_path)
-    told = r"5 files in the folders are not read, .*\(2 with .heic, 2 with .png, 1 with no ending; the first is stray.png\)"
-    assert re.fullmatch(told + r"\.", sets.caveat)
+    told = r"\(2 with .heic, 2 with .png, 1 with no ending; the first is stray.png\)\."
+    assert re.fullmatch(r"5 files in the folders are not read, .*" + told, sets.caveat)
     (tmp_path / "train" / "bee" / "gone.png").symlink_to("/not/there.png")
     with pytest.raises(DataError, match=r"cannot read 1 of 13 images: .*gone\.png \(No such file or directory\)"):
         load_folder(tmp_path)
@@ -151,11 +151,11 @@ def test_exact_repeats_are_counted_and_the_summary_says_what_there_is(tmp_path, 
     sets = load_folder(tmp_path)
     assert sets.repeats() == (1, 2)
     assert sets.summary().splitlines() == [
-        "folder: 8 training and 8 test images of 3x8x6 (channels x height x width) in 2 classes; the smallest, ant, has 3 "
-        "training images",
+        "folder: 8 training and 8 test images of 3x8x6 (channels x height x width) in 2 classes; the smallest, ant, "
+        "has 3 training images",
         "1 training images repeat another one pixel for pixel",
-        "2 of 8 test images are training images, pixel for pixel: an attacker who learned from those has seen them, and "
-        "every figure on the test set is too favourable to it",
+        "2 of 8 test images are training images, pixel for pixel: an attacker who learned from those has seen them, "
+        "and every figure on the test set is too favourable to it",
     ]
 
 
@@ -279,7 +279,9 @@ def test_broken_files_are_skipped_counted_and_named_where_asked(tmp_path, write_
     broken = ("train/ant/0.png", "train/bee/2.png", "test/ant/1.png")
     _break(tmp_path, broken)
     for _ in range(2):  # the second reading must not take an incomplete one for a complete one
-        named = r"cannot read 3 of 16 images: .*train/ant/0\.png .*; .*bee/2\.png .*; .*test/ant/1\.png .*--skip-unreadable"
+        named = (
+            r"cannot read 3 of 16 images: .*train/ant/0\.png .*; .*bee/2\.png .*; .*test/ant/1\.png .*--skip-unreadable"
+        )
         with pytest.raises(DataError, match=named):
             load_folder(tmp_path)
         sets = load_folder(tmp_path, skip_unreadable=True)

@@ -10,8 +10,14 @@ from loop_cases import MIXED, data, plug_in, split_model
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
-from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, SubsetRandomSampler, TensorDataset
-from torch.utils.data import WeightedRandomSampler
+from torch.utils.data import (
+    DataLoader,
+    DistributedSampler,
+    IterableDataset,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 
 from sfumato import defenses
 from sfumato.errors import ConfigError, FeatureError
@@ -38,7 +44,9 @@ def test_a_penalty_that_arrives_is_content():
 
 
 def test_a_loss_that_leaves_the_penalty_out_is_told_at_the_end_of_the_first_epoch():
-    with pytest.raises(FeatureError, match="no backward pass ran through it, so the model is trained without a defence"):
+    with pytest.raises(
+        FeatureError, match="no backward pass ran through it, so the model is trained without a defence"
+    ):
         step(Protection(plug_in(), lam=1.0), split_model(), lambda task, penalty: task)
     step(Protection(plug_in(), lam=0.0), split_model(), lambda task, penalty: task)
 
@@ -79,7 +87,9 @@ def test_a_feature_without_a_graph_is_diagnosed(kind):
     network = Checkpointed() if kind == "re-entrant" else split_model()
     if kind == "frozen":
         network.edge.requires_grad_(False)
-    with pytest.raises(FeatureError, match="use_reentrant=False" if kind == "re-entrant" else "all layers up to it are"):
+    with pytest.raises(
+        FeatureError, match="use_reentrant=False" if kind == "re-entrant" else "all layers up to it are"
+    ):
         step(Protection(plug_in(), lam=1.0), network, lambda task, penalty: task + penalty)
 
 
@@ -235,7 +245,9 @@ def test_lightning_with_a_stream_or_a_time_limit():
     for options in ({"max_epochs": 2}, {"max_time": "00:00:01:00", "max_epochs": 2}):
         with pytest.raises(ConfigError, match="how long the training lasts"):
             lightning(lam_schedule="ramp", **options)
-    with pytest.raises(ConfigError, match=r"Module optimises by hand \(automatic_optimization=False\).*leave CEMCallback"):
+    with pytest.raises(
+        ConfigError, match=r"Module optimises by hand \(automatic_optimization=False\).*leave CEMCallback"
+    ):
         lightning({"automatic_optimization": False}, max_epochs=1)
 
 

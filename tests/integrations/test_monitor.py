@@ -13,8 +13,8 @@ from torch import nn
 import sfumato
 from sfumato.attacks.linear import STRENGTHS
 from sfumato.errors import ConfigError
-from sfumato.training import TrainConfig, train_run
 from sfumato.integrations import EpochFigures, TensorBoard, ridge_error, told
+from sfumato.training import TrainConfig, train_run
 
 G = torch.Generator().manual_seed(0)
 X, X_NEW = torch.rand(120, 2, 4, generator=G), torch.rand(60, 2, 4, generator=G)

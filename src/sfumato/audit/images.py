@@ -125,9 +125,7 @@ def shuffled(images: ImageSet, most: int, seed: int, purpose: str) -> ImageSet:
 def _read(name: str, folder: str | None, size: int | None, progress: Progress | None) -> DataSets:
     """A named data set, or a folder of images whatever its form."""
     if name in data.names() and name != "folder":
-        return data.load(
-            name, folder, seed=0, size=size, progress=progress, skip_unreadable=name in data.SKIPPABLE
-        )
+        return data.load(name, folder, seed=0, size=size, progress=progress, skip_unreadable=name in data.SKIPPABLE)
     return _read_folder(Path(folder or name).expanduser(), size, progress)
 
 

@@ -15,8 +15,8 @@ import numpy.typing as npt
 import torch
 
 from sfumato.data.download import fetch
-from sfumato.data.imageset import DataSets, ImageSet, Progress
 from sfumato.data.images import read_folders
+from sfumato.data.imageset import DataSets, ImageSet, Progress
 from sfumato.data.scan import LOSSY_SUFFIXES, describe, scan
 from sfumato.data.unpickle import load_plain_pickle
 from sfumato.errors import DataError
@@ -31,22 +31,18 @@ _MAX_BYTES = 1 << 29  # the largest official file has 154 MB; a small archive mu
 Records = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
 """Pixels (n, 3072): red, green, blue, each 32 rows of 32; and labels (n,)."""
 
-_CIFAR10_CLASSES = tuple(
-    """
-    airplane automobile bird cat deer dog frog horse ship truck
-    """.split()
-)
-_CIFAR100_CLASSES = tuple(
-    """
-    apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can
-    castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin
-    elephant flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster
-    man maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck
-    pine_tree plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk
-    skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger
-    tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm
-    """.split()
-)
+_TEN = """
+airplane automobile bird cat deer dog frog horse ship truck
+"""
+_HUNDRED = """
+apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle
+caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant
+flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree
+motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate
+poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake spider
+squirrel streetcar sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle
+wardrobe whale willow_tree wolf woman worm
+"""
 
 
 @dataclass(frozen=True)
@@ -85,7 +81,7 @@ class Cifar:
 
 _BATCHES = tuple(f"data_batch_{i}" for i in range(1, 6))
 CIFAR10 = Cifar(
-    "cifar10", _CIFAR10_CLASSES, 1, "labels",
+    "cifar10", tuple(_TEN.split()), 1, "labels",
     (
         Form(
             "binary", "cifar-10-binary.tar.gz", "cifar-10-batches-bin", tuple(f"{name}.bin" for name in _BATCHES),
@@ -97,7 +93,7 @@ CIFAR10 = Cifar(
     "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
 )  # fmt: skip
 CIFAR100 = Cifar(
-    "cifar100", _CIFAR100_CLASSES, 2, "fine_labels",
+    "cifar100", tuple(_HUNDRED.split()), 2, "fine_labels",
     (
         Form("binary", "cifar-100-binary.tar.gz", "cifar-100-binary", ("train.bin",), ("test.bin",)),
         Form("python", "cifar-100-python.tar.gz", "cifar-100-python", ("train",), ("test",)),

@@ -4,8 +4,8 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from sfumato.data.imageset import DataSets, Progress
 from sfumato.data.images import TEST_FRACTION, TEST_SEED, Size, read_folders
+from sfumato.data.imageset import DataSets, Progress
 from sfumato.data.scan import SPLIT_LAYOUT, ClassFolders, describe, images_in, readable, scan, scan_classes
 from sfumato.errors import DataError
 

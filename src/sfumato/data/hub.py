@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from sfumato.data.imageset import DataSets, ImageSet, Progress, Skipped
 from sfumato.data.images import Size, both_sides, decoded, fitted, reason_of, unreadable
+from sfumato.data.imageset import DataSets, ImageSet, Progress, Skipped
 from sfumato.errors import ConfigError, DataError, first_line
 
 __all__ = ["load_hub"]
@@ -51,14 +51,16 @@ def load_hub(
     test_name = next((name for name in present if name not in bare), None)
     if test_name is None or "train" in bare:
         raise DataError(
-            f"the splits {', '.join(bare)} of {where} have no labels (-1 throughout); take a data set whose `train` and "
-            f"one of {', '.join(_TEST_NAMES)} have them, or divide `train` with `train_test_split`"
+            f"the splits {', '.join(bare)} of {where} have no labels (-1 throughout); take a data set whose `train` "
+            f"and one of {', '.join(_TEST_NAMES)} have them, or divide `train` with `train_test_split`"
         )
     total = len(splits["train"]) + len(splits[test_name])
     broken: dict[str, str] = {}
     train = _read(splits["train"], f"{where}, split train", labels["train"], sides, progress, 0, total, broken)
     before = len(splits["train"])
-    test = _read(splits[test_name], f"{where}, split {test_name}", labels[test_name], sides, progress, before, total, broken)
+    test = _read(
+        splits[test_name], f"{where}, split {test_name}", labels[test_name], sides, progress, before, total, broken
+    )
     if train is None or test is None or (broken and not skip_unreadable):
         raise unreadable(broken, total)
     if train.image_shape != test.image_shape or train.classes != test.classes:

@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from sfumato.data.imageset import DataSets, ImageSet, Progress
 from sfumato.data.images import Size, both_sides, resized
+from sfumato.data.imageset import DataSets, ImageSet, Progress
 from sfumato.data.scan import describe
 from sfumato.errors import ConfigError, DataError
 

@@ -5,6 +5,7 @@ archive format carries checksums. Whatever does not fit is ignored and written a
 result.
 """
 
+import contextlib
 import hashlib
 import io
 import os
@@ -218,8 +219,8 @@ def unreadable(reasons: dict[str, str], total: int) -> DataError:
     """All images that cannot be read, in one sentence."""
     told = "; ".join(f"{name} ({reason})" for name, reason in reasons.items())
     return DataError(
-        f"cannot read {len(reasons)} of {total} images: {told}; replace them by undamaged 8-bit copies, remove them, or "
-        "leave them out with --skip-unreadable (in Python skip_unreadable=True)"
+        f"cannot read {len(reasons)} of {total} images: {told}; replace them by undamaged 8-bit copies, remove them, "
+        "or leave them out with --skip-unreadable (in Python skip_unreadable=True)"
     )
 
 
@@ -309,18 +310,13 @@ def _bits(image: Any, data: bytes) -> int:
 def cache_entry(source: Path, size: tuple[int, int] | None) -> Path | None:
     """The cache file for what is read from `source` at `size`; none if there is no home to keep it in.
 
-    It lies in $SFUMATO_CACHE, else in $XDG_CACHE_HOME/sfumato, else in ~/.cache/sfumato. One source has one entry per
-    size, so a changed source replaces its old entry.
+    It lies in $SFUMATO_CACHE, else in $XDG_CACHE_HOME/sfumato, else in ~/.cache/sfumato; one per source and size.
     """
-    if chosen := os.environ.get("SFUMATO_CACHE"):
-        root = Path(chosen)
-    elif base := os.environ.get("XDG_CACHE_HOME"):
-        root = Path(base) / "sfumato"
-    else:
-        try:
-            root = Path.home() / ".cache" / "sfumato"
-        except RuntimeError:
-            return None
+    try:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        root = Path(os.environ.get("SFUMATO_CACHE") or Path(base) / "sfumato")
+    except RuntimeError:
+        return None
     name = hashlib.sha256(repr((str(source.resolve()), size)).encode()).hexdigest()[:16]
     return root / "folders" / f"{name}.npz"
 
@@ -329,22 +325,17 @@ def read_entry(entry: Path, key: str) -> Arrays | None:
     """The arrays stored under `key`, or none if there are none, they belong to other files, or they are damaged."""
     try:
         with np.load(entry, allow_pickle=False) as stored:
-            if str(stored["key"]) != f"{_FORMAT} {key}":
-                return None
-            return stored["images"], stored["labels"]
+            return (stored["images"], stored["labels"]) if str(stored["key"]) == f"{_FORMAT} {key}" else None
     except (OSError, ValueError, TypeError, LookupError, EOFError, zipfile.BadZipFile, AttributeError):
         return None
 
 
 def write_entry(entry: Path, key: str, arrays: Arrays) -> None:
-    """Store the arrays; does nothing where that is impossible, for example on a read-only or full disk."""
-    images, labels = arrays
+    """Store the arrays, where that is possible (the disk may be full, or for reading only)."""
 
     def write(path: Path) -> None:
         with path.open("wb") as handle:  # given a path, numpy would append .npz to it
-            np.savez(handle, images=images, labels=labels, key=np.array(f"{_FORMAT} {key}"))
+            np.savez(handle, images=arrays[0], labels=arrays[1], key=np.array(f"{_FORMAT} {key}"))
 
-    try:
+    with contextlib.suppress(StorageError):
         write_atomic(entry, write)
-    except StorageError:
-        return

@@ -145,9 +145,9 @@ class DataSets:
 8, has 139 training images
         """
         train, test = self.train, self.test
+        shape = "x".join(map(str, train.image_shape))
         lines = [
-            f"{self.name}: {len(train):,} training and {len(test):,} test images of {'x'.join(map(str, train.image_shape))} "
-            "(channels x height x width)"
+            f"{self.name}: {len(train):,} training and {len(test):,} test images of {shape} (channels x height x width)"
         ]
         if self.labelled:
             counts = train.labels.bincount(minlength=train.num_classes)
@@ -164,8 +164,8 @@ class DataSets:
             lines.append(f"{within:,} training images repeat another one pixel for pixel")
         if between:
             lines.append(
-                f"{between:,} of {len(test):,} test images are training images, pixel for pixel: an attacker who learned "
-                "from those has seen them, and every figure on the test set is too favourable to it"
+                f"{between:,} of {len(test):,} test images are training images, pixel for pixel: an attacker who "
+                "learned from those has seen them, and every figure on the test set is too favourable to it"
             )
         return "\n".join(lines)
 

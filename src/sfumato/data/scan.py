@@ -8,7 +8,16 @@ from pathlib import Path
 
 from sfumato.errors import DataError
 
-__all__ = ["LOSSY_SUFFIXES", "SPLIT_LAYOUT", "ClassFolders", "describe", "images_in", "readable", "scan", "scan_classes"]
+__all__ = [
+    "LOSSY_SUFFIXES",
+    "SPLIT_LAYOUT",
+    "ClassFolders",
+    "describe",
+    "images_in",
+    "readable",
+    "scan",
+    "scan_classes",
+]
 
 LOSSY_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".webp"})
 SUFFIXES = LOSSY_SUFFIXES | {".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff"}
@@ -127,7 +136,7 @@ def readable() -> Iterator[None]:
 
 
 def _below(folder: Path, way: str, above: frozenset[str]) -> Iterator[tuple[str, bool]]:
-    """The files in a folder and in those inside it, and whether each is an image; a link to a folder above is a loop."""
+    """The files in a folder and in those inside it, and whether each is an image; links upwards are loops."""
     above |= {os.path.realpath(folder)}
     for entry in os.scandir(folder):
         if _hidden(entry) or (entry.is_dir() and os.path.realpath(entry.path) in above):

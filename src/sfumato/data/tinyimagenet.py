@@ -13,8 +13,8 @@ Y. Le and X. Yang, "Tiny ImageNet visual recognition challenge", 2015; http://cs
 from dataclasses import replace
 from pathlib import Path
 
-from sfumato.data.imageset import DataSets, Progress
 from sfumato.data.images import read_folders
+from sfumato.data.imageset import DataSets, Progress
 from sfumato.data.scan import ClassFolders, describe, images_in, readable, scan_classes
 from sfumato.errors import DataError
 

@@ -62,7 +62,7 @@ class CEMDefense(Defense):
         self.register_buffer("weight", torch.zeros((), dtype=torch.float64))
         self._watched: list[RemovableHandle] = []
         self._largest = 0.0  # weight since the last `end_epoch`
-        # How far the gradient of the penalty has come: 1 into the penalty, 2 to the feature, 3 to a parameter before it.
+        # How far the penalty's gradient has come: 1 into the penalty, 2 to the feature, 3 to a parameter before it.
         self._arrived = 0
 
     @property

@@ -1,4 +1,4 @@
-"""CEM and its figures in loops of your own: `Monitor`; and, imported by name, in the trainers of Lightning and Hugging Face.
+"""CEM in other loops: `Monitor` for one of your own; the trainers of Lightning and Hugging Face by name.
 
 `sfumato.integrations.lightning` and `sfumato.integrations.huggingface` need their packages and say which extra brings
 them.

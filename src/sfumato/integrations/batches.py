@@ -38,7 +38,9 @@ def own_batches(loader: Any, most: float = float("inf"), *, sharded: tuple[int, 
         ConfigError: the loader cannot be gone through a second time without taking samples from the training.
     """
     if isinstance(loader, Iterator | Mapping | list | tuple) or not isinstance(loader, Iterable):
-        raise ConfigError(f"the training batches come from a {type(loader).__name__}, which cannot be copied; {_REMEDY}")
+        raise ConfigError(
+            f"the training batches come from a {type(loader).__name__}, which cannot be copied; {_REMEDY}"
+        )
     if not isinstance(loader, DataLoader):
         return islice(iter(loader), int(min(most, MOST_SAMPLES)))
     ranks = sharded[1] if sharded is not None else getattr(loader.sampler, "num_replicas", 1)
@@ -83,14 +85,14 @@ def _copied(source: Any, shared: Any = None) -> Any:
 @contextmanager
 def aside(epoch: int) -> Iterator[None]:
     """Random numbers that depend on the epoch alone; those of the training are what they were afterwards."""
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - a data set's augmentations draw from it
+    python, numpy = random.getstate(), np.random.get_state()
     seed = derive_seed(0, "pass", epoch)
     try:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             random.seed(seed)
-            np.random.seed(seed % 2**32)  # noqa: NPY002
+            np.random.seed(seed % 2**32)
             yield
     finally:
         random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002
+        np.random.set_state(numpy)

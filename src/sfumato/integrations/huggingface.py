@@ -35,9 +35,9 @@ class CEMTrainerMixin:
     A plug-in that follows the steps (`CEM(update="steps")`) needs no refresh. Another is refreshed before each epoch
     from the training set, mixed, as training steps see it, without gradients, by a loader of its own, which ends where
     `max_steps` or 50,000 samples do. At the end of each epoch some batches make the statistics of batch norm exact.
-    Where the Trainer normalises a loss over accumulated batches itself, the penalty is divided by their number here, and
-    where it divides, there. Mixed precision and several processes are the Trainer's. The mixture and its place in the
-    epoch lie in the Trainer's checkpoints, in `cem.safetensors`: a resumed training is the same as an undisturbed one.
+    Where the Trainer normalises a loss over accumulated batches itself, the penalty is divided by their number here,
+    and where it divides, there. Mixed precision and several processes are the Trainer's. The mixture and its place in
+    the epoch lie in the Trainer's checkpoints, in `cem.safetensors`: a resumed training is as an undisturbed one.
 
     Args:
         cem: the plug-in.

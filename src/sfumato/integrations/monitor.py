@@ -6,16 +6,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from sfumato.cem import CEM
 from sfumato.errors import ConfigError
 from sfumato.files import append_line, json_line
-from sfumato.integrations.measure import MOST, EpochFigures, Pair
+from sfumato.integrations.measure import EpochFigures
 from sfumato.split import SplitModel
 
 __all__ = ["Monitor", "TensorBoard", "told"]
 
 
-class Monitor:
+class Monitor(EpochFigures):
     """Measures a split model once per epoch and tells it to standard error, a file and TensorBoard.
 
         monitor = sfumato.Monitor(model, train=(x, y), held_out=(x_new, y_new), cem=cem, folder="runs/own", epochs=20)
@@ -23,20 +22,16 @@ class Monitor:
             ...
             monitor.epoch(loss=running_loss)
 
-    What is measured, and the warnings, are those of `EpochFigures`. A measurement takes a few forward passes of at most
-    512 samples, and mixtures and a system of equations of that size; it leaves mode, weights and random numbers alone.
+    A measurement takes a few forward passes of at most 512 samples, and mixtures and a system of equations of that
+    size; it leaves mode, weights and random numbers alone.
 
     Args:
         model: the split model, as it is trained.
-        train: (x, y) to learn from; y may be None.
-        held_out: (x, y) that is not learned from.
-        cem: the plug-in, if the loop has one.
         folder: gets `metrics.jsonl`, one line per epoch, appended; what is not finite becomes null.
         tensorboard: also write event files to `folder/tensorboard`.
         epochs: how many there will be, for the lines on the screen.
         show: False prints nothing.
-        most: samples that are used at most.
-        seed: of the choice of samples and of the noise.
+        **measured: `train`, `held_out`, `cem`, `most` and `seed` of `EpochFigures`.
 
     Raises:
         ConfigError: too few samples, or TensorBoard is wanted and missing.
@@ -46,17 +41,13 @@ class Monitor:
         self,
         model: SplitModel,
         *,
-        train: Pair,
-        held_out: Pair,
-        cem: CEM | None = None,
         folder: str | Path | None = None,
         tensorboard: bool = False,
         epochs: int | None = None,
         show: bool = True,
-        most: int = MOST,
-        seed: int = 0,
+        **measured: Any,
     ) -> None:
-        self.figures = EpochFigures(model, train, held_out, cem=cem, most=most, seed=seed)
+        super().__init__(model, **measured)
         self.history: list[dict[str, Any]] = []
         place = Path("runs/own" if folder is None else folder)
         self._lines = None if folder is None else place / "metrics.jsonl"
@@ -68,12 +59,12 @@ class Monitor:
         """Measure now, and tell it together with figures of the loop's own (plain numbers).
 
         Returns:
-            The line: `epoch` (from 0), the loop's figures, those of `EpochFigures.measure`, with a plug-in `cem_fit`
+            The line: `epoch` (from 0), the loop's figures, those of `measure`, with a plug-in `cem_fit`
             and `cem_competence` of the epoch (see `CEM.mixture_fit`), `seconds` since the last line.
         """
         now = time.monotonic()
-        line = {"epoch": len(self.history), **figures, **self.figures.measure()}
-        if (cem := self.figures.cem) is not None:
+        line = {"epoch": len(self.history), **figures, **self.measure()}
+        if (cem := self.cem) is not None:
             line |= {"cem_fit": cem.mixture_fit, "cem_competence": cem.competence}
             cem.begin_period()
         line["seconds"] = round(now - self._began, 3)

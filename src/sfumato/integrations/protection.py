@@ -122,8 +122,8 @@ class Protection:
         """
         if self.defense.lam > 0 and not self._penalised:
             raise FeatureError(
-                "no step of this epoch asked for the penalty of CEM, so the model is trained without it: a compute_loss "
-                "of your own has to call super().compute_loss(...), and a training step has to give its loss"
+                "no step of this epoch asked for the penalty of CEM, so the model is trained without it: a "
+                "compute_loss of your own has to call super().compute_loss(...), and a training step to give its loss"
             )
         self.defense.end_epoch()
         self._within, self._epoch = False, self._epoch + 1
