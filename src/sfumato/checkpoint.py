@@ -17,6 +17,7 @@ from sfumato.files import write_atomic
 
 __all__ = [
     "FORMAT",
+    "drop_previous",
     "flatten_state",
     "load",
     "load_newest",
@@ -26,7 +27,6 @@ __all__ = [
     "save",
     "save_next",
     "unflatten_state",
-    "unlink",
 ]
 
 FORMAT = 1
@@ -128,10 +128,9 @@ def load_newest(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return found
 
 
-def unlink(path: Path) -> None:
-    """Remove what `save_next` wrote."""
-    for file in (path, _previous(path)):
-        file.unlink(missing_ok=True)
+def drop_previous(path: Path) -> None:
+    """Remove the checkpoint before the last, where nothing is left to resume."""
+    _previous(path).unlink(missing_ok=True)
 
 
 def _previous(path: Path) -> Path:

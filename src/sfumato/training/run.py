@@ -162,7 +162,7 @@ def _finish(folder: Path, config: TrainConfig, sets: DataSets, trainer: Trainer,
         "evidence": evidence(trainer.device, bf16=trainer.bf16) | ({} if ranks.alone else {"ranks": ranks.size}),
     }
     write_json(folder / "result.json", result)
-    checkpoint.unlink(folder / "state.safetensors")
+    (folder / "state.safetensors").unlink(missing_ok=True)
     return result
 
 

@@ -149,6 +149,10 @@ class Trainer:
                 f"the device ran out of memory in epoch {self._place.epoch}; run fewer trainings on it at once, or "
                 f"give --micro-batch {part}: the same command with it goes on from the checkpoint"
             ) from error
+        except DivergedError:
+            self._drop_previous(state)
+            raise
+        self._drop_previous(state)
         self._gradients.close()
         self._own_random(None)
         self.model.eval()
@@ -431,6 +435,10 @@ class Trainer:
             "seconds": self._seconds,
         }
         checkpoint.save_next(path, tensors, meta)
+
+    def _drop_previous(self, path: Path | None) -> None:
+        if path is not None and self.ranks.is_first:
+            checkpoint.drop_previous(path)
 
     def _resume(self, path: Path) -> None:
         tensors, meta = self.ranks.first_tensors(lambda: checkpoint.load_newest(path))
