@@ -182,11 +182,12 @@ def load_optimizer_state(optimizer: Optimizer, tensors: dict[str, Tensor]) -> No
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Any]] = {}
-    groups = []
+    groups: list[tuple[str, str, Tensor]] = []
     for key, value in tensors.items():
         index, name = key.split(".", 1)
         if index == _GROUP:
-            groups.append((*name.split(".", 1), value))
+            number, _, name = name.partition(".")
+            groups.append((number, name, value))
             continue
         parameter = parameters[int(index)]
         slot: Any = value

@@ -1,5 +1,6 @@
 import os
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -142,12 +143,8 @@ def test_exact_repeats_are_counted_and_the_summary_says_what_there_is(tmp_path, 
     with Image.open(train / "ant" / "0.png") as picture:
         picture.save(train / "bee" / "again.bmp")  # other bytes, the same pixels
     (train / "ant" / "3.png").unlink()
-    for name in ("0.png", "1.png"):  # the two parts have the same pixels to begin with; now only these two share any
-        with Image.open(test / "ant" / name) as picture:
-            shared = picture.copy()
-        shared.save(test / "ant" / name)
-    for path in [*(test / "ant").glob("[23].png"), *(test / "bee").glob("*.png")]:
-        Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
+    for name in ("0.png", "1.png"):
+        shutil.copy(train / "ant" / name, test / "bee" / name)
     sets = load_folder(tmp_path)
     assert sets.repeats() == (1, 2)
     assert sets.summary().splitlines() == [

@@ -136,7 +136,7 @@ def test_a_bad_image_is_named(store, what):
         images[2]["bytes"] = images[2]["bytes"][:-2000]
     else:
         images[2] = png(np.full((40, 40), 1000, dtype=np.uint16))
-    with pytest.raises(DataError, match=r"cannot read image 2 of .*stored, split train: .*; remove it, or replace"):
+    with pytest.raises(DataError, match=r"cannot read 2 of 8 images: image 2 of .*stored, split train .*; replace"):
         load_hub(store(train=make(images), test=make(images)))
 
 

@@ -125,8 +125,8 @@ def damage(root, what):
         ("images", r"val/images has no images \(it, 1 in all\); unpack"),
         ("annotation", r"without a class in val_annotations\.txt \(val_2\.JPEG, 1 in all\); unpack"),
         ("wnid", r"images of classes that wnids\.txt lacks \(n09999999, 1 in all\); unpack"),
-        ("class", r"n01443537/images has no images \(found that it does not exist\); unpack"),
-        ("jpeg", r"cannot read the image .*n01443537_0\.JPEG"),
+        ("class", r"n01443537 has no images \(found that it does not exist\); unpack"),
+        ("jpeg", r"cannot read 1 of 7 images: .*n01443537_0\.JPEG .*or remove them$"),
         ("side", "have 32x32 pixels, but those of TinyImageNet have 64x64; unpack"),
     ],
 )

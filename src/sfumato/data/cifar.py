@@ -158,10 +158,16 @@ def _is_empty(folder: Path) -> bool:
 
 def _read_official(which: Cifar, form: Form, source: Path, progress: Progress | None) -> DataSets:
     contents = read_members(source, form.folder, form.train + form.test, _PAGE)
-    parse, layout = (parse_binary, which.label_bytes) if form.kind == "binary" else (parse_pickle, which.label_key)
+    classes = len(which.classes)
+
+    def parsed(name: str) -> Records:
+        content, where = contents.pop(name), f"{source / name}"
+        if form.kind == "binary":
+            return parse_binary(content, where, which.label_bytes, classes)
+        return parse_pickle(content, where, which.label_key, classes)
 
     def part(names: tuple[str, ...]) -> ImageSet:
-        records = [parse(contents.pop(name), f"{source / name}", layout, len(which.classes)) for name in names]  # type: ignore[operator]
+        records = [parsed(name) for name in names]
         pixels = np.concatenate([images for images, _ in records]).reshape(-1, *_SHAPE)
         labels = np.concatenate([labels for _, labels in records])
         return ImageSet(torch.from_numpy(pixels), torch.from_numpy(labels), which.classes)

@@ -118,7 +118,7 @@ def _read(
     column, label_column = _columns(split.features, where)
     rows = split.select_columns([column]).cast_column(column, type(split.features[column])(decode=False))
     images: np.ndarray[Any, np.dtype[np.uint8]] | None = None
-    kept = []
+    kept: list[int] = []
     for index in range(len(rows)):
         stored = rows[index][column]
         try:

@@ -101,7 +101,7 @@ def read_folders(
     size: Size = None,
     progress: Progress | None = None,
     caveat: str = "",
-    skip_unreadable: bool = False,
+    skip_unreadable: bool | None = None,
 ) -> DataSets:
     """Read a training and a test part.
 
@@ -114,7 +114,8 @@ def read_folders(
         size: the side, or (H, W), to which other sizes are resized.
         progress: called with (images read, images in all).
         caveat: of the data set; a sentence on the files that were passed over is added.
-        skip_unreadable: leave out files that cannot be read, and list them in the result, instead of refusing.
+        skip_unreadable: leave out files that cannot be read, and list them in the result, instead of refusing; None
+            where the set has to be complete.
 
     Raises:
         DataError: files cannot be read, all of them named (with `skip_unreadable`: no file of a part can), the images
@@ -134,7 +135,7 @@ def read_folders(
         broken |= {part.root / part.files[i]: reason for i, reason in bad.items()}
         empty |= len(arrays[0]) == 0
     if broken and (empty or not skip_unreadable):
-        raise unreadable({str(path): reason for path, reason in broken.items()}, total)
+        raise unreadable({str(path): reason for path, reason in broken.items()}, total, skip_unreadable is not None)
     sets = [
         ImageSet(torch.from_numpy(images), torch.from_numpy(labels), part.classes)
         for part, (images, labels) in zip(parts, found, strict=True)
@@ -153,8 +154,8 @@ def read_folders(
 def _passed_over(files: list[str]) -> str:
     if not files:
         return ""
-    kinds = Counter(Path(file).suffix.lower() or "no ending" for file in files).most_common(6)
-    told = ", ".join(f"{count} with {kind}" for kind, count in kinds)
+    kinds = Counter(Path(file).suffix.lower() or "no ending" for file in files)
+    told = ", ".join(f"{-count} with {kind}" for count, kind in sorted((-n, kind) for kind, n in kinds.items())[:6])
     return (
         f"{len(files)} files in the folders are not read, because their endings are not those of images or they lie "
         f"outside the class folders ({told}; the first is {files[0]})."
@@ -215,13 +216,13 @@ def _different_sizes(one: Path, shape: tuple[int, ...], other: Path, other_shape
     )
 
 
-def unreadable(reasons: dict[str, str], total: int) -> DataError:
+def unreadable(reasons: dict[str, str], total: int, skippable: bool = True) -> DataError:
     """All images that cannot be read, in one sentence."""
     told = "; ".join(f"{name} ({reason})" for name, reason in reasons.items())
-    return DataError(
-        f"cannot read {len(reasons)} of {total} images: {told}; replace them by undamaged 8-bit copies, remove them, "
-        "or leave them out with --skip-unreadable (in Python skip_unreadable=True)"
-    )
+    remedy = "replace them by undamaged 8-bit copies, or remove them"
+    if skippable:
+        remedy += ", or leave them out with --skip-unreadable (in Python skip_unreadable=True)"
+    return DataError(f"cannot read {len(reasons)} of {total} images: {told}; {remedy}")
 
 
 def reason_of(error: Exception) -> str:

@@ -124,9 +124,9 @@ class CEMCallback(pl.Callback):
         most = trainer.num_training_batches
         if trainer.max_steps > 0:
             most = min(most, trainer.max_steps * trainer.accumulate_grad_batches)
-        split = protection.attach(pl_module).split
-        bare = type(pl_module).forward is pl.LightningModule.forward and split is not None
-        forward = split if bare else pl_module  # a module without a forward of its own runs its SplitModel
+        forward = pl_module
+        if type(pl_module).forward is pl.LightningModule.forward:  # without one of its own: its SplitModel runs
+            forward = protection.attach(pl_module).split or pl_module
 
         def run(batch: Any) -> Any:
             moved = trainer.strategy.batch_to_device(precision.convert_input(batch))
