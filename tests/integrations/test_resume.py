@@ -44,7 +44,7 @@ class Loader(DataLoader):
         self.done = 0
 
     def state_dict(self):
-        return {"done": self.done}
+        return {"done": self.done % len(self)}
 
     def load_state_dict(self, state):
         self.done = state["done"]
