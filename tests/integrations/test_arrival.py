@@ -187,6 +187,9 @@ def test_what_cannot_be_gone_through_twice_is_refused():
         def __init__(self):
             self.lines = (line for line in [1, 2])
 
+        def __iter__(self):
+            return self.lines
+
     for loader in (iter([1]), {"a": [1]}, [1], DataLoader(Socket())):
         with pytest.raises(ConfigError, match="give the refresh batches of its own with data="):
             list(own_batches(loader))

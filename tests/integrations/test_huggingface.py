@@ -76,7 +76,7 @@ def test_a_sorted_training_set_is_mixed_before_anything_is_fitted_to_its_batches
     rows = [{"x": one, "labels": label} for one, label in zip(x[order], y[order], strict=True)]
     args = transformers.TrainingArguments(output_dir=str(tmp_path), report_to=[], use_cpu=True)
     trainer = PrivateTrainer(model=Model(), args=args, train_dataset=rows, cem=plug_in())
-    batches, _ = trainer._runnable(trainer.model)
+    _, batches, _ = trainer._runnable()
     labels = [batch["labels"] for batch in batches()]
     assert sorted(torch.cat(labels).tolist()) == sorted(y.tolist())
     assert all(len(part.unique()) > 1 for part in labels)

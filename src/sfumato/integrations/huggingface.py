@@ -78,15 +78,12 @@ class CEMTrainerMixin:
 
     def begin_epoch(self) -> None:
         """Fit the mixture to the features of the training set, if it is due."""
-        network = self._plain()
-        network.train()  # as the Trainer does before every step
-        self.protection.begin_epoch(network, *self._runnable(network))
+        self.protection.begin_epoch(*self._runnable())
 
     def end_epoch(self) -> None:
         """Exact statistics for an evaluation, and the epoch's figures; once for each epoch."""
         if self.protection.within:
-            network = self._plain()
-            self.protection.end_epoch(network, *self._runnable(network))
+            self.protection.end_epoch(*self._runnable())
             self.log(self.protection.figures())  # type: ignore[attr-defined]
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
@@ -106,9 +103,10 @@ class CEMTrainerMixin:
             )
         self.protection.load_state(checkpoint.load(path, remedy="resume from the checkpoint before it")[0])
 
-    def _runnable(self, network: nn.Module) -> tuple[Callable[[], Iterable[Any]], Callable[[Any], Any]]:
-        """Batches of the training set, in parts of its own for each process, and what runs one as a step does."""
+    def _runnable(self) -> tuple[nn.Module, Callable[[], Iterable[Any]], Callable[[Any], Any]]:
+        """The network, batches of the training set, other ones in each process, and what runs one as a step does."""
         own: Any = self
+        network = self._plain().train()  # as the Trainer does before every step
         args = own.args
         most = args.max_steps * args.gradient_accumulation_steps if args.max_steps > 0 else float("inf")
 
@@ -126,7 +124,7 @@ class CEMTrainerMixin:
             with own.compute_loss_context_manager():
                 return network(*arguments, **named)
 
-        return batches, run
+        return network, batches, run
 
     def _penalty(self, labels: Tensor | None, loss: Tensor) -> Tensor:
         own: Any = self
