@@ -84,9 +84,13 @@ class CEMCallback(pl.Callback):
         pl_module.training_step = training_step
         self._wrapped = pl_module
 
-    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        """Refresh the mixture."""
-        self.protection.begin_epoch(pl_module, *self._runnable(trainer, pl_module))
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        """Before the first batch of an epoch, refresh the mixture.
+
+        Lightning does not call `on_train_epoch_start` in the first epoch of a resumed training.
+        """
+        if not self.protection.within:
+            self.protection.begin_epoch(pl_module, *self._runnable(trainer, pl_module))
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
         """After the last batch, before validation and checkpoints: exact statistics, and the epoch's figures."""
