@@ -1,6 +1,7 @@
 import errno
 import hashlib
 import json
+import math
 import os
 import stat
 import subprocess
@@ -11,8 +12,8 @@ import pytest
 import torch
 
 from sfumato import checkpoint
-from sfumato.errors import CheckpointError, StorageError
-from sfumato.files import json_line, read_json, sha256_of, write_atomic, write_json, write_text
+from sfumato.errors import CheckpointError, ConfigError, SfumatoWarning, StorageError
+from sfumato.files import json_line, occupied, read_json, sha256_of, write_atomic, write_json, write_text
 
 
 def test_writes_and_replaces_with_ordinary_permissions(tmp_path):
@@ -125,6 +126,106 @@ def test_a_real_write_failure_of_a_checkpoint_keeps_the_last_one(tmp_path):
     assert "free some space" in done.stdout
     assert checkpoint.load(path)[1]["epoch"] == 1
     assert [entry.name for entry in tmp_path.iterdir()] == ["state.safetensors"]
+
+
+@pytest.mark.parametrize("place", [1, 8, 40])
+def test_a_flipped_bit_in_a_tensor_is_damage(tmp_path, place):
+    path = tmp_path / "state.safetensors"
+    checkpoint.save(path, {"a": torch.rand(10), "b": torch.zeros(0), "c": torch.tensor(True)}, {})
+    assert checkpoint.load(path)[1] == {"format": 1}
+    content = bytearray(path.read_bytes())
+    content[-place] ^= 4
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="is damaged .*; delete it and run the command again"):
+        checkpoint.load(path)
+
+
+def test_the_checkpoint_before_the_last_is_kept_and_used_where_the_last_is_damaged(tmp_path):
+    path = tmp_path / "state.safetensors"
+    assert not checkpoint.resumable(path)
+    for epoch in range(3):
+        checkpoint.save_next(path, {"a": torch.full((4,), float(epoch))}, {"epoch": epoch})
+    assert checkpoint.load_newest(path)[1]["epoch"] == 2
+    path.write_bytes(path.read_bytes()[:-1] + b"\xff")
+    with pytest.warns(SfumatoWarning, match="state.safetensors is damaged .*instead the checkpoint before it is used"):
+        assert checkpoint.load_newest(path)[1]["epoch"] == 1
+    path.unlink()  # a crash between the two renames
+    assert checkpoint.resumable(path)
+    assert checkpoint.load_newest(path)[1]["epoch"] == 1
+    for file in (path, tmp_path / "previous-state.safetensors"):
+        file.write_bytes(b"x")
+    with pytest.raises(
+        CheckpointError, match="damaged .*; so is state.safetensors: delete both and run the command again"
+    ):
+        checkpoint.load_newest(path)
+    checkpoint.drop_previous(path)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "Adam", "AdamW", "RMSprop", "Adagrad", "NAdam", "Rprop", "Counting"])
+def test_an_optimizer_with_a_schedule_of_its_own_continues_exactly(tmp_path, optimizer):
+    """Rates that were changed, step counts that are plain numbers, slots of any kind."""
+
+    class Counting(torch.optim.SGD):
+        def step(self, closure=None):
+            for group in self.param_groups:
+                for parameter in group["params"]:
+                    state = self.state[parameter]
+                    state["calls"] = state.get("calls", 0) + 1
+                    parameter.data.add_(parameter.grad, alpha=-group["lr"] / math.sqrt(state["calls"]))
+
+    def make():
+        parameter = torch.nn.Parameter(torch.arange(6.0).reshape(2, 3))
+        cls = Counting if optimizer == "Counting" else getattr(torch.optim, optimizer)
+        return parameter, cls([parameter], lr=0.1)
+
+    def steps(parameter, optimizer, count):
+        for _ in range(count):
+            optimizer.zero_grad()
+            (parameter - 1).square().sum().backward()
+            optimizer.step()
+            optimizer.param_groups[0]["lr"] *= 0.5
+
+    whole, first = make()
+    steps(whole, first, 3)
+    checkpoint.save(tmp_path / "o", checkpoint.optimizer_state(first), {})
+    resumed, second = make()
+    resumed.data.copy_(whole.data)
+    checkpoint.load_optimizer_state(second, checkpoint.load(tmp_path / "o")[0])
+    assert second.param_groups[0]["lr"] == 0.0125
+    steps(whole, first, 2)
+    steps(resumed, second, 2)
+    assert torch.equal(whole, resumed)
+
+
+def test_an_optimizer_that_no_checkpoint_holds_is_named():
+    parameter = torch.nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.LBFGS([parameter])
+
+    def closure():
+        optimizer.zero_grad()
+        loss = parameter.square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    with pytest.raises(ConfigError, match="LBFGS carries a list .*, which no checkpoint holds; take an optimizer"):
+        checkpoint.optimizer_state(optimizer)
+
+
+def test_a_folder_is_occupied_by_one_process_until_it_ends(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from sfumato.files import occupied\n"
+        "try:\n with occupied(Path(sys.argv[1])): print('mine')\n"
+        "except Exception as error: print(error)\n"
+    )
+
+    def other() -> str:
+        return subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True).stdout
+
+    with occupied(tmp_path):
+        assert f"another process is at work in {tmp_path}; wait until it has ended, or choose" in other()
+    assert other() == "mine\n"
 
 
 def test_optimizer_state_round_trip_continues_exactly(tmp_path):

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sfumato import bounds, metrics
     from sfumato.cem import CEM
+    from sfumato.integrations import Monitor
     from sfumato.mixture.held_out import HeldOutInformation, held_out_information
     from sfumato.modes import as_in_training, exact_batch_norm
     from sfumato.split import Channel, SplitModel, cuts, load_split, save_split, split_at
-    from sfumato.watch import Monitor
 
 __version__ = "0.1.0"
 __all__ = [
@@ -37,7 +37,7 @@ _HOME = {
     "CEM": "sfumato.cem",
     "Channel": "sfumato.split",
     "HeldOutInformation": "sfumato.mixture.held_out",
-    "Monitor": "sfumato.watch",
+    "Monitor": "sfumato.integrations",
     "SplitModel": "sfumato.split",
     "as_in_training": "sfumato.modes",
     "cuts": "sfumato.split",
@@ -55,11 +55,11 @@ _ROOMS = {
     "defenses",
     "deploy",
     "errors",
+    "integrations",
     "metrics",
     "mixture",
     "models",
     "split",
-    "watch",
 }
 
 

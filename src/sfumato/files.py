@@ -5,13 +5,14 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from sfumato.errors import CheckpointError, StorageError
 
-__all__ = ["append_line", "json_line", "read_json", "sha256_of", "write_atomic", "write_json", "write_text"]
+__all__ = ["append_line", "json_line", "occupied", "read_json", "sha256_of", "write_atomic", "write_json", "write_text"]
 
 _LARGEST = 64 << 20  # bytes of a JSON file; a results file has some kilobytes
 
@@ -99,6 +100,34 @@ def sha256_of(path: Path) -> str:
     """
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+@contextmanager
+def occupied(folder: Path) -> Iterator[None]:
+    """Keep a folder for this process; the operating system frees it when the process ends, however it ends.
+
+    Raises:
+        CheckpointError: another process has it.
+        StorageError: the folder cannot be written.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / ".lock")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise CheckpointError(
+            f"another process is at work in {folder}; wait until it has ended, or choose another folder"
+        ) from None
+    except OSError as error:
+        raise StorageError(
+            f"cannot write to {folder}: {error.strerror or error}; free some space or choose another folder"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def append_line(path: Path, line: str) -> None:

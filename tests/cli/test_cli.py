@@ -55,6 +55,7 @@ def test_an_unknown_command_lists_the_known_ones(capsys):
 
 def test_a_run_folder_holds_everything(run_folder):
     assert {path.name for path in run_folder.iterdir()} == {
+        ".lock",
         "config.json",
         "metrics.jsonl",
         "model.safetensors",

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sfumato.data.reading import cache_entry, read_entry, write_entry
+from sfumato.data.images import cache_entry, read_entry, write_entry
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_damage_is_noticed(tmp_path, arrays, damage):
     elif damage == "gone":
         path.unlink()
     elif damage == "pickle":
-        np.savez(path, images=np.array([{"a": 1}], dtype=object), labels=arrays[1], key=np.array("2 key"))
+        np.savez(path, images=np.array([{"a": 1}], dtype=object), labels=arrays[1], key=np.array("3 key"))
     elif damage == "json":
         path.write_text("{}")
     else:
@@ -56,7 +56,7 @@ def test_damage_is_noticed(tmp_path, arrays, damage):
 
 
 def test_an_entry_that_lacks_a_part_gives_nothing(tmp_path, arrays):
-    np.savez(tmp_path / "entry.npz", key=np.array("2 key"), images=arrays[0])
+    np.savez(tmp_path / "entry.npz", key=np.array("3 key"), images=arrays[0])
     assert read_entry(tmp_path / "entry.npz", "key") is None
     np.save((tmp_path / "entry.npz").open("wb"), arrays[0])
     assert read_entry(tmp_path / "entry.npz", "key") is None

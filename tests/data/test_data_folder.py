@@ -1,10 +1,12 @@
 import os
+import re
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from sfumato.data import reading
+from sfumato.data import images as reading
 from sfumato.data.folder import load_folder, load_unlabelled
 from sfumato.errors import ConfigError, DataError
 
@@ -84,23 +86,74 @@ def test_progress_counts_to_the_end(tmp_path, write_classes, monkeypatch):
 def test_the_second_reading_comes_from_the_cache(tmp_path, write_classes, monkeypatch):
     write_classes(tmp_path)
     first = load_folder(tmp_path)
-    monkeypatch.setattr(reading, "read_image", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr(reading, "decoded", lambda *_: pytest.fail("read again"))
     second = load_folder(tmp_path)
     assert second.train.fingerprint() == first.train.fingerprint()
     assert second.test.fingerprint() == first.test.fingerprint()
 
 
-def test_a_changed_file_of_the_same_size_is_read_again(tmp_path, write_classes):
+def test_changed_bytes_of_the_same_size_and_time_are_read_again(tmp_path, write_classes):
     write_classes(tmp_path, suffix=".bmp")
     before = load_folder(tmp_path)
     path = tmp_path / "train" / "ant" / "0.bmp"
     status = path.stat()
     Image.fromarray(np.zeros((8, 8, 3), dtype=np.uint8)).save(path)
     assert path.stat().st_size == status.st_size
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     after = load_folder(tmp_path)
     assert int(after.train.images[0].max()) == 0
     assert after.train.fingerprint() != before.train.fingerprint()
+
+
+def test_every_ending_folders_inside_class_folders_and_linked_ones_are_read(tmp_path, write_classes):
+    write_classes(tmp_path)
+    ant = tmp_path / "train" / "ant"
+    (ant / "more" / "still").mkdir(parents=True)
+    for number, name in enumerate(("a.jfif", "b.JPE", "c.gif", "more/d.png", "more/still/e.png")):
+        picture = Image.fromarray(np.full((8, 8, 3), 40 * number, dtype=np.uint8))
+        picture.save(ant / name, "JPEG" if number < 2 else "GIF" if number == 2 else "PNG")
+    (ant / "more" / "round").symlink_to(ant)  # a loop
+    (tmp_path / "elsewhere").mkdir()
+    (ant / "more" / "d.png").rename(tmp_path / "elsewhere" / "d.png")
+    (ant / "linked").symlink_to(tmp_path / "elsewhere")
+    sets = load_folder(tmp_path)
+    assert len(sets.train) == 6 + 5
+    assert sets.caveat == ""
+
+
+def test_what_is_passed_over_is_told_and_links_to_nowhere_are_unreadable(tmp_path, write_classes):
+    write_classes(tmp_path)
+    for name in ("ant/a.heic", "ant/b.heic", "bee/notes", "stray.png"):
+        (tmp_path / "train" / name).write_bytes(b"x")
+    os.mkfifo(tmp_path / "test" / "ant" / "pipe.png")
+    (tmp_path / "train" / "ant" / ".hidden.png").write_bytes(b"x")
+    sets = load_folder(tmp_path)
+    told = r"\(2 with .heic, 2 with .png, 1 with no ending; the first is stray.png\)\."
+    assert re.fullmatch(r"5 files in the folders are not read, .*" + told, sets.caveat)
+    (tmp_path / "train" / "bee" / "gone.png").symlink_to("/not/there.png")
+    with pytest.raises(DataError, match=r"cannot read 1 of 13 images: .*gone\.png \(No such file or directory\)"):
+        load_folder(tmp_path)
+    assert len(load_folder(tmp_path, skip_unreadable=True).train) == 6
+
+
+def test_exact_repeats_are_counted_and_the_summary_says_what_there_is(tmp_path, write_classes):
+    write_classes(tmp_path, ("ant", "bee"), per_class=4, side=(8, 6))
+    train, test = tmp_path / "train", tmp_path / "test"
+    (train / "bee" / "again.bmp").write_bytes(b"")
+    with Image.open(train / "ant" / "0.png") as picture:
+        picture.save(train / "bee" / "again.bmp")  # other bytes, the same pixels
+    (train / "ant" / "3.png").unlink()
+    for name in ("0.png", "1.png"):
+        shutil.copy(train / "ant" / name, test / "bee" / name)
+    sets = load_folder(tmp_path)
+    assert sets.repeats() == (1, 2)
+    assert sets.summary().splitlines() == [
+        "folder: 8 training and 8 test images of 3x8x6 (channels x height x width) in 2 classes; the smallest, ant, "
+        "has 3 training images",
+        "1 training images repeat another one pixel for pixel",
+        "2 of 8 test images are training images, pixel for pixel: an attacker who learned from those has seen them, "
+        "and every figure on the test set is too favourable to it",
+    ]
 
 
 def test_a_renamed_image_and_another_size_are_not_served_from_the_cache(tmp_path, write_classes):
@@ -195,7 +248,7 @@ def test_a_truncated_jpeg_is_named(tmp_path, write_classes):
     write_classes(tmp_path, suffix=".jpg")
     path = tmp_path / "test" / "bee" / "1.jpg"
     path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(DataError, match=r"cannot read the image .*bee/1\.jpg: .*replace the file"):
+    with pytest.raises(DataError, match=r"cannot read 1 of 12 images: .*bee/1\.jpg \(.*\); replace them"):
         load_folder(tmp_path)
 
 
@@ -223,9 +276,12 @@ def test_broken_files_are_skipped_counted_and_named_where_asked(tmp_path, write_
     broken = ("train/ant/0.png", "train/bee/2.png", "test/ant/1.png")
     _break(tmp_path, broken)
     for _ in range(2):  # the second reading must not take an incomplete one for a complete one
-        with pytest.raises(DataError, match=r"cannot read the image .*train/ant/0\.png"):
+        named = (
+            r"cannot read 3 of 16 images: .*train/ant/0\.png .*; .*bee/2\.png .*; .*test/ant/1\.png .*--skip-unreadable"
+        )
+        with pytest.raises(DataError, match=named):
             load_folder(tmp_path)
-        sets = load_folder(tmp_path, skip_broken=True)
+        sets = load_folder(tmp_path, skip_unreadable=True)
         assert [one.file for one in sets.skipped] == [str(tmp_path / file) for file in broken]
         assert all("replace the file" in one.reason for one in sets.skipped)
         assert (len(sets.train), len(sets.test)) == (6, 7)
@@ -237,8 +293,8 @@ def test_broken_files_are_skipped_counted_and_named_where_asked(tmp_path, write_
 def test_a_part_of_nothing_but_broken_files_is_refused(tmp_path, write_classes):
     write_classes(tmp_path, per_class=1)
     _break(tmp_path, ("test/ant/0.png", "test/bee/0.png"))
-    with pytest.raises(DataError, match=r"cannot read the image .*test/ant/0\.png"):
-        load_folder(tmp_path, skip_broken=True)
+    with pytest.raises(DataError, match=r"cannot read 2 of 4 images: .*test/ant/0\.png .*test/bee/0\.png"):
+        load_folder(tmp_path, skip_unreadable=True)
 
 
 def test_images_without_classes_are_read_as_unlabelled(tmp_path, write_classes):

@@ -136,7 +136,7 @@ def test_a_bad_image_is_named(store, what):
         images[2]["bytes"] = images[2]["bytes"][:-2000]
     else:
         images[2] = png(np.full((40, 40), 1000, dtype=np.uint16))
-    with pytest.raises(DataError, match=r"cannot read image 2 of .*stored, split train: .*; remove it, or replace"):
+    with pytest.raises(DataError, match=r"cannot read 2 of 8 images: image 2 of .*stored, split train .*; replace"):
         load_hub(store(train=make(images), test=make(images)))
 
 
@@ -175,3 +175,22 @@ def test_without_the_package_the_message_names_it(monkeypatch):
         data.load("hub", "owner/name")
     with pytest.raises(ConfigError, match="hub needs a folder: pass data_dir .* or a name of the hub"):
         data.load("hub")
+
+
+@needs_datasets
+def test_a_split_without_labels_is_passed_over_and_16_bits_are_refused(store):
+    images = [png(p) for p in pictures(2)]
+    bare = make(images, [-1, -1])
+    sets = load_hub(store(train=make(images), test=bare, validation=make(images, [1, 1])))
+    assert sets.test.labels.tolist() == [1, 1]
+    assert "its split `validation` is the test set. The labels of `test` are not published" in sets.caveat
+    with pytest.raises(DataError, match="the splits train of .* have no labels"):
+        load_hub(store(train=bare, test=make(images)))
+    from test_data_images import sixteen_bit_png
+
+    deep = make([images[0], {"bytes": sixteen_bit_png(3), "path": None}, {"bytes": b"x", "path": None}, images[1]])
+    folder = store(train=deep, test=make(images))
+    with pytest.raises(DataError, match=r"cannot read 2 of 6 images: image 1 of .*more than 8 bits.*; image 2 of"):
+        load_hub(folder)
+    sets = data.load("hub", folder, skip_unreadable=True)
+    assert (len(sets.train), len(sets.skipped)) == (2, 2)

@@ -1,11 +1,13 @@
 import io
+import struct
 import sys
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from sfumato.data.reading import read_image
+from sfumato.data.images import read_image
 from sfumato.errors import DataError
 
 
@@ -114,7 +116,46 @@ def test_a_missing_file_is_named(tmp_path):
         read_image(tmp_path / "gone.png")
 
 
-def test_more_than_8_bits_are_refused(tmp_path):
-    Image.fromarray(np.full((4, 4), 40000, dtype=np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(DataError, match=r"deep\.png: its pixels have more than 8 bits .* 8-bit copy"):
+def sixteen_bit_png(channels):
+    """8x8 pixels of 16 bits; Pillow writes only grey ones."""
+
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    row = b"\0" + struct.pack(f">{8 * channels}H", *range(8 * channels))
+    kind = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    header = struct.pack(">IIBBBBB", 8, 8, 16, kind, 0, 0, 0)
+    parts = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(row * 8)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + parts
+
+
+def tiff_of_16_bits():
+    """2x1 pixels of 3 x 16 bits, as the format says."""
+    tags = [(256, 3, 1, 2), (257, 3, 1, 1), (258, 3, 3, 122), (259, 3, 1, 1), (262, 3, 1, 2), (273, 4, 1, 128),
+            (277, 3, 1, 3), (278, 3, 1, 1), (279, 4, 1, 12)]  # fmt: skip
+    entries = b"".join(struct.pack("<HHI", *tag[:3]) + struct.pack("<I", tag[3]) for tag in tags)
+    head = b"II*\0" + struct.pack("<I", 8) + struct.pack("<H", len(tags)) + entries + struct.pack("<I", 0)
+    return head + struct.pack("<3H", 16, 16, 16) + struct.pack("<6H", *range(6))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *map(sixteen_bit_png, (1, 2, 3, 4)),
+        b"P6 2 1 65535\n" + bytes(12),
+        b"P5 2 1 65535\n" + bytes(4),
+        b"P6 2 1 1023\n" + bytes(12),
+        tiff_of_16_bits(),
+    ],
+    ids=["grey", "grey + alpha", "rgb", "rgba", "ppm", "pgm", "ppm 10 bits", "tiff"],
+)
+def test_more_than_8_bits_are_refused(tmp_path, content):
+    (tmp_path / "deep.png").write_bytes(content)
+    with pytest.raises(DataError, match=r"deep\.png: its pixels have more than 8 bits per channel .* 8-bit copy"):
         read_image(tmp_path / "deep.png")
+
+
+@pytest.mark.parametrize("content", [b"P6 2 1 255\n" + bytes(range(6)), b"P5 2 1 255\n\7\7", b"P4 8 1\n\xff"])
+def test_pnm_of_8_bits_is_read(tmp_path, content):
+    (tmp_path / "a.ppm").write_bytes(content)
+    assert read_image(tmp_path / "a.ppm").shape[0] == 3

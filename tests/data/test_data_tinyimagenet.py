@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from sfumato import data
-from sfumato.data import reading
+from sfumato.data import images as reading
 from sfumato.data.tinyimagenet import load_tinyimagenet
 from sfumato.errors import ConfigError, DataError
 
@@ -66,7 +66,7 @@ def test_the_second_reading_comes_from_the_cache_unless_a_class_changed(tiny, mo
     first = load_tinyimagenet(tiny, progress=lambda done, total: calls.append((done, total)))
     assert calls[-1] == (7, 7)
     with monkeypatch.context() as patch:
-        patch.setattr(reading, "read_image", lambda *_: pytest.fail("read again"))
+        patch.setattr(reading, "decoded", lambda *_: pytest.fail("read again"))
         second = load_tinyimagenet(tiny)
     assert (first.train.fingerprint(), first.test.fingerprint()) == (
         second.train.fingerprint(),
@@ -125,8 +125,8 @@ def damage(root, what):
         ("images", r"val/images has no images \(it, 1 in all\); unpack"),
         ("annotation", r"without a class in val_annotations\.txt \(val_2\.JPEG, 1 in all\); unpack"),
         ("wnid", r"images of classes that wnids\.txt lacks \(n09999999, 1 in all\); unpack"),
-        ("class", r"n01443537/images has no images \(found that it does not exist\); unpack"),
-        ("jpeg", r"cannot read the image .*n01443537_0\.JPEG"),
+        ("class", r"n01443537 has no images \(found that it does not exist\); unpack"),
+        ("jpeg", r"cannot read 1 of 7 images: .*n01443537_0\.JPEG .*or remove them$"),
         ("side", "have 32x32 pixels, but those of TinyImageNet have 64x64; unpack"),
     ],
 )

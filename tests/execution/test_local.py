@@ -20,8 +20,21 @@ def test_the_death_of_a_worker_is_explained(tmp_path):
         "dies always": "the worker of this item died once, the last time because it was killed by SIGKILL; "
         "free some memory or use fewer workers, then run it again",
         "exits": "the worker of this item died once, the last time because it ended with exit code 5; "
-        "free some memory or use fewer workers, then run it again",
+        'read its own message above; a script that starts workers needs its `if __name__ == "__main__":`',
     }
+
+
+def test_a_script_from_standard_input_has_workers_and_one_without_its_guard_is_told_of_it(tmp_path):
+    script = (
+        "from sfumato.execution import LocalExecutor\nimport math\n"
+        "for one in LocalExecutor(1, 1, attempts=1).run([4.0], math.sqrt): print(one.value, one.error)\n"
+    )
+    piped = subprocess.run([sys.executable, "-"], input=script, capture_output=True, text=True)
+    assert piped.stdout == "2.0 None\n"
+    (tmp_path / "bare.py").write_text(script)
+    bare = subprocess.run([sys.executable, tmp_path / "bare.py"], capture_output=True, text=True)
+    assert "a script that starts workers needs its `if __name__" in bare.stdout
+    assert "memory" not in bare.stdout
 
 
 def test_kept_workers_stay_for_the_next_round_and_end_with_the_block(tmp_path):

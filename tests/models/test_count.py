@@ -84,6 +84,19 @@ def test_a_layer_that_runs_twice_counts_twice():
     assert count_parameters(nn.Sequential(layer, nn.ReLU(), layer)) == 20
 
 
+def test_layers_that_are_called_by_keyword_count():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+        def forward(self, x):
+            return self.norm(input=self.layer(input=x))
+
+    assert count_macs(Named(), (3, 8, 8)) == 36 * 4 * 27
+    assert count_macs(Named(), (3, 8, 8), "paper") == 36 * 4 * 27 + 144 + 288
+
+
 def test_counting_leaves_no_trace():
     net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Dropout())
     net[2].eval()

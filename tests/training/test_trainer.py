@@ -6,7 +6,9 @@ import torch
 
 from sfumato import data
 from sfumato.data import ImageSet
-from sfumato.errors import CheckpointError, ConfigError, DivergedError, Interrupted
+from sfumato.defenses import Batch, Defense
+from sfumato.errors import CheckpointError, ConfigError, DivergedError, Interrupted, SfumatoWarning
+from sfumato.files import occupied
 from sfumato.training import (
     TrainConfig,
     Trainer,
@@ -14,6 +16,7 @@ from sfumato.training import (
     build_model,
     learning_rate,
     split_training_set,
+    train_run,
 )
 
 CONFIG = TrainConfig(
@@ -292,3 +295,73 @@ def test_a_stop_saves_at_once_and_the_next_call_goes_on(tmp_path):
     assert counted[0] == 7  # 2 + 4 steps were saved although the checkpoint interval had not passed
     assert same(weights(last), weights(undisturbed))
     assert figures(last) == figures(undisturbed)
+
+
+class Adversary(Defense):
+    """A plugin that trains a network of its own, whose rate falls with every step."""
+
+    name = "adversary"
+    trains_adversary = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = torch.nn.Linear(1, 1)
+        self.optimizer = torch.optim.Adam(self.net.parameters(), lr=0.1)
+
+    def penalty(self, batch: Batch) -> torch.Tensor:
+        return 0.01 * self.net(batch.features.flatten(1).mean(1, keepdim=True)).square().mean()
+
+    def on_step(self, batch: Batch) -> None:
+        self.optimizer.zero_grad()
+        (self.net(batch.features.detach().flatten(1).mean(1, keepdim=True)) - 1).square().mean().backward()
+        self.optimizer.step()
+        self.optimizer.param_groups[0]["lr"] *= 0.7
+
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        return [self.optimizer]
+
+
+def plugged(seconds: float = 30.0) -> Trainer:
+    config = replace(CONFIG, cem=False, epochs=2, checkpoint_seconds=seconds)
+    fit, held_out = split_training_set(data.limit(data.load("digits", seed=0).train, 200, 0), config)
+    torch.manual_seed(0)
+    chosen: list[Defense] = [Adversary()]
+    return Trainer(build_model(config, fit, chosen), chosen, fit, held_out, config)
+
+
+def test_a_plugin_whose_optimizer_has_a_schedule_of_its_own_resumes_exactly(tmp_path):
+    undisturbed = plugged()
+    undisturbed.run()
+    with pytest.raises(Killed):
+        plugged(0.0).run(tmp_path / "state", on_step=killed_at(3))
+    resumed = plugged(0.0)
+    resumed.run(tmp_path / "state")
+    assert same(weights(undisturbed), weights(resumed))
+    rates = [one.defenses[0].optimizer.param_groups[0]["lr"] for one in (undisturbed, resumed)]  # type: ignore[attr-defined]
+    assert rates[0] == rates[1] < 0.1 * 0.7**5
+
+
+def test_a_damaged_checkpoint_is_said_and_the_one_before_it_resumed(tmp_path):
+    undisturbed = trainer()
+    undisturbed.run()
+    state = tmp_path / "state"
+    with pytest.raises(Killed):
+        trainer(replace(CONFIG, checkpoint_seconds=0.0)).run(state, on_step=killed_at(5))
+    content = bytearray(state.read_bytes())
+    content[-9] ^= 64  # an exponent: a weight of 1e30
+    state.write_bytes(content)
+    resumed = trainer()
+    with pytest.warns(SfumatoWarning, match="is damaged .*instead the checkpoint before it is used"):
+        resumed.run(state)
+    assert same(weights(undisturbed), weights(resumed))
+
+
+def test_a_second_process_in_the_same_folder_is_told(tmp_path):
+    config = replace(CONFIG, epochs=1, limit=100, watch=False)
+    with (
+        occupied(tmp_path),
+        pytest.raises(CheckpointError, match="another process is at work in .*choose another folder"),
+    ):
+        train_run(config, tmp_path)
+    assert train_run(config, tmp_path)["train_images"] == 90
+    assert not list(tmp_path.glob("*state*"))

@@ -125,7 +125,7 @@ def shuffled(images: ImageSet, most: int, seed: int, purpose: str) -> ImageSet:
 def _read(name: str, folder: str | None, size: int | None, progress: Progress | None) -> DataSets:
     """A named data set, or a folder of images whatever its form."""
     if name in data.names() and name != "folder":
-        return data.load(name, folder, seed=0, size=size, progress=progress)
+        return data.load(name, folder, seed=0, size=size, progress=progress, skip_unreadable=name in data.SKIPPABLE)
     return _read_folder(Path(folder or name).expanduser(), size, progress)
 
 
@@ -134,8 +134,8 @@ def _read_folder(where: Path, size: int | None, progress: Progress | None) -> Da
         raise DataError(f"there is no folder {where} and no data set of that name; known are {', '.join(data.names())}")
     has_parts = any((where / part).is_dir() and not images_in(where / part) for part in ("train", "test", "val"))
     if is_unsplit(where) or has_parts:
-        return load_folder(where, size=size, progress=progress, skip_broken=True)
-    return load_unlabelled(where, size=size, progress=progress, skip_broken=True)
+        return load_folder(where, size=size, progress=progress, skip_unreadable=True)
+    return load_unlabelled(where, size=size, progress=progress, skip_unreadable=True)
 
 
 def _limited(sets: DataSets, train: int | None, test: int | None, seed: int) -> DataSets:

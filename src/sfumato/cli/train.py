@@ -9,9 +9,9 @@ from sfumato.cli.console import progress_bar, say, table
 from sfumato.cli.parser import CommandParser, add_plugins, add_settings, given, load_plugins, save_json, settings
 from sfumato.cli.stopping import until_stopped
 from sfumato.data import DataSets
+from sfumato.integrations import TensorBoard
 from sfumato.ranks import Ranks, joined, launched
 from sfumato.training import TrainConfig, load_data, train_run
-from sfumato.watch import TensorBoard
 
 __all__ = ["run"]
 
@@ -46,6 +46,8 @@ def run(words: Sequence[str]) -> None:
     folder = Path(parsed.run or f"runs/{config.data}-{config.network}-{config.digest()}")
     with joined(config.device) as ranks:
         sets = _read(config, ranks)
+        if ranks.is_first:
+            say(sets.summary())
         board = TensorBoard(folder / "tensorboard") if parsed.tensorboard and ranks.is_first else None
         with progress_bar("train", shown=ranks.is_first) as bar, until_stopped(catch=launched()) as stopped:
             result = train_run(

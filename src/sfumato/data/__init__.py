@@ -7,8 +7,8 @@ fit, validation = sfumato.data.hold_out(sets.train, 0.1, seed=0)
 """
 
 import importlib
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from sfumato.data.augment import Augmentation
 from sfumato.data.imageset import DataSets, ImageSet, Progress, Skipped
@@ -17,6 +17,7 @@ from sfumato.errors import ConfigError
 
 __all__ = [
     "RESIZED",
+    "SKIPPABLE",
     "Augmentation",
     "DataSets",
     "ImageSet",
@@ -30,46 +31,43 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
-class _Source:
+class _Source(NamedTuple):
     """A data set that `load` knows.
 
     Attributes:
         reader: the function that reads it, as module:name; imported when it is asked for.
-        content: what has to lie in `data_dir`.
-        resized: whether it takes a size.
+        content: what has to lie in `data_dir`; empty where it may be left out.
+        takes: the options of `load` that it knows.
     """
 
     reader: str
     content: str
-    resized: bool = False
+    takes: tuple[str, ...] = ("progress",)
 
 
 _ARCHIVE = "with the official archive or class folders in it, or an empty one to download it"
+_FILES = ("progress", "size", "skip_unreadable")
 _SOURCES = {
-    "digits": _Source("digits:load_digits", "", resized=True),
-    "fashion-mnist": _Source("idx:load_fashion_mnist", "", resized=True),
-    "mnist": _Source("idx:load_mnist", "", resized=True),
+    "digits": _Source("digits:load_digits", "", ("seed", "size")),
+    "fashion-mnist": _Source("idx:load_fashion_mnist", "", ("progress", "size")),
+    "mnist": _Source("idx:load_mnist", "", ("progress", "size")),
     "cifar10": _Source("cifar:load_cifar10", _ARCHIVE),
     "cifar100": _Source("cifar:load_cifar100", _ARCHIVE),
     "tinyimagenet": _Source(
         "tinyimagenet:load_tinyimagenet", "the unpacked http://cs231n.stanford.edu/tiny-imagenet-200.zip"
     ),
-    "facescrub": _Source("folder:load_facescrub", "with one folder of images per person in it", resized=True),
+    "facescrub": _Source("folder:load_facescrub", "with one folder of images per person in it", _FILES),
     "folder": _Source(
-        "folder:load_folder",
-        "with train/<class>/<image> and test/<class>/<image>, or <class>/<image>, in it",
-        resized=True,
+        "folder:load_folder", "with train/<class>/<image> and test/<class>/<image>, or <class>/<image>, in it", _FILES
     ),
     "hub": _Source(
-        "hub:load_hub",
-        "one that `datasets.save_to_disk` wrote, or a name of the hub such as owner/name",
-        resized=True,
+        "hub:load_hub", "one that `datasets.save_to_disk` wrote, or a name of the hub such as owner/name", _FILES
     ),
 }
-_IDX = ("fashion-mnist", "mnist")  # which say themselves where they look without a folder
-RESIZED = tuple(name for name, source in _SOURCES.items() if source.resized)
+RESIZED = tuple(name for name, source in _SOURCES.items() if "size" in source.takes)
 """The sources whose images `load` can resize."""
+SKIPPABLE = tuple(name for name, source in _SOURCES.items() if "skip_unreadable" in source.takes)
+"""The sources of image files, of which `load` can leave out unreadable ones."""
 
 
 def names() -> list[str]:
@@ -84,6 +82,7 @@ def load(
     seed: int = 0,
     size: int | tuple[int, int] | None = None,
     progress: Progress | None = None,
+    skip_unreadable: bool = False,
 ) -> DataSets:
     """A data set by name.
 
@@ -105,6 +104,8 @@ def load(
         seed: for `digits` only; the other sources have one split.
         size: the side, or (H, W), to which images of other sizes are resized; for the sources in `RESIZED`.
         progress: called with (done, total) while reading.
+        skip_unreadable: leave out image files that cannot be read, and list them in the result; for `folder`,
+            `facescrub` and `hub`.
 
     Raises:
         ConfigError: the name is unknown, or an argument is missing or does not apply.
@@ -115,18 +116,17 @@ def load(
     if size is not None and name not in RESIZED:
         raise ConfigError(f"size is for {', '.join(RESIZED)}; {name} has a size of its own: leave it out")
     source = _SOURCES[name]
+    if skip_unreadable and name not in SKIPPABLE:
+        raise ConfigError(
+            f"skip_unreadable is for {', '.join(SKIPPABLE)}; the files of {name} have to be complete: leave it out"
+        )
+    if name == "digits" and data_dir is not None:
+        raise ConfigError(f"digits come with the package and are not read from {data_dir}; leave data_dir out")
+    if data_dir is None and source.content:
+        raise ConfigError(f"{name} needs a folder: pass data_dir (--data-dir), {source.content}")
     module, _, function = source.reader.partition(":")
     read = getattr(importlib.import_module(f"sfumato.data.{module}"), function)
-    options = {"size": size} if source.resized else {}
-    if name == "digits":
-        if data_dir is not None:
-            raise ConfigError(f"digits come with the package and are not read from {data_dir}; leave data_dir out")
-        sets: DataSets = read(seed, **options)
-        return sets
-    if name in _IDX:
-        sets = read(data_dir, progress=progress, **options)
-        return sets
-    if data_dir is None:
-        raise ConfigError(f"{name} needs a folder: pass data_dir (--data-dir), {source.content}")
-    sets = read(Path(data_dir), progress=progress, **options)
+    given = {"seed": seed, "size": size, "progress": progress, "skip_unreadable": skip_unreadable}
+    place = [] if name == "digits" else [None if data_dir is None else Path(data_dir)]
+    sets: DataSets = read(*place, **{option: given[option] for option in source.takes})
     return sets

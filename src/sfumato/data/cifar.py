@@ -3,6 +3,7 @@
 A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009; https://www.cs.toronto.edu/~kriz/cifar.html
 """
 
+import functools
 import tarfile
 import zlib
 from dataclasses import dataclass
@@ -14,8 +15,8 @@ import numpy.typing as npt
 import torch
 
 from sfumato.data.download import fetch
+from sfumato.data.images import read_folders
 from sfumato.data.imageset import DataSets, ImageSet, Progress
-from sfumato.data.reading import read_folders
 from sfumato.data.scan import LOSSY_SUFFIXES, describe, scan
 from sfumato.data.unpickle import load_plain_pickle
 from sfumato.errors import DataError
@@ -30,25 +31,18 @@ _MAX_BYTES = 1 << 29  # the largest official file has 154 MB; a small archive mu
 Records = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
 """Pixels (n, 3072): red, green, blue, each 32 rows of 32; and labels (n,)."""
 
-# fmt: off
-_CIFAR10_CLASSES = (
-    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
-)
-
-_CIFAR100_CLASSES = (
-    "apple", "aquarium_fish", "baby", "bear", "beaver", "bed", "bee", "beetle", "bicycle", "bottle",
-    "bowl", "boy", "bridge", "bus", "butterfly", "camel", "can", "castle", "caterpillar", "cattle",
-    "chair", "chimpanzee", "clock", "cloud", "cockroach", "couch", "crab", "crocodile", "cup", "dinosaur",
-    "dolphin", "elephant", "flatfish", "forest", "fox", "girl", "hamster", "house", "kangaroo",
-    "keyboard", "lamp", "lawn_mower", "leopard", "lion", "lizard", "lobster", "man", "maple_tree",
-    "motorcycle", "mountain", "mouse", "mushroom", "oak_tree", "orange", "orchid", "otter", "palm_tree",
-    "pear", "pickup_truck", "pine_tree", "plain", "plate", "poppy", "porcupine", "possum", "rabbit",
-    "raccoon", "ray", "road", "rocket", "rose", "sea", "seal", "shark", "shrew", "skunk", "skyscraper",
-    "snail", "snake", "spider", "squirrel", "streetcar", "sunflower", "sweet_pepper", "table", "tank",
-    "telephone", "television", "tiger", "tractor", "train", "trout", "tulip", "turtle", "wardrobe",
-    "whale", "willow_tree", "wolf", "woman", "worm",
-)
-# fmt: on
+_TEN = """
+airplane automobile bird cat deer dog frog horse ship truck
+"""
+_HUNDRED = """
+apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle
+caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant
+flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree
+motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate
+poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake spider
+squirrel streetcar sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle
+wardrobe whale willow_tree wolf woman worm
+"""
 
 
 @dataclass(frozen=True)
@@ -86,48 +80,27 @@ class Cifar:
 
 
 _BATCHES = tuple(f"data_batch_{i}" for i in range(1, 6))
-
 CIFAR10 = Cifar(
-    name="cifar10",
-    classes=_CIFAR10_CLASSES,
-    label_bytes=1,
-    label_key="labels",
-    forms=(
+    "cifar10", tuple(_TEN.split()), 1, "labels",
+    (
         Form(
-            "binary",
-            "cifar-10-binary.tar.gz",
-            "cifar-10-batches-bin",
-            tuple(f"{batch}.bin" for batch in _BATCHES),
+            "binary", "cifar-10-binary.tar.gz", "cifar-10-batches-bin", tuple(f"{name}.bin" for name in _BATCHES),
             ("test_batch.bin",),
         ),
         Form("python", "cifar-10-python.tar.gz", "cifar-10-batches-py", _BATCHES, ("test_batch",)),
     ),
-    url="https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
-    sha256="c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
-)
-
+    "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+    "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
+)  # fmt: skip
 CIFAR100 = Cifar(
-    name="cifar100",
-    classes=_CIFAR100_CLASSES,
-    label_bytes=2,
-    label_key="fine_labels",
-    forms=(
+    "cifar100", tuple(_HUNDRED.split()), 2, "fine_labels",
+    (
         Form("binary", "cifar-100-binary.tar.gz", "cifar-100-binary", ("train.bin",), ("test.bin",)),
         Form("python", "cifar-100-python.tar.gz", "cifar-100-python", ("train",), ("test",)),
     ),
-    url="https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
-    sha256="58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
-)
-
-
-def load_cifar10(data_dir: Path | str, *, progress: Progress | None = None) -> DataSets:
-    """CIFAR-10 (50,000 and 10,000 images, 10 classes) from whatever form of it `data_dir` holds; see `load_cifar`."""
-    return load_cifar(CIFAR10, data_dir, progress=progress)
-
-
-def load_cifar100(data_dir: Path | str, *, progress: Progress | None = None) -> DataSets:
-    """CIFAR-100 (50,000 and 10,000 images, 100 fine classes) from `data_dir`; see `load_cifar`."""
-    return load_cifar(CIFAR100, data_dir, progress=progress)
+    "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
+    "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
+)  # fmt: skip
 
 
 def load_cifar(which: Cifar, data_dir: Path | str, *, progress: Progress | None = None) -> DataSets:
@@ -167,6 +140,10 @@ def load_cifar(which: Cifar, data_dir: Path | str, *, progress: Progress | None 
     return _read_official(which, form, folder / form.archive, progress)
 
 
+load_cifar10 = functools.partial(load_cifar, CIFAR10)
+load_cifar100 = functools.partial(load_cifar, CIFAR100)
+
+
 def _find(form: Form, folder: Path) -> Path | None:
     if (folder / form.folder).is_dir():
         return folder / form.folder
@@ -181,27 +158,24 @@ def _is_empty(folder: Path) -> bool:
 
 def _read_official(which: Cifar, form: Form, source: Path, progress: Progress | None) -> DataSets:
     contents = read_members(source, form.folder, form.train + form.test, _PAGE)
+    classes = len(which.classes)
+
+    def parsed(name: str) -> Records:
+        content, where = contents.pop(name), f"{source / name}"
+        if form.kind == "binary":
+            return parse_binary(content, where, which.label_bytes, classes)
+        return parse_pickle(content, where, which.label_key, classes)
 
     def part(names: tuple[str, ...]) -> ImageSet:
-        records = []
-        for name in names:
-            where, content = f"{source / name}", contents.pop(name)
-            if form.kind == "binary":
-                records.append(parse_binary(content, where, which.label_bytes, len(which.classes)))
-            else:
-                records.append(parse_pickle(content, where, which.label_key, len(which.classes)))
-        return _image_set(records, which.classes)
+        records = [parsed(name) for name in names]
+        pixels = np.concatenate([images for images, _ in records]).reshape(-1, *_SHAPE)
+        labels = np.concatenate([labels for _, labels in records])
+        return ImageSet(torch.from_numpy(pixels), torch.from_numpy(labels), which.classes)
 
     train, test = part(form.train), part(form.test)
     if progress is not None:
         progress(len(train) + len(test), len(train) + len(test))
     return DataSets(which.name, train, test)
-
-
-def _image_set(records: list[Records], classes: tuple[str, ...]) -> ImageSet:
-    pixels = np.concatenate([images for images, _ in records]).reshape(-1, *_SHAPE)
-    labels = np.concatenate([labels for _, labels in records])
-    return ImageSet(torch.from_numpy(pixels), torch.from_numpy(labels), classes)
 
 
 def _read_class_folders(which: Cifar, folder: Path, progress: Progress | None) -> DataSets:

@@ -11,8 +11,8 @@ from importlib.resources import files
 import numpy as np
 import torch
 
+from sfumato.data.images import Size, both_sides, resized
 from sfumato.data.imageset import DataSets, ImageSet
-from sfumato.data.reading import Size, both_sides, resized
 from sfumato.data.split import hold_out
 
 __all__ = ["load_digits"]

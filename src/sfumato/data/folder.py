@@ -4,8 +4,8 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+from sfumato.data.images import TEST_FRACTION, TEST_SEED, Size, read_folders
 from sfumato.data.imageset import DataSets, Progress
-from sfumato.data.reading import TEST_FRACTION, TEST_SEED, Size, read_folders
 from sfumato.data.scan import SPLIT_LAYOUT, ClassFolders, describe, images_in, readable, scan, scan_classes
 from sfumato.errors import DataError
 
@@ -19,20 +19,21 @@ _FACES, _PEOPLE = 106_863, 530
 
 
 def load_folder(
-    data_dir: Path | str, *, size: Size = None, progress: Progress | None = None, skip_broken: bool = False
+    data_dir: Path | str, *, size: Size = None, progress: Progress | None = None, skip_unreadable: bool = False
 ) -> DataSets:
     """Read images in class folders as RGB images of one size.
 
     The split is that of `data_dir`/train and `data_dir`/test (or `val`). Where the class folders lie directly in
-    `data_dir`, a fifth of the images of each class is taken for testing, always the same (see `read_folders`).
+    `data_dir`, a fifth of the images of each class is taken for testing, always the same (see `read_folders`). Folders
+    inside class folders are read, too.
 
-    The decoded images are cached, keyed by the files' names, sizes and modification times.
+    The decoded images are cached, keyed by the files' names and bytes.
 
     Args:
         data_dir: the folder that holds `train` and `test` or `val`, or the class folders.
         size: the side, or (H, W), to which images of other sizes are resized; none demands that all have one size.
         progress: called with (images read, images in all).
-        skip_broken: leave out files that cannot be read, and list them in the result, instead of refusing.
+        skip_unreadable: leave out files that cannot be read, and list them in the result, instead of refusing.
 
     Raises:
         DataError: the layout is another one, a class is empty or missing in one part, a file is damaged, or the images
@@ -43,11 +44,11 @@ def load_folder(
     unsplit = is_unsplit(folder)
     parts = [scan_classes(folder, _LAYOUT)] if unsplit else scan(folder, _LAYOUT)
     caveat = _no_split("The folder has no split of its own", " of each class") if unsplit else ""
-    return read_folders("folder", *parts, size=size, progress=progress, caveat=caveat, skip_broken=skip_broken)
+    return read_folders("folder", *parts, size=size, progress=progress, caveat=caveat, skip_unreadable=skip_unreadable)
 
 
 def load_unlabelled(
-    data_dir: Path | str, *, size: Size = None, progress: Progress | None = None, skip_broken: bool = False
+    data_dir: Path | str, *, size: Size = None, progress: Progress | None = None, skip_unreadable: bool = False
 ) -> DataSets:
     """Read images that have no classes: those directly in DIR/train and DIR/test (or `val`), or directly in DIR.
 
@@ -63,11 +64,13 @@ def load_unlabelled(
     whole = test_dir is not None and bool(images_in(folder / "train"))
     parts = [_flat(folder / "train"), _flat(test_dir)] if whole and test_dir is not None else [_flat(folder)]
     caveat = "" if whole else _no_split("The folder has no split of its own", "")
-    sets = read_folders("folder", *parts, size=size, progress=progress, caveat=caveat, skip_broken=skip_broken)
+    sets = read_folders("folder", *parts, size=size, progress=progress, caveat=caveat, skip_unreadable=skip_unreadable)
     return replace(sets, labelled=False)
 
 
-def load_facescrub(data_dir: Path | str, *, size: Size = None, progress: Progress | None = None) -> DataSets:
+def load_facescrub(
+    data_dir: Path | str, *, size: Size = None, progress: Progress | None = None, skip_unreadable: bool = False
+) -> DataSets:
     """FaceScrub, photographs of 530 people, from one folder per person, resized to 48x48 as in the paper.
 
     H.-W. Ng and S. Winkler, "A data-driven approach to cleaning large face datasets", ICIP 2014. The authors publish a
@@ -78,6 +81,7 @@ def load_facescrub(data_dir: Path | str, *, size: Size = None, progress: Progres
         data_dir: the folder of the persons' folders.
         size: another side, or (H, W).
         progress: called with (images read, images in all).
+        skip_unreadable: as in `load_folder`.
 
     Raises:
         DataError: the data set is not there, a person has no image, or a file is damaged.
@@ -96,7 +100,10 @@ def load_facescrub(data_dir: Path | str, *, size: Size = None, progress: Progres
         f"{_FACES:,} listed images and {len(found.classes)} of {_PEOPLE} people: numbers of different copies do not "
         "compare digit by digit."
     )
-    return read_folders("facescrub", found, size=48 if size is None else size, progress=progress, caveat=caveat)
+    return read_folders(
+        "facescrub", found, size=48 if size is None else size, progress=progress, caveat=caveat,
+        skip_unreadable=skip_unreadable,
+    )  # fmt: skip
 
 
 def _no_split(subject: str, whose: str) -> str:

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from sfumato.data.imageset import DataSets, ImageSet, Progress
-from sfumato.data.reading import Size, both_sides, fitted, rgb
+from sfumato.data.images import Size, both_sides, decoded, fitted, reason_of, unreadable
+from sfumato.data.imageset import DataSets, ImageSet, Progress, Skipped
 from sfumato.errors import ConfigError, DataError, first_line
 
 __all__ = ["load_hub"]
@@ -18,40 +18,61 @@ _LABEL_NAMES = ("label", "labels", "fine_label")
 _CHUNK = 256
 
 
-def load_hub(source: Path | str, *, size: Size = None, progress: Progress | None = None) -> DataSets:
+def load_hub(
+    source: Path | str, *, size: Size = None, progress: Progress | None = None, skip_unreadable: bool = False
+) -> DataSets:
     """An image classification data set of the hub, or of a folder that `datasets.save_to_disk` wrote, as RGB images.
 
-    The split `train` is learned from; the test set is the first there is of `test`, `validation`, `valid` and `val`.
-    The columns are found by their types: the only one of images, and the only `ClassLabel` or, among several, the one
-    called `label`, `labels` or `fine_label`.
+    The split `train` is learned from; the test set is the first there is of `test`, `validation`, `valid` and `val`
+    whose labels were published (many a `test` has the label -1 throughout). The columns are found by their types: the
+    only one of images, and the only `ClassLabel` or, among several, the one called `label`, `labels` or `fine_label`.
 
     Args:
         source: "owner/name" of the hub, which is downloaded to the cache of `datasets`, or a folder.
         size: the side, or (H, W), to which images of other sizes are resized; none demands that all have one size.
         progress: called with (images read, images in all).
+        skip_unreadable: leave out images that cannot be read, and list them in the result, instead of refusing.
 
     Raises:
         ConfigError: the package is missing, or `size` is not positive.
-        DataError: the data set cannot be loaded, lacks a split or a column, or an image is damaged.
+        DataError: the data set cannot be loaded, lacks a split, a column or labels, or images cannot be read.
     """
     sides = both_sides(size)
     where = Path(source).as_posix()
     splits = _open(where)
-    test_name = next((name for name in _TEST_NAMES if name in splits), None)
-    if "train" not in splits or test_name is None:
+    present = [name for name in _TEST_NAMES if name in splits]
+    if "train" not in splits or not present:
         raise DataError(
             f"{where} has the splits {', '.join(splits)}; a training needs `train` and one of "
             f"{', '.join(_TEST_NAMES)}: divide it with `train_test_split` and store it with `save_to_disk`"
         )
+    labels = {name: _labels(splits[name], f"{where}, split {name}") for name in ("train", *present)}
+    bare = [name for name, values in labels.items() if len(values) and values.max() < 0]
+    test_name = next((name for name in present if name not in bare), None)
+    if test_name is None or "train" in bare:
+        raise DataError(
+            f"the splits {', '.join(bare)} of {where} have no labels (-1 throughout); take a data set whose `train` "
+            f"and one of {', '.join(_TEST_NAMES)} have them, or divide `train` with `train_test_split`"
+        )
     total = len(splits["train"]) + len(splits[test_name])
-    train = _read(splits["train"], f"{where}, split train", sides, progress, 0, total)
-    test = _read(splits[test_name], f"{where}, split {test_name}", sides, progress, len(train), total)
+    broken: dict[str, str] = {}
+    train = _read(splits["train"], f"{where}, split train", labels["train"], sides, progress, 0, total, broken)
+    before = len(splits["train"])
+    test = _read(
+        splits[test_name], f"{where}, split {test_name}", labels[test_name], sides, progress, before, total, broken
+    )
+    if train is None or test is None or (broken and not skip_unreadable):
+        raise unreadable(broken, total)
     if train.image_shape != test.image_shape or train.classes != test.classes:
         raise DataError(
             f"the splits of {where} differ: images of {train.image_shape} and {test.image_shape}, {train.num_classes} "
             f"and {test.num_classes} classes; give `size` for the images, or store splits with the same classes"
         )
-    return DataSets("hub", train, test, f"Read from {where}; its split `{test_name}` is the test set.")
+    caveat = f"Read from {where}; its split `{test_name}` is the test set."
+    if bare:
+        caveat += f" The labels of {', '.join(f'`{name}`' for name in bare)} are not published (-1), so it is not read."
+    skipped = tuple(Skipped(name, f"cannot read {name}: {reason}") for name, reason in broken.items())
+    return DataSets("hub", train, test, caveat, skipped=skipped)
 
 
 def _open(where: str) -> dict[str, Any]:
@@ -76,33 +97,49 @@ def _open(where: str) -> dict[str, Any]:
     return dict(found) if hasattr(found, "keys") else {"(one only)": found}
 
 
-def _read(
-    split: Any, where: str, size: tuple[int, int] | None, progress: Progress | None, before: int, total: int
-) -> ImageSet:
-    image_column, label_column = _columns(split.features, where)
+def _labels(split: Any, where: str) -> np.ndarray[Any, np.dtype[np.int64]]:
+    _, column = _columns(split.features, where)
     if len(split) == 0:
         raise DataError(f"{where} is empty; choose a data set with images in it")
-    rows = split.select_columns([image_column, label_column])
+    return np.array(split[column], dtype=np.int64)
+
+
+def _read(
+    split: Any,
+    where: str,
+    labels: np.ndarray[Any, np.dtype[np.int64]],
+    size: tuple[int, int] | None,
+    progress: Progress | None,
+    before: int,
+    total: int,
+    broken: dict[str, str],
+) -> ImageSet | None:
+    """The images that can be read; why the others cannot goes to `broken`."""
+    column, label_column = _columns(split.features, where)
+    rows = split.select_columns([column]).cast_column(column, type(split.features[column])(decode=False))
     images: np.ndarray[Any, np.dtype[np.uint8]] | None = None
+    kept: list[int] = []
     for index in range(len(rows)):
+        stored = rows[index][column]
         try:
-            pixels = fitted(rgb(rows[index][image_column]), size)
+            pixels = fitted(decoded(stored["bytes"] or Path(stored["path"]).read_bytes()), size)
         except Exception as error:
-            # Decoders raise OSError, SyntaxError, ValueError, struct.error and more.
-            raise DataError(
-                f"cannot read image {index} of {where}: {error}; remove it, or replace it by an undamaged 8-bit copy"
-            ) from error
+            broken[f"image {index} of {where}"] = reason_of(error)
+            continue
         if images is None:
             images = np.empty((len(rows), *pixels.shape), dtype=np.uint8)
         if pixels.shape != images.shape[1:]:
             raise DataError(
-                f"images of different sizes in {where}: image 0 has {images.shape[2]}x{images.shape[3]} pixels (height "
-                f"x width), image {index} has {pixels.shape[1]}x{pixels.shape[2]}; give `size` to resize all of them"
+                f"images of different sizes in {where}: image {kept[0]} has {images.shape[2]}x{images.shape[3]} pixels "
+                f"(height x width), image {index} has {pixels.shape[1]}x{pixels.shape[2]}; give `size` to resize all"
             )
         images[index] = pixels
+        kept.append(index)
         if progress is not None and ((index + 1) % _CHUNK == 0 or index + 1 == len(rows)):
             progress(before + index + 1, total)
-    labels = np.array(rows[label_column], dtype=np.int64)
+    if images is None:
+        return None
+    images, labels = (images, labels) if len(kept) == len(rows) else (images[kept], labels[kept])
     return ImageSet(torch.from_numpy(images), torch.from_numpy(labels), tuple(split.features[label_column].names))
 
 

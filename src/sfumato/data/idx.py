@@ -7,19 +7,20 @@ Y. LeCun, L. Bottou, Y. Bengio and P. Haffner, "Gradient-based learning applied 
 the IEEE 86, 1998; http://yann.lecun.com/exdb/mnist/, which also describes the format.
 """
 
+import functools
 import gzip
 import math
 import struct
 import zlib
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from sfumato.data.images import Size, both_sides, resized
 from sfumato.data.imageset import DataSets, ImageSet, Progress
-from sfumato.data.reading import Size, both_sides, resized
 from sfumato.data.scan import describe
 from sfumato.errors import ConfigError, DataError
 
@@ -30,19 +31,10 @@ FASHION_MNIST_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 
 IDX_CLASSES = {
     "fashion-mnist": (
-        "T-shirt/top",
-        "Trouser",
-        "Pullover",
-        "Dress",
-        "Coat",
-        "Sandal",
-        "Shirt",
-        "Sneaker",
-        "Bag",
-        "Ankle boot",
+        "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
     ),
-    "mnist": tuple(str(digit) for digit in range(10)),
-}
+    "mnist": tuple("0123456789"),
+}  # fmt: skip
 """The data sets in this form, and their classes in the order of the labels."""
 
 _PAGES = {
@@ -52,16 +44,6 @@ _PAGES = {
 _SIDE = 28
 _UNSIGNED_BYTE = 8  # the format's code for the type of the values
 _MOST_VALUES = 1 << 27  # three times the largest official file: what a false header may claim of the memory
-
-
-def load_fashion_mnist(data_dir: Path | str | None = None, **options: Any) -> DataSets:
-    """`load_idx` for Fashion-MNIST."""
-    return load_idx("fashion-mnist", data_dir, **options)
-
-
-def load_mnist(data_dir: Path | str | None = None, **options: Any) -> DataSets:
-    """`load_idx` for MNIST."""
-    return load_idx("mnist", data_dir, **options)
 
 
 def load_idx(
@@ -88,6 +70,10 @@ def load_idx(
         progress(len(train) + len(test), len(train) + len(test))
     caveat = "" if sides in (None, (_SIDE, _SIDE)) else f"The images were resized to {sides[0]}x{sides[1]}."
     return DataSets(name, train, test, caveat)
+
+
+load_fashion_mnist = functools.partial(load_idx, "fashion-mnist")
+load_mnist = functools.partial(load_idx, "mnist")
 
 
 def _debian(name: str) -> Path:

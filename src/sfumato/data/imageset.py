@@ -1,6 +1,7 @@
 """Labelled images in memory: one uint8 tensor, checked once, identified by its content."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -134,3 +135,45 @@ class DataSets:
     caveat: str = ""
     labelled: bool = True
     skipped: tuple[Skipped, ...] = ()
+
+    def summary(self) -> str:
+        """What a person should know before a training: numbers, sizes, what was left out, what is there twice.
+
+        >>> from sfumato import data
+        >>> print(data.load("digits").summary())
+        digits: 1,438 training and 359 test images of 1x8x8 (channels x height x width) in 10 classes; the smallest, \
+8, has 139 training images
+        """
+        train, test = self.train, self.test
+        shape = "x".join(map(str, train.image_shape))
+        lines = [
+            f"{self.name}: {len(train):,} training and {len(test):,} test images of {shape} (channels x height x width)"
+        ]
+        if self.labelled:
+            counts = train.labels.bincount(minlength=train.num_classes)
+            smallest = int(counts.argmin())
+            lines[0] += (
+                f" in {train.num_classes} classes; the smallest, {train.classes[smallest]}, has {counts[smallest]} "
+                "training images"
+            )
+        if self.skipped:
+            lines.append(f"{len(self.skipped)} images cannot be read and are left out:")
+            lines += [f"  {skipped.reason}" for skipped in self.skipped]
+        within, between = self.repeats()
+        if within:
+            lines.append(f"{within:,} training images repeat another one pixel for pixel")
+        if between:
+            lines.append(
+                f"{between:,} of {len(test):,} test images are training images, pixel for pixel: an attacker who "
+                "learned from those has seen them, and every figure on the test set is too favourable to it"
+            )
+        return "\n".join(lines)
+
+    def repeats(self) -> tuple[int, int]:
+        """Training images that repeat an earlier one exactly, and test images that are training images, by hash."""
+        known = Counter(_hashes(self.train.images))
+        return len(self.train) - len(known), sum(digest in known for digest in _hashes(self.test.images))
+
+
+def _hashes(images: Tensor) -> list[bytes]:
+    return [hashlib.blake2b(row.data, digest_size=16).digest() for row in images.cpu().flatten(1).contiguous().numpy()]

@@ -1,6 +1,5 @@
-"""Finding labelled image files in folders, without reading them."""
+"""Finding labelled image files in folders, without reading them; what is passed over is counted."""
 
-import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +12,6 @@ __all__ = [
     "LOSSY_SUFFIXES",
     "SPLIT_LAYOUT",
     "ClassFolders",
-    "FoundFile",
     "describe",
     "images_in",
     "readable",
@@ -21,12 +19,9 @@ __all__ = [
     "scan_classes",
 ]
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"})
-LOSSY_SUFFIXES = frozenset({".jpg", ".jpeg", ".webp"})
+LOSSY_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".webp"})
+SUFFIXES = LOSSY_SUFFIXES | {".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff"}
 SPLIT_LAYOUT = "DIR/train/<class>/<image>.jpg (or .png, ...) and the same under DIR/test or DIR/val"
-
-FoundFile = tuple[str, int, int]
-"""Name, size in bytes and time of the last change in nanoseconds."""
 
 
 @dataclass(frozen=True)
@@ -36,16 +31,16 @@ class ClassFolders:
     Attributes:
         root: the folder of the class folders.
         classes: their names, in the order of the labels.
-        files: all images as paths relative to `root`.
+        files: all images as paths relative to `root`; links that lead nowhere are among them.
         labels: the class index of each.
-        key: digest of names, labels, sizes and modification times.
+        passed_over: other files as paths relative to `root`: with another ending, or outside the class folders.
     """
 
     root: Path
     classes: tuple[str, ...]
     files: tuple[str, ...]
     labels: tuple[int, ...]
-    key: str
+    passed_over: tuple[str, ...] = ()
 
 
 def scan(data_dir: Path, layout: str = SPLIT_LAYOUT) -> tuple[ClassFolders, ClassFolders]:
@@ -60,12 +55,9 @@ def scan(data_dir: Path, layout: str = SPLIT_LAYOUT) -> tuple[ClassFolders, Clas
     train, test = scan_classes(data_dir / "train", layout), scan_classes(test_dir, layout)
     if train.classes != test.classes:
         lacking = [
-            f"{', '.join(sorted(there - here)[:5])} in {part.root}"
-            for part, here, there in (
-                (train, set(train.classes), set(test.classes)),
-                (test, set(test.classes), set(train.classes)),
-            )
-            if there - here
+            f"{', '.join(sorted(set(other.classes) - set(part.classes))[:5])} in {part.root}"
+            for part, other in ((train, test), (test, train))
+            if set(other.classes) - set(part.classes)
         ]
         raise DataError(
             f"both parts need the same classes, but there is no {' and no '.join(lacking)}; add or remove them"
@@ -78,44 +70,46 @@ def scan_classes(
     layout: str = SPLIT_LAYOUT,
     *,
     classes: Sequence[str] | None = None,
-    inner: str = "",
     remedy: str = f"add some ({', '.join(sorted(SUFFIXES))}) or remove the folder",
 ) -> ClassFolders:
-    """Find the images in `root`/<class>/ (or `root`/<class>/`inner`/), class after class, sorted by name.
+    """Find the images in `root`/<class>/ and the folders inside it, class after class, sorted by path.
 
     Args:
         root: the folder of the class folders.
         layout: what is expected, for the message.
         classes: folders to look into, in the order of the labels; none: all there are, sorted.
-        inner: a folder inside each class folder that holds its images.
         remedy: what to do about a class folder without images.
 
     Raises:
         DataError: there is no class folder, one has no images, or a folder cannot be read.
     """
     with readable():
+        outside: list[str] = []
         if classes is None:
-            classes = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not _hidden(entry))
+            entries = sorted((entry for entry in os.scandir(root) if not _hidden(entry)), key=lambda entry: entry.name)
+            classes = [entry.name for entry in entries if entry.is_dir()]
+            outside = [entry.name for entry in entries if not entry.is_dir()]
         if not classes:
             raise DataError(f"no class folders in {root}: expected {layout}, but found {describe(root)}")
         files: list[str] = []
         labels: list[int] = []
-        digest = hashlib.sha256()
         for label, name in enumerate(classes):
-            folder = root / name / inner
-            found = images_in(folder)
+            folder = root / name
+            below = sorted(_below(folder, f"{name}/", frozenset())) if folder.is_dir() else []
+            found = [path for path, good in below if good]
             if not found:
                 raise DataError(f"the class folder {folder} has no images (found {describe(folder)}); {remedy}")
-            way = f"{name}/{inner}/" if inner else f"{name}/"
-            files += [way + file for file, _, _ in found]
+            files += found
             labels += [label] * len(found)
-            digest.update(repr((name, found)).encode())
-    return ClassFolders(root, tuple(classes), tuple(files), tuple(labels), digest.hexdigest())
+            outside += [path for path, good in below if not good]
+    return ClassFolders(root, tuple(classes), tuple(files), tuple(labels), tuple(outside))
 
 
-def images_in(folder: Path) -> list[FoundFile]:
-    """The image files directly in a folder, sorted by name; none if there is no such folder."""
-    return sorted(_find_images(folder)) if folder.is_dir() else []
+def images_in(folder: Path) -> list[str]:
+    """The names of the image files directly in a folder, sorted; none if there is no such folder."""
+    if not folder.is_dir():
+        return []
+    return sorted(entry.name for entry in os.scandir(folder) if not entry.is_dir() and _is_image(entry))
 
 
 def describe(folder: Path) -> str:
@@ -141,11 +135,23 @@ def readable() -> Iterator[None]:
         ) from error
 
 
-def _find_images(folder: Path) -> Iterator[FoundFile]:
+def _below(folder: Path, way: str, above: frozenset[str]) -> Iterator[tuple[str, bool]]:
+    """The files in a folder and in those inside it, and whether each is an image; links upwards are loops."""
+    above |= {os.path.realpath(folder)}
     for entry in os.scandir(folder):
-        if os.path.splitext(entry.name)[1].lower() in SUFFIXES and not _hidden(entry) and entry.is_file():
-            status = entry.stat()
-            yield entry.name, status.st_size, status.st_mtime_ns
+        if _hidden(entry) or (entry.is_dir() and os.path.realpath(entry.path) in above):
+            continue
+        if entry.is_dir():
+            yield from _below(Path(entry.path), f"{way}{entry.name}/", above)
+        else:
+            yield way + entry.name, _is_image(entry)
+
+
+def _is_image(entry: os.DirEntry[str]) -> bool:
+    """By its name; a pipe or device, which nobody could read to the end, is none, and a link to nowhere is one."""
+    if os.path.splitext(entry.name)[1].lower() not in SUFFIXES or _hidden(entry):
+        return False
+    return entry.is_file() or not os.path.exists(entry.path)
 
 
 def _hidden(entry: os.DirEntry[str]) -> bool:

@@ -10,11 +10,11 @@ Y. Le and X. Yang, "Tiny ImageNet visual recognition challenge", 2015; http://cs
     test/                               10,000 images whose classes were never published; not read
 """
 
-import hashlib
+from dataclasses import replace
 from pathlib import Path
 
+from sfumato.data.images import read_folders
 from sfumato.data.imageset import DataSets, Progress
-from sfumato.data.reading import read_folders
 from sfumato.data.scan import ClassFolders, describe, images_in, readable, scan_classes
 from sfumato.errors import DataError
 
@@ -52,7 +52,8 @@ def load_tinyimagenet(data_dir: Path | str, *, progress: Progress | None = None)
         )
     with readable():
         wnids = sorted(set(_read(folder / "wnids.txt").split()))
-        train = scan_classes(folder / "train", _LAYOUT, classes=wnids, inner="images", remedy=_AGAIN)
+        train = scan_classes(folder / "train", _LAYOUT, classes=wnids, remedy=_AGAIN)
+        train = replace(train, passed_over=())  # the boxes of each class
         test = _scan_val(folder / "val", wnids)
         classes = _names(folder / "words.txt", wnids)
     sets = read_folders("tinyimagenet", train, test, progress=progress, caveat=_caveat(train, test))
@@ -61,8 +62,8 @@ def load_tinyimagenet(data_dir: Path | str, *, progress: Progress | None = None)
         raise DataError(
             f"the images in {folder} have {height}x{width} pixels, but those of TinyImageNet have 64x64; {_AGAIN}"
         )
-    named = [type(part)(part.images, part.labels, classes) for part in (sets.train, sets.test)]
-    return DataSets(sets.name, named[0], named[1], sets.caveat)
+    named_train, named_test = (replace(part, classes=classes) for part in (sets.train, sets.test))
+    return replace(sets, train=named_train, test=named_test)
 
 
 def _scan_val(root: Path, wnids: list[str]) -> ClassFolders:
@@ -72,18 +73,16 @@ def _scan_val(root: Path, wnids: list[str]) -> ClassFolders:
     annotations = dict(
         line.split("\t")[:2] for line in _read(root / "val_annotations.txt").splitlines() if line.count("\t") >= 1
     )
-    names = {name for name, _, _ in found}
     for reason, wrong in (
         ("has no images", ["it"] if not found else []),
-        ("lacks annotated images", sorted(set(annotations) - names)),
-        ("holds images without a class in val_annotations.txt", sorted(names - set(annotations))),
+        ("lacks annotated images", sorted(set(annotations) - set(found))),
+        ("holds images without a class in val_annotations.txt", sorted(set(found) - set(annotations))),
         ("holds images of classes that wnids.txt lacks", sorted(set(annotations.values()) - set(label_of))),
     ):
         if wrong:
             raise DataError(f"{root / 'images'} {reason} ({', '.join(wrong[:3])}, {len(wrong)} in all); {_AGAIN}")
-    labels = tuple(label_of[annotations[name]] for name, _, _ in found)
-    key = hashlib.sha256(repr((wnids, found, labels)).encode()).hexdigest()
-    return ClassFolders(root, tuple(wnids), tuple(f"images/{name}" for name, _, _ in found), labels, key)
+    labels = tuple(label_of[annotations[name]] for name in found)
+    return ClassFolders(root, tuple(wnids), tuple(f"images/{name}" for name in found), labels)
 
 
 def _names(path: Path, wnids: list[str]) -> tuple[str, ...]:

@@ -129,6 +129,9 @@ class Defense(nn.Module):
     def on_epoch(self, epoch: Epoch) -> None:
         """Before the first batch of an epoch (refreshing the mixture, pruning)."""
 
+    def end_epoch(self) -> None:
+        """After the last step of an epoch: raise a `FeatureError` where the defence did not act as it should have."""
+
     def optimizers(self) -> Sequence[Optimizer]:
         """The defence's own optimizers, so that their state is part of every checkpoint."""
         return ()

@@ -1,23 +1,38 @@
 """Conditional entropy maximization as a defence: a thin adapter around `sfumato.CEM`."""
 
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.utils.hooks import RemovableHandle
 
 from sfumato.cem import CEM, schedule
 from sfumato.defenses.base import Batch, Defense, Epoch
-from sfumato.errors import ConfigError
+from sfumato.errors import ConfigError, FeatureError
 
 __all__ = ["LAMBDA", "CEMDefense"]
 
 LAMBDA = 0.3
 """The default lambda, per dimension; see the ablation for what it costs and gains."""
 
+_UNDEFENDED = "so the model is trained without a defence"
+_LOST = (
+    f"the penalty of CEM was computed, but no backward pass ran through it, {_UNDEFENDED}: minimise the loss that "
+    "contains it",
+    f"the gradient of CEM's penalty did not reach the feature, {_UNDEFENDED}: pass the feature as the encoder gave it",
+    f"the gradient of CEM's penalty reached the feature, but no parameter before it, {_UNDEFENDED}: the encoder's "
+    "layers are frozen; unfreeze some (requires_grad_(True)), or train without CEM",
+)
+
 
 class CEMDefense(Defense):
     """Adds `lambda x factor(progress, lr) x CEM(z_hat, y)` to the loss and refreshes the mixture between epochs.
+
+    In the first epoch with lambda > 0 it is checked that a parameter of the encoder receives a gradient from the
+    penalty (`end_epoch`): a loop that minimises another loss than the one it was given, or an encoder that is frozen
+    behind the user's back, would otherwise train undefended and say nothing.
 
     Args:
         cem: the plug-in.
@@ -44,6 +59,10 @@ class CEMDefense(Defense):
         self.competence = competence and cem.num_classes is not None and cem.scaling != "as_published"
         self.factor = schedule(lam_schedule)
         self.register_buffer("weight", torch.zeros((), dtype=torch.float64))
+        self._watched: list[RemovableHandle] = []
+        self._largest = 0.0  # weight since the last `end_epoch`
+        # How far the penalty's gradient has come: 1 into the penalty, 2 to the feature, 3 to a parameter before it.
+        self._arrived = 0
 
     @property
     def replayable(self) -> bool:  # type: ignore[override]
@@ -57,16 +76,56 @@ class CEMDefense(Defense):
 
     def before_step(self, progress: float, lr: float) -> None:
         """Set lambda times the factor of its schedule."""
-        self.weight.fill_(self.lam * self.factor(progress, lr))
+        weight = self.lam * self.factor(progress, lr)
+        self._largest = max(self._largest, weight)
+        self.weight.fill_(weight)
 
     def penalty(self, batch: Batch) -> Tensor | None:
         """The weighed loss of Eq. 7 for this batch."""
         task_loss = cross_entropy(batch.logits.detach().float(), batch.labels) if self.competence else None
-        value: Tensor = self.weight.float() * self.cem(batch.features, batch.labels, task_loss)
+        return self.weigh(batch.features, batch.labels, task_loss)
+
+    def weigh(self, z_hat: Tensor, labels: Tensor | None, task_loss: Tensor | None) -> Tensor:
+        """The weighed loss of features with their graph; without `competence` the task loss is not looked at."""
+        value: Tensor = self.weight.float() * self.cem(z_hat, labels, task_loss if self.competence else None)
+        if self._watched and self._arrived < 3 and value.requires_grad and z_hat.requires_grad:
+            value.register_hook(lambda _: self._come(1))
+            z_hat.register_hook(lambda _: self._come(2))
         return value
+
+    def watch(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Look out for the penalty's gradient at these parameters, those before the feature among them, until it came.
+
+        Parameters behind the feature do not disturb: autograd is done with them before it turns to the feature.
+        """
+        while self._watched:
+            self._watched.pop().remove()
+        if self._arrived < 3:
+            self._watched = [
+                parameter.register_post_accumulate_grad_hook(lambda _: self._come(3))
+                for parameter in parameters
+                if parameter.requires_grad
+            ]
+
+    def _come(self, step: int) -> None:
+        if self._arrived == step - 1:
+            self._arrived = step
+
+    def end_epoch(self) -> None:
+        """Check that the penalty, if it had a weight, reached the encoder.
+
+        Raises:
+            FeatureError: it did not.
+        """
+        if self._arrived == 3:
+            self.watch(())
+        elif self._largest > 0 and self._watched:
+            raise FeatureError(_LOST[self._arrived])
+        self._largest = 0.0
 
     def on_epoch(self, epoch: Epoch) -> None:
         """Refresh the mixture from the features that the steps will see, unless it follows them anyway."""
+        self.watch(epoch.model.parameters())
         if self.cem.update == "steps":
             self.cem.begin_period()
         elif epoch.index % self.refresh_every == 0:

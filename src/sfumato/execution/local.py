@@ -4,6 +4,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +22,6 @@ R = TypeVar("R")
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _GRACE_SECONDS = 5.0
-_REMEDY = "free some memory or use fewer workers, then run it again"
 
 
 class LocalExecutor(CrewExecutor):
@@ -72,10 +72,10 @@ class _Worker(Generic[T]):
                 return reply
         except (EOFError, OSError):
             self.process.join(_GRACE_SECONDS)
-            return Death(_cause(self.process.exitcode), _REMEDY)
+            return _death(self.process.exitcode)
         except Exception as error:  # the message is whole, but this process cannot rebuild it
             return unloadable(error)
-        return None if alive else Death(_cause(self.process.exitcode), _REMEDY)
+        return None if alive else _death(self.process.exitcode)
 
 
 class _Processes(Crew[T, R]):
@@ -175,12 +175,19 @@ def _die_with_parent() -> None:
 
 @contextlib.contextmanager
 def _environment(threads: int) -> Iterator[None]:
-    """Thread counts as a new process inherits them: some libraries read them at import, before any line of ours."""
+    """Thread counts as a new process inherits them: some libraries read them at import, before any line of ours.
+
+    A new process runs the main module's file first; where that is none, as with a script from standard input, it is not
+    told of it.
+    """
     before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
     os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(threads)))
+    main = vars(sys.modules["__main__"])
+    hidden = {"__file__": main.pop("__file__")} if not os.path.exists(main.get("__file__") or os.curdir) else {}
     try:
         yield
     finally:
+        main.update(hidden)
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)
@@ -188,9 +195,11 @@ def _environment(threads: int) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _cause(exitcode: int | None) -> str:
-    if exitcode is None:
-        return "it closed its pipe"
-    if exitcode < 0:
-        return f"it was killed by {signal.Signals(-exitcode).name}"
-    return f"it ended with exit code {exitcode}"
+def _death(exitcode: int | None) -> Death:
+    if exitcode is not None and exitcode > 0:
+        return Death(
+            f"it ended with exit code {exitcode}",
+            'read its own message above; a script that starts workers needs its `if __name__ == "__main__":`',
+        )
+    cause = "it closed its pipe" if exitcode is None else f"it was killed by {signal.Signals(-exitcode).name}"
+    return Death(cause, "free some memory or use fewer workers, then run it again")

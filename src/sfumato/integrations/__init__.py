@@ -1,1 +1,10 @@
-"""CEM inside other people's trainers. Each module needs its own package and says which extra brings it."""
+"""CEM in other loops: `Monitor` for one of your own; the trainers of Lightning and Hugging Face by name.
+
+`sfumato.integrations.lightning` and `sfumato.integrations.huggingface` need their packages and say which extra brings
+them.
+"""
+
+from sfumato.integrations.measure import FEWEST, MOST, EpochFigures, RidgeError, ridge_error
+from sfumato.integrations.monitor import Monitor, TensorBoard, told
+
+__all__ = ["FEWEST", "MOST", "EpochFigures", "Monitor", "RidgeError", "TensorBoard", "ridge_error", "told"]

@@ -1,16 +1,18 @@
 """CEM in the Trainer of Hugging Face: `class PrivateTrainer(CEMTrainerMixin, Trainer): pass`."""
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
 
+from sfumato import checkpoint
 from sfumato.cem import CEM
-from sfumato.defenses import LAMBDA
-from sfumato.errors import ConfigError
-from sfumato.integrations.protection import Protection
-from sfumato.integrations.tap import inputs_of
+from sfumato.errors import CheckpointError, ConfigError
+from sfumato.integrations.batches import own_batches
+from sfumato.integrations.protection import SETTINGS, Protection
 
 try:
     from transformers import TrainerCallback
@@ -18,6 +20,8 @@ except ImportError as error:
     raise ConfigError(f"CEMTrainerMixin needs transformers ({error}): pip install 'sfumato[hf]'") from None
 
 __all__ = ["CEMTrainerMixin"]
+
+_MIXTURE = "cem.safetensors"
 
 
 class CEMTrainerMixin:
@@ -29,45 +33,33 @@ class CEMTrainerMixin:
         PrivateTrainer(model=model, args=args, train_dataset=data, cem=cem, features="split").train()
 
     A plug-in that follows the steps (`CEM(update="steps")`) needs no refresh. Another is refreshed before each epoch
-    from the training set, mixed, as training steps see it, without gradients. At the end of each epoch some
-    batches make the statistics of batch norm exact. Where the Trainer normalises a loss over accumulated batches
-    itself, the penalty is divided by their number here, and where it divides, there. Mixed precision and several
-    processes are the Trainer's.
+    from the training set, mixed, as training steps see it, without gradients, by a loader of its own, which ends where
+    `max_steps` or 50,000 samples do. At the end of each epoch some batches make the statistics of batch norm exact.
+    Where the Trainer normalises a loss over accumulated batches itself, the penalty is divided by their number here,
+    and where it divides, there. Mixed precision and several processes are the Trainer's. The mixture and its place in
+    the epoch lie in the Trainer's checkpoints, in `cem.safetensors`: a resumed training is as an undisturbed one.
 
     Args:
         cem: the plug-in.
-        lam: lambda of Eq. 8, in the units of the plug-in's scaling.
-        lam_schedule: `ramp`, `lr_coupled` or `constant`.
-        features: where z_hat arises: the `SplitModel`, the module whose output it is, or a dotted name of either; None
-            looks for the one SplitModel in the model.
-        labels: inputs -> labels; their entry `labels` by default.
-        refresh_every: epochs between two refreshes, for a plug-in that does not follow the steps.
-        competence: let the loss of the step, a mean cross-entropy, weigh the penalty, see `sfumato.CEM`.
+        **named: `lam`, `lam_schedule`, `features`, `labels`, `inputs`, `data`, `refresh_every` and `competence`, see
+            `sfumato.integrations.protection.Protection`; everything else is the Trainer's.
 
     Raises:
         ConfigError: a setting without meaning, or a model without such features.
+        CheckpointError: a checkpoint to resume from has no mixture, or a damaged one.
+        FeatureError: the penalty did not reach the encoder in the first epoch with lambda > 0.
     """
 
-    def __init__(
-        self,
-        *args: Any,
-        cem: CEM,
-        lam: float = LAMBDA,
-        lam_schedule: str = "constant",
-        features: str | nn.Module | None = None,
-        labels: Callable[[Any], Any] | None = None,
-        refresh_every: int = 1,
-        competence: bool = True,
-        **named: Any,
-    ) -> None:
-        self.protection = Protection(
-            cem, lam=lam, lam_schedule=lam_schedule, features=features, refresh_every=refresh_every,
-            competence=competence, labels=labels,
-        )  # fmt: skip
+    def __init__(self, *args: Any, cem: CEM, **named: Any) -> None:
+        self.protection = Protection(cem, **{name: named.pop(name) for name in SETTINGS if name in named})
         super().__init__(*args, **named)
         self.protection.attach(self._plain())
-        self._refresh_data: Any = None
-        self.add_callback(_Refresh(self))  # type: ignore[attr-defined]
+        self.add_callback(_Epochs(self))  # type: ignore[attr-defined]
+
+    def train(self, *args: Any, **named: Any) -> Any:
+        """As the Trainer does it; a checkpoint that it resumes from brings the mixture back."""
+        self.protection.start()
+        return super().train(*args, **named)  # type: ignore[misc]
 
     def compute_loss(
         self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -84,38 +76,55 @@ class CEMTrainerMixin:
         loss = loss + self._penalty(labels, loss * parts) / parts
         return (loss, made[1]) if return_outputs else loss
 
-    def begin_epoch(self, epoch: int) -> None:
+    def begin_epoch(self) -> None:
         """Fit the mixture to the features of the training set, if it is due."""
-        network = self._plain()
-        network.train()  # as the Trainer does before every step
-        self.protection.begin_epoch(epoch, network, *self._runnable(network))
+        self.protection.begin_epoch(*self._runnable())
 
     def end_epoch(self) -> None:
-        """Exact statistics for an evaluation, and the epoch's figures."""
-        network = self._plain()
-        self.protection.end_epoch(network, *self._runnable(network))
-        self.log(self.protection.figures())  # type: ignore[attr-defined]
+        """Exact statistics for an evaluation, and the epoch's figures; once for each epoch."""
+        if self.protection.within:
+            self.protection.end_epoch(*self._runnable())
+            self.log(self.protection.figures())  # type: ignore[attr-defined]
 
-    def _runnable(self, network: nn.Module) -> tuple[Iterable[Any], Callable[[Any], Any]]:
-        """The batches of the training set, and what runs one.
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)  # type: ignore[misc]
+        if self.args.should_save:  # type: ignore[attr-defined]
+            checkpoint.save(Path(output_dir) / _MIXTURE, self.protection.state(), {})
 
-        In an order of their own where the set has a length: batches of one class, as a sorted set gives, have other
-        statistics than those of the steps.
-        """
+    def _load_optimizer_and_scheduler(self, checkpoint_folder: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint_folder)  # type: ignore[misc]
+        if checkpoint_folder is None:  # earlier versions of the Trainer call it without
+            return
+        path = Path(checkpoint_folder) / _MIXTURE
+        if not path.exists():
+            raise CheckpointError(
+                f"{checkpoint_folder} holds no mixture of CEM ({_MIXTURE}): it was saved by another Trainer or with "
+                "save_only_model=True; resume from another checkpoint, or train anew"
+            )
+        self.protection.load_state(checkpoint.load(path, remedy="resume from the checkpoint before it")[0])
+
+    def _runnable(self) -> tuple[nn.Module, Callable[[], Iterable[Any]], Callable[[Any], Any]]:
+        """The network, batches of the training set, other ones in each process, and what runs one as a step does."""
         own: Any = self
-        if self._refresh_data is None:
-            data = own.train_dataset
-            if hasattr(data, "__len__"):
-                order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))
-                data = torch.utils.data.Subset(data, order.tolist())
-            self._refresh_data = own.get_eval_dataloader(data)
+        network = self._plain().train()  # as the Trainer does before every step
+        args = own.args
+        most = args.max_steps * args.gradient_accumulation_steps if args.max_steps > 0 else float("inf")
+
+        def batches() -> Iterable[Any]:
+            theirs = own.get_eval_dataloader(own.train_dataset)  # for its columns and its collator
+            stream = isinstance(own.train_dataset, IterableDataset)
+            loader: DataLoader[Any] = DataLoader(
+                own.train_dataset if stream else theirs.dataset, args.train_batch_size, collate_fn=theirs.collate_fn,
+                num_workers=args.dataloader_num_workers, drop_last=args.dataloader_drop_last,
+            )  # fmt: skip
+            return own_batches(loader, most, sharded=None if stream else (args.process_index, args.world_size))
 
         def run(batch: Any) -> Any:
-            arguments, named = inputs_of(own._prepare_inputs(batch))
+            arguments, named = self.protection.inputs(own._prepare_inputs(batch))
             with own.compute_loss_context_manager():
                 return network(*arguments, **named)
 
-        return self._refresh_data, run
+        return network, batches, run
 
     def _penalty(self, labels: Tensor | None, loss: Tensor) -> Tensor:
         own: Any = self
@@ -139,12 +148,16 @@ class CEMTrainerMixin:
         return plain
 
 
-class _Refresh(TrainerCallback):
+class _Epochs(TrainerCallback):
     def __init__(self, trainer: CEMTrainerMixin) -> None:
         self._trainer = trainer
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **named: Any) -> None:
-        self._trainer.begin_epoch(int(state.epoch or 0))
+        self._trainer.begin_epoch()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **named: Any) -> None:
+        if state.epoch == int(state.epoch):  # the last step of an epoch, before a checkpoint of this step is written
+            self._trainer.end_epoch()
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **named: Any) -> None:
-        self._trainer.end_epoch()
+        self._trainer.end_epoch()  # of a stream, whose length nobody knew

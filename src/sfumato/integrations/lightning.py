@@ -9,13 +9,12 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sfumato.cem import CEM
-from sfumato.defenses import LAMBDA
 from sfumato.errors import ConfigError
+from sfumato.integrations.batches import own_batches
 from sfumato.integrations.protection import Protection
-from sfumato.integrations.tap import inputs_of
 
 __all__ = ["CEMCallback"]
 
@@ -37,52 +36,37 @@ class CEMCallback(pl.Callback):
     """Adds `lambda x factor(progress) x CEM(z_hat, y)` to what `training_step` returns, and refreshes the mixture.
 
     A plug-in that follows the steps (`CEM(update="steps")`) needs no refresh. For another the refresh takes one pass of
-    the encoder over the training batches before each epoch, as training steps see them, without gradients, on each rank
-    over its own part. At the end of each epoch some batches make the statistics of batch norm exact, so that the
+    the encoder over batches like the training's before each epoch, as training steps see them, without gradients, on
+    each rank over its own part; it has a loader of its own and ends where the epoch, `limit_train_batches`, `max_steps`
+    or 50,000 samples do. At the end of each epoch some batches make the statistics of batch norm exact, so that the
     validation measures the weights of now. Lightning divides by `accumulate_grad_batches` and scales for half precision
-    afterwards, so both work. The mixture is part of Lightning's checkpoints. Logged: `cem_information` (nats),
-    `cem_information_per_dimension`, `cem_lam`, `cem_fit`, `cem_competence`.
+    afterwards, so both work. The mixture and its place in the epoch are part of Lightning's checkpoints: a resumed
+    training is the same as an undisturbed one. Logged: `cem_information` (nats), `cem_information_per_dimension`,
+    `cem_lam`, `cem_fit`, `cem_competence`.
 
     Args:
         cem: the plug-in.
-        lam: lambda of Eq. 8, in the units of the plug-in's scaling.
-        lam_schedule: `ramp`, `lr_coupled` or `constant`.
-        features: where z_hat arises: the `SplitModel`, the module whose output it is, or a dotted name of either; None
-            looks for the one SplitModel in the LightningModule.
-        labels: batch -> labels; its second part, or its entry `labels`, by default.
-        inputs: batch -> what the module's forward takes; its first part, or its other entries by name, by default.
-        refresh_every: epochs between two refreshes, for a plug-in that does not follow the steps.
-        competence: let the loss of the step, a mean cross-entropy, weigh the penalty, see `sfumato.CEM`.
-        data: batches for the refresh, augmented as in training; the training batches, if not said.
+        **settings: `lam`, `lam_schedule`, `features`, `labels`, `inputs`, `data`, `refresh_every` and `competence`, see
+            `sfumato.integrations.protection.Protection`.
 
     Raises:
-        ConfigError: a setting without meaning, or, when the fit begins, a module without such features.
+        ConfigError: a setting without meaning; when the fit begins, a module without such features or one that
+            optimises by hand; `lam_schedule="ramp"` in a training of unknown length.
+        FeatureError: the penalty did not reach the encoder in the first epoch with lambda > 0.
     """
 
-    def __init__(
-        self,
-        cem: CEM,
-        *,
-        lam: float = LAMBDA,
-        lam_schedule: str = "constant",
-        features: str | nn.Module | None = None,
-        labels: Callable[[Any], Any] | None = None,
-        inputs: Callable[[Any], Any] | None = None,
-        refresh_every: int = 1,
-        competence: bool = True,
-        data: Iterable[Any] | None = None,
-    ) -> None:
+    def __init__(self, cem: CEM, **settings: Any) -> None:
         super().__init__()
-        self.protection = Protection(
-            cem, lam=lam, lam_schedule=lam_schedule, features=features, refresh_every=refresh_every,
-            competence=competence, labels=labels,
-        )  # fmt: skip
-        self._inputs = inputs
-        self._data = data
+        self.protection = Protection(cem, **settings)
         self._wrapped: Any = None
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """A training begins; a checkpoint may be loaded next."""
+        self.protection.start()
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Listen to the features, and add the penalty to what the module's `training_step` returns."""
+        _check_automatic(pl_module)
         self.protection.attach(pl_module)
         self.protection.defense.to(pl_module.device)
         inner = pl_module.training_step
@@ -90,6 +74,7 @@ class CEMCallback(pl.Callback):
         @functools.wraps(inner)
         def training_step(batch: Any, *rest: Any, **named: Any) -> Any:
             made = inner(batch, *rest, **named)
+            _check_automatic(pl_module)
             if made is None:  # Lightning skips this step
                 return None
             loss = made["loss"] if isinstance(made, Mapping) else made
@@ -99,27 +84,25 @@ class CEMCallback(pl.Callback):
         pl_module.training_step = training_step
         self._wrapped = pl_module
 
-    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        """Refresh the mixture."""
-        batches = trainer.train_dataloader if self._data is None else self._data
-        self.protection.begin_epoch(trainer.current_epoch, pl_module, *self._runnable(pl_module, batches))
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        """Before the first batch of an epoch, refresh the mixture.
+
+        Lightning does not call `on_train_epoch_start` in the first epoch of a resumed training.
+        """
+        if not self.protection.within:
+            self.protection.begin_epoch(pl_module, *self._runnable(trainer, pl_module))
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
-        """After the last batch, before the validation: exact statistics, and the epoch's figures."""
-        if not trainer.is_last_batch:
-            return
-        self.protection.end_epoch(pl_module, *self._runnable(pl_module, trainer.train_dataloader))
-        for name, value in self.protection.figures().items():
-            pl_module.log(name, value)
+        """After the last batch, before validation and checkpoints: exact statistics, and the epoch's figures."""
+        if trainer.is_last_batch:
+            self._end_epoch(trainer, pl_module)
+            for name, value in self.protection.figures().items():
+                pl_module.log(name, value)
 
-    def _runnable(self, pl_module: Any, batches: Iterable[Any]) -> tuple[Iterable[Any], Callable[[Any], Any]]:
-        """Batches on the module's device, and what runs one."""
-
-        def run(batch: Any) -> Any:
-            arguments, named = inputs_of(batch) if self._inputs is None else ((self._inputs(batch),), {})
-            return self._forward(pl_module)(*arguments, **named)
-
-        return (pl_module.transfer_batch_to_device(batch, pl_module.device, 0) for batch in batches), run
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Likewise after an epoch that `max_steps` or `max_time` cut short."""
+        if self.protection.within:
+            self._end_epoch(trainer, pl_module)
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Leave the module as it was."""
@@ -129,25 +112,53 @@ class CEMCallback(pl.Callback):
         self.protection.detach()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The mixture, as tensors."""
-        return dict(self.protection.cem.state_dict())
+        """The mixture and the place in the epoch, as tensors."""
+        return self.protection.state()
 
     def load_state_dict(self, state_dict: dict[str, Tensor]) -> None:
         """Put back what `state_dict` gave."""
-        self.protection.cem.load_state_dict(state_dict)
+        self.protection.load_state(state_dict)
 
-    def _forward(self, pl_module: Any) -> Any:
-        """The module itself, or, where it has no forward of its own, its SplitModel."""
-        tap = self.protection.attach(pl_module)
-        if type(pl_module).forward is pl.LightningModule.forward and tap.split is not None:
-            return tap.split
-        return pl_module
+    def _end_epoch(self, trainer: Any, pl_module: Any) -> None:
+        self.protection.end_epoch(pl_module, *self._runnable(trainer, pl_module))
+
+    def _runnable(self, trainer: Any, pl_module: Any) -> tuple[Callable[[], Iterable[Any]], Callable[[Any], Any]]:
+        """Batches of the training set, and what runs one as a step does."""
+        protection, precision = self.protection, trainer.precision_plugin
+        most = trainer.num_training_batches
+        if trainer.max_steps > 0:
+            most = min(most, trainer.max_steps * trainer.accumulate_grad_batches)
+        forward = pl_module
+        if type(pl_module).forward is pl.LightningModule.forward:  # without one of its own: its SplitModel runs
+            forward = protection.attach(pl_module).split or pl_module
+
+        def run(batch: Any) -> Any:
+            moved = trainer.strategy.batch_to_device(precision.convert_input(batch))
+            arguments, named = protection.inputs(moved)
+            with precision.forward_context():
+                return forward(*arguments, **named)
+
+        return lambda: own_batches(trainer.train_dataloader, most), run
 
 
-def _progress(trainer: Any) -> float:
-    """Share of the training that is done, in [0, 1]; 0 where nobody says how long it takes."""
-    total = trainer.estimated_stepping_batches
-    return min(1.0, trainer.global_step / total) if 0 < total < float("inf") else 0.0
+def _check_automatic(pl_module: Any) -> None:
+    if not pl_module.automatic_optimization:
+        raise ConfigError(
+            f"{type(pl_module).__name__} optimises by hand (automatic_optimization=False), and Lightning then ignores "
+            "the loss that its training_step returns: leave CEMCallback out and add lam * cem(z_hat, y, loss) to the "
+            "loss before manual_backward, with cem = sfumato.CEM(..., update='steps')"
+        )
+
+
+def _progress(trainer: Any) -> float | None:
+    """Share of the training that is done, in [0, 1]; None where nobody says how long it takes."""
+    if any(isinstance(callback, pl.callbacks.Timer) for callback in trainer.callbacks):  # max_time may come first
+        return None
+    try:
+        total = trainer.estimated_stepping_batches
+    except pl.utilities.exceptions.MisconfigurationException:  # numbers of accumulated batches that change
+        return None
+    return min(1.0, trainer.global_step / total) if 0 < total < float("inf") else None
 
 
 def _rate(trainer: Any) -> float:

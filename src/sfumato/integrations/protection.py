@@ -1,4 +1,4 @@
-"""What every integration does: refresh the mixture now and then, and weigh the loss of each batch by a schedule."""
+"""What every integration does: refresh the mixture, weigh the loss of each batch, see that it arrives, resume."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -7,27 +7,34 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.cem import CEM
-from sfumato.defenses import CEMDefense
-from sfumato.defenses.cem import LAMBDA
-from sfumato.errors import ConfigError
-from sfumato.integrations.tap import Tap, labels_of
+from sfumato.defenses import LAMBDA, CEMDefense
+from sfumato.errors import ConfigError, FeatureError
+from sfumato.integrations.batches import aside
+from sfumato.integrations.tap import Tap, inputs_of, labels_of
 from sfumato.modes import ENOUGH_FOR_STATISTICS, exact_batch_norm, has_batch_norm
 
-__all__ = ["Protection"]
+__all__ = ["SETTINGS", "Protection"]
+
+Batches = Callable[[], Iterable[Any]]
+_PLACE = "place"
 
 
 class Protection:
-    """CEM on the features that a tap reads.
+    """CEM on the features that a tap reads; its settings are those of every integration.
 
     Args:
         cem: the plug-in.
         lam: lambda of Eq. 8, in the units of the plug-in's scaling.
-        lam_schedule: name of the schedule that multiplies lambda.
-        features: see `Tap`.
+        lam_schedule: `constant`, `ramp` or `lr_coupled`.
+        features: where z_hat arises: the `SplitModel`, the module whose output it is, or a dotted name of either; None
+            looks for the one SplitModel in the network.
         refresh_every: epochs between two refreshes, for a plug-in that does not follow the steps.
         competence: take the loss of the step for a mean cross-entropy and let it weigh the penalty, see `sfumato.CEM`;
             without classes it does not.
-        labels: batch -> labels; a batch's second part or its entry `labels` by default.
+        labels: batch -> labels; a batch's second part, or its entry `labels`, by default.
+        inputs: batch -> what the network's forward takes; its first part, or its other entries by name, by default.
+        data: batches for the refresh, augmented as in training; without it batches like the training's are drawn, at
+            most 50,000 samples, by a loader of their own.
 
     Raises:
         ConfigError: a setting without meaning.
@@ -43,51 +50,88 @@ class Protection:
         refresh_every: int = 1,
         competence: bool = True,
         labels: Callable[[Any], Any] | None = None,
+        inputs: Callable[[Any], Any] | None = None,
+        data: Iterable[Any] | None = None,
     ) -> None:
         if not isinstance(cem, CEM):
             raise ConfigError(f"cem is a {type(cem).__name__}; give a sfumato.CEM(...)")
+        if data is not None and iter(data) is data:
+            raise ConfigError("data can be gone through only once, and every refresh needs it; give a list or a loader")
         self.defense = CEMDefense(
             cem, lam=lam, lam_schedule=lam_schedule, refresh_every=refresh_every, competence=competence
         )
         self.features = features
         self.labels = labels or labels_of
+        self.inputs = inputs_of if inputs is None else lambda batch: ((inputs(batch),), {})
+        self.data = data
         self.tap: Tap | None = None
+        self.start()
 
     @property
     def cem(self) -> CEM:
         """The plug-in."""
         return self.defense.cem
 
+    def start(self) -> None:
+        """A training begins; `load_state` may follow."""
+        self._epoch, self._within, self._penalised = 0, False, False
+
     def attach(self, network: nn.Module) -> Tap:
         """Listen to a network, once."""
         if self.tap is None:
             self.tap = Tap(network, self.features)
+            self.defense.watch(network.parameters())
         return self.tap
 
     def detach(self) -> None:
         """Leave the network as it was."""
+        self.defense.watch(())
         if self.tap is not None:
             self.tap.close()
             self.tap = None
 
-    def begin_epoch(self, epoch: int, network: nn.Module, batches: Iterable[Any], run: Callable[[Any], Any]) -> None:
-        """Refresh the mixture with the features of all batches, if it is due and does not follow the steps."""
+    @property
+    def within(self) -> bool:
+        """Whether an epoch has begun and not ended."""
+        return self._within
+
+    def begin_epoch(self, network: nn.Module, batches: Batches, run: Callable[[Any], Any]) -> None:
+        """Refresh the mixture, if it is due and does not follow the steps.
+
+        A training that is resumed in the middle of an epoch goes on with the mixture of its checkpoint.
+        """
+        if self._within:
+            return
+        self._within, self._penalised = True, False
         cem = self.cem
         if cem.update == "steps":
             self.defense.to(next(network.parameters()).device)
             cem.begin_period()
-        elif epoch % self.defense.refresh_every == 0 or not cem.mixture.refreshes:
-            features, labels = self.attach(network).collect(network, batches, run, self.labels)
+        elif self._epoch % self.defense.refresh_every == 0 or not cem.mixture.refreshes:
+            with aside(self._epoch):
+                found = batches() if self.data is None else self.data
+                features, labels = self.attach(network).collect(network, found, run, self.labels)
             self.defense.to(features.device)
             cem.refresh(features, labels)
 
-    def end_epoch(self, network: nn.Module, batches: Iterable[Any], run: Callable[[Any], Any]) -> None:
-        """Make the statistics of batch norm exact for the weights of now, before anybody measures."""
+    def end_epoch(self, network: nn.Module, batches: Batches, run: Callable[[Any], Any]) -> None:
+        """Check that the penalty arrived; make batch norm exact for the weights of now, before anybody measures.
+
+        Raises:
+            FeatureError: lambda is positive, and no parameter of the encoder got a gradient from the penalty.
+        """
+        if self.defense.lam > 0 and not self._penalised:
+            raise FeatureError(
+                "no step of this epoch asked for the penalty of CEM, so the model is trained without it: a "
+                "compute_loss of your own has to call super().compute_loss(...), and a training step to give its loss"
+            )
+        self.defense.end_epoch()
+        self._within, self._epoch = False, self._epoch + 1
         if not has_batch_norm(network):
             return
         seen = 0
-        with exact_batch_norm(network), torch.random.fork_rng(devices=[]):
-            for batch in batches:
+        with exact_batch_norm(network), aside(self._epoch):
+            for batch in batches():
                 run(batch)
                 seen += len(self.attach(network).take())
                 if seen >= ENOUGH_FOR_STATISTICS:
@@ -99,11 +143,36 @@ class Protection:
         report = self.defense.report()
         return {f"cem_{name}": report[name] for name in names if report.get(name) is not None}
 
-    def penalty(self, labels: Tensor | None, progress: float, lr: float, loss: Tensor) -> Tensor:
-        """lambda x factor(progress, lr) x CEM of the last forward, a scalar; `loss` is that of the step."""
+    def penalty(self, labels: Tensor | None, progress: float | None, lr: float, loss: Tensor) -> Tensor:
+        """lambda x factor(progress, lr) x CEM of the last forward, a scalar; `loss` is that of the step.
+
+        Raises:
+            ConfigError: lambda's schedule needs the progress, and the training has no known length.
+            FeatureError: the feature has no graph to the encoder.
+        """
         assert self.tap is not None
-        z_hat = self.tap.take()
-        self.defense.before_step(progress, lr)
-        task_loss = loss if self.defense.competence else None
-        value: Tensor = self.defense.weight.float() * self.cem(z_hat, labels, task_loss)
-        return value
+        z_hat, self._penalised = self.tap.take(), True
+        factor = self.defense.factor
+        if progress is None and factor(0.0, lr) != factor(1.0, lr):
+            raise ConfigError(
+                "lambda's schedule needs to know how long the training lasts, and a stream without a length, max_time "
+                "and max_epochs=-1 do not say it: give max_steps, or lam_schedule='constant'"
+            )
+        if not z_hat.requires_grad and torch.is_grad_enabled() and self.cem.training:
+            raise FeatureError(f"the feature has no graph, so the penalty cannot reach the encoder: {self.tap.why()}")
+        self.defense.before_step(progress or 0.0, lr)
+        return self.defense.weigh(z_hat, labels, loss)
+
+    def state(self) -> dict[str, Tensor]:
+        """The mixture and the place in the training, as tensors."""
+        return {**self.cem.state_dict(), _PLACE: torch.tensor([self._epoch, int(self._within)])}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Put back what `state` gave."""
+        mixture = dict(state)
+        self._epoch, within = mixture.pop(_PLACE, torch.tensor([0, 0])).tolist()  # earlier versions had none
+        self._within = bool(within)
+        self.cem.load_state_dict(mixture)
+
+
+SETTINGS = tuple(name for name in Protection.__init__.__annotations__ if name not in ("cem", "return"))

@@ -35,9 +35,10 @@ class Tap:
     def __init__(self, network: nn.Module, features: str | nn.Module | None = None) -> None:
         found = _find(network, features)
         self.split = found if isinstance(found, SplitModel) else None
+        self._source = found.edge if isinstance(found, SplitModel) else found
         self._leave = False
         self._kept: Tensor | None = None
-        self._handle = (found.edge if isinstance(found, SplitModel) else found).register_forward_hook(self._see)
+        self._handle = self._source.register_forward_hook(self._see)
 
     def _see(self, _module: nn.Module, _inputs: Any, output: Any) -> None:
         if not isinstance(output, Tensor):
@@ -59,6 +60,16 @@ class Tap:
         if kept is None:
             raise FeatureError("the step did not run the module of the features; name the one that does with features=")
         return kept
+
+    def why(self) -> str:
+        """Why the feature of a training step may lack a graph, with the remedy."""
+        if any(parameter.requires_grad for parameter in self._source.parameters()):
+            return (
+                "it was computed under torch.no_grad() or in re-entrant checkpointing; call "
+                "torch.utils.checkpoint.checkpoint(..., use_reentrant=False), in a Hugging Face Trainer "
+                'gradient_checkpointing_kwargs={"use_reentrant": False}'
+            )
+        return "all layers up to it are frozen; unfreeze some (requires_grad_(True)), or train without CEM"
 
     def collect(
         self,
@@ -111,16 +122,19 @@ def inputs_of(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return (batch,), {}
 
 
+def _plain(name: str) -> str:
+    """A module's name without what torch.compile and parallel wrappers put into it."""
+    return ".".join(part for part in name.split(".") if part not in ("_orig_mod", "module"))
+
+
 def _find(network: nn.Module, features: str | nn.Module | None) -> nn.Module:
     if isinstance(features, nn.Module):
         return features
     if isinstance(features, str):
-        try:
-            return network.get_submodule(features)
-        except AttributeError:
-            raise ConfigError(
-                f"{type(network).__name__} has no module {features!r}; model.named_modules() lists all"
-            ) from None
+        named = {_plain(name): part for name, part in network.named_modules()}
+        if (part := named.get(_plain(features))) is None:
+            raise ConfigError(f"{type(network).__name__} has no module {features!r}; model.named_modules() lists all")
+        return part
     found = [part for part in network.modules() if isinstance(part, SplitModel)]
     if len(found) != 1:
         raise ConfigError(

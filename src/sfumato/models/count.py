@@ -72,12 +72,12 @@ def count_macs(module: nn.Module, input_shape: Sequence[int], counting: Counting
         raise ConfigError(f"unknown counting {counting!r}; choose one of {', '.join(get_args(Counting))}")
     more = 0
 
-    def printed(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def printed(layer: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor], output: Tensor) -> None:
         nonlocal more
-        more += _printed_beside_products(layer, inputs[0], output)
+        more += _printed_beside_products(layer, inputs[0] if inputs else next(iter(named.values())), output)
 
     layers = [part for part in module.modules() if isinstance(part, _PRINTED)] if counting == "paper" else []
-    hooks = [layer.register_forward_hook(printed) for layer in layers]
+    hooks = [layer.register_forward_hook(printed, with_kwargs=True) for layer in layers]
     like = next(module.parameters(), torch.empty(0))
     try:
         with evaluating(module), _ReluCalls() as relus, _Products() as products:

@@ -51,6 +51,7 @@ class TrainConfig:
         size: side to which images are resized, for data sets without a size of their own; none takes them as they are.
         limit: use only that many training images, balanced over the classes.
         test_limit: likewise for the test images.
+        skip_unreadable: leave out image files that cannot be read instead of refusing the data set.
         model: `auto` (the small network for digits, VGG5 for Fashion-MNIST and MNIST, ResNet-20 for TinyImageNet, VGG11
             otherwise) or a network's name.
         cut: where the network is cut: a convolution's number (VGG5, VGG11: 1 to 3) or a block's name (ResNet-20); none
@@ -101,6 +102,7 @@ class TrainConfig:
     size: int | None = None
     limit: int | None = None
     test_limit: int | None = None
+    skip_unreadable: bool = False
     model: str = "auto"
     cut: int | str | None = None
     bottleneck: int = 8
@@ -218,7 +220,8 @@ class TrainConfig:
         Args:
             cem_version: 1 gives the name under which a training of the first version's CEM is stored.
         """
-        ignored = {"checkpoint_seconds", "data_dir", "device", "engine", "micro_batch", "watch"}
+        # The fingerprint of the images says which of them were left out.
+        ignored = {"checkpoint_seconds", "data_dir", "device", "engine", "micro_batch", "skip_unreadable", "watch"}
         kept = {name: value for name, value in self.as_dict().items() if name not in ignored}
         if self.bound == "sigmoid":  # this and `fit` came later: results stored before keep their names
             del kept["bound"]

@@ -8,6 +8,7 @@ result.json         written last: its presence means the run is complete
 """
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from sfumato import checkpoint, data
 from sfumato.data import DataSets, ImageSet
 from sfumato.errors import CheckpointError, DataError
 from sfumato.evidence import evidence
-from sfumato.files import json_line, read_json, write_json, write_text
+from sfumato.files import json_line, occupied, read_json, write_json, write_text
 from sfumato.models.widths import fit_to_state
 from sfumato.ranks import Ranks
 from sfumato.seeds import derive_seed
@@ -57,7 +58,10 @@ class Run:
 def load_data(config: TrainConfig, progress: Loading | None = None) -> DataSets:
     """The data set of a configuration, its training part limited as asked."""
     # The split of the digits stays the same for all seeds, so that runs with different seeds can be compared.
-    sets = data.load(config.data, config.data_dir, seed=0, size=config.size, progress=progress)
+    sets = data.load(
+        config.data, config.data_dir, seed=0, size=config.size, progress=progress,
+        skip_unreadable=config.skip_unreadable,
+    )  # fmt: skip
     if config.limit is not None and config.limit < len(sets.train):
         sets = replace(sets, train=data.limit(sets.train, config.limit, config.seed))
     if config.test_limit is not None and config.test_limit < len(sets.test):
@@ -88,11 +92,25 @@ def train_run(
     measures, and all get the result.
 
     Raises:
-        CheckpointError: the folder holds another run.
+        CheckpointError: the folder holds another run, or another process trains in it.
         Interrupted: `should_stop` said so; the next call goes on from there.
     """
-    sets = sets or load_data(config, on_start)
-    ranks = Ranks.current()
+    with ExitStack() as held:
+        sets = sets or load_data(config, on_start)
+        ranks = Ranks.current()
+        ranks.first(lambda: held.enter_context(occupied(folder)))
+        return _train(config, folder, sets, ranks, on_step, on_epoch, should_stop)
+
+
+def _train(
+    config: TrainConfig,
+    folder: Path,
+    sets: DataSets,
+    ranks: Ranks,
+    on_step: OnStep | None,
+    on_epoch: OnEpoch | None,
+    should_stop: Callable[[], bool] | None,
+) -> dict[str, Any]:
     result_path = folder / "result.json"
 
     def begin() -> dict[str, Any] | None:

@@ -15,6 +15,7 @@ from sfumato.compute import arranged, autocast, device_of, kernels, memory_forma
 from sfumato.data import Augmentation, ImageSet
 from sfumato.defenses import Batch, Defense, Epoch
 from sfumato.errors import CheckpointError, ConfigError, DivergedError, Interrupted, SfumatoError
+from sfumato.integrations import FEWEST, MOST, EpochFigures
 from sfumato.models.layers import Dropout
 from sfumato.models.widths import fit_to_state
 from sfumato.modes import ENOUGH_FOR_STATISTICS, as_in_training, exact_batch_norm, has_batch_norm, wake
@@ -25,7 +26,6 @@ from sfumato.split import SplitModel
 from sfumato.training.config import TrainConfig
 from sfumato.training.evaluate import accuracy
 from sfumato.training.rates import learning_rate
-from sfumato.watch import FEWEST, MOST, Watcher
 
 __all__ = ["Trainer"]
 
@@ -134,7 +134,7 @@ class Trainer:
             DivergedError: the loss became NaN or infinite.
         """
         self._meet()
-        if state is not None and self.ranks.first(state.exists):
+        if state is not None and self.ranks.first(lambda: checkpoint.resumable(state)):
             self._resume(state)
         self._connect()
         try:
@@ -149,6 +149,10 @@ class Trainer:
                 f"the device ran out of memory in epoch {self._place.epoch}; run fewer trainings on it at once, or "
                 f"give --micro-batch {part}: the same command with it goes on from the checkpoint"
             ) from error
+        except DivergedError:
+            self._drop_previous(state)
+            raise
+        self._drop_previous(state)
         self._gradients.close()
         self._own_random(None)
         self.model.eval()
@@ -355,6 +359,8 @@ class Trainer:
         loss, task, right = (self.ranks.sum(self._sums) / len(self.train)).tolist()
         if not math.isfinite(loss):
             raise DivergedError(f"the loss became {loss} in epoch {epoch}; lower --lr or --lam and start a new run")
+        for defense in self.defenses:
+            defense.end_epoch()
         self._check_learning(epoch, right)
         self._make_statistics_exact(epoch)
         self.history.append(self.ranks.first(lambda: self._line(epoch, loss, task, right)))
@@ -394,7 +400,7 @@ class Trainer:
             line |= {f"{defense.name}_{name}": value for name, value in defense.report().items()}
         return line
 
-    def _watching(self) -> Watcher | None:
+    def _watching(self) -> EpochFigures | None:
         """What measures the features after every epoch, if there are images held out for it."""
         if not self.config.watch or self.held_out is None or min(len(self.train), len(self.held_out)) < FEWEST:
             return None
@@ -404,7 +410,7 @@ class Trainer:
             for chosen in [torch.randperm(len(part), generator=generator(self.config.seed, "watch", name))[:MOST]]
         ]
         mixture = next((cem for defense in self.defenses if (cem := getattr(defense, "cem", None)) is not None), None)
-        return Watcher(self.model, *pairs, cem=mixture, seed=self.config.seed)
+        return EpochFigures(self.model, *pairs, cem=mixture, seed=self.config.seed)
 
     def _identity(self) -> dict[str, Any]:
         return {"config": self.config.identity(), "data": self.train.fingerprint(), "bf16": self.bf16}
@@ -428,10 +434,14 @@ class Trainer:
             "history": self.history,
             "seconds": self._seconds,
         }
-        checkpoint.save(path, tensors, meta)
+        checkpoint.save_next(path, tensors, meta)
+
+    def _drop_previous(self, path: Path | None) -> None:
+        if path is not None and self.ranks.is_first:
+            checkpoint.drop_previous(path)
 
     def _resume(self, path: Path) -> None:
-        tensors, meta = self.ranks.first_tensors(lambda: checkpoint.load(path))
+        tensors, meta = self.ranks.first_tensors(lambda: checkpoint.load_newest(path))
         if meta["identity"] != self._identity():
             raise CheckpointError(
                 f"{path} belongs to a training with other settings, data or precision; choose another --run folder"

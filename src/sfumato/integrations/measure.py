@@ -15,9 +15,10 @@ from sfumato.modes import evaluating
 from sfumato.seeds import generator
 from sfumato.split import SplitModel
 
-__all__ = ["FEWEST", "MOST", "RidgeError", "Watcher", "ridge_error"]
+__all__ = ["FEWEST", "MOST", "EpochFigures", "Pair", "RidgeError", "ridge_error"]
 
 Pair = tuple[Tensor, Tensor | None]
+"""Inputs (N, ...) and labels (N,) or (N, m), or None."""
 
 _COLUMNS = 768
 _CHOOSE = 5  # every fifth sample of the attacker's chooses the regularisation
@@ -30,23 +31,23 @@ _PER_CLUSTER = 20
 
 
 class RidgeError(NamedTuple):
-    """What a linear attacker redraws.
+    """What a linear attacker reconstructs.
 
     Attributes:
         mse: mean squared error per value of the input, on inputs that the attacker never saw.
-        share: `mse` over the error of answering with the attacker's mean input; 1 means that nothing is redrawn.
+        share: `mse` over the error of answering with the attacker's mean input; 1 means that nothing is reconstructed.
     """
 
     mse: float
     share: float
 
 
-class Watcher:
+class EpochFigures:
     """Measures a split model on samples that it was trained on and on samples it was not.
 
     The attacker is linear (ridge regression in closed form, `ridge_error`), learns from pairs of training inputs and
-    what left the device for them, and redraws held-out inputs. Its error is an upper bound on what a better attacker
-    reaches: a large one proves nothing, a small one that the model leaks.
+    what left the device for them, and reconstructs held-out inputs. Its error is an upper bound on what a better
+    attacker reaches: a large one proves nothing, a small one that the model leaks.
 
     The information is an upper bound, measured on the held-out samples' features (`held_out_information`, quick).
     Without a plug-in the features' health is watched too: collapse and escape by scale are warned of with a remedy. A
@@ -132,8 +133,8 @@ def ridge_error(z: Tensor, x: Tensor, z_new: Tensor, x_new: Tensor, *, seed: int
         x_hat = m_x + (z - m_z) W,    W = (Z^T Z + a s I)^-1 Z^T X,    s = trace(Z^T Z) / D
 
     with the relative regularisation a that is best on every fifth of the attacker's samples. Answers are clipped to
-    the range of the attacker's inputs. Of inputs with more than 768 values so many are redrawn, chosen at random: the
-    mean over them is an unbiased estimate of the mean over all.
+    the range of the attacker's inputs. Of inputs with more than 768 values so many are reconstructed, at random places:
+    the mean over them is an unbiased estimate of that over all.
 
     Args:
         z: (n, ...) what left the device for the attacker's inputs.

@@ -13,8 +13,8 @@ from torch import nn
 import sfumato
 from sfumato.attacks.linear import STRENGTHS
 from sfumato.errors import ConfigError
+from sfumato.integrations import EpochFigures, TensorBoard, ridge_error, told
 from sfumato.training import TrainConfig, train_run
-from sfumato.watch import Lines, TensorBoard, Watcher, ridge_error, told
 
 G = torch.Generator().manual_seed(0)
 X, X_NEW = torch.rand(120, 2, 4, generator=G), torch.rand(60, 2, 4, generator=G)
@@ -61,11 +61,11 @@ def test_a_feature_that_tells_all_and_one_that_tells_nothing():
 def test_the_figures_are_those_of_the_model():
     model = split_model()
     state = torch.get_rng_state()
-    watcher = Watcher(model.train(), (X, Y), (X_NEW, Y_NEW))
-    line = watcher.measure()
+    figures_of = EpochFigures(model.train(), (X, Y), (X_NEW, Y_NEW))
+    line = figures_of.measure()
     assert torch.equal(torch.get_rng_state(), state)
     assert model.training
-    assert watcher.measure() == line
+    assert figures_of.measure() == line
     with torch.no_grad():
         sharp = float((model.cloud(model.edge(X_NEW)).argmax(1) == Y_NEW).double().mean())
     assert line["accuracy"] == pytest.approx(sharp, abs=0.15)
@@ -79,19 +79,19 @@ def test_the_figures_are_those_of_the_model():
 def test_with_a_plug_in_the_information_is_still_that_of_unseen_features():
     model = split_model()
     cem = sfumato.CEM(num_classes=3, noise_std=0.05)
-    with_cem = Watcher(model, (X, Y), (X_NEW, Y_NEW), cem=cem).measure()
-    assert with_cem == Watcher(model, (X, Y), (X_NEW, Y_NEW)).measure()
+    with_cem = EpochFigures(model, (X, Y), (X_NEW, Y_NEW), cem=cem).measure()
+    assert with_cem == EpochFigures(model, (X, Y), (X_NEW, Y_NEW)).measure()
 
 
 def test_without_noise_there_is_no_information_to_tell():
-    line = Watcher(split_model(noise_std=0.0), (X, Y), (X_NEW, Y_NEW)).measure()
+    line = EpochFigures(split_model(noise_std=0.0), (X, Y), (X_NEW, Y_NEW)).measure()
     assert line["information"] is line["information_error"] is line["information_per_dimension"] is None
     assert "information" not in told({"epoch": 0, **line})
 
 
 def test_targets_of_every_kind():
     def line(labels, outputs):
-        return Watcher(split_model(outputs), (X, None), (X_NEW, labels)).measure()
+        return EpochFigures(split_model(outputs), (X, None), (X_NEW, labels)).measure()
 
     assert {"accuracy", "error"}.isdisjoint(line(None, 2))
     many = torch.rand(60, 4, generator=G) > 0.5
@@ -117,12 +117,9 @@ def test_a_monitor_tells_files_and_the_screen(tmp_path, capsys):
     assert shown_information in shown[0]
 
 
-def test_on_a_terminal_there_is_a_bar(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    with sfumato.Monitor(split_model(), train=(X, None), held_out=(X_NEW, None), epochs=2) as monitor:
-        monitor.epoch()
-    assert "epoch 1/2" in capsys.readouterr().err
+def test_a_line_holds_what_there_is():
     assert told({"epoch": 0, "error": 0.25}) == "epoch 1  error 0.25"
+    assert told({"epoch": 1, "loss": None, "accuracy": 0.5}, 2) == "epoch 2/2  accuracy 50.0%"
 
 
 def test_tensorboard_reads_what_was_written(tmp_path):
@@ -145,13 +142,11 @@ def test_without_tensorboard_one_sentence_names_the_extra(tmp_path, monkeypatch)
         TensorBoard(tmp_path)
 
 
-def test_mistakes_get_a_sentence(tmp_path):
+def test_mistakes_get_a_sentence():
     with pytest.raises(ConfigError, match="at least 10 samples"):
-        Watcher(split_model(), (X[:9], Y[:9]), (X_NEW, Y_NEW))
+        EpochFigures(split_model(), (X[:9], Y[:9]), (X_NEW, Y_NEW))
     with pytest.raises(ConfigError, match="120 inputs and 3 labels were given to watch"):
-        Watcher(split_model(), (X, Y[:3]), (X_NEW, Y_NEW))
-    Lines(tmp_path / "a" / "b.jsonl").write({"epoch": 0})
-    assert (tmp_path / "a" / "b.jsonl").read_text() == '{"epoch": 0}\n'
+        EpochFigures(split_model(), (X, Y[:3]), (X_NEW, Y_NEW))
 
 
 @pytest.mark.parametrize("cem", [False, True])

@@ -1,0 +1,342 @@
+"""Reading the image files that `sfumato.data.scan` found: decoded in threads, or taken from the cache.
+
+A cache entry is one `.npz` file of images and labels under a digest of the names and bytes of the source files; the
+archive format carries checksums. Whatever does not fit is ignored and written anew: a cache may cost time, never a
+result.
+"""
+
+import contextlib
+import hashlib
+import io
+import os
+import re
+import zipfile
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sfumato.data.imageset import DataSets, ImageSet, Progress, Skipped
+from sfumato.data.scan import ClassFolders
+from sfumato.data.split import hold_out
+from sfumato.errors import ConfigError, DataError, StorageError
+from sfumato.files import sha256_of, write_atomic
+
+__all__ = [
+    "TEST_FRACTION",
+    "TEST_SEED",
+    "Size",
+    "both_sides",
+    "decoded",
+    "fitted",
+    "read_folders",
+    "read_image",
+    "reason_of",
+    "resized",
+    "unreadable",
+]
+
+Size = int | tuple[int, int] | None
+"""The side of square images, (H, W), or none to leave them as they are."""
+Pixels = npt.NDArray[np.uint8]
+Arrays = tuple[Pixels, npt.NDArray[np.int64]]
+"""Images (N, C, H, W) and labels (N,)."""
+
+TEST_FRACTION = 0.2
+TEST_SEED = 0
+_CHUNK = 256
+_THREADS = 4  # small images are decoded faster than Python hands the interpreter lock around; more only wait for it
+_DAMAGED = re.compile(r"premature end|bad huffman", re.IGNORECASE)
+_FORMAT = 3
+
+
+def both_sides(size: Size) -> tuple[int, int] | None:
+    """A size as (H, W).
+
+    Raises:
+        ConfigError: a side is below one pixel.
+    """
+    sides = (size, size) if isinstance(size, int) else size
+    if sides is not None and min(sides) < 1:
+        raise ConfigError(f"size is {size}; give a side of at least one pixel, or (height, width)")
+    return sides
+
+
+def resized(images: Tensor, sides: tuple[int, int]) -> Tensor:
+    """Images in memory at another size, rounded to 8 bits.
+
+    Where both sides divide the images' own, a pixel is the mean of the block that it stands for; otherwise the images
+    are interpolated bilinearly, widened where they shrink (antialiased), as Pillow does it.
+
+    Args:
+        images: uint8, (N, C, H, W).
+        sides: (h, w) of the result.
+
+    Example:
+        >>> resized(torch.tensor([[[[0, 10, 50, 50], [20, 30, 50, 54]]]], dtype=torch.uint8), (1, 2)).tolist()
+        [[[[15, 51]]]]
+    """
+    height, width = images.shape[2:]
+    if (height, width) == sides:
+        return images
+    if height % sides[0] == 0 and width % sides[1] == 0:
+        scaled = F.avg_pool2d(images.float(), (height // sides[0], width // sides[1]))
+    else:
+        scaled = F.interpolate(images.float(), size=sides, mode="bilinear", align_corners=False, antialias=True)
+    return scaled.round().clamp(0, 255).to(torch.uint8)
+
+
+def read_folders(
+    name: str,
+    train: ClassFolders,
+    test: ClassFolders | None = None,
+    *,
+    size: Size = None,
+    progress: Progress | None = None,
+    caveat: str = "",
+    skip_unreadable: bool | None = None,
+) -> DataSets:
+    """Read a training and a test part.
+
+    Args:
+        name: of the source.
+        train: files to learn from.
+        test: files to report on. None splits `train`, always in the same way: `hold_out` with the seed `TEST_SEED`
+            takes the share `TEST_FRACTION` of the images of each class for testing; which ones depends on the order
+            of the files' names.
+        size: the side, or (H, W), to which other sizes are resized.
+        progress: called with (images read, images in all).
+        caveat: of the data set; a sentence on the files that were passed over is added.
+        skip_unreadable: leave out files that cannot be read, and list them in the result, instead of refusing; None
+            where the set has to be complete.
+
+    Raises:
+        DataError: files cannot be read, all of them named (with `skip_unreadable`: no file of a part can), the images
+            have different sizes and no `size` is given, or there is nothing to split.
+        ConfigError: `size` is not positive.
+    """
+    sides = both_sides(size)
+    parts = [train] if test is None else [train, test]
+    total, done = sum(len(part.files) for part in parts), 0
+    found: list[Arrays] = []
+    broken: dict[Path, str] = {}
+    empty = False
+    for part in parts:
+        arrays, bad = _read(part, sides, lambda count: progress and progress(done + count, total))  # noqa: B023
+        done += len(part.files)
+        found.append(arrays)
+        broken |= {part.root / part.files[i]: reason for i, reason in bad.items()}
+        empty |= len(arrays[0]) == 0
+    if broken and (empty or not skip_unreadable):
+        raise unreadable({str(path): reason for path, reason in broken.items()}, total, skip_unreadable is not None)
+    sets = [
+        ImageSet(torch.from_numpy(images), torch.from_numpy(labels), part.classes)
+        for part, (images, labels) in zip(parts, found, strict=True)
+    ]
+    if test is None:
+        sets = [*hold_out(sets[0], TEST_FRACTION, TEST_SEED)]
+    elif sets[0].image_shape != sets[1].image_shape:
+        raise _different_sizes(
+            train.root / train.files[0], sets[0].image_shape, test.root / test.files[0], sets[1].image_shape
+        )
+    skipped = tuple(Skipped(str(path), _sentence(path, reason)) for path, reason in broken.items())
+    passed_over = [file for part in parts for file in part.passed_over]
+    return DataSets(name, sets[0], sets[1], f"{caveat} {_passed_over(passed_over)}".strip(), skipped=skipped)
+
+
+def _passed_over(files: list[str]) -> str:
+    if not files:
+        return ""
+    kinds = Counter(Path(file).suffix.lower() or "no ending" for file in files)
+    told = ", ".join(f"{-count} with {kind}" for count, kind in sorted((-n, kind) for kind, n in kinds.items())[:6])
+    return (
+        f"{len(files)} files in the folders are not read, because their endings are not those of images or they lie "
+        f"outside the class folders ({told}; the first is {files[0]})."
+    )
+
+
+def _read(
+    part: ClassFolders, size: tuple[int, int] | None, tell: Callable[[int], object]
+) -> tuple[Arrays, dict[int, str]]:
+    """Images and labels of the files that can be read, from the cache where they are there; why the others cannot."""
+    entry, key, count = cache_entry(part.root, size), _digest(part), len(part.files)
+    if entry is not None and key is not None and (stored := read_entry(entry, key)) is not None:
+        tell(count)
+        return stored, {}
+    images, first, broken = np.empty((0, 3, 1, 1), dtype=np.uint8), "", dict[int, str]()
+
+    def pixels_or_reason(file: str) -> Pixels | str:
+        try:
+            return fitted(decoded((part.root / file).read_bytes()), size)
+        except Exception as error:
+            return reason_of(error)
+
+    with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
+        for start in range(0, count, _CHUNK):
+            files = part.files[start : start + _CHUNK]
+            for i, found in enumerate(pool.map(pixels_or_reason, files), start):
+                if isinstance(found, str):
+                    broken[i] = found
+                    continue
+                if not first:
+                    images, first = np.empty((count, *found.shape), dtype=np.uint8), part.files[i]
+                if found.shape != images.shape[1:]:
+                    raise _different_sizes(part.root / first, images.shape[1:], part.root / part.files[i], found.shape)
+                images[i] = found
+            tell(start + len(files))
+    labels = np.array(part.labels, dtype=np.int64)
+    if not broken and entry is not None and key is not None:  # an incomplete reading is not kept
+        write_entry(entry, key, (images, labels))
+    kept = [i for i in range(count) if i not in broken] if first else []
+    return ((images[kept], labels[kept]) if broken else (images, labels)), broken
+
+
+def _digest(part: ClassFolders) -> str | None:
+    """Of names, labels and bytes; none where a file cannot be read."""
+    digest = hashlib.sha256(repr((part.classes, part.files, part.labels)).encode())
+    try:
+        for file in part.files:
+            digest.update(sha256_of(part.root / file).encode())
+    except OSError:
+        return None
+    return digest.hexdigest()
+
+
+def _different_sizes(one: Path, shape: tuple[int, ...], other: Path, other_shape: tuple[int, ...]) -> DataError:
+    return DataError(
+        f"images of different sizes: {one} has {shape[1]}x{shape[2]} pixels (height x width), "
+        f"{other} has {other_shape[1]}x{other_shape[2]}; give `size` to resize all of them"
+    )
+
+
+def unreadable(reasons: dict[str, str], total: int, skippable: bool = True) -> DataError:
+    """All images that cannot be read, in one sentence."""
+    told = "; ".join(f"{name} ({reason})" for name, reason in reasons.items())
+    remedy = "replace them by undamaged 8-bit copies, or remove them"
+    if skippable:
+        remedy += ", or leave them out with --skip-unreadable (in Python skip_unreadable=True)"
+    return DataError(f"cannot read {len(reasons)} of {total} images: {told}; {remedy}")
+
+
+def reason_of(error: Exception) -> str:
+    """Why an image cannot be read; decoders raise OSError, SyntaxError, ValueError, struct.error and more."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+
+
+def _sentence(path: Path, reason: str) -> str:
+    return f"cannot read the image {path}: {reason}; replace the file by an undamaged 8-bit copy, or remove it"
+
+
+def read_image(path: Path, size: tuple[int, int] | None = None) -> Pixels:
+    """The pixels of one image file as RGB, (3, H, W); see `decoded`.
+
+    Args:
+        path: the file.
+        size: (H, W) to which other sizes are resized (bilinear; stretched where the shape differs), or none.
+
+    Raises:
+        DataError: the file cannot be read, is truncated or damaged, or has more than 8 bits per channel.
+    """
+    try:
+        return fitted(decoded(path.read_bytes()), size)
+    except Exception as error:
+        raise DataError(_sentence(path, reason_of(error))) from error
+
+
+def fitted(pixels: Pixels, size: tuple[int, int] | None) -> Pixels:
+    """RGB pixels (H, W, 3) as (3, h, w), resized to `size` (bilinear) where they have another."""
+    if size is not None and pixels.shape[:2] != size:
+        from PIL import Image
+
+        pixels = np.asarray(Image.fromarray(pixels).resize((size[1], size[0]), Image.Resampling.BILINEAR))
+    return pixels.transpose(2, 0, 1)
+
+
+def decoded(data: bytes) -> Pixels:
+    """The pixels of an encoded image as RGB, (H, W, 3).
+
+    Grey images get three equal channels, transparency is dropped, of an animation the first frame counts. JPEG files
+    are decoded by simplejpeg (five times faster than Pillow, same pixels), everything else by Pillow. Pixels are taken
+    as stored: an EXIF orientation is not applied.
+
+    Raises:
+        ValueError: it is damaged, or has more than 8 bits per channel: nobody knows which 8 of 16 bits matter, so they
+            are not dropped here. Decoders have errors of their own besides, see `reason_of`.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    if data.startswith(b"\xff\xd8"):
+        try:
+            import simplejpeg
+
+            # The two round CMYK differently, and a device may have Pillow only.
+            if simplejpeg.decode_jpeg_header(data)[2] not in ("CMYK", "YCCK"):
+                pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB")
+                return pixels
+        except ValueError as error:
+            # What is missing cannot be decoded by others either; they would only fill it with grey.
+            if _DAMAGED.search(str(error)):
+                raise
+        except ImportError:
+            pass
+    try:
+        image = Image.open(io.BytesIO(data))
+    except UnidentifiedImageError:
+        raise ValueError("it is empty, truncated or no image" if data else "it is empty") from None
+    with image:
+        if image.mode[0] in "IF" or _bits(image, data) > 8:
+            raise ValueError(f"its pixels have more than 8 bits per channel ({image.format})")
+        return np.asarray(image.convert("RGB"))
+
+
+def _bits(image: Any, data: bytes) -> int:
+    """Bits per channel as the file says; Pillow drops half of 16 without a word."""
+    if image.format == "PNG":
+        return data[24]
+    if image.format == "TIFF":
+        return int(max(image.tag_v2.get(258, (1,))))
+    if image.format == "PPM":
+        limit = image.tile[0][3]  # the raw mode, or that with the largest value
+        return int(limit[-1]).bit_length() if isinstance(limit, tuple) and isinstance(limit[-1], int) else 8
+    return 8
+
+
+def cache_entry(source: Path, size: tuple[int, int] | None) -> Path | None:
+    """The cache file for what is read from `source` at `size`; none if there is no home to keep it in.
+
+    It lies in $SFUMATO_CACHE, else in $XDG_CACHE_HOME/sfumato, else in ~/.cache/sfumato; one per source and size.
+    """
+    try:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        root = Path(os.environ.get("SFUMATO_CACHE") or Path(base) / "sfumato")
+    except RuntimeError:
+        return None
+    name = hashlib.sha256(repr((str(source.resolve()), size)).encode()).hexdigest()[:16]
+    return root / "folders" / f"{name}.npz"
+
+
+def read_entry(entry: Path, key: str) -> Arrays | None:
+    """The arrays stored under `key`, or none if there are none, they belong to other files, or they are damaged."""
+    try:
+        with np.load(entry, allow_pickle=False) as stored:
+            return (stored["images"], stored["labels"]) if str(stored["key"]) == f"{_FORMAT} {key}" else None
+    except (OSError, ValueError, TypeError, LookupError, EOFError, zipfile.BadZipFile, AttributeError):
+        return None
+
+
+def write_entry(entry: Path, key: str, arrays: Arrays) -> None:
+    """Store the arrays, where that is possible (the disk may be full, or for reading only)."""
+
+    def write(path: Path) -> None:
+        with path.open("wb") as handle:  # given a path, numpy would append .npz to it
+            np.savez(handle, images=arrays[0], labels=arrays[1], key=np.array(f"{_FORMAT} {key}"))
+
+    with contextlib.suppress(StorageError):
+        write_atomic(entry, write)
