@@ -6,13 +6,16 @@ from typing import Any
 
 from sfumato.report.averages import group
 from sfumato.report.cells import Cell, Row, Table
-from sfumato.report.curves import Curve, Point
-from sfumato.report.figures import trade_off
-from sfumato.report.page import write_page
-from sfumato.report.palette import styles
-from sfumato.report.tables import to_html
+from sfumato.report.figures import Curve, Point, trade_off
+from sfumato.report.page import Section, figure, part, table, write_page
+from sfumato.report.verdict import Verdict
 
 __all__ = ["write_comparison_report"]
+
+_CAPTION = (
+    "Each point is a target under its strongest attack; up and to the right is better. Lines join settings of one "
+    "defence. MSE: squared difference between original and reconstruction, averaged over pixels from 0 to 1."
+)
 
 
 def write_comparison_report(path: Path, comparison: Mapping[str, Any]) -> None:
@@ -25,27 +28,26 @@ def write_comparison_report(path: Path, comparison: Mapping[str, Any]) -> None:
     Raises:
         StorageError: the file could not be written.
     """
-    subjects = comparison["subjects"]
-    looks = styles(one["defense"] for one in subjects)
-    figures = []
-    if all(one["accuracy"] is not None for one in subjects):
-        for field, words in (("mse_mean", "Mean error of the strongest attack"), ("mse_worst5", "Worst-served 5 %")):
-            svg = trade_off(
+    subjects, sections = comparison["subjects"], []
+    for field, words in (("mse_mean", "Mean error of the strongest attack"), ("mse_worst5", "Worst-served 5 %")):
+        if all(one["accuracy"] is not None for one in subjects):
+            drawn = trade_off(
                 _curves(subjects, field),
-                looks=looks,
                 reference=subjects[0]["reference"] if field == "mse_mean" else None,
                 key=field.replace("_", "-"),
                 errors="standard error",
             )
-            figures.append((words, svg))
+            sections.append(Section(words, [figure(drawn, _CAPTION)]))
     write_page(
         path,
-        "comparison.html.j2",
-        title="Audits compared",
-        verdict={"headline": comparison["headline"], "notes": comparison["caveats"]},
-        figures=figures,
-        table=to_html(_table(subjects)),
-        subjects=subjects,
+        title=f"Sfumato: {len(subjects)} audits compared",
+        verdict=Verdict(comparison["headline"], tuple(comparison["caveats"])),
+        sections=[
+            *sections,
+            Section("The numbers", [table(_table(subjects))], wide=True),
+            Section("Who dominates whom", [part("dominance", subjects=subjects)]),
+        ],
+        facts=[("targets", ", ".join(one["name"] for one in subjects))],
         seconds=comparison["seconds"],
         evidence=comparison["evidence"],
     )
@@ -87,10 +89,9 @@ def _table(subjects: Sequence[Mapping[str, Any]]) -> Table:
         )
         for one in subjects
     )
-    return Table(
-        "Targets",
-        ("accuracy", "MSE", "MSE, worst 5 %", "PSNR", "SSIM", "strongest attack"),
-        rows,
-        notes=("In bold: dominated by no other. ±: standard error. Worst is worst for the person in the picture.",),
-        corner="target",
+    notes = (
+        "In bold: dominated by no other. ±: standard error. Worst is worst for the person in the picture. PSNR: "
+        "10 log₁₀(1 / MSE) in dB; SSIM: likeness of local structure, 1 for identical images.",
     )
+    columns = ("accuracy", "MSE", "MSE, worst 5 %", "PSNR, dB", "SSIM", "strongest attack")
+    return Table("Targets", columns, rows, notes, corner="target")
