@@ -217,8 +217,7 @@ def _convergence(attacks: Results, looks: Mapping[str, Style]) -> Drawn | None:
     best = min(flat, key=lambda name: flat[name], default="")
     return line_figure(
         curves,
-        x_label="share of the training, %",
-        y_label="error (MSE) on held-out images",
+        ("share of the training, %", "error (MSE) on held-out images"),
         key="convergence",
         title="Error on images that an attack did not learn from, while it trains",
         log_y=True,
@@ -237,7 +236,7 @@ def _sweeps(result: Mapping[str, Any]) -> list[Section]:
             for one in queries
         ]  # fmt: skip
         drawn = line_figure(
-            curves, x_label="queries of one image, K", y_label="attacker's error (MSE)", key="queries",
+            curves, ("queries of one image, K", "attacker's error (MSE)"), key="queries",
             title="Error against the number of queries of one image", log_x=True,
         )  # fmt: skip
         caption = (
@@ -313,8 +312,8 @@ def _provable(result: Mapping[str, Any]) -> list[Any]:
             for one in ratios
         ]
         drawn = line_figure(
-            [Curve("exp(−2 I / d)", steps, bare=True), *marked], x_label="bound on the information I, nats",
-            y_label="floor, relative", key="floor",
+            [Curve("exp(−2 I / d)", steps, bare=True), *marked],
+            ("bound on the information I, nats", "floor, relative"), key="floor",
             title="How far the floor of Theorem 1 sinks with the information released",
         )  # fmt: skip
         caption = (

@@ -43,13 +43,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Fit:
-    """The curve `y = a exp(b x)` that somebody fitted to points.
-
-    Attributes:
-        a: error at entropy 0, above 0.
-        b: growth per unit of the horizontal axis.
-        r2: coefficient of determination; on which scale is for the caption to say.
-    """
+    """The curve `y = a exp(b x)` that somebody fitted to points, with its coefficient of determination R²."""
 
     a: float
     b: float
@@ -63,10 +57,17 @@ class Fit:
         """
         return f"{_number(self.a)} exp({_number(self.b)} {x}), R² {self.r2:.2f}".replace("-", "−")
 
-    def between(self, low: float, high: float) -> list[tuple[float, float]]:
-        """101 places along it; through the logarithm, because entropies in nats reach into the hundreds."""
+    def along(self, points: Sequence[Point]) -> list[tuple[float, float]]:
+        """101 places over these points; through the logarithm, as entropies in nats reach into the hundreds."""
+        low, high = min(one.x for one in points), max(one.x for one in points)
         xs = [low + (high - low) * step / 100 for step in range(101)]
         return [(x, math.exp(min(math.log(self.a) + self.b * x, 700.0))) for x in xs]
+
+
+def _number(value: float) -> str:
+    """Three significant digits, with a power of ten where there would be an e."""
+    mantissa, _, exponent = f"{value:.3g}".partition("e")
+    return f"{mantissa}·10{str(int(exponent)).translate(_SUPERSCRIPT)}" if exponent else mantissa
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,13 @@ class Axis(NamedTuple):
     unit: str = ""
     scale: float = 1.0
 
+    def said(self, value: float, error: float | None = None) -> str:
+        """A value with its name, its error and its unit."""
+        shown, spread = self.write(self.scale * value, self.scale * value), ""
+        if error:
+            spread = f" ± {self.write(self.scale * error, self.scale * value)}"
+        return f"{self.short} {shown}{spread}{self.unit}"
+
 
 def draw(
     curves: Sequence[Curve],
@@ -108,8 +116,8 @@ def draw(
     *,
     key: str,
     title: str,
-    looks: Mapping[str, Style] | None = None,
-    errors: str = "",
+    looks: Mapping[str, Style] | None,
+    errors: str,
     across: Mapping[str, float] | None = None,
     upright: Mapping[str, float] | None = None,
     hidden: Sequence[Curve] = (),
@@ -117,27 +125,15 @@ def draw(
     alone: bool = False,
     height: float = 3.9,
 ) -> Drawn:
-    """Draw curves as one figure.
+    """Draw at least one curve on two axes, whose limits and scales `arrange` sets.
 
-    Args:
-        curves: at least one.
-        x: the horizontal axis.
-        y: the vertical one.
-        arrange: sets limits and scales of the matplotlib axes.
-        key: begins the ids inside the SVG, for several figures on one page.
-        title: read out by screen readers; not drawn, because page and paper have a heading.
-        looks: style per defence; chosen from the curves where None.
-        errors: what the error bars show.
-        across: names and values of horizontal reference lines.
-        upright: names and values of vertical ones.
-        hidden: curves that are named instead of drawn.
-        joined: whether lines join the points.
-        alone: whether a single curve needs no legend.
-        height: in inches; a long legend adds to it.
+    `title` is read out and not drawn, because page and paper have a heading. `across` and `upright` name horizontal and
+    vertical lines, `hidden` holds what is named below the figure instead of drawn, `joined` tells whether lines join
+    the points, and a single curve needs no legend where `alone`. A long legend adds to the `height` in inches.
     """
     from matplotlib.figure import Figure
 
-    looks = looks or styles(one.defense for one in (*curves, *hidden))
+    looks, across, upright = looks or styles(one.defense for one in (*curves, *hidden)), across or {}, upright or {}
     with drawing():
         entries = [entry for one in curves for entry in _entries(one, looks[one.defense], x, joined)]
         columns = _columns([name for name, _ in entries])
@@ -149,80 +145,45 @@ def draw(
         axes.set_xlabel(x.label, parse_math=False)
         axes.set_ylabel(y.label, parse_math=False)
         arrange(axes)
-        for value in (across or {}).values():
+        for value in across.values():
             axes.axhline(y.scale * value, color=MUTED, linewidth=1.2, linestyle=(0, (2, 3)))
-        for value in (upright or {}).values():
+        for value in upright.values():
             axes.axvline(x.scale * value, color=MUTED, linewidth=1.2, linestyle=(0, (2, 3)))
         if rows:
             _legend(figure, entries, columns)
         figure.draw_without_rendering()
         figure.set_layout_engine("none")  # the notes are placed for the layout as it is now
-        named = [(one.name or looks[one.defense].label, one) for one in curves]
-        below = [(one.name or looks[one.defense].label, dot) for one in hidden for dot in one.points]
-        lines = [f"below: {name} {_said(dot, x, y)}" for name, dot in below[:2]] + ["and more"] * (len(below) > 2)
-        _write_notes(axes, curves, looks, (x.scale, y.scale), across or {}, upright or {}, lines, joined)
-        words = [f"{name}: {_told(one, x, y)}" for name, one in named]
-        words += [f"{name}, not drawn: {_said(dot, x, y)}" for name, dot in below]
-        for axis, values in ((x, upright or {}), (y, across or {})):
-            words += [f"{name}: {axis.write(axis.scale * at, at)}{axis.unit}" for name, at in values.items()]
-        remarks = _remarks([dot for one in curves for dot in one.points], errors)
-        data = [_row(name, dot, x, y) | _coefficients(one.fit) for name, one in named for dot in one.points]
-        data += [_row(name, dot, x, y) for name, dot in below]
-        description = " ".join(["; ".join(words) + ".", *([remarks] if remarks else [])])
-        return to_svg(figure, key=key, title=title, description=description, rows=data, remarks=remarks)
-
-
-def _remarks(points: Sequence[Point], errors: str) -> str:
-    parts = []
-    if any(one.x_error or one.y_error for one in points):
-        parts.append(f"Bars: {errors}.")
-    if not all(one.converged for one in points):
-        parts.append("Hollow points rest on an attack that had not converged: a longer one may find more.")
-    return " ".join(parts)
-
-
-def _row(name: str, dot: Point, x: Axis, y: Axis) -> dict[str, Any]:
-    return {
-        "series": name,
-        "setting": dot.note,
-        x.short: dot.x,
-        f"{x.short} bar": dot.x_error,
-        y.short: dot.y,
-        f"{y.short} bar": dot.y_error,
-        "converged": dot.converged,
-    }
-
-
-def _coefficients(fit: Fit | None) -> dict[str, float]:
-    return {} if fit is None else {"a": fit.a, "b": fit.b, "R2": fit.r2}
+        _write_notes(axes, curves, looks, (x.scale, y.scale), across, upright, joined)
+        every = [(one.name or looks[one.defense].label, one) for one in (*curves, *hidden)]
+        words = "; ".join(
+            [f"{name}: {_told(one, x, y)}" for name, one in every]
+            + [f"{name}: {x.said(value)}" for name, value in upright.items()]
+            + [f"{name}: {y.said(value)}" for name, value in across.items()]
+        )
+        points = [point for one in curves for point in one.points]
+        remarks = [f"Bars: {errors}."] if any(point.x_error or point.y_error for point in points) else []
+        if not all(point.converged for point in points):
+            remarks.append("Hollow points rest on an attack that had not converged: a longer one may find more.")
+        remarks += [f"Too low for the figure: {name}, {_told(one, x, y)}." for name, one in every[len(curves) :]]
+        data = [
+            {"series": name, "setting": point.note, x.short: point.x, f"{x.short} bar": point.x_error,
+             y.short: point.y, f"{y.short} bar": point.y_error, "converged": point.converged}
+            | ({} if one.fit is None else {"a": one.fit.a, "b": one.fit.b, "R2": one.fit.r2})
+            for name, one in every for point in one.points
+        ]  # fmt: skip
+        text = " ".join(remarks)
+        return to_svg(figure, key=key, title=title, description=f"{words}. {text}".strip(), rows=data, remarks=text)
 
 
 def _told(curve: Curve, x: Axis, y: Axis) -> str:
     points = curve.points if len(curve.points) <= 12 else (curve.points[0], curve.points[-1])
-    fitted = [f"fitted {curve.fit.formula(x.short)}"] if curve.fit else []
-    return "; ".join([", ".join(_said(dot, x, y) for dot in points), *fitted])
-
-
-def _said(dot: Point, x: Axis, y: Axis) -> str:
-    parts = []
-    for axis, value, error in ((x, dot.x, dot.x_error), (y, dot.y, dot.y_error)):
-        spread = f" ± {axis.write(axis.scale * error, axis.scale * value)}" if error else ""
-        parts.append(f"{axis.short} {axis.write(axis.scale * value, axis.scale * value)}{spread}{axis.unit}")
-    loose = "" if dot.converged else " (attack not converged)"
-    return (f"{dot.note}: " if dot.note else "") + ", ".join(parts) + loose
-
-
-def _number(value: float) -> str:
-    """Three significant digits, with a power of ten where there would be an e."""
-    mantissa, _, exponent = f"{value:.3g}".partition("e")
-    return f"{mantissa}·10{str(int(exponent)).translate(_SUPERSCRIPT)}" if exponent else mantissa
-
-
-def _places(curve: Curve) -> list[tuple[float, float]]:
-    """Along the fitted curve of a curve that has one."""
-    if curve.fit is None:
-        return []
-    return curve.fit.between(min(dot.x for dot in curve.points), max(dot.x for dot in curve.points))
+    parts = [
+        (f"{point.note}: " if point.note else "")
+        + f"{x.said(point.x, point.x_error)}, {y.said(point.y, point.y_error)}"
+        + ("" if point.converged else " (attack not converged)")
+        for point in points
+    ]
+    return ", ".join(parts) + (f"; fitted {curve.fit.formula(x.short)}" if curve.fit else "")
 
 
 def _dash(curve: Curve, look: Style, joined: bool) -> str:
@@ -230,36 +191,32 @@ def _dash(curve: Curve, look: Style, joined: bool) -> str:
 
 
 def _draw_curve(axes: Any, curve: Curve, look: Style, right: float, up: float, joined: bool) -> None:
-    dash, xs, ys = (
-        _dash(curve, look, joined),
-        [right * dot.x for dot in curve.points],
-        [up * dot.y for dot in curve.points],
-    )
+    dash = _dash(curve, look, joined)
     if dash:
-        axes.plot(xs, ys, color=look.colour, linestyle=dash, zorder=2)
+        places = [(right * point.x, up * point.y) for point in curve.points]
+        axes.plot(*zip(*places, strict=True), color=look.colour, linestyle=dash, zorder=2)
     if curve.fit is not None:
-        axes.plot(*zip(*_places(curve), strict=True), color=look.colour, linestyle="--", zorder=2)
-    for dot, x, y in zip(curve.points, xs, ys, strict=True):
-        if curve.bare and dash and not dot.emphasis:
+        axes.plot(*zip(*curve.fit.along(curve.points), strict=True), color=look.colour, linestyle="--", zorder=2)
+    for point in curve.points:
+        if curve.bare and dash and not point.emphasis:
             continue
         axes.errorbar(
-            x, y, xerr=dot.x_error and right * dot.x_error, yerr=dot.y_error and up * dot.y_error, color=look.colour,
-            elinewidth=1.0, capsize=2.0, marker=look.marker, markersize=look.size * (1.4 if dot.emphasis else 1.0),
-            markerfacecolor=look.colour if dot.converged else PAPER,
-            markeredgecolor=PAPER if dot.converged else look.colour,
-            markeredgewidth=0.8 if dot.converged else 1.6, zorder=4 if dot.emphasis else 3,
+            right * point.x, up * point.y, xerr=point.x_error and right * point.x_error,
+            yerr=point.y_error and up * point.y_error, color=look.colour, elinewidth=1.0, capsize=2.0,
+            marker=look.marker, markersize=look.size * (1.4 if point.emphasis else 1.0),
+            markerfacecolor=look.colour if point.converged else PAPER,
+            markeredgecolor=PAPER if point.converged else look.colour,
+            markeredgewidth=0.8 if point.converged else 1.6, zorder=4 if point.emphasis else 3,
         )  # fmt: skip
 
 
 def _entries(curve: Curve, look: Style, x: Axis, joined: bool) -> list[tuple[str, Any]]:
     from matplotlib.lines import Line2D
 
-    dash = _dash(curve, look, joined)
-    how = {"marker": look.marker, "markersize": look.size, "markeredgecolor": PAPER}
-    entries = [(curve.name or look.label, Line2D([], [], color=look.colour, linestyle=dash, **how))]
-    if curve.fit is not None:
-        entries.append((curve.fit.formula(x.short), Line2D([], [], color=look.colour, linestyle="--")))
-    return entries
+    how: Any = {"marker": look.marker, "markersize": look.size, "markeredgecolor": PAPER}
+    line = Line2D([], [], color=look.colour, linestyle=_dash(curve, look, joined), **how)
+    fitted = Line2D([], [], color=look.colour, linestyle="--")
+    return [(curve.name or look.label, line)] + ([(curve.fit.formula(x.short), fitted)] if curve.fit else [])
 
 
 def _columns(names: Sequence[str]) -> int:
@@ -286,7 +243,6 @@ def _write_notes(
     scale: tuple[float, float],
     across: Mapping[str, float],
     upright: Mapping[str, float],
-    below: Sequence[str],
     joined: bool,
 ) -> None:
     """Beside the points what they are, as far as there is room: emphasised first, then ends, middle and the rest."""
@@ -297,33 +253,32 @@ def _write_notes(
         right, up = axes.transData.transform((scale[0] * x, scale[1] * y))
         return float(right), float(up)
 
-    def write(x: float, y: float, text: str, colour: str, **how: Any) -> Area:
-        """With the lower left corner at (x, y); gives what it covers."""
+    def write(x: float, y: float, text: str, colour: str, **how: Any) -> None:
         axes.text(x, y, text, transform=None, color=colour, fontsize=_NOTE, va="bottom", parse_math=False, **how)
-        return x, y, x + 0.58 * _NOTE * len(text), y + _NOTE
 
-    taken = [write(frame[0] + 4, frame[1] + 4 + 13 * i, text, MUTED) for i, text in enumerate(reversed(below))]
-    some = curves[0].points[0]
+    taken: list[Area] = []
     for name, value in across.items():
-        taken.append(write(frame[0] + 4, at(some.x, value)[1] + 1, name, MUTED))
+        x, y = frame[0] + 4, at(curves[0].points[0].x, value)[1] + 1
+        write(x, y, name, MUTED)
+        taken.append((x, y, x + 0.58 * _NOTE * len(name), y + _NOTE))
     for name, value in upright.items():
-        x = at(value, some.y)[0] - 4 - 1.2 * _NOTE
-        write(x, frame[1] + 6, name, MUTED, rotation=90)
-        taken.append((x, frame[1], x + 1.6 * _NOTE, frame[1] + 6 + 0.58 * _NOTE * len(name)))
+        x, y = at(value, curves[0].points[0].y)[0] - 4 - 1.2 * _NOTE, frame[1] + 6
+        write(x, y, name, MUTED, rotation=90)
+        taken.append((x, y, x + 1.6 * _NOTE, y + 0.58 * _NOTE * len(name)))
     spots: list[tuple[Point, Curve]] = []
     for curve in curves:
-        places = [at(dot.x, dot.y) for dot in curve.points]
-        taken += [_around(*spot, 5.0 if dot.emphasis else 4.0) for spot, dot in zip(places, curve.points, strict=True)]
+        places = [at(point.x, point.y) for point in curve.points]
+        taken += [_around(*spot, 5.0) for spot in places]
         for (x0, y0), (x1, y1) in pairwise(places) if joined else ():
             taken += [_around(x0 + (x1 - x0) * i / 24, y0 + (y1 - y0) * i / 24, 1.0) for i in range(1, 24)]
-        taken += [_around(*at(*spot), 1.0) for spot in _places(curve)]
+        taken += [_around(*at(*spot), 1.0) for spot in (curve.fit.along(curve.points) if curve.fit else ())]
         order = dict.fromkeys([0, len(places) - 1, len(places) // 2, *range(len(places))])
         spots += [(curve.points[index], curve) for index in order]
     spots.sort(key=lambda spot: not spot[0].emphasis)
-    notes = [(*at(dot.x, dot.y), dot.note) for dot, _ in spots]
+    notes = [(*at(point.x, point.y), point.note) for point, _ in spots]
     for index, (x, y) in place(notes, taken, frame, size=_NOTE, gap=5.0).items():
-        dot, curve = spots[index]
-        write(x, y, dot.note, looks[curve.defense].colour, fontweight="bold" if dot.emphasis else "normal")
+        point, curve = spots[index]
+        write(x, y, point.note, looks[curve.defense].colour, fontweight="bold" if point.emphasis else "normal")
 
 
 def _around(x: float, y: float, reach: float) -> Area:
@@ -333,17 +288,10 @@ def _around(x: float, y: float, reach: float) -> Area:
 def place(
     notes: Sequence[tuple[float, float, str]], obstacles: Sequence[Area], frame: Area, *, size: float, gap: float
 ) -> dict[int, tuple[float, float]]:
-    """Find a free place beside each point for its note; a note without one is left out.
+    """Lower left corner of each note (x, y of its point in points, text) that finds a free place within the frame.
 
-    Args:
-        notes: (x, y, text) in points, the most important first.
-        obstacles: what must stay visible.
-        frame: what the notes must not leave.
-        size: of the font; a character counts as 0.58 of it, which fits the common sans-serif fonts.
-        gap: between a point and its note.
-
-    Returns:
-        The lower left corner of each note that has a place, by its index.
+    The first has precedence; `gap` lies between a point and its note. A character counts as 0.58 of the font's `size`,
+    which fits the common sans-serif fonts.
     """
     taken, placed = list(obstacles), {}
     for index, (x, y, text) in enumerate(notes):
@@ -352,11 +300,11 @@ def place(
         above, under, level = y + gap, y - gap - height, y - height / 2
         corners = ((right, above), (left, under), (right, under), (left, above), (middle, above + gap),
                    (middle, under - gap), (right + gap, level), (left - gap, level))  # fmt: skip
-        for corner in corners if text else ():
-            l, b, r, t = corner[0], corner[1], corner[0] + width, corner[1] + height  # noqa: E741
-            inside = frame[0] <= l and r <= frame[2] and frame[1] <= b and t <= frame[3]
-            if inside and not any(l < o[2] and o[0] < r and b < o[3] and o[1] < t for o in taken):
-                taken.append((l, b, r, t))
-                placed[index] = corner
+        for west, south in corners if text else ():
+            east, north = west + width, south + height
+            inside = frame[0] <= west and east <= frame[2] and frame[1] <= south and north <= frame[3]
+            if inside and not any(west < o[2] and o[0] < east and south < o[3] and o[1] < north for o in taken):
+                taken.append((west, south, east, north))
+                placed[index] = (west, south)
                 break
     return placed

@@ -85,7 +85,8 @@ def write_demo_report(
                 "right is better. σ: standard deviation of the noise.")]),
         Section("The information during training", [figure(information_curve(histories, looks=looks),
                 "Bound of Theorem 2 on the information that the noisy feature carries, from the moments of the "
-                f"training features after each epoch, which underestimate it, seed {seeds[0]} ({names}). 1 nat is 1.44 bits.")])
+                f"training features after each epoch, which underestimate it, seed {seeds[0]} ({names}). "
+                "1 nat is 1.44 bits.")])
         if histories else None,
         Section("What these numbers mean", [part("demo_meaning", candidates=test)]),
         Section("What is not guaranteed", [

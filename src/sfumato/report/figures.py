@@ -27,7 +27,7 @@ def trade_off(
     """Accuracy in per cent against the attacker's error on test images, as inline SVG.
 
     Up and to the right is better. A point more than 40 points of accuracy below the best one would flatten all
-    others; it is named in the figure instead of drawn.
+    others; it is named in the caption instead of drawn.
 
     Args:
         curves: what to compare.
@@ -44,12 +44,11 @@ def trade_off(
     if not every:
         raise ConfigError("the trade-off figure has no points; give at least one measured setting")
     deep = max(point.y for point in every) - _DEPTH
-    split = [
-        replace(one, points=tuple(point for point in one.points if (point.y < deep) == below))
-        for below in (False, True)
-        for one in curves
-    ]
-    shown, hidden = ([one for one in half if one.points] for half in (split[: len(curves)], split[len(curves) :]))
+    shown, hidden = (
+        [replace(one, points=points) for one in curves
+         if (points := tuple(point for point in one.points if (point.y < deep) == low))]
+        for low in (False, True)
+    )  # fmt: skip
     drawn = [point for curve in shown for point in curve.points]
     right = max(point.x + (point.x_error or 0.0) for point in drawn)
     near = reference if reference is not None and reference <= 2 * right else None
@@ -59,7 +58,7 @@ def trade_off(
         low = 100 * min(point.y - (point.y_error or 0.0) for point in drawn)
         high = 100 * max(point.y + (point.y_error or 0.0) for point in drawn)
         margin = max(0.1 * (high - low), (2.0 - (high - low)) / 2, 0.3)  # a difference of a tenth is no cliff
-        axes.set_ylim(low - margin * (3 if hidden else 1), high + margin)  # room for the names of what is hidden
+        axes.set_ylim(low - margin, high + margin)
 
     return draw(
         shown,
@@ -97,13 +96,11 @@ def information_curve(
         raise ConfigError("no run has a history of its information; give at least one with an epoch")
     curves = []
     for name, values in histories.items():
-        *before, last = [Point(epoch, value) for epoch, value in enumerate(values, 1)] or [None]
-        if last is not None:
-            curves.append(Curve(name, (*before, replace(last, note=f"{last.y:.3g}", emphasis=True)), bare=True))
+        last = [Point(len(values), values[-1], note=f"{values[-1]:.3g}", emphasis=True)] if len(values) else []
+        curves.append(Curve(name, (*(Point(i + 1, values[i]) for i in range(len(values) - 1)), *last), bare=True))
     return line_figure(
-        curves,
-        x_label="epoch of training",
-        y_label="information bound, nats",
+        [one for one in curves if one.points],
+        ("epoch of training", "information bound, nats"),
         key=key,
         title="Information bound over the epochs",
         log_y=min(every) > 0 and max(every) > 20 * min(every),
@@ -113,9 +110,8 @@ def information_curve(
 
 def line_figure(
     curves: Sequence[Curve],
+    labels: tuple[str, str],
     *,
-    x_label: str,
-    y_label: str,
     key: str,
     title: str,
     log_x: bool = False,
@@ -123,37 +119,23 @@ def line_figure(
     references: Mapping[str, float] | None = None,
     looks: Mapping[str, Style] | None = None,
 ) -> Drawn:
-    """Lines over queries, over epochs, over information, as inline SVG; error bars are standard errors.
+    """Lines over queries, over epochs, over information; error bars are standard errors.
 
-    Args:
-        curves: at least one with a point.
-        x_label: of the horizontal axis, up to a comma its name.
-        y_label: of the vertical one, likewise.
-        key: begins the ids inside the SVG, for several figures on one page.
-        title: read out by screen readers.
-        log_x: horizontal axis logarithmic to base 2, with ticks at the points.
-        log_y: vertical axis logarithmic.
-        references: names and values of horizontal lines.
-        looks: style per name; chosen from the curves where None.
-
-    Raises:
-        ConfigError: there is no point to draw.
+    A label names its axis up to a comma. Horizontal axes are logarithmic to base 2, with ticks at the points.
     """
-    every = [point for curve in curves for point in curve.points]
-    if not every:
-        raise ConfigError("the figure has no points; give at least one line with a point")
-    values = [point.y for point in every] + list((references or {}).values())
+    from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
+
+    points = [point for curve in curves for point in curve.points]
+    values = [point.y for point in points] + list((references or {}).values())
+    plain = FuncFormatter(lambda value, _: f"{value:g}")
 
     def arrange(axes: Any) -> None:
-        from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
-
-        plain = FuncFormatter(lambda value, _: f"{value:g}")
         if log_x:
             axes.set_xscale("log", base=2)
-            axes.xaxis.set_major_locator(FixedLocator(sorted({point.x for point in every})))
+            axes.xaxis.set_major_locator(FixedLocator(sorted({point.x for point in points})))
             axes.xaxis.set_major_formatter(plain)
             axes.xaxis.set_minor_locator(NullLocator())
-        elif all(isinstance(point.x, int) for point in every):
+        elif all(isinstance(point.x, int) for point in points):
             axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
         if log_y:
             axes.set_yscale("log")
@@ -162,7 +144,7 @@ def line_figure(
         else:
             axes.set_ylim(min(0.0, *values), 1.08 * max(*values, 1e-9))
 
-    across, up = (Axis(name, name.split(",")[0], lambda value, _: f"{value:.4g}") for name in (x_label, y_label))
+    across, up = (Axis(name, name.split(",")[0], lambda value, _: f"{value:.4g}") for name in labels)
     return draw(
         curves, across, up, arrange, key=key, title=title, looks=looks, errors="standard error", across=references,
         alone=True, height=3.4,

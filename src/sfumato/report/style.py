@@ -48,30 +48,13 @@ _KNOWN = {
 _BY_LABEL = {label.casefold(): name for name, (label, _) in _KNOWN.items()}
 
 _SETTINGS: Any = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "sfumato",
-    "pdf.fonttype": 42,
-    "font.family": "sans-serif",
-    "font.size": 12.0,
-    "text.color": INK,
-    "axes.edgecolor": GRID,
-    "axes.labelcolor": INK,
-    "axes.linewidth": 0.8,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.formatter.useoffset": False,
-    "axes.facecolor": "none",
-    "figure.facecolor": "none",
-    "grid.color": GRID,
-    "grid.linewidth": 0.6,
-    "xtick.color": GRID,
-    "ytick.color": GRID,
-    "xtick.labelcolor": MUTED,
-    "ytick.labelcolor": MUTED,
+    **{"svg.fonttype": "none", "svg.hashsalt": "sfumato", "pdf.fonttype": 42},
+    **{"font.family": "sans-serif", "font.size": 12.0, "text.color": INK, "figure.facecolor": "none"},
+    **{"axes.edgecolor": GRID, "axes.labelcolor": INK, "axes.linewidth": 0.8, "axes.facecolor": "none"},
+    **{"axes.grid": True, "axes.axisbelow": True, "grid.color": GRID, "grid.linewidth": 0.6},
+    **{"axes.spines.top": False, "axes.spines.right": False, "axes.formatter.useoffset": False},
+    **{"xtick.color": GRID, "ytick.color": GRID, "xtick.labelcolor": MUTED, "ytick.labelcolor": MUTED},
     "lines.linewidth": 1.8,
-    "lines.markersize": 6.5,
 }
 
 
@@ -87,15 +70,7 @@ def drawing() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Style:
-    """How one defence looks.
-
-    Attributes:
-        label: what readers see.
-        slot: which series colour, `s0` to `s9`.
-        colour: the light colour of that slot.
-        marker: of its points, in matplotlib's notation.
-        line: which of `LINES` joins them.
-    """
+    """How one defence looks: its label, its series `s0` to `s9` and that colour, its marker, its kind of line."""
 
     label: str
     slot: int

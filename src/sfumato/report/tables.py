@@ -80,24 +80,18 @@ def to_latex(table: Table) -> str:
         " & ".join(_set_apart(r"\textbf{{{}}}", _latex(text), row) for text in _texts(table, row)) + r" \\"
         for row in table.rows
     ]
-    return "\n".join(
-        [
-            r"\begin{table}",
-            r"\centering",
-            rf"\caption{{{_latex(table.title)}}}",
-            rf"\begin{{tabular}}{{l{'r' * (start - 2)}}}",
-            r"\toprule",
-            " & ".join([_latex(table.corner), *heads]) + r" \\",
-            *([" ".join(rules), " & ".join(["", *under]) + r" \\"] if any(compared) else []),
-            r"\midrule",
-            *body,
-            r"\bottomrule",
-            r"\end{tabular}",
-            *([rf"\par\smallskip\footnotesize {_latex(' '.join(table.notes))}"] if table.notes else []),
-            r"\end{table}",
-            "",
-        ]
-    )
+    lines = [
+        *(r"\begin{table}", r"\centering", rf"\caption{{{_latex(table.title)}}}"),
+        *(rf"\begin{{tabular}}{{l{'r' * (start - 2)}}}", r"\toprule"),
+        " & ".join([_latex(table.corner), *heads]) + r" \\",
+        *([" ".join(rules), " & ".join(["", *under]) + r" \\"] if any(compared) else []),
+        r"\midrule",
+        *body,
+        *(r"\bottomrule", r"\end{tabular}"),
+        *([rf"\par\smallskip\footnotesize {_latex(' '.join(table.notes))}"] if table.notes else []),
+        *(r"\end{table}", ""),
+    ]
+    return "\n".join(lines)
 
 
 def _texts(table: Table, row: Row) -> list[str]:

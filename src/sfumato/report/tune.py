@@ -13,6 +13,12 @@ from sfumato.report.verdict import Verdict
 
 __all__ = ["tune_curves", "tune_table", "write_tune_report"]
 
+_NOTE = (
+    "Accuracy, error (MSE) and identification on all held-out images; points lost against the baseline on the same "
+    "images, ± standard error. Identified: how often the attacker tells which image was sent. Information: an upper "
+    "bound on what a feature tells about its image; 1 nat is 1.44 bits. The setting is chosen by the error."
+)
+
 
 def write_tune_report(path: Path, result: Mapping[str, Any]) -> None:
     """Write the search as one HTML file that needs nothing else.
@@ -121,9 +127,7 @@ def tune_table(result: Mapping[str, Any]) -> Table:
         "The settings that were trained",
         ("accuracy", "points lost", "strongest attacker's error", "identified", "information held out, nats"),
         tuple(rows),
-        ("Accuracy, error (MSE) and identification on all held-out images; points lost against the baseline on the "
-         "same images, ± standard error. Identified: how often the attacker tells which image was sent. Information: an "
-         "upper bound on what a feature tells about its image; 1 nat is 1.44 bits. The setting is chosen by the error.",),
+        (_NOTE,),
         corner="strength",
     )  # fmt: skip
 
