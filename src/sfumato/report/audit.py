@@ -1,7 +1,7 @@
 """The page of `sfumato audit`: what was reconstructed, what is provable, what was not tested, and how to read it."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,6 @@ from torch import Tensor
 
 from sfumato.report.averages import error_text, percent_text
 from sfumato.report.cells import Cell, Row, Table
-from sfumato.report.drawn import Drawn
 from sfumato.report.figures import Curve, Point, line_figure
 from sfumato.report.page import Section, figure, part, table, write_page
 from sfumato.report.pictures import png_data_uri
@@ -20,16 +19,13 @@ __all__ = ["write_audit_report"]
 
 Results = Sequence[Mapping[str, Any]]
 
+_HARDLY_BETTER = 0.98  # of the mean image's error
 _BEYOND = [
     ("Attackers beyond this suite.", "An attack that fails proves nothing about a better one. Only a bound that holds "
      "limits every attacker."),
     ("The device itself.", "A stolen key or noise that can be predicted makes every number here meaningless; see the "
      "threat model."),
 ]  # fmt: skip
-_HEADINGS = {
-    "typical": "Typical: unseen images drawn at random",
-    "worst": "Worst: the unseen images that are reconstructed best",
-}
 
 
 def write_audit_report(
@@ -46,63 +42,78 @@ def write_audit_report(
         FeatureError: the pictures are no images.
         StorageError: the file could not be written.
     """
-    target, data, attacks, channel = (result["target"], result["data"], result["attacks"], result["target"]["channel"])
-    looks = styles(attack["name"] for attack in attacks)
-    reference, noise = error_text(result["reference"]["test"]), f"noise σ {channel['noise_std']:g}"
+    target, data, verdict, channel = result["target"], result["data"], result["verdict"], result["target"]["channel"]
+    reference, noise = result["reference"]["test"], f"noise σ {channel['noise_std']:g}"
+    attacks = sorted(result["attacks"], key=lambda one: one["test"]["mse"]["mean"])
+    looks, names = styles(one["name"] for one in attacks), [one["name"] for one in attacks]
+    weak = [one["name"] for one in attacks if one["test"]["mse"]["mean"] > _HARDLY_BETTER * reference]
+    weak = weak if len(weak) < len(names) else []
+    shown = [name for name in names if name not in weak]
     loose = [f"{one['name']}: {one['reason']}" for one in attacks if one["converged"] is False]
+    shape, tried = "×".join(map(str, target["feature_shape"])), _either(data, "reconstructed", "redrawn")["test"]
     wire = [noise, *([f"clipped to norm {channel['clip_norm']:g}"] if channel["clip_norm"] else []),
             *([f"{channel['quantize_bits']} bits"] if channel["quantize_bits"] else []),
             *channel["transforms"]]  # fmt: skip
-    shape = "×".join(map(str, target["feature_shape"]))
-    contradictions = [(f"{one['sentence']}.", "") for one in _either(result, "consistency", "law")["violations"]]
-    required = [("met:" if one["met"] else "missing:", one["sentence"]) for one in result.get("requirements", ())]
-    skipped = [("", one["reason"]) for one in data["skipped"]]
-    converging, probes, failed = _convergence(attacks, looks), result["probes"], result["failed"]
+    required = [("There:" if one["met"] else "Missing:", f"{one['name']}. {one['sentence']}.")
+                for one in result.get("requirements", ())]  # fmt: skip
+    lists = {
+        f"The verdict: {verdict.get('outcome', '')}": [(verdict.get("sentence", ""), "")]
+        if "outcome" in verdict
+        else [],
+        "The gate": [_gate(one) for one in result["thresholds"]],
+        "What a pass needs": required,
+        "This audit contradicts itself": [
+            (f"{one['sentence']}.", "") for one in _either(result, "consistency", "law")["violations"]
+        ],
+    }
+    headings = {"worst": "Worst: the unseen images that are reconstructed best",
+                "typical": "Typical: unseen images drawn at random"}  # fmt: skip
+    probes, failed, skipped = result["probes"], result["failed"], [("", one["reason"]) for one in data["skipped"]]
     sections = [
-        Section("This audit contradicts itself", [part("listed", pairs=contradictions)]) if contradictions else None,
-        Section("The gate", [part("listed", pairs=_gate(result["thresholds"]))]) if result["thresholds"] else None,
-        Section("What a pass requires", [part("listed", pairs=required)]) if required else None,
+        *(Section(heading, [part("listed", pairs=pairs)]) for heading, pairs in lists.items() if pairs),
         Section("What was attacked", [part("split", sent=f"{shape} values", noise=noise), part("audit_words")]),
-        Section("Which image was sent", [part("audit_sent", leakage=result["leakage"], percent=_leaked)]),
+        Section("Which image was sent", [part("audit_sent", leakage=result["leakage"])]),
         Section("What the attacker reconstructs", [
-            *(part("strips", strips=_strips(*pictures[name], attacks, looks), heading=heading)
-              for name, heading in _HEADINGS.items() if name in pictures),
-            part("audit_strips", reference=reference),
+            *(part("strips", strips=_strips(*pictures[name], attacks, shown, looks), heading=heading)
+              for name, heading in headings.items() if name in pictures),
+            part("audit_strips", reference=error_text(reference)),
         ]),
-        Section("Every attack, in numbers", [table(_attack_table(result))], wide=True),
-        Section("The best attacker for each image", [part("audit_best", shares=_shares(result["best"]["per_image"]))]),
+        Section("Every attack, in numbers", [
+            table(_attack_table(result, attacks, shown, tried)),
+            *([part("folded", summary="Hardly better than the mean image: " + ", ".join(weak),
+                    body=table(_attack_table(result, attacks, weak, tried)))] if weak else []),
+            part("audit_best", shares=_shares(result["best"]["per_image"]["counts"])),
+        ], wide=True),
         Section("Had the attacks converged?", [
             part("unconverged", heading=f"{len(loose)} of {len(attacks)} attacks had not converged", reasons=loose)
             if loose else part("converged", what="All attacks"),
-            *([figure(converging, "Error on images of the attacker's own set that it did not learn from. A line that "
-               "still falls at its end belongs to an attack that more time would make stronger. Dotted: the best "
-               "attack in closed form, which a trained attack should beat.")] if converging else []),
-            part("folded", summary="What each attack was given", pairs=[_given(one) for one in attacks]),
+            *_convergence(attacks, looks),
+            part("folded", summary="What each attack was given",
+                 body=part("listed", pairs=[_given(one) for one in attacks])),
         ]),
         *_sweeps(result),
         Section("What else can be read", [table(_probe_table(probes))]) if probes else None,
-        Section("What is provable", _provable(result)),
+        Section("What is provable", _provable(result["bounds"], math.prod(data["image_shape"]))),
         Section("What failed", [part("audit_failed"), part("listed", pairs=_told(failed))]) if failed else None,
         Section("What was not tested", [part("listed", pairs=[*_told(result["not_tested"]), *_BEYOND])]),
         Section("Files that could not be read", [part("listed", pairs=skipped)]) if skipped else None,
     ]  # fmt: skip
-    tried = _either(data, "reconstructed", "redrawn")["test"]
-    facts = [
-        ("target", f"{target['name']} ({target['kind']}), {'' if target['gradients'] else 'no '}gradients"),
-        ("on the wire", ", ".join(wire)),
-        ("accuracy", f"{percent_text(result['accuracy'])} %" if result["accuracy"] is not None else ""),
-        ("images", f"{data['name']}: {data['train_images']:,} of the attacker's, {data['test_images']:,} unseen, of "
-         f"which {tried:,} were reconstructed; {'×'.join(map(str, data['image_shape']))}"),
-        ("data", data["caveat"]),
-        ("budget", f"{result['budget']['minutes']:g} minutes"),
-        ("digest", target["digest"]),
-    ]  # fmt: skip
+    facts = {
+        "target": f"{target['name']} ({target['kind']}), {'' if target['gradients'] else 'no '}gradients",
+        "on the wire": ", ".join(wire),
+        "accuracy": f"{percent_text(result['accuracy'])} %" if result["accuracy"] is not None else "",
+        "images": f"{data['name']}: {data['train_images']:,} of the attacker's, {data['test_images']:,} unseen, of "
+        f"which {tried:,} were reconstructed; {'×'.join(map(str, data['image_shape']))}",
+        "data": data["caveat"],
+        "budget": f"{result['budget']['minutes']:g} minutes",
+        "digest": target["digest"],
+    }
     write_page(
         path,
         title=f"Sfumato audit: {target['name']}",
-        verdict=Verdict(result["verdict"]["headline"], tuple(result["verdict"]["notes"])),
+        verdict=Verdict(verdict["headline"], tuple(verdict["notes"])),
         sections=sections,
-        facts=[(name, text) for name, text in facts if text],
+        facts=[(name, text) for name, text in facts.items() if text],
         seconds=result["budget"]["seconds"],
         evidence=result["evidence"],
     )
@@ -113,21 +124,16 @@ def _either(values: Mapping[str, Any], new: str, old: str) -> Any:
     return values[new] if new in values else values[old]
 
 
-def _leaked(share: float) -> str:
-    return f"{100 * share:.3g} %"
-
-
 def _told(entries: Results) -> list[tuple[str, str]]:
     return [(f"{one['what']}:", f"{one['why']}.") for one in entries]
 
 
-def _gate(thresholds: Results) -> list[tuple[str, str]]:
-    words = {True: "failed", False: "passed", None: "not judged"}
-    return [
-        (words[one["holds"]], f"fails if {one['expression']}; measured "
-         + ("nothing" if one["value"] is None else f"{one['value']:.4g}"))
-        for one in thresholds
-    ]  # fmt: skip
+def _gate(threshold: Mapping[str, Any]) -> tuple[str, str]:
+    outcome = {True: "failed", False: "passed", None: "not judged"}[threshold["holds"]]
+    value, end = threshold["value"], threshold.get("pessimistic")
+    text = f"fails if {threshold['expression']}; measured {'nothing' if value is None else f'{value:.4g}'}"
+    interval = "" if end is None else f", and {end:.4g} at the end of its 95 % interval at which more has leaked"
+    return outcome, text + interval
 
 
 def _given(attack: Mapping[str, Any]) -> tuple[str, str]:
@@ -136,99 +142,111 @@ def _given(attack: Mapping[str, Any]) -> tuple[str, str]:
     return f"{attack['name']}:", f"{attack['images']:,} images{epochs}, {attack['seconds']:.0f} s{reason}"
 
 
-def _shares(per_image: Mapping[str, Any]) -> str:
+def _shares(counts: Mapping[str, int]) -> str:
     """Per attack how many images it reconstructs best, and as a share."""
-    counts = {name: count for name, count in per_image["counts"].items() if count}
-    shares = {name: percent_text(count / sum(counts.values())) for name, count in counts.items()}
-    ordered = sorted(counts, key=lambda name: -counts[name])
-    return "; ".join(f"{name} reconstructs {counts[name]:,} of the images best ({shares[name]} %)" for name in ordered)
+    total, order = sum(counts.values()), sorted(counts, key=lambda name: -counts[name])
+    return "; ".join(
+        f"{name} reconstructs {counts[name]:,} of the images best ({percent_text(counts[name] / total)} %)"
+        for name in order
+        if counts[name]
+    )
 
 
 def _strips(
-    originals: Tensor, reconstructed: Mapping[str, Tensor], attacks: Results, looks: Mapping[str, Style]
+    originals: Tensor,
+    reconstructed: Mapping[str, Tensor],
+    attacks: Results,
+    shown: Collection[str],
+    looks: Mapping[str, Style],
 ) -> list[dict[str, Any]]:
+    """The originals, then what the attacks made of them, the strongest first."""
     first = {"slot": None, "label": "original", "uri": png_data_uri(originals), "alt": "The originals", "figures": ""}
-    means = {attack["name"]: attack["test"] for attack in attacks}
     strips = [first]
-    for name, images in sorted(reconstructed.items(), key=lambda pair: means[pair[0]]["mse"]["mean"]):
-        figures = f"MSE\u00a0{error_text(means[name]['mse']['mean'])}, SSIM\u00a0{means[name]['ssim']['mean']:.2f}"
-        alt = f"The same {len(images)} images as the {name} attack reconstructed them ({figures} on average)"
-        uri = png_data_uri(images)
-        strips.append({"slot": looks[name].slot, "label": name, "uri": uri, "figures": figures, "alt": alt})
+    for name, test in ((one["name"], one["test"]) for one in attacks if one["name"] in shown):
+        if name in reconstructed:
+            figures = f"MSE\u00a0{error_text(test['mse']['mean'])}, SSIM\u00a0{test['ssim']['mean']:.2f}"
+            alt = f"The same images as the {name} attack reconstructed them ({figures} on average)"
+            uri = png_data_uri(reconstructed[name])
+            strips.append({"slot": looks[name].slot, "label": name, "uri": uri, "figures": figures, "alt": alt})
     return strips
 
 
-def _attack_table(result: Mapping[str, Any]) -> Table:
-    """One row per attack: unseen images on average, worst 5 % and worst image; training images on average."""
+def _attack_table(result: Mapping[str, Any], attacks: Results, names: Collection[str], tried: int) -> Table:
+    """One row per attack: unseen images, worst 5 %, average and worst image; training images on average."""
+    kinds, order = {"psnr": ("PSNR, dB", 1), "ssim": ("SSIM", 2), "mse": ("MSE", None)}, ("worst5", "mean", "worst")
 
     def measures(of: Mapping[str, Any]) -> list[Cell]:
         return [
-            Cell(of[kind][name], of[kind].get("error") if (kind, name) == ("mse", "mean") else None, digits=digits)
-            for kind, digits in (("mse", None), ("psnr", 1), ("ssim", 2))
-            for name in ("mean", "worst5", "worst")
+            Cell(of[kind][name], of[kind].get("error") if kind + name == "msemean" else None, digits=digits)
+            for kind, (_, digits) in kinds.items()
+            for name in order
         ]
 
     rows, strongest = [], set(result["best"]["test"].values())
-    for attack in sorted(result["attacks"], key=lambda one: one["test"]["mse"]["mean"]):
-        test, notes = attack["test"], ["not converged"] * (attack["converged"] is False)
-        if test["images"] < _either(result["data"], "reconstructed", "redrawn")["test"]:
-            same = attack["same_images"]
-            notes.append(f"on {test['images']} images, where {same['attack']} has {same['mse']:.4f}")
-        cells = (*measures(test), Cell(attack["train"]["mse"]["mean"]))
+    for attack in (one for one in attacks if one["name"] in names):
+        notes, same = ["not converged"] * (attack["converged"] is False), attack.get("same_images")
+        if attack["test"]["images"] < tried:
+            also = f", where {same['attack']} has {same['mse']:.4f}" if same else ""
+            notes.append(f"on {attack['test']['images']} images{also}")
+        cells = (*measures(attack["test"]), Cell(attack["train"]["mse"]["mean"]))
         rows.append(Row(attack["name"], cells, "; ".join(notes), attack["name"] in strongest))
-    best, blank, reference = result["best"]["per_image"]["summary"], [Cell()] * 8, result["reference"]
-    rows.append(Row("best for each image", (*measures(best), Cell()), "an upper bound"))
-    rows.append(Row("mean image", (Cell(reference["test"]), *blank, Cell(reference["train"])), "sees nothing"))
-    columns = tuple(f"{kind}{end}" for kind in ("MSE", "PSNR, dB", "SSIM") for end in ("", ", worst 5 %", ", worst"))
+    if strongest & set(names):
+        blank, reference = [Cell()] * 7, result["reference"]
+        best = measures(result["best"]["per_image"]["summary"])
+        rows.append(Row("best for each image", (*best, Cell()), "an upper bound"))
+        blind = (*blank, Cell(reference["test"]), Cell(), Cell(reference["train"]))
+        rows.append(Row("mean image", blind, "sees nothing"))
+    heads = [f"{kind}{end}" for kind, _ in kinds.values() for end in (", worst 5 %", "", ", worst")]
     note = "±: standard error of the mean. In bold: the strongest by one of the measures."
-    title = "Attacks on unseen images"
-    return Table(title, (*columns, "MSE, training images"), tuple(rows), (note,), corner="attack")
+    columns = (*heads, "MSE, training images")
+    return Table("Attacks on unseen images", columns, tuple(rows), (note,), corner="attack")
 
 
 def _probe_table(probes: Results) -> Table:
     """What is read from the feature and from the reconstruction besides the image."""
-    rows = tuple(
-        Row(
-            one["label"],
-            (Cell(one["accuracy"], one["error"], percent=True, digits=1), Cell(one["chance"], percent=True, digits=1)),
-            one.get("note", ""),
-        )
+    rows = [
+        Row(one["label"], (Cell(one["accuracy"], one["error"], percent=True, digits=1),
+                           Cell(one["chance"], percent=True, digits=1)), one.get("note", ""))
         for one in probes
-    )
+    ]  # fmt: skip
     note = (
         "A classifier was trained on the attacker's images to read each property from the feature or from the "
         "reconstruction, and tried on unseen images."
     )
     corner = "read from what leaves the device"
-    return Table("Attributes and identity", ("right", "by chance"), rows, (note,), corner=corner)
+    return Table("Attributes and identity", ("right", "by chance"), tuple(rows), (note,), corner=corner)
 
 
-def _convergence(attacks: Results, looks: Mapping[str, Style]) -> Drawn | None:
+def _convergence(attacks: Results, looks: Mapping[str, Style]) -> list[Any]:
     """Held-out error over the epochs, of the attacks that train."""
     curves = []
-    for attack in attacks:
-        history = attack["history"]
-        if len(history) > 1:
-            points = tuple(Point(100 * (one["epoch"] + 1) / len(history), one["held_out_mse"]) for one in history)
-            curves.append(Curve(attack["name"], points, bare=True))
+    for name, history in ((one["name"], one["history"]) for one in attacks if len(one["history"]) > 1):
+        points = (Point(100 * (one["epoch"] + 1) / len(history), one["held_out_mse"]) for one in history)
+        curves.append(Curve(name, tuple(points), bare=True))
     if not curves:
-        return None
+        return []
     flat = {one["name"]: one["held_out_mse"] for one in attacks if len(one["history"]) <= 1 and one["held_out_mse"]}
     best = min(flat, key=lambda name: flat[name], default="")
-    return line_figure(
+    drawn = line_figure(
         curves,
-        ("share of the training, %", "error (MSE) on held-out images"),
+        ("share of the training, %", "held-out error (MSE)"),
         key="convergence",
         title="Error on images that an attack did not learn from, while it trains",
         log_y=True,
         references={f"{best}, in closed form": flat[best]} if flat else {},
         looks=looks,
     )
+    caption = (
+        "Error on images of the attacker's own set that it did not learn from. A line that still falls at its end "
+        "belongs to an attack that more time would make stronger. Dotted: the best attack in closed form, which a "
+        "trained attack should beat."
+    )
+    return [figure(drawn, caption)]
 
 
 def _sweeps(result: Mapping[str, Any]) -> list[Section]:
     """Repeated queries first, then what the attacker knows: a figure where there is a scale, and a table."""
-    sections, queries = [], result["queries"]
+    sections, queries, knowledge = [], result["queries"], result["knowledge"]
     if queries:
         curves = [
             Curve(one["label"], tuple(Point(at["queries"], at["mse"]["mean"], None, at["mse"]["error"])
@@ -245,23 +263,20 @@ def _sweeps(result: Mapping[str, Any]) -> list[Section]:
         )
         parts = [figure(drawn, caption), table(_query_table(queries)), *_notes(queries)]
         sections.append(Section("The same image more than once", parts))
-    if knowledge := result.get("knowledge"):
+    if knowledge:
         rows = [
             Row(
                 f"{sweep['label']}: {point['label']}",
-                (
-                    Cell(point["mse"]["mean"], spread=point["mse"]["error"]), Cell(point["mse"]["worst5"]),
-                    Cell(point["psnr"]["mean"], digits=1), Cell(point["ssim"]["mean"], digits=2),
-                    Cell(text=f"{point['images']:,}"),
-                ),
+                (Cell(point["mse"]["mean"], spread=point["mse"]["error"]), Cell(point["mse"]["worst5"]),
+                 Cell(point["psnr"]["mean"], digits=1), Cell(point["ssim"]["mean"], digits=2),
+                 Cell(text=f"{point['images']:,}")),
                 note=point.get("note", ""),
             )
-            for sweep in knowledge
-            for point in sweep["points"]
+            for sweep in knowledge for point in sweep["points"]
         ]  # fmt: skip
         columns = ("MSE", "MSE, worst 5 %", "PSNR, dB", "SSIM", "images reconstructed")
-        shown = Table("Attacker's knowledge", columns, tuple(rows), corner="attacker")
-        sections.append(Section("An attacker who knows less, or something wrong", [table(shown), *_notes(knowledge)]))
+        shown = table(Table("Attacker's knowledge", columns, tuple(rows), corner="attacker"))
+        sections.append(Section("An attacker who knows less, or something wrong", [shown, *_notes(knowledge)]))
     return sections
 
 
@@ -271,8 +286,7 @@ def _notes(sweeps: Results) -> list[Any]:
 
 def _query_table(sweeps: Results) -> Table:
     """One row per way to repeat an image, one column per number of queries; errors, and the best K's share of K = 1."""
-    counts = sorted({point["queries"] for sweep in sweeps for point in sweep["points"]})
-    rows = []
+    counts, rows = sorted({point["queries"] for sweep in sweeps for point in sweep["points"]}), []
     for sweep in sweeps:
         errors = {point["queries"]: point["mse"] for point in sweep["points"]}
         cells = [Cell(errors[count]["mean"], errors[count]["error"]) if count in errors else Cell() for count in counts]
@@ -280,16 +294,14 @@ def _query_table(sweeps: Results) -> Table:
         gained = Cell(round(1 - best / first, 4) if first > 0 else None, percent=True, digits=1)
         rows.append(Row(sweep["label"], (*cells, gained)))
     note = (
-        "Attacker's mean error on unseen images when an image is sent K times. ±: its standard error. Gained: by how "
-        "much the error falls from one query to the best number of them."
+        "Mean error when an image is sent K times, ± its standard error; gained: by how much it falls from one query."
     )
     heads = (*(f"K = {count}" for count in counts), "gained")
     return Table("Repeated queries", heads, tuple(rows), notes=(note,), corner="the same image")
 
 
-def _provable(result: Mapping[str, Any]) -> list[Any]:
+def _provable(bounds: Results, size: int) -> list[Any]:
     """Every bound with its assumption, and how exp(-2 I / d) falls with I, with the bounds on I marked."""
-    bounds = result["bounds"]
     if not bounds:
         return [part("audit_unbounded")]
     rows = []
@@ -300,9 +312,7 @@ def _provable(result: Mapping[str, Any]) -> list[Any]:
         value = Cell(text=f"{text} {one['unit']}".strip())
         rows.append(Row(one["label"], (value,), " ".join([*holds, one["assumption"], *notes]), one["gates"]))
     parts = [table(Table("Bounds", ("value",), tuple(rows), corner="bound, and what it assumes"))]
-    ratios = [one for one in bounds if one["kind"] == "ratio"]
-    if ratios:
-        size = math.prod(result["data"]["image_shape"])
+    if ratios := [one for one in bounds if one["kind"] == "ratio"]:
         far = max(max(one["information"] for one in ratios), size * math.log(10) / 2) * 1.05
         steps = tuple(Point(far * i / 60, math.exp(-2 * far * i / 60 / size)) for i in range(61))
         marked = [
@@ -312,9 +322,8 @@ def _provable(result: Mapping[str, Any]) -> list[Any]:
             for one in ratios
         ]
         drawn = line_figure(
-            [Curve("exp(−2 I / d)", steps, bare=True), *marked],
-            ("bound on the information I, nats", "floor, relative"), key="floor",
-            title="How far the floor of Theorem 1 sinks with the information released",
+            [Curve("exp(−2 I / d)", steps, bare=True), *marked], ("information bound I, nats", "floor, relative"),
+            key="floor", title="How far the floor of Theorem 1 sinks with the information released",
         )  # fmt: skip
         caption = (
             "Theorem 1 as a ratio: if a feature carries at most I nats (of 1.44 bits) about an image of d values, the "

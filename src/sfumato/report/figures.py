@@ -123,7 +123,7 @@ def line_figure(
 
     A label names its axis up to a comma. Horizontal axes are logarithmic to base 2, with ticks at the points.
     """
-    from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
+    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
     points = [point for curve in curves for point in curve.points]
     values = [point.y for point in points] + list((references or {}).values())
@@ -140,7 +140,8 @@ def line_figure(
         if log_y:
             axes.set_yscale("log")
             axes.yaxis.set_major_formatter(plain)
-            axes.yaxis.set_minor_formatter(NullFormatter() if max(values) > 10 * min(values) else plain)
+            axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+            axes.yaxis.set_minor_formatter(plain)
         else:
             axes.set_ylim(min(0.0, *values), 1.08 * max(*values, 1e-9))
 
