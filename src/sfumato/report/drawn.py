@@ -32,11 +32,6 @@ class Drawn(str):
     rows: Sequence[Mapping[str, Any]]
     remarks: str
 
-    @property
-    def inline(self) -> str:
-        """The element for use inside an HTML page, which needs no namespace."""
-        return self.replace(' xmlns="http://www.w3.org/2000/svg"', "", 1)
-
 
 def to_svg(
     figure: Any,

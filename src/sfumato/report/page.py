@@ -41,9 +41,11 @@ def table(shown: Table) -> Any:
     return part("table", table=shown)
 
 
-def figure(drawn: Drawn, caption: str) -> Any:
-    """A figure and its caption, to which the figure adds what its bars and hollow points mean."""
-    return part("figure", svg=drawn.inline, caption=" ".join(text for text in (caption, drawn.remarks) if text))
+def figure(svg: str, caption: str) -> Any:
+    """A figure of this package and its caption, to which the figure adds what its bars and hollow points mean."""
+    remarks = svg.remarks if isinstance(svg, Drawn) else ""
+    inline = svg.replace(' xmlns="http://www.w3.org/2000/svg"', "", 1)  # HTML needs no namespace
+    return part("figure", svg=inline, caption=" ".join(text for text in (caption, remarks) if text))
 
 
 def evidence_list(values: Mapping[str, Any]) -> list[tuple[str, Any]]:
@@ -63,30 +65,15 @@ def write_page(
     evidence: Mapping[str, Any],
     settings: Sequence[tuple[str, str]] = (),
 ) -> None:
-    """Write one page atomically.
-
-    Args:
-        path: of the page.
-        title: above the headline and in the browser's tab.
-        verdict: the headline and its notes.
-        sections: from top to bottom; None is left out.
-        facts: names and values that stand before the evidence.
-        seconds: what it all took.
-        evidence: device, versions, commit.
-        settings: (summary, text), folded away at the end.
+    """Write one page atomically: a headline, sections (None is left out), facts and evidence, settings folded away.
 
     Raises:
         StorageError: the file could not be written.
     """
-    text = _environment().get_template("base.html.j2").render(
-        variables=VARIABLES,
-        title=title,
-        verdict=verdict,
-        sections=[one for one in sections if one is not None],
-        facts=[*facts, ("time", f"{seconds:.0f} s"), *evidence_list(evidence)],
-        settings=settings,
-    )  # fmt: skip
-    write_text(path, text)
+    shown = [one for one in sections if one is not None]
+    every = [*facts, ("time", f"{seconds:.0f} s"), *evidence_list(evidence)]
+    values = {"title": title, "verdict": verdict, "sections": shown, "facts": every, "settings": settings}
+    write_text(path, _environment().get_template("base.html.j2").render(variables=VARIABLES, **values))
 
 
 @cache

@@ -22,7 +22,7 @@ def write_reproduction_page(
     *,
     title: str,
     tables: Sequence[Table] = (),
-    figures: Sequence[tuple[str, Drawn]] = (),
+    figures: Sequence[tuple[str, str]] = (),
     pictures: Sequence[tuple[str, bytes]] = (),
     notes: Sequence[str] = (),
     evidence: Mapping[str, Any],
@@ -53,9 +53,9 @@ def write_reproduction_page(
     if len(set(ids)) < len(ids):
         raise ConfigError("two figures of the page have the same key; draw each with a key of its own")
     sections = [Section(_own(one.title, title, "The numbers"), [table(one)], len(one.columns) > 3) for one in tables]
-    for caption, drawn in figures:
+    for caption, svg in figures:
         heading, _, rest = caption.partition("\n")
-        sections.append(Section(_own(heading, title, "The figure"), [figure(drawn, rest)]))
+        sections.append(Section(_own(heading, title, "The figure"), [figure(svg, rest)]))
     for caption, png in pictures:
         heading, _, rest = caption.partition("\n")
         if not png.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -74,7 +74,8 @@ def write_reproduction_page(
         evidence=evidence,
     )
     for number, (_, one) in enumerate([*figures, *pictures], 1):
-        save_figure(path.with_name(f"{path.stem}-figure{number}"), one)
+        if isinstance(one, Drawn | bytes):
+            save_figure(path.with_name(f"{path.stem}-figure{number}"), one)
 
 
 def _own(heading: str, title: str, instead: str) -> str:

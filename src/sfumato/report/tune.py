@@ -77,18 +77,12 @@ def tune_curves(result: Mapping[str, Any]) -> list[Curve]:
     for name, noise in sorted({_foot(row) for row in result["curve"]}):
         own = sorted((row for row in result["curve"] if _foot(row) == (name, noise)), key=lambda row: row["lam"])
         before = f"{name} " if name else ""
-        points = tuple(
-            Point(
-                row["error"],
-                row["accuracy"],
-                y_error=row["loss_se"],
-                note=f"λ {row['lam']:g}" if row["lam"] else f"σ {noise:g}",
-                emphasis=row["verdict"] == "chosen",
-                converged=row["converged"] is True,
-            )
-            for row in own
-        )
-        curves.append(Curve(f"{before}σ {noise:g}", points, f"{before}noise σ {noise:g}"))
+        points = []
+        for row in own:
+            note = f"λ {row['lam']:g}" if row["lam"] else f"σ {noise:g}"
+            chosen, converged = row["verdict"] == "chosen", row["converged"] is True
+            points.append(Point(row["error"], row["accuracy"], None, row["loss_se"], note, chosen, converged))
+        curves.append(Curve(f"{before}σ {noise:g}", tuple(points), f"{before}noise σ {noise:g}"))
     return curves
 
 
@@ -101,12 +95,7 @@ def tune_table(result: Mapping[str, Any]) -> Table:
     """One line per setting that was trained, the baseline first."""
     rows = []
     if (baseline := result["baseline"]) is not None:
-        cells = (
-            Cell(baseline["accuracy"], percent=True, digits=1),
-            Cell(),
-            Cell(baseline["error"], note=baseline.get("strongest", "")),
-            *_leakage(baseline),
-        )
+        cells = _cells(baseline, Cell(), baseline.get("strongest", ""))
         rows.append(Row("no defence", cells, note=_count(baseline["trainings"])))
     for row in result["curve"]:
         name, noise = _foot(row)
@@ -114,15 +103,9 @@ def tune_table(result: Mapping[str, Any]) -> Table:
             f", λ {row['lam']:g}" if row["lam"] else ", no CEM" if name else " alone"
         )
         spread = None if row["loss_se"] is None else 100 * row["loss_se"]
-        cells = (
-            Cell(row["accuracy"], percent=True, digits=1),
-            Cell(100 * row["loss"], spread, digits=1),
-            Cell(row["error"], note=_attack_note(row)),
-            *_leakage(row),
-        )
-        rows.append(
-            Row(label, cells, note=f"{row['verdict']}, {_count(row['trainings'])}", emphasis=row["verdict"] == "chosen")
-        )
+        cells = _cells(row, Cell(100 * row["loss"], spread, digits=1), _attack_note(row))
+        note = f"{row['verdict']}, {_count(row['trainings'])}"
+        rows.append(Row(label, cells, note, emphasis=row["verdict"] == "chosen"))
     return Table(
         "The settings that were trained",
         ("accuracy", "points lost", "strongest attacker's error", "identified", "information held out, nats"),
@@ -140,9 +123,11 @@ def _attack_note(row: Mapping[str, Any]) -> str:
     return row["strongest"] + ("" if row["converged"] else ", not converged")
 
 
-def _leakage(row: Mapping[str, Any]) -> tuple[Cell, Cell]:
-    """Identification and information; a dash for searches older than both."""
-    return Cell(row.get("identified"), percent=True, digits=1), Cell(row.get("information"), digits=1)
+def _cells(row: Mapping[str, Any], lost: Cell, note: str) -> tuple[Cell, ...]:
+    """With a dash for identification and information in searches older than both."""
+    accuracy = Cell(row["accuracy"], percent=True, digits=1)
+    leaked = (Cell(row.get("identified"), percent=True, digits=1), Cell(row.get("information"), digits=1))
+    return (accuracy, lost, Cell(row["error"], note=note), *leaked)
 
 
 def _count(count: int) -> str:
