@@ -10,7 +10,7 @@ from torch import Tensor
 from sfumato.report.averages import error_text, percent_text
 from sfumato.report.cells import Cell, Row, Table
 from sfumato.report.figures import Curve, Point, line_figure
-from sfumato.report.page import Section, figure, part, table, write_page
+from sfumato.report.page import CONVERGED, Section, figure, part, table, write_page
 from sfumato.report.pictures import png_data_uri
 from sfumato.report.style import Style, styles
 from sfumato.report.verdict import Verdict
@@ -20,6 +20,13 @@ __all__ = ["write_audit_report"]
 Results = Sequence[Mapping[str, Any]]
 
 _HARDLY_BETTER = 0.98  # of the mean image's error
+_FAILED = (
+    "These pieces ended with an error, so they are no evidence of anything. The tracebacks are in the audit's folder, "
+    "under pieces."
+)
+_UNBOUNDED = (
+    "Nothing: without noise on the wire the information in a feature is unlimited, and so no error can be guaranteed."
+)
 _BEYOND = [
     ("Attackers beyond this suite.", "An attack that fails proves nothing about a better one. Only a bound that holds "
      "limits every attacker."),
@@ -82,11 +89,11 @@ def write_audit_report(
             table(_attack_table(result, attacks, shown, tried)),
             *([part("folded", summary="Hardly better than the mean image: " + ", ".join(weak),
                     body=table(_attack_table(result, attacks, weak, tried)))] if weak else []),
-            part("audit_best", shares=_shares(result["best"]["per_image"]["counts"])),
+            part("para", text=_shares(result["best"]["per_image"]["counts"])),
         ], wide=True),
         Section("Had the attacks converged?", [
             part("unconverged", heading=f"{len(loose)} of {len(attacks)} attacks had not converged", reasons=loose)
-            if loose else part("converged", what="All attacks"),
+            if loose else part("para", text=f"Every attack {CONVERGED}"),
             *_convergence(attacks, looks),
             part("folded", summary="What each attack was given",
                  body=part("listed", pairs=[_given(one) for one in attacks])),
@@ -94,7 +101,7 @@ def write_audit_report(
         *_sweeps(result),
         Section("What else can be read", [table(_probe_table(probes))]) if probes else None,
         Section("What is provable", _provable(result["bounds"], math.prod(data["image_shape"]))),
-        Section("What failed", [part("audit_failed"), part("listed", pairs=_told(failed))]) if failed else None,
+        Section("What failed", [part("para", text=_FAILED), part("listed", pairs=_told(failed))]) if failed else None,
         Section("What was not tested", [part("listed", pairs=[*_told(result["not_tested"]), *_BEYOND])]),
         Section("Files that could not be read", [part("listed", pairs=skipped)]) if skipped else None,
     ]  # fmt: skip
@@ -145,10 +152,10 @@ def _given(attack: Mapping[str, Any]) -> tuple[str, str]:
 def _shares(counts: Mapping[str, int]) -> str:
     """Per attack how many images it reconstructs best, and as a share."""
     total, order = sum(counts.values()), sorted(counts, key=lambda name: -counts[name])
-    return "; ".join(
-        f"{name} reconstructs {counts[name]:,} of the images best ({percent_text(counts[name] / total)} %)"
-        for name in order
-        if counts[name]
+    shares = [f"{name} {counts[name]:,} ({percent_text(counts[name] / total)} %)" for name in order if counts[name]]
+    return (
+        f"Images that each reconstructs best: {', '.join(shares)}. An attacker cannot know which of its attacks did "
+        "best on an image it has not got, so the row “best for each image” is a limit to what they can do together."
     )
 
 
@@ -303,7 +310,7 @@ def _query_table(sweeps: Results) -> Table:
 def _provable(bounds: Results, size: int) -> list[Any]:
     """Every bound with its assumption, and how exp(-2 I / d) falls with I, with the bounds on I marked."""
     if not bounds:
-        return [part("audit_unbounded")]
+        return [part("para", text=_UNBOUNDED)]
     rows = []
     for one in bounds:
         text = error_text(one["value"]) if one["kind"] == "error" else f"{one['value']:.3g}"

@@ -11,7 +11,7 @@ from sfumato.errors import ConfigError
 from sfumato.report.averages import average, error_text, group
 from sfumato.report.cells import MISSING, Cell, Row, Table
 from sfumato.report.figures import Curve, Point, information_curve, trade_off
-from sfumato.report.page import Section, figure, part, table, write_page
+from sfumato.report.page import CONVERGED, Section, figure, part, table, write_page
 from sfumato.report.pictures import png_data_uri
 from sfumato.report.style import Style, styles
 from sfumato.report.verdict import demo_verdict
@@ -91,7 +91,7 @@ def write_demo_report(
         Section("What these numbers mean", [part("demo_meaning", candidates=test)]),
         Section("What is not guaranteed", [
             part("unconverged", heading=f"In {len(loose)} of {len(rows)} runs not every attack had converged",
-                 reasons=loose) if loose else part("converged", what=f"In all {len(rows)} runs every attack"),
+                 reasons=loose) if loose else part("para", text=f"In all {len(rows)} runs every attack {CONVERGED}"),
             part("limits", own=[("Small data.", result["caveat"])]),
         ]),
     ]  # fmt: skip
