@@ -94,6 +94,12 @@ def test_the_attacker_without_a_feature_is_a_line_unless_far_away():
     assert "answering with the mean image" not in texts(trade_off(CURVES, reference=0.5))
 
 
+def test_a_floor_is_named_where_it_is_and_not_beyond_the_axes():
+    assert "floor 95.0 %" in texts(trade_off(CURVES, floor=0.95))
+    assert "floor 20.0 %" not in texts(trade_off(CURVES, floor=0.2))
+    assert "floor 20.0 %: accuracy 20.0 %" in trade_off(CURVES, floor=0.2)
+
+
 def spans(svg: str) -> list[tuple[float, float]]:
     """Width and height of every stroke that is one straight piece in the colour of noise alone."""
     found = []

@@ -259,8 +259,9 @@ def _write_notes(
     taken: list[Area] = []
     for name, value in across.items():
         x, y = frame[0] + 4, at(curves[0].points[0].x, value)[1] + 1
-        write(x, y, name, MUTED)
-        taken.append((x, y, x + 0.58 * _NOTE * len(name), y + _NOTE))
+        if frame[1] <= y <= frame[3]:  # a line beyond the axes has no name either
+            write(x, y, name, MUTED)
+            taken.append((x, y, x + 0.58 * _NOTE * len(name), y + _NOTE))
     for name, value in upright.items():
         x, y = at(value, curves[0].points[0].y)[0] - 4 - 1.2 * _NOTE, frame[1] + 6
         write(x, y, name, MUTED, rotation=90)

@@ -54,6 +54,7 @@ def trade_off(
     near = reference if reference is not None and reference <= 2 * right else None
 
     def arrange(axes: Any) -> None:
+        axes.locator_params(axis="x", nbins=6)
         axes.set_xlim(0, 1.08 * max(right, near or 0.0, 1e-9))
         low = 100 * min(point.y - (point.y_error or 0.0) for point in drawn)
         high = 100 * max(point.y + (point.y_error or 0.0) for point in drawn)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sfumato.attacks import NOT_JUDGED
+from sfumato.report.averages import percent_text
 from sfumato.report.cells import Cell, Row, Table
 from sfumato.report.figures import Curve, Point, trade_off
 from sfumato.report.page import Section, figure, part, table, write_page
@@ -35,11 +36,13 @@ def write_tune_report(path: Path, result: Mapping[str, Any]) -> None:
     if result.get("command"):
         sections.append(Section("Train it", [part("command", command=result["command"])]))
     if curves := tune_curves(result):
-        drawn = trade_off(curves, floor=_floor(result), errors="standard error of the difference to the baseline")
+        floor = _floor(result)
+        drawn = trade_off(curves, floor=floor, errors="standard error of the difference to the baseline")
         caption = (
             "Held-out images; up and to the right is better. σ: standard deviation of the noise; λ: weight of CEM, per "
             "dimension of the feature. Dotted: the floor; the large point was chosen. Only what the search needed was "
             f"trained, some of it in one fold only: {count}."
+            + ("" if floor is None else f" Floor: {percent_text(floor)} %.")
         )
         sections.append(Section("The curve that was searched", [figure(drawn, caption)]))
     if result["curve"]:
