@@ -90,7 +90,7 @@ def test_latex_by_hand():
 
 
 def test_a_page_has_every_figure_with_its_head():
-    source = Page(page.table(example()))
+    source = Page(str(page.table(example())))
     assert source.text == (
         "method accuracy, % published MSE, unseen published gain "
         "Noise_ARL 3 seeds 55.12 ± 1.23 87.78 0.0295 ± 0.0004 0.0336 – "
@@ -108,7 +108,7 @@ def nasty() -> Table:
 
 
 def test_names_are_never_markup_in_html():
-    source = Page(page.table(nasty()))
+    source = Page(str(page.table(nasty())))
     assert {"script", "a", "b"}.isdisjoint(tag for tag, _ in source.tags)
     assert source.text.count(" ".join(NASTY.split())) == 7  # corner, head, label, its note, cell, its note, below
     assert source.named("table")[0]["aria-label"] == NASTY

@@ -213,8 +213,8 @@ def _draw_curve(axes: Any, curve: Curve, look: Style, right: float, up: float, j
 def _entries(curve: Curve, look: Style, x: Axis, joined: bool) -> list[tuple[str, Any]]:
     from matplotlib.lines import Line2D
 
-    how: Any = {"marker": look.marker, "markersize": look.size, "markeredgecolor": PAPER}
-    line = Line2D([], [], color=look.colour, linestyle=_dash(curve, look, joined), **how)
+    how: Any = {"marker": look.marker, "markersize": look.size, "linestyle": _dash(curve, look, joined)}
+    line = Line2D([], [], color=look.colour, markeredgecolor=PAPER, **how)
     fitted = Line2D([], [], color=look.colour, linestyle="--")
     return [(curve.name or look.label, line)] + ([(curve.fit.formula(x.short), fitted)] if curve.fit else [])
 
