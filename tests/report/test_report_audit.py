@@ -44,6 +44,7 @@ def result():
         "data": {"name": "digits", "image_shape": [1, 4, 4], "train_images": 300, "test_images": 60, "caveat": "",
                  "reconstructed": {"train": 60, "test": 60}, "skipped": []},
         "accuracy": 0.9,
+        "metrics": {"psnr_mean": 20.0, "psnr_worst5": 30.0, "psnr_worst": 40.0},
         "budget": {"minutes": 1.0, "seconds": 58.0},
         "reference": {"train": 0.11, "test": 0.1},
         "attacks": attacks,
@@ -87,7 +88,8 @@ def test_the_verdict_first_then_words_then_pictures_and_numbers(tmp_path):
         "1 of 3 attacks had not converged",
         "decoder: still falling",
         "Theorem 1 as a ratio",
-        "gan: too little time.",
+        "ISO/IEC 27559:2022: 7.3.2, maximum or average risk. Both: on average 20.0 dB PSNR",
+        "gan: too little time. Attackers",
         "noise σ 0.1, clipped to norm 4, 8 bits",
     )
     places = [text.find(step, text.find("The verdict") if index > 1 else 0) for index, step in enumerate(steps)]

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from sfumato.report.audit_evidence import evidence_of
 from sfumato.report.averages import error_text, percent_text
 from sfumato.report.cells import Cell, Row, Table
 from sfumato.report.figures import Curve, Point, line_figure
@@ -63,6 +64,8 @@ def write_audit_report(
             *channel["transforms"]]  # fmt: skip
     required = [("There:" if one["met"] else "Missing:", f"{one['name']}. {one['sentence']}.")
                 for one in result.get("requirements", ())]  # fmt: skip
+    findings = evidence_of(result) if "sentence" in verdict else []
+    standards = [(f"{one['standard']}: {one['clause']}.", one["finding"]) for one in findings]
     lists = {
         f"The verdict: {verdict.get('outcome', '')}": [(verdict.get("sentence", ""), "")]
         if "outcome" in verdict
@@ -101,6 +104,8 @@ def write_audit_report(
         *_sweeps(result),
         Section("What else can be read", [table(_probe_table(probes))]) if probes else None,
         Section("What is provable", _provable(result["bounds"], math.prod(data["image_shape"]))),
+        Section("Evidence for the file", [part("folded", summary="The findings in the words of the standards; also in "
+                "evidence.md and evidence.json", body=part("listed", pairs=standards))]) if standards else None,
         Section("What failed", [part("para", text=_FAILED), part("listed", pairs=_told(failed))]) if failed else None,
         Section("What was not tested", [part("listed", pairs=[*_told(result["not_tested"]), *_BEYOND])]),
         Section("Files that could not be read", [part("listed", pairs=skipped)]) if skipped else None,
