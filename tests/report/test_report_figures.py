@@ -120,7 +120,7 @@ def test_error_bars_have_their_length():
         for node in ElementTree.fromstring(svg).iter(f"{SVG}text")
         if node.get("x")
     }
-    step_x = ticks["0.020"][0] - ticks["0.010"][0]
+    step_x = ticks["0.02"][0] - ticks["0.01"][0]
     step_y = ticks["88"][1] - ticks["90"][1]
     bars = sorted(span for span in spans(svg) if max(span) > 4.5)  # the rest are caps
     assert bars == [pytest.approx((0, step_y), abs=0.01), pytest.approx((step_x, 0), abs=0.01)]

@@ -172,7 +172,13 @@ def _strips(
     looks: Mapping[str, Style],
 ) -> list[dict[str, Any]]:
     """The originals, then what the attacks made of them, the strongest first."""
-    first = {"slot": None, "label": "original", "uri": png_data_uri(originals), "alt": "The originals", "figures": ""}
+    first: dict[str, Any] = {
+        "slot": None,
+        "label": "original",
+        "uri": png_data_uri(originals),
+        "alt": "The originals",
+        "figures": "",
+    }
     strips = [first]
     for name, test in ((one["name"], one["test"]) for one in attacks if one["name"] in shown):
         if name in reconstructed:

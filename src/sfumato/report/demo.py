@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sfumato.attacks import NOT_JUDGED, strongest, suite_verdict
 from sfumato.errors import ConfigError
-from sfumato.report.averages import average, error_text, group
+from sfumato.report.averages import Mean, average, error_text, group
 from sfumato.report.cells import MISSING, Cell, Row, Table
 from sfumato.report.figures import Curve, Point, information_curve, trade_off
 from sfumato.report.page import CONVERGED, Section, figure, part, table, write_page
@@ -144,8 +144,12 @@ def _cells(rows: Sequence[Mapping[str, Any]]) -> dict[str, Cell]:
     cells = {}
     for name, (_, digits, percent) in _MEASURES.items():
         mean = average(row.get(name) for row in rows if name != "information" or "identified" in row)
-        cells[name] = Cell(mean and mean.mean, mean and mean.sd, digits=digits, percent=percent)
+        cells[name] = _cell(mean, digits=digits, percent=percent)
     return cells
+
+
+def _cell(mean: Mean | None, **how: Any) -> Cell:
+    return Cell(**how) if mean is None else Cell(mean.mean, mean.sd, **how)
 
 
 def _label(looks: Mapping[str, Style], defense: str, noise: float) -> str:
@@ -209,7 +213,7 @@ def _attack_table(groups: Groups, looks: Mapping[str, Style]) -> Table | None:
     for setting, own in kept.items():
         means = {name: average(one[name]["test"]["mse"] for one in own) for name in names}
         best = strongest({name: mean.mean for name, mean in means.items() if mean is not None}) if own else ""
-        cells = tuple(Cell(m and m.mean, m and m.sd, note="strongest" * (name == best)) for name, m in means.items())
+        cells = tuple(_cell(mean, note="strongest" * (name == best)) for name, mean in means.items())
         lines.append(Row(_label(looks, *setting), cells, note=_seeds_note(groups[setting])))
     return Table("Every attack", tuple(names), tuple(lines), corner="MSE on unseen images")
 
