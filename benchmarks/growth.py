@@ -11,8 +11,8 @@ import torch
 
 from sfumato.bench.mixture import clustered
 from sfumato.cem import CEM
-from sfumato.report.palette import GRID, INK, MUTED, styles
-from sfumato.report.svg import drawing, to_svg
+from sfumato.report.drawn import to_svg
+from sfumato.report.style import GRID, INK, MUTED, drawing, styles
 
 __all__ = ["Scaling", "fitted_exponent", "scaling", "scaling_figure"]
 

@@ -1,11 +1,16 @@
+import csv
+import io
 from xml.etree import ElementTree
 
 import matplotlib
 import pytest
+import torch
 
 from sfumato.errors import ConfigError
+from sfumato.report.drawn import save_figure
 from sfumato.report.figures import Curve, Point, information_curve, trade_off
-from sfumato.report.palette import VARIABLES, styles
+from sfumato.report.pictures import labelled_rows
+from sfumato.report.style import VARIABLES, styles
 
 SVG = "{http://www.w3.org/2000/svg}"
 CURVES = (
@@ -30,8 +35,9 @@ def test_trade_off_is_well_formed_and_says_what_it_shows():
         assert text in written
     title, description = root.find(f"{SVG}title"), root.find(f"{SVG}desc")
     assert root.get("aria-labelledby") == f"{title.get('id')} {description.get('id')}"
-    assert "λ 1: accuracy 97.3 %, MSE 0.0240" in description.text
-    assert "Error bars: standard deviation over seeds." in description.text
+    assert "λ 1: MSE 0.0240, accuracy 97.3 %" in description.text
+    assert "Bars: standard deviation over seeds." in svg.remarks
+    assert svg.remarks in description.text
 
 
 def test_a_figure_is_the_same_each_time_whatever_the_users_settings():
@@ -77,14 +83,21 @@ def test_names_are_never_markup_formula_or_hidden():
 
 def test_a_collapsed_run_is_named_instead_of_flattening_the_rest():
     svg = trade_off([*CURVES, Curve("noise+cem", (Point(0.06, 0.1, note="λ 10"),))])
-    assert "below this figure: noise + CEM λ 10, 10.0 %, MSE 0.0600" in texts(svg)
-    assert "λ 10: accuracy 10.0 %, MSE 0.0600" in svg
-    assert "below this figure" not in trade_off(CURVES)
+    assert "Too low for the figure: noise + CEM, λ 10: MSE 0.0600, accuracy 10.0 %." in svg.remarks
+    assert "10" not in texts(svg)  # no tick of the axis down there
+    assert svg.rows[-1]["accuracy"] == 0.1
+    assert "Too low" not in trade_off(CURVES).remarks
 
 
 def test_the_attacker_without_a_feature_is_a_line_unless_far_away():
     assert "answering with the mean image" in texts(trade_off(CURVES, reference=0.05))
     assert "answering with the mean image" not in texts(trade_off(CURVES, reference=0.5))
+
+
+def test_a_floor_is_named_where_it_is_and_not_beyond_the_axes():
+    assert "floor 95.0 %" in texts(trade_off(CURVES, floor=0.95))
+    assert "floor 20.0 %" not in texts(trade_off(CURVES, floor=0.2))
+    assert "floor 20.0 %: accuracy 20.0 %" in trade_off(CURVES, floor=0.2)
 
 
 def spans(svg: str) -> list[tuple[float, float]]:
@@ -107,7 +120,7 @@ def test_error_bars_have_their_length():
         for node in ElementTree.fromstring(svg).iter(f"{SVG}text")
         if node.get("x")
     }
-    step_x = ticks["0.020"][0] - ticks["0.010"][0]
+    step_x = ticks["0.02"][0] - ticks["0.01"][0]
     step_y = ticks["88"][1] - ticks["90"][1]
     bars = sorted(span for span in spans(svg) if max(span) > 4.5)  # the rest are caps
     assert bars == [pytest.approx((0, step_y), abs=0.01), pytest.approx((step_x, 0), abs=0.01)]
@@ -119,6 +132,8 @@ def test_an_unconverged_attack_is_hollow():
     assert "fill: var(--paper, #ffffff); stroke: var(--s1, #c25400)" in hollow
     assert "fill: var(--paper, #ffffff); stroke: var(--s1, #c25400)" not in solid
     assert "(attack not converged)" in hollow
+    assert "Hollow points rest on an attack that had not converged" in hollow.remarks
+    assert solid.remarks == ""  # neither bars nor hollow points: nothing to explain
 
 
 def test_information_has_a_logarithmic_axis_only_where_it_spans_much():
@@ -128,7 +143,7 @@ def test_information_has_a_logarithmic_axis_only_where_it_spans_much():
     assert "9.2" in texts(narrow)
     assert "0" not in texts(wide)
     assert "other" in texts(wide)
-    assert "noise + CEM: from 400 to 9.2 nats in 3 epochs" in wide
+    assert "noise + CEM: epoch of training 1, information bound 400, " in wide
     assert "0" in texts(information_curve({"noise+cem": [400.0, 0.0]}))  # zero has no logarithm
 
 
@@ -153,7 +168,7 @@ def luminance(colour: str) -> float:
 def test_every_text_colour_is_readable_by_the_web_guidelines(dark):
     paper = luminance(VARIABLES["paper"][dark])
     for name, pair in VARIABLES.items():
-        if name not in ("paper", "grid"):
+        if name not in ("paper", "grid", "soft"):
             low, high = sorted((luminance(pair[dark]), paper))
             assert (high + 0.05) / (low + 0.05) >= 4.5, name
 
@@ -164,3 +179,34 @@ def test_known_defences_keep_their_look_and_others_differ():
     assert len({look.marker for look in looks.values()}) == 5
     assert styles(["noise+cem"])["noise+cem"] == looks["noise+cem"]
     assert len(styles([str(number) for number in range(20)])) == 20
+
+
+def test_a_figure_is_saved_for_a_paper_with_its_data(tmp_path):
+    curves = [Curve("noise", (Point(0.0123456, 0.9, 0.001, note="σ 1"), Point(0.02, 0.8, converged=False)))]
+    for folder in ("one", "two"):
+        paths = save_figure(tmp_path / folder / "fig.4", trade_off(curves))
+        assert [path.name for path in paths] == ["fig.4.svg", "fig.4.csv", "fig.4.pdf"]
+    one, two = ([(tmp_path / folder / path.name).read_bytes() for path in paths] for folder in ("one", "two"))
+    assert one == two
+    svg, table, pdf = one
+    assert ElementTree.fromstring(svg).tag == f"{SVG}svg"
+    assert pdf.startswith(b"%PDF")
+    first, second = csv.DictReader(io.StringIO(table.decode()))
+    assert (first["series"], first["setting"], float(first["MSE"]), float(first["MSE bar"])) == (
+        "noise alone",
+        "σ 1",
+        0.0123456,
+        0.001,
+    )
+    assert (float(second["accuracy"]), second["accuracy bar"], second["converged"]) == (0.8, "", "False")
+
+
+def test_a_picture_is_saved_as_png_and_pdf(tmp_path):
+    png = labelled_rows({"original": torch.rand(2, 1, 8, 8)})
+    paths = save_figure(tmp_path / "strip", png)
+    assert [path.suffix for path in paths] == [".png", ".pdf"]
+    assert paths[0].read_bytes() == png
+    assert paths[1].read_bytes().startswith(b"%PDF")
+    again = paths[1].read_bytes()
+    save_figure(tmp_path / "strip", png)
+    assert paths[1].read_bytes() == again

@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from sfumato.errors import FeatureError, StorageError
-from sfumato.report.gallery import GalleryRow, gallery, save_gallery
+from sfumato.errors import FeatureError
+from sfumato.report.gallery import GalleryRow, gallery
 from sfumato.report.pictures import labelled_rows
 
 
@@ -46,18 +46,14 @@ def test_the_label_column_is_as_wide_as_its_longest_line():
     assert wide.width > narrow.width + 150
 
 
-def test_the_file_is_the_picture_and_the_same_each_time(tmp_path):
-    save_gallery(tmp_path / "deep" / "fig5.png", images(1.0), ROWS)
-    assert (tmp_path / "deep" / "fig5.png").read_bytes() == gallery(images(1.0), ROWS) == gallery(images(1.0), ROWS)
+def test_the_picture_is_the_same_each_time():
+    assert gallery(images(1.0), ROWS) == gallery(images(1.0), ROWS)
 
 
-def test_errors_name_cause_and_remedy(tmp_path):
+def test_errors_name_cause_and_remedy():
     with pytest.raises(FeatureError, match=r"'PATROL, GAN' has shape \(2, 3, 64, 64\).*same images in the same order"):
         gallery(images(1.0), [GalleryRow("patrol", "GAN", images(0.0, 2))])
     with pytest.raises(FeatureError, match="two rows are called 'PATROL, GAN'; tell them apart by `detail`"):
         gallery(images(1.0), [GalleryRow("patrol", "GAN", images(0.0))] * 2)
     with pytest.raises(FeatureError, match="no pictures to show; give at least one row"):
         labelled_rows({})
-    (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match="cannot write"):
-        save_gallery(tmp_path / "file" / "x.png", images(1.0), ROWS)

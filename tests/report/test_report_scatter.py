@@ -40,12 +40,9 @@ def test_it_says_what_it_shows():
     root = ElementTree.fromstring(svg)
     assert root.get("aria-labelledby") == "fig3-title fig3-description"
     words = root.find(f"{SVG}desc").text
-    assert "H: relative conditional entropy H(x|z), nats. Noise_ARL + CEM: σ² 0.01: H 0, MSE 0.0100" in words
+    assert "Noise_ARL + CEM: σ² 0.01: H 0, MSE 0.0100" in words
     assert "σ² 0.1: H 5 ± 0.5, MSE 0.0150 ± 0.0020" in words
-    assert (
-        "H 10, MSE 0.0200 (attack not converged); fitted 0.01 exp(0.069 H), R² 0.99. Error bars: sd over seeds."
-        in words
-    )
+    assert "H 10, MSE 0.0200 (attack not converged); fitted 0.01 exp(0.069 H), R² 0.99. Bars: sd over seeds." in words
     for text in ("Noise_ARL + CEM", "0.01 exp(0.069 H), R² 0.99", "σ² 0.01", "σ² 0.1", "attacker's error (MSE)"):
         assert text in texts(svg)
     assert all(node.get("id", "fig3-").startswith("fig3-") for node in root.iter())
@@ -74,6 +71,15 @@ def test_the_fit_is_drawn_as_given():
     assert curve[0][1] - curve[-1][1] == pytest.approx(unit, rel=1e-3)
     assert curve[0][1] - curve[50][1] == pytest.approx(unit * (math.sqrt(2) - 1), rel=1e-3)
     assert all(len(stroke) < 5 for stroke in strokes(entropy_scatter([Series("noise", DOTS)]), "--s1"))
+
+
+def test_no_fit_where_no_attack_beats_the_mean_image():
+    beaten, blind = Series("noise", DOTS, fit=Fit(0.01, 0.1, 0.9)), Series("mine", DOTS[2:], "mine", fit=Fit(1, 1, 1))
+    svg = entropy_scatter([beaten, blind], reference=0.02)
+    assert [text for text in texts(svg) if "exp(" in text] == ["0.01 exp(0.1 H), R² 0.90"]
+    assert "answering with the mean image" in texts(svg)
+    assert [(row["series"], row.get("R2")) for row in svg.rows] == [("noise alone", 0.9)] * 3 + [("mine", None)]
+    assert (svg.rows[1]["H"], svg.rows[1]["a"], svg.rows[1]["b"]) == (5.0, 0.01, 0.1)
 
 
 def test_entropies_in_the_hundreds_of_nats():

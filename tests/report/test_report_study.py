@@ -14,11 +14,11 @@ def written(tmp_path, data):
 def test_the_page_needs_nothing_else_and_has_every_number(tmp_path):
     text = check_self_contained(written(tmp_path, study())).text
     assert "At equal accuracy CEM leaves the attacker 1.50 times the error of noise alone" in text
-    assert "0.1 0.1 97.8 ± 0.3 0.0190 ± 0.0005 0.0095 2.00 (1.80–2.20) –" in text
-    assert "0.1 1 97.1 ± 0.3 0.0076 ± 0.0005 0.0095 0.80 (0.72–0.88) 2.3" in text
-    assert "0.05 98.4 ± 0.2 0.0075 ± 0.0004" in text
-    assert "noise + CEM, σ 0.1: λ 0.1: accuracy 97.8 ± 0.3 %, MSE 0.0190 ± 0.0005" in text
-    assert "Error bars: standard error over folds." in text
+    assert "σ 0.1, λ 0.1 97.8 ± 0.3 0.0190 ± 0.0005 0.0095 2.00 1.80–2.20 –" in text
+    assert "σ 0.1, λ 1 97.1 ± 0.3 0.0076 ± 0.0005 0.0095 0.80 0.72–0.88 2.3" in text
+    assert "σ 0.05 98.4 ± 0.2 0.0075 ± 0.0004" in text
+    assert "noise + CEM, σ 0.1: λ 0.1: MSE 0.0190 ± 0.0005, accuracy 97.8 ± 0.3 %" in text
+    assert "Bars: standard error over folds." in text
     for value in ("1432 s", "5 folds over 1,797 digits", "A small computer", "abc1234"):
         assert value in text
 
@@ -47,9 +47,9 @@ def test_markdown_has_both_tables():
     text = study_markdown(study(1.1, 0.9, 1.3))
     assert text.startswith("No difference is shown: at equal accuracy CEM leaves the attacker 1.10 times")
     lines = text.splitlines()
-    assert "| 0.1 | 1 | 97.1 ± 0.3 | 0.0076 ± 0.0005 | 0.0095 | 0.80 (0.72–0.88) | 2.3 |" in lines
-    assert "| 0.05 | 98.4 ± 0.2 | 0.0075 ± 0.0004 |" in lines
-    assert [line.count("|") for line in lines if line.startswith("|")] == [8] * 4 + [4] * 4
+    assert "| σ 0.1, λ 1 | 97.1 ± 0.3 | 0.0076 ± 0.0005 | 0.0095 | 0.80 (0.72–0.88) | 2.3 |" in lines
+    assert "| σ 0.05 | 98.4 ± 0.2 | 0.0075 ± 0.0004 |" in lines
+    assert [line.count("|") for line in lines if line.startswith("|")] == [7] * 4 + [4] * 4
     assert "abc1234" in text
     assert "1797 digits, 1432 s" in text
 

@@ -1,186 +1,352 @@
-"""The page of `sfumato audit`: what was redrawn, what is provable, what was not tested, and how to read it."""
+"""The page of `sfumato audit`: what was reconstructed, what is provable, what was not tested, and how to read it."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from sfumato.report.audit_tables import attack_table, bound_rows, probe_table, query_table, sweep_table
+from sfumato.report.audit_evidence import evidence_of
 from sfumato.report.averages import error_text, percent_text
-from sfumato.report.lines import Line, line_figure
-from sfumato.report.page import write_page
-from sfumato.report.palette import styles
+from sfumato.report.cells import Cell, Row, Table
+from sfumato.report.figures import Curve, Point, line_figure
+from sfumato.report.page import CONVERGED, Section, figure, part, table, write_page
 from sfumato.report.pictures import png_data_uri
-from sfumato.report.tables import to_html
+from sfumato.report.style import Style, styles
+from sfumato.report.verdict import Verdict
 
 __all__ = ["write_audit_report"]
 
-Pictures = Mapping[str, tuple[Tensor, Mapping[str, Tensor]]]
+Results = Sequence[Mapping[str, Any]]
+
+_HARDLY_BETTER = 0.98  # of the mean image's error
+_FAILED = (
+    "These pieces ended with an error, so they are no evidence of anything. The tracebacks are in the audit's folder, "
+    "under pieces."
+)
+_UNBOUNDED = (
+    "Nothing: without noise on the wire the information in a feature is unlimited, and so no error can be guaranteed."
+)
+_BEYOND = [
+    ("Attackers beyond this suite.", "An attack that fails proves nothing about a better one. Only a bound that holds "
+     "limits every attacker."),
+    ("The device itself.", "A stolen key or noise that can be predicted makes every number here meaningless; see the "
+     "threat model."),
+]  # fmt: skip
 
 
-def write_audit_report(path: Path, result: Mapping[str, Any], pictures: Pictures) -> None:
+def write_audit_report(
+    path: Path, result: Mapping[str, Any], pictures: Mapping[str, tuple[Tensor, Mapping[str, Tensor]]]
+) -> None:
     """Write an audit as one HTML file that needs nothing else: no network, no scripts.
 
     Args:
         path: of the page.
         result: as in `audit.json`.
-        pictures: `typical` and `worst`: originals (n, C, H, W) in [0, 1], and per attack the same images redrawn.
+        pictures: `typical` and `worst`: originals (n, C, H, W) in [0, 1], and per attack the same images reconstructed.
 
     Raises:
         FeatureError: the pictures are no images.
         StorageError: the file could not be written.
     """
-    attacks = result["attacks"]
-    looks = styles(attack["name"] for attack in attacks)
+    target, data, verdict, channel = result["target"], result["data"], result["verdict"], result["target"]["channel"]
+    reference, noise = result["reference"]["test"], f"noise σ {channel['noise_std']:g}"
+    attacks = sorted(result["attacks"], key=lambda one: one["test"]["mse"]["mean"])
+    looks, names = styles(one["name"] for one in attacks), [one["name"] for one in attacks]
+    weak = [one["name"] for one in attacks if one["test"]["mse"]["mean"] > _HARDLY_BETTER * reference]
+    weak = weak if len(weak) < len(names) else []
+    shown = [name for name in names if name not in weak]
+    loose = [f"{one['name']}: {one['reason']}" for one in attacks if one["converged"] is False]
+    shape, tried = "×".join(map(str, target["feature_shape"])), _either(data, "reconstructed", "redrawn")["test"]
+    wire = [noise, *([f"clipped to norm {channel['clip_norm']:g}"] if channel["clip_norm"] else []),
+            *([f"{channel['quantize_bits']} bits"] if channel["quantize_bits"] else []),
+            *channel["transforms"]]  # fmt: skip
+    required = [("There:" if one["met"] else "Missing:", f"{one['name']}. {one['sentence']}.")
+                for one in result.get("requirements", ())]  # fmt: skip
+    findings = evidence_of(result) if "sentence" in verdict else []
+    standards = [(f"{one['standard']}: {one['clause']}.", one["finding"]) for one in findings]
+    lists = {
+        f"The verdict: {verdict.get('outcome', '')}": [(verdict.get("sentence", ""), "")]
+        if "outcome" in verdict
+        else [],
+        "The gate": [_gate(one) for one in result["thresholds"]],
+        "What a pass needs": required,
+        "This audit contradicts itself": [
+            (f"{one['sentence']}.", "") for one in _either(result, "consistency", "law")["violations"]
+        ],
+    }
+    headings = {"worst": "Worst: the unseen images that are reconstructed best",
+                "typical": "Typical: unseen images drawn at random"}  # fmt: skip
+    probes, failed, skipped = result["probes"], result["failed"], [("", one["reason"]) for one in data["skipped"]]
+    sections = [
+        *(Section(heading, [part("listed", pairs=pairs)]) for heading, pairs in lists.items() if pairs),
+        Section("What was attacked", [part("split", sent=f"{shape} values", noise=noise), part("audit_words")]),
+        Section("Which image was sent", [part("audit_sent", leakage=result["leakage"])]),
+        Section("What the attacker reconstructs", [
+            *(part("strips", strips=_strips(*pictures[name], attacks, shown, looks), heading=heading)
+              for name, heading in headings.items() if name in pictures),
+            part("audit_strips", reference=error_text(reference)),
+        ]),
+        Section("Every attack, in numbers", [
+            table(_attack_table(result, attacks, shown, tried)),
+            *([part("folded", summary="Hardly better than the mean image: " + ", ".join(weak),
+                    body=table(_attack_table(result, attacks, weak, tried)))] if weak else []),
+            part("para", text=_shares(result["best"]["per_image"]["counts"])),
+        ], wide=True),
+        Section("Had the attacks converged?", [
+            part("unconverged", heading=f"{len(loose)} of {len(attacks)} attacks had not converged", reasons=loose)
+            if loose else part("para", text=f"Every attack {CONVERGED}"),
+            *_convergence(attacks, looks),
+            part("folded", summary="What each attack was given",
+                 body=part("listed", pairs=[_given(one) for one in attacks])),
+        ]),
+        *_sweeps(result),
+        Section("What else can be read", [table(_probe_table(probes))]) if probes else None,
+        Section("What is provable", _provable(result["bounds"], math.prod(data["image_shape"]))),
+        Section("Evidence for the file", [part("folded", summary="The findings in the words of the standards; also in "
+                "evidence.md and evidence.json", body=part("listed", pairs=standards))]) if standards else None,
+        Section("What failed", [part("para", text=_FAILED), part("listed", pairs=_told(failed))]) if failed else None,
+        Section("What was not tested", [part("listed", pairs=[*_told(result["not_tested"]), *_BEYOND])]),
+        Section("Files that could not be read", [part("listed", pairs=skipped)]) if skipped else None,
+    ]  # fmt: skip
+    facts = {
+        "target": f"{target['name']} ({target['kind']}), {'' if target['gradients'] else 'no '}gradients",
+        "on the wire": ", ".join(wire),
+        "accuracy": f"{percent_text(result['accuracy'])} %" if result["accuracy"] is not None else "",
+        "images": f"{data['name']}: {data['train_images']:,} of the attacker's, {data['test_images']:,} unseen, of "
+        f"which {tried:,} were reconstructed; {'×'.join(map(str, data['image_shape']))}",
+        "data": data["caveat"],
+        "budget": f"{result['budget']['minutes']:g} minutes",
+        "digest": target["digest"],
+    }
     write_page(
         path,
-        "audit.html.j2",
-        title=f"Audit of {result['target']['name']}",
-        verdict=result["verdict"],
-        leakage_percent=lambda share: f"{100 * share:.3g} %",
-        result=result,
-        looks=looks,
-        pictures=[(name, _strips(*pictures[name], attacks)) for name in ("typical", "worst") if name in pictures],
-        attack_table=to_html(attack_table(result)),
-        any_one=_any_one(result["best"]["per_image"]),
-        convergence=_convergence(attacks),
-        sweeps=_sweeps(result),
-        probes=to_html(probe_table(result["probes"])) if result["probes"] else None,
-        bounds=bound_rows(result["bounds"]),
-        floor=_floor_curve(result),
-        reference=error_text(result["reference"]["test"]),
-        accuracy=None if result["accuracy"] is None else percent_text(result["accuracy"]),
-        loose=[attack for attack in attacks if attack["converged"] is False],
+        title=f"Sfumato audit: {target['name']}",
+        verdict=Verdict(verdict["headline"], tuple(verdict["notes"])),
+        sections=sections,
+        facts=[(name, text) for name, text in facts.items() if text],
         seconds=result["budget"]["seconds"],
         evidence=result["evidence"],
     )
 
 
+def _either(values: Mapping[str, Any], new: str, old: str) -> Any:
+    """A field of an audit, under the name that older ones had for it."""
+    return values[new] if new in values else values[old]
+
+
+def _told(entries: Results) -> list[tuple[str, str]]:
+    return [(f"{one['what']}:", f"{one['why']}.") for one in entries]
+
+
+def _gate(threshold: Mapping[str, Any]) -> tuple[str, str]:
+    outcome = {True: "failed", False: "passed", None: "not judged"}[threshold["holds"]]
+    value, end = threshold["value"], threshold.get("pessimistic")
+    text = f"fails if {threshold['expression']}; measured {'nothing' if value is None else f'{value:.4g}'}"
+    interval = "" if end is None else f", and {end:.4g} at the end of its 95 % interval at which more has leaked"
+    return outcome, text + interval
+
+
+def _given(attack: Mapping[str, Any]) -> tuple[str, str]:
+    epochs = f", {len(attack['history'])} epochs" if len(attack["history"]) > 1 else ""
+    reason = f"; {attack['reason']}" if attack["reason"] else ""
+    return f"{attack['name']}:", f"{attack['images']:,} images{epochs}, {attack['seconds']:.0f} s{reason}"
+
+
+def _shares(counts: Mapping[str, int]) -> str:
+    """Per attack how many images it reconstructs best, and as a share."""
+    total, order = sum(counts.values()), sorted(counts, key=lambda name: -counts[name])
+    shares = [f"{name} {counts[name]:,} ({percent_text(counts[name] / total)} %)" for name in order if counts[name]]
+    return (
+        f"Images that each reconstructs best: {', '.join(shares)}. An attacker cannot know which of its attacks did "
+        "best on an image it has not got, so the row “best for each image” is a limit to what they can do together."
+    )
+
+
 def _strips(
-    originals: Tensor, redrawn: Mapping[str, Tensor], attacks: Sequence[Mapping[str, Any]]
-) -> list[dict[str, str]]:
-    strips = [{"name": "", "label": "original", "uri": png_data_uri(originals), "alt": "The originals", "figures": ""}]
-    means = {attack["name"]: attack["test"] for attack in attacks}
-    for name, images in redrawn.items():
-        figures = f"MSE\u00a0{error_text(means[name]['mse']['mean'])}, SSIM\u00a0{means[name]['ssim']['mean']:.2f}"
-        strips.append(
-            {
-                "name": name,
-                "label": name,
-                "uri": png_data_uri(images),
-                "figures": figures,
-                "alt": f"The same {len(images)} images as the {name} attack redrew them ({figures} on average)",
-            }
-        )
+    originals: Tensor,
+    reconstructed: Mapping[str, Tensor],
+    attacks: Results,
+    shown: Collection[str],
+    looks: Mapping[str, Style],
+) -> list[dict[str, Any]]:
+    """The originals, then what the attacks made of them, the strongest first."""
+    first: dict[str, Any] = {
+        "slot": None,
+        "label": "original",
+        "uri": png_data_uri(originals),
+        "alt": "The originals",
+        "figures": "",
+    }
+    strips = [first]
+    for name, test in ((one["name"], one["test"]) for one in attacks if one["name"] in shown):
+        if name in reconstructed:
+            figures = f"MSE\u00a0{error_text(test['mse']['mean'])}, SSIM\u00a0{test['ssim']['mean']:.2f}"
+            alt = f"The same images as the {name} attack reconstructed them ({figures} on average)"
+            uri = png_data_uri(reconstructed[name])
+            strips.append({"slot": looks[name].slot, "label": name, "uri": uri, "figures": figures, "alt": alt})
     return strips
 
 
-def _any_one(per_image: Mapping[str, Any]) -> list[tuple[str, int, str]]:
-    """Per attack how many images it redraws best, and as a share."""
-    counts = per_image["counts"]
-    total = sum(counts.values())
-    ordered = sorted(counts.items(), key=lambda pair: -pair[1])
-    return [(name, count, percent_text(count / total)) for name, count in ordered if count]
+def _attack_table(result: Mapping[str, Any], attacks: Results, names: Collection[str], tried: int) -> Table:
+    """One row per attack: unseen images, worst 5 %, average and worst image; training images on average."""
+    kinds, order = {"psnr": ("PSNR, dB", 1), "ssim": ("SSIM", 2), "mse": ("MSE", None)}, ("worst5", "mean", "worst")
+
+    def measures(of: Mapping[str, Any]) -> list[Cell]:
+        return [
+            Cell(of[kind][name], of[kind].get("error") if kind + name == "msemean" else None, digits=digits)
+            for kind, (_, digits) in kinds.items()
+            for name in order
+        ]
+
+    rows, strongest = [], set(result["best"]["test"].values())
+    for attack in (one for one in attacks if one["name"] in names):
+        notes, same = ["not converged"] * (attack["converged"] is False), attack.get("same_images")
+        if attack["test"]["images"] < tried:
+            also = f", where {same['attack']} has {same['mse']:.4f}" if same else ""
+            notes.append(f"on {attack['test']['images']} images{also}")
+        cells = (*measures(attack["test"]), Cell(attack["train"]["mse"]["mean"]))
+        rows.append(Row(attack["name"], cells, "; ".join(notes), attack["name"] in strongest))
+    if strongest & set(names):
+        blank, reference = [Cell()] * 7, result["reference"]
+        best = measures(result["best"]["per_image"]["summary"])
+        rows.append(Row("best for each image", (*best, Cell()), "an upper bound"))
+        blind = (*blank, Cell(reference["test"]), Cell(), Cell(reference["train"]))
+        rows.append(Row("mean image", blind, "sees nothing"))
+    heads = [f"{kind}{end}" for kind, _ in kinds.values() for end in (", worst 5 %", "", ", worst")]
+    note = "±: standard error of the mean. In bold: the strongest by one of the measures."
+    columns = (*heads, "MSE, training images")
+    return Table("Attacks on unseen images", columns, tuple(rows), (note,), corner="attack")
 
 
-def _convergence(attacks: Sequence[Mapping[str, Any]]) -> str | None:
+def _probe_table(probes: Results) -> Table:
+    """What is read from the feature and from the reconstruction besides the image."""
+    rows = [
+        Row(one["label"], (Cell(one["accuracy"], one["error"], percent=True, digits=1),
+                           Cell(one["chance"], percent=True, digits=1)), one.get("note", ""))
+        for one in probes
+    ]  # fmt: skip
+    note = (
+        "A classifier was trained on the attacker's images to read each property from the feature or from the "
+        "reconstruction, and tried on unseen images."
+    )
+    corner = "read from what leaves the device"
+    return Table("Attributes and identity", ("right", "by chance"), tuple(rows), (note,), corner=corner)
+
+
+def _convergence(attacks: Results, looks: Mapping[str, Style]) -> list[Any]:
     """Held-out error over the epochs, of the attacks that train."""
-    lines = [
-        Line(
-            attack["name"],
-            [100 * (line["epoch"] + 1) / len(attack["history"]) for line in attack["history"]],
-            [line["held_out_mse"] for line in attack["history"]],
-            marks=False,
-        )
-        for attack in attacks
-        if len(attack["history"]) > 1
-    ]
-    if not lines:
-        return None
-    flat = {
-        attack["name"]: attack["held_out_mse"]
-        for attack in attacks
-        if len(attack["history"]) <= 1 and attack["held_out_mse"] is not None
-    }
-    name = min(flat, key=lambda one: flat[one]) if flat else ""
-    lowest = {f"{name}, in closed form": flat[name]} if flat else {}
-    return line_figure(
-        lines,
-        x_label="share of the training, %",
-        y_label="error on held-out images",
+    curves = []
+    for name, history in ((one["name"], one["history"]) for one in attacks if len(one["history"]) > 1):
+        points = (Point(100 * (one["epoch"] + 1) / len(history), one["held_out_mse"]) for one in history)
+        curves.append(Curve(name, tuple(points), bare=True))
+    if not curves:
+        return []
+    flat = {one["name"]: one["held_out_mse"] for one in attacks if len(one["history"]) <= 1 and one["held_out_mse"]}
+    best = min(flat, key=lambda name: flat[name], default="")
+    drawn = line_figure(
+        curves,
+        ("share of the training, %", "held-out error (MSE)"),
         key="convergence",
         title="Error on images that an attack did not learn from, while it trains",
         log_y=True,
-        references=lowest,
-        looks=styles(attack["name"] for attack in attacks),
+        references={f"{best}, in closed form": flat[best]} if flat else {},
+        looks=looks,
     )
+    caption = (
+        "Error on images of the attacker's own set that it did not learn from. A line that still falls at its end "
+        "belongs to an attack that more time would make stronger. Dotted: the best attack in closed form, which a "
+        "trained attack should beat."
+    )
+    return [figure(drawn, caption)]
 
 
-def _sweeps(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _sweeps(result: Mapping[str, Any]) -> list[Section]:
     """Repeated queries first, then what the attacker knows: a figure where there is a scale, and a table."""
-    found: list[dict[str, Any]] = []
-    queries = result["queries"]
+    sections, queries, knowledge = [], result["queries"], result["knowledge"]
     if queries:
-        lines = [
-            Line(
-                one["label"],
-                [point["queries"] for point in one["points"]],
-                [point["mse"]["mean"] for point in one["points"]],
-                [point["mse"]["error"] for point in one["points"]],
-            )
+        curves = [
+            Curve(one["label"], tuple(Point(at["queries"], at["mse"]["mean"], None, at["mse"]["error"])
+                                      for at in one["points"]))
             for one in queries
-        ]
-        figure = line_figure(
-            lines,
-            x_label="queries of one image, K",
-            y_label="attacker's error (MSE)",
-            key="queries",
-            title="Error against the number of queries of one image",
-            log_x=True,
+        ]  # fmt: skip
+        drawn = line_figure(
+            curves, ("queries of one image, K", "attacker's error (MSE)"), key="queries",
+            title="Error against the number of queries of one image", log_x=True,
+        )  # fmt: skip
+        caption = (
+            "Mean error on unseen images, against how often the same image is sent. Fresh noise averages away; "
+            "memoised noise repeats for an exact repeat, and does not for a near-duplicate."
         )
-        found.append(
-            {
-                "heading": "The same image more than once",
-                "figure": figure,
-                "table": to_html(query_table(queries)),
-                "notes": [one["note"] for one in queries if one.get("note")],
-            }
-        )
-    if result["knowledge"]:
-        found.append(
-            {
-                "heading": "An attacker who knows less, or something wrong",
-                "figure": None,
-                "table": to_html(sweep_table("Attacker's knowledge", result["knowledge"])),
-                "notes": [one["note"] for one in result["knowledge"] if one.get("note")],
-            }
-        )
-    return found
+        parts = [figure(drawn, caption), table(_query_table(queries)), *_notes(queries)]
+        sections.append(Section("The same image more than once", parts))
+    if knowledge:
+        rows = [
+            Row(
+                f"{sweep['label']}: {point['label']}",
+                (Cell(point["mse"]["mean"], spread=point["mse"]["error"]), Cell(point["mse"]["worst5"]),
+                 Cell(point["psnr"]["mean"], digits=1), Cell(point["ssim"]["mean"], digits=2),
+                 Cell(text=f"{point['images']:,}")),
+                note=point.get("note", ""),
+            )
+            for sweep in knowledge for point in sweep["points"]
+        ]  # fmt: skip
+        columns = ("MSE", "MSE, worst 5 %", "PSNR, dB", "SSIM", "images reconstructed")
+        shown = table(Table("Attacker's knowledge", columns, tuple(rows), corner="attacker"))
+        sections.append(Section("An attacker who knows less, or something wrong", [shown, *_notes(knowledge)]))
+    return sections
 
 
-def _floor_curve(result: Mapping[str, Any]) -> str | None:
-    """exp(-2 I / d) over I, with the bounds on I marked."""
-    ratios = [one for one in result["bounds"] if one["kind"] == "ratio"]
-    if not ratios:
-        return None
-    values = 1
-    for side in result["data"]["image_shape"]:
-        values *= side
-    from math import exp, log
+def _notes(sweeps: Results) -> list[Any]:
+    return [part("hint", text=one["note"]) for one in sweeps if one.get("note")]
 
-    far = max(max(one["information"] for one in ratios), values * log(10) / 2) * 1.05
-    steps = [far * step / 60 for step in range(61)]
-    lines = [Line("exp(−2 I / d)", steps, [exp(-2 * nats / values) for nats in steps], marks=False)]
-    lines += [
-        Line(one["label"].removeprefix("floor left by Theorem 1, from "), [one["information"]], [one["value"]])
-        for one in ratios
-    ]
-    return line_figure(
-        lines,
-        x_label="bound on the information in a feature, nats",
-        y_label="floor, relative",
-        key="floor",
-        title="How far the floor of Theorem 1 sinks with the information released",
-        height=3.4,
+
+def _query_table(sweeps: Results) -> Table:
+    """One row per way to repeat an image, one column per number of queries; errors, and the best K's share of K = 1."""
+    counts, rows = sorted({point["queries"] for sweep in sweeps for point in sweep["points"]}), []
+    for sweep in sweeps:
+        errors = {point["queries"]: point["mse"] for point in sweep["points"]}
+        cells = [Cell(errors[count]["mean"], errors[count]["error"]) if count in errors else Cell() for count in counts]
+        best, first = min(one["mean"] for one in errors.values()), errors[min(errors)]["mean"]
+        gained = Cell(round(1 - best / first, 4) if first > 0 else None, percent=True, digits=1)
+        rows.append(Row(sweep["label"], (*cells, gained)))
+    note = (
+        "Mean error when an image is sent K times, ± its standard error; gained: by how much it falls from one query."
     )
+    heads = (*(f"K = {count}" for count in counts), "gained")
+    return Table("Repeated queries", heads, tuple(rows), notes=(note,), corner="the same image")
+
+
+def _provable(bounds: Results, size: int) -> list[Any]:
+    """Every bound with its assumption, and how exp(-2 I / d) falls with I, with the bounds on I marked."""
+    if not bounds:
+        return [part("para", text=_UNBOUNDED)]
+    rows = []
+    for one in bounds:
+        text = error_text(one["value"]) if one["kind"] == "error" else f"{one['value']:.3g}"
+        notes = [f"{note[:1].upper()}{note[1:]}." for note in one["notes"]]
+        holds = ["Holds here: no attack may beat it."] if one["gates"] else []
+        value = Cell(text=f"{text} {one['unit']}".strip())
+        rows.append(Row(one["label"], (value,), " ".join([*holds, one["assumption"], *notes]), one["gates"]))
+    parts = [table(Table("Bounds", ("value",), tuple(rows), corner="bound, and what it assumes"))]
+    if ratios := [one for one in bounds if one["kind"] == "ratio"]:
+        far = max(max(one["information"] for one in ratios), size * math.log(10) / 2) * 1.05
+        steps = tuple(Point(far * i / 60, math.exp(-2 * far * i / 60 / size)) for i in range(61))
+        marked = [
+            Curve(
+                one["label"].removeprefix("floor left by Theorem 1, from "), (Point(one["information"], one["value"]),)
+            )
+            for one in ratios
+        ]
+        drawn = line_figure(
+            [Curve("exp(−2 I / d)", steps, bare=True), *marked], ("information bound I, nats", "floor, relative"),
+            key="floor", title="How far the floor of Theorem 1 sinks with the information released",
+        )  # fmt: skip
+        caption = (
+            "Theorem 1 as a ratio: if a feature carries at most I nats (of 1.44 bits) about an image of d values, the "
+            "floor under every attacker's error is at least exp(−2 I / d) of what it would be if nothing were "
+            "released. Marked: the bounds on I above."
+        )
+        parts.append(figure(drawn, caption))
+    return parts

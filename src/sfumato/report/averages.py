@@ -11,13 +11,7 @@ __all__ = ["Mean", "average", "error_text", "group", "percent_text"]
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean over repetitions.
-
-    Attributes:
-        mean: of the values.
-        sd: their sample standard deviation; None for a single value, which has none.
-        count: how many there were.
-    """
+    """A mean over `count` repetitions with their sample standard deviation; a single value has none."""
 
     mean: float
     sd: float | None
@@ -43,14 +37,13 @@ def group(rows: Sequence[dict[str, Any]], *names: str) -> dict[tuple[Any, ...], 
 def error_text(value: float, like: float | None = None) -> str:
     """A mean squared error with four decimals, or three significant digits where four decimals would hide it.
 
-    Args:
-        value: what is written.
-        like: decides the decimals in its place, so that a spread is written like its mean.
+    `like` decides the decimals in place of `value`, so that a spread is written like its mean.
+
+    >>> error_text(0.0240049), error_text(0.000123456)
+    ('0.0240', '0.000123')
     """
     measure = abs(value if like is None else like)
-    decimals = 4
-    if 0 < measure < 1e-3:
-        decimals = min(12, 2 - math.floor(math.log10(measure)))
+    decimals = min(12, 2 - math.floor(math.log10(measure))) if 0 < measure < 1e-3 else 4
     return f"{value:.{decimals}f}"
 
 

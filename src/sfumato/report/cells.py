@@ -24,6 +24,9 @@ class Cell:
         percent: True shows a share of 1 as 100.
         text: shown in place of `ours`, for what is no number.
         note: a few words behind it, such as `not converged`.
+
+    >>> Cell(0.9186, 0.004, percent=True).shown, Cell(0.0000123).shown
+    ('91.86', '0.0000123')
     """
 
     ours: float | None = None
@@ -37,48 +40,40 @@ class Cell:
     @property
     def shown(self) -> str:
         """Our figure without its spread."""
-        if self.text is not None:
-            return self.text
-        return MISSING if self.ours is None else self._written(self.ours, self._decimals())
+        return self._written(self.ours, self._decimals()) if self.text is None else self.text
 
     @property
     def shown_spread(self) -> str:
         """`± 0.0004`, with the decimals of the figure; empty where there is no spread."""
-        if self.text is not None or self.ours is None or self.spread is None:
-            return ""
-        return f"± {self._written(self.spread, self._decimals())}"
+        known = self.text is None and self.ours is not None and self.spread is not None
+        return f"± {self._written(self.spread, self._decimals())}" if known else ""
 
     @property
     def shown_published(self) -> str:
         """The paper's figure, with as many decimals as `digits` says."""
-        return MISSING if self.published is None else self._written(self.published, self._digits())
+        return self._written(self.published, self._digits())
+
+    @property
+    def is_number(self) -> bool:
+        """Whether it holds a figure of ours or a published one."""
+        return (self.ours is not None and self.text is None) or self.published is not None
 
     def _digits(self) -> int:
         return self.digits if self.digits is not None else 2 if self.percent else 4
 
     def _decimals(self) -> int:
-        digits = self._digits()
-        size = abs(self.ours or 0.0) * (100 if self.percent else 1)
-        if 0 < size < 0.5 * 10.0**-digits:
-            return min(12, 2 - math.floor(math.log10(size)))
-        return digits
+        digits, size = self._digits(), abs(self.ours or 0.0) * (100 if self.percent else 1)
+        return min(12, 2 - math.floor(math.log10(size))) if 0 < size < 0.5 * 10.0**-digits else digits
 
-    def _written(self, value: float, decimals: int) -> str:
-        if math.isinf(value):
-            return "∞" if value > 0 else "−∞"
+    def _written(self, value: float | None, decimals: int) -> str:
+        if value is None or math.isinf(value):
+            return MISSING if value is None else "∞" if value > 0 else "−∞"
         return f"{100 * value if self.percent else value:.{decimals}f}".replace("-", "−")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line.
-
-    Attributes:
-        label: what it is, such as `Noise_ARL + CEM`.
-        cells: one for each column.
-        note: a few words under the label, such as `3 seeds`.
-        emphasis: True sets it apart (averages).
-    """
+    """One line: what it is, a cell for each column, a few words under the label, and whether it is set apart."""
 
     label: str
     cells: tuple[Cell, ...]
@@ -122,23 +117,22 @@ class Table:
                     f"row '{row.label}' of the table '{self.title}' has {len(row.cells)} cells for {len(self.columns)} "
                     "columns; give one for each"
                 )
-        for name, index in zip(self.columns, range(len(self.columns)), strict=True):
-            if len({cell.percent for cell in self.column(index) if _is_number(cell)}) > 1:
+        for index, name in enumerate(self.columns):
+            if len({cell.percent for cell in self._column(index) if cell.is_number}) > 1:
                 raise ConfigError(f"column '{name}' of the table '{self.title}' mixes percentages with other figures")
 
-    def column(self, index: int) -> tuple[Cell, ...]:
-        """The cells of a column, from top to bottom."""
+    def _column(self, index: int) -> tuple[Cell, ...]:
         return tuple(row.cells[index] for row in self.rows)
 
     def is_compared(self, index: int) -> bool:
         """Whether any cell of a column has a published figure."""
-        return any(cell.published is not None for cell in self.column(index))
+        return any(cell.published is not None for cell in self._column(index))
+
+    def has_spread(self, index: int) -> bool:
+        """Whether any cell of a column has a spread."""
+        return any(cell.spread is not None for cell in self._column(index))
 
     def head(self, index: int) -> str:
         """The name of a column as shown, with `%` where its figures are percentages."""
-        percent = any(cell.percent for cell in self.column(index) if _is_number(cell))
+        percent = any(cell.percent for cell in self._column(index) if cell.is_number)
         return f"{self.columns[index]}, %" if percent else self.columns[index]
-
-
-def _is_number(cell: Cell) -> bool:
-    return (cell.ours is not None and cell.text is None) or cell.published is not None

@@ -6,13 +6,17 @@ from typing import Any
 
 from sfumato.report.averages import group
 from sfumato.report.cells import Cell, Row, Table
-from sfumato.report.curves import Curve, Point
-from sfumato.report.figures import trade_off
-from sfumato.report.page import write_page
-from sfumato.report.palette import styles
-from sfumato.report.tables import to_html
+from sfumato.report.figures import Curve, Point, trade_off
+from sfumato.report.page import Section, figure, part, table, write_page
+from sfumato.report.verdict import Verdict
 
 __all__ = ["write_comparison_report"]
+
+_CAPTION = (
+    "Each point is a target under its strongest attack; up and to the right is better. Lines join settings of one "
+    "defence. MSE: squared difference between original and reconstruction, averaged over pixels from 0 to 1."
+)
+_PLAIN = {"mse_worst5": None, "psnr_mean": 1, "ssim_mean": 2}
 
 
 def write_comparison_report(path: Path, comparison: Mapping[str, Any]) -> None:
@@ -25,27 +29,26 @@ def write_comparison_report(path: Path, comparison: Mapping[str, Any]) -> None:
     Raises:
         StorageError: the file could not be written.
     """
-    subjects = comparison["subjects"]
-    looks = styles(one["defense"] for one in subjects)
-    figures = []
-    if all(one["accuracy"] is not None for one in subjects):
-        for field, words in (("mse_mean", "Mean error of the strongest attack"), ("mse_worst5", "Worst-served 5 %")):
-            svg = trade_off(
+    subjects, sections = comparison["subjects"], []
+    for field, words in (("mse_mean", "Mean error of the strongest attack"), ("mse_worst5", "Worst-served 5 %")):
+        if all(one["accuracy"] is not None for one in subjects):
+            drawn = trade_off(
                 _curves(subjects, field),
-                looks=looks,
                 reference=subjects[0]["reference"] if field == "mse_mean" else None,
                 key=field.replace("_", "-"),
                 errors="standard error",
             )
-            figures.append((words, svg))
+            sections.append(Section(words, [figure(drawn, _CAPTION)]))
     write_page(
         path,
-        "comparison.html.j2",
-        title="Audits compared",
-        verdict={"headline": comparison["headline"], "notes": comparison["caveats"]},
-        figures=figures,
-        table=to_html(_table(subjects)),
-        subjects=subjects,
+        title=f"Sfumato: {len(subjects)} audits compared",
+        verdict=Verdict(comparison["headline"], tuple(comparison["caveats"])),
+        sections=[
+            *sections,
+            Section("The numbers", [table(_table(subjects))], wide=True),
+            Section("Who dominates whom", [part("dominance", subjects=subjects)]),
+        ],
+        facts=[("targets", ", ".join(one["name"] for one in subjects))],
         seconds=comparison["seconds"],
         evidence=comparison["evidence"],
     )
@@ -55,42 +58,28 @@ def _curves(subjects: Sequence[Mapping[str, Any]], field: str) -> list[Curve]:
     """One curve per defence, through its settings in the order of their errors."""
     curves = []
     for (defense,), own in group([dict(one) for one in subjects], "defense").items():
-        points = tuple(
-            Point(
-                one[field],
-                one["accuracy"],
-                one["mse_error"] if field == "mse_mean" else None,
-                one["accuracy_error"],
-                one["setting"] if len(own) > 1 else "",
-                converged=one["converged"] is not False,
-            )
-            for one in sorted(own, key=lambda one: one[field])
-        )
-        curves.append(Curve(defense, points))
+        points = []
+        for one in sorted(own, key=lambda one: one[field]):
+            bars = (one["mse_error"] if field == "mse_mean" else None, one["accuracy_error"])
+            note, converged = one["setting"] if len(own) > 1 else "", one["converged"] is not False
+            points.append(Point(one[field], one["accuracy"], *bars, note, converged=converged))
+        curves.append(Curve(defense, tuple(points)))
     return curves
 
 
 def _table(subjects: Sequence[Mapping[str, Any]]) -> Table:
-    rows = tuple(
-        Row(
-            one["name"],
-            (
-                Cell(one["accuracy"], spread=one["accuracy_error"], percent=True, digits=1),
-                Cell(one["mse_mean"], spread=one["mse_error"]),
-                Cell(one["mse_worst5"]),
-                Cell(one["psnr_mean"], digits=1),
-                Cell(one["ssim_mean"], digits=2),
-                Cell(text=one["attack"], note="" if one["converged"] is not False else "not converged"),
-            ),
-            note=one["setting"],
-            emphasis=not one["dominated_by"],
+    rows = []
+    for one in subjects:
+        cells = (
+            Cell(one["accuracy"], spread=one["accuracy_error"], percent=True, digits=1),
+            Cell(one["mse_mean"], spread=one["mse_error"]),
+            *(Cell(one[name], digits=digits) for name, digits in _PLAIN.items()),
+            Cell(text=one["attack"], note="not converged" * (one["converged"] is False)),
         )
-        for one in subjects
+        rows.append(Row(one["name"], cells, one["setting"], emphasis=not one["dominated_by"]))
+    notes = (
+        "In bold: dominated by no other. ±: standard error. Worst is worst for the person in the picture. PSNR: "
+        "10 log₁₀(1 / MSE) in dB; SSIM: likeness of local structure, 1 for identical images.",
     )
-    return Table(
-        "Targets",
-        ("accuracy", "MSE", "MSE, worst 5 %", "PSNR", "SSIM", "strongest attack"),
-        rows,
-        notes=("In bold: dominated by no other. ±: standard error. Worst is worst for the person in the picture.",),
-        corner="target",
-    )
+    columns = ("accuracy", "MSE", "MSE, worst 5 %", "PSNR, dB", "SSIM", "strongest attack")
+    return Table("Targets", columns, tuple(rows), notes, corner="target")

@@ -2,15 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from torch import Tensor
 
 from sfumato.errors import FeatureError
-from sfumato.report.palette import label
-from sfumato.report.pictures import labelled_rows, save_png
+from sfumato.report.pictures import labelled_rows
+from sfumato.report.style import label
 
-__all__ = ["GalleryRow", "gallery", "save_gallery"]
+__all__ = ["GalleryRow", "gallery"]
 
 
 @dataclass(frozen=True)
@@ -49,13 +48,3 @@ def gallery(originals: Tensor, reconstructed: Sequence[GalleryRow]) -> bytes:
             )
         rows[name] = entry.images
     return labelled_rows(rows)
-
-
-def save_gallery(path: Path, originals: Tensor, reconstructed: Sequence[GalleryRow]) -> None:
-    """Write the picture of `gallery`.
-
-    Raises:
-        FeatureError: as `gallery`.
-        StorageError: the file could not be written.
-    """
-    save_png(path, gallery(originals, reconstructed))

@@ -3,6 +3,7 @@
 import base64
 import io
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,10 @@ from torch import Tensor
 from sfumato.errors import FeatureError
 from sfumato.files import write_atomic
 
-__all__ = ["labelled_rows", "png_data_uri", "save_png", "save_side_by_side"]
+__all__ = ["data_uri", "labelled_rows", "png_data_uri", "save_side_by_side"]
 
-_SIDE = 64
-_GAP = 4
-_TEXT = 15
-_SMALL = 12
+_SIDE, _GAP = 64, 4
+_SIZES = (15, 12)  # of the first line of a label and of the others
 
 
 def save_side_by_side(path: Path, originals: Tensor, reconstructed: Mapping[str, Tensor]) -> None:
@@ -34,20 +33,8 @@ def save_side_by_side(path: Path, originals: Tensor, reconstructed: Mapping[str,
         FeatureError: the shapes do not belong together, or there is nothing to show.
         StorageError: the file could not be written.
     """
-    save_png(path, labelled_rows({"original": originals, **reconstructed}))
-
-
-def save_png(path: Path, png: bytes) -> None:
-    """Write a picture atomically.
-
-    Raises:
-        StorageError: the file could not be written.
-    """
-
-    def write(temporary: Path) -> None:
-        temporary.write_bytes(png)
-
-    write_atomic(path, write)
+    png = labelled_rows({"original": originals, **reconstructed})
+    write_atomic(path, partial(Path.write_bytes, data=png))
 
 
 def labelled_rows(rows: Mapping[str, Tensor]) -> bytes:
@@ -69,23 +56,23 @@ def labelled_rows(rows: Mapping[str, Tensor]) -> bytes:
     for label, images in rows.items():
         if images.shape != first.shape:
             raise FeatureError(
-                f"'{_one_line(label)}' has shape {tuple(images.shape)}, but the originals have {tuple(first.shape)}; "
-                "pass the same images in the same order"
+                f"'{', '.join(label.splitlines())}' has shape {tuple(images.shape)}, but the originals have "
+                f"{tuple(first.shape)}; pass the same images in the same order"
             )
     strips = [_strip(images) for images in rows.values()]
+    labels = [[(line, _font(_SIZES[index > 0])) for index, line in enumerate(label.split("\n"))] for label in rows]
     height, width, _ = strips[0].shape
-    left = 3 * _GAP + max(round(font.getlength(line)) for label in rows for line, font, _ in _lines(label))
+    left = 3 * _GAP + max(round(font.getlength(line)) for lines in labels for line, font in lines)
     canvas = Image.new("RGB", (left + width + _GAP, len(strips) * (height + 2 * _GAP)), "white")
     draw = ImageDraw.Draw(canvas)
-    for index, (label, strip) in enumerate(zip(rows, strips, strict=True)):
+    for index, (lines, strip) in enumerate(zip(labels, strips, strict=True)):
         top = index * (height + 2 * _GAP) + _GAP
-        for line, font, offset in _lines(label):
-            draw.text((_GAP, top + height / 2 + offset), line, fill="black", font=font, anchor="lm")
+        for number, (line, font) in enumerate(lines):
+            middle = top + height / 2 + (number - (len(lines) - 1) / 2) * (_SIZES[0] + _GAP)
+            draw.text((_GAP, middle), line, fill="black", font=font, anchor="lm")
         image = Image.fromarray(strip)
         canvas.paste(image, (left, top), image)
-    stream = io.BytesIO()
-    canvas.save(stream, format="PNG", optimize=True)
-    return stream.getvalue()
+    return _png(canvas)
 
 
 def png_data_uri(images: Tensor) -> str:
@@ -96,13 +83,20 @@ def png_data_uri(images: Tensor) -> str:
     """
     from PIL import Image
 
-    stream = io.BytesIO()
     strip = _strip(images)
     grey = images.shape[1] == 1
-    Image.fromarray(strip[..., [0, 3]] if grey else strip, "LA" if grey else "RGBA").save(
-        stream, format="PNG", optimize=True
-    )
-    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+    return data_uri(_png(Image.fromarray(strip[..., [0, 3]] if grey else strip, "LA" if grey else "RGBA")))
+
+
+def data_uri(png: bytes) -> str:
+    """The bytes of a PNG as a `data:` URI."""
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+
+
+def _png(image: Any) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, format="PNG", optimize=True)
+    return stream.getvalue()
 
 
 def _strip(images: Tensor) -> np.ndarray:
@@ -115,27 +109,9 @@ def _strip(images: Tensor) -> np.ndarray:
     factor = max(1, -(-_SIDE // max(height, width)))
     values = images.detach().cpu().double().nan_to_num(0.0).clamp(0, 1).mul(255).round().byte()
     pixels = values.permute(0, 2, 3, 1).expand(count, height, width, 3).numpy()
-    pixels = pixels.repeat(factor, axis=1).repeat(factor, axis=2)
-    height, width = height * factor, width * factor
-    strip = np.zeros((height, count * (width + _GAP) - _GAP, 4), dtype=np.uint8)
-    for index in range(count):
-        left = index * (width + _GAP)
-        strip[:, left : left + width, :3] = pixels[index]
-        strip[:, left : left + width, 3] = 255
-    return strip
-
-
-def _lines(label: str) -> list[tuple[str, Any, float]]:
-    """The lines of a label, each with its font and its distance below the middle of the row in pixels."""
-    lines = label.split("\n")
-    return [
-        (line, _font(_TEXT if index == 0 else _SMALL), (index - (len(lines) - 1) / 2) * (_TEXT + _GAP))
-        for index, line in enumerate(lines)
-    ]
-
-
-def _one_line(label: str) -> str:
-    return label.replace("\n", ", ")
+    opaque = np.pad(pixels.repeat(factor, 1).repeat(factor, 2), ((0, 0),) * 3 + ((0, 1),), constant_values=255)
+    framed = np.pad(opaque, ((0, 0), (0, 0), (0, _GAP), (0, 0)))  # (count, height, width + gap, 4)
+    return np.concatenate(list(framed), axis=1)[:, :-_GAP]
 
 
 def _font(size: int) -> Any:

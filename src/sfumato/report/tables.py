@@ -1,13 +1,12 @@
-"""Comparison tables as Markdown, CSV, LaTeX and HTML. All four show the same figures; CSV has them unrounded."""
+"""Comparison tables as Markdown, CSV and LaTeX. All show the same figures as the pages; CSV has them unrounded."""
 
 import csv
-import html
 import io
 import re
 
 from sfumato.report.cells import Cell, Row, Table
 
-__all__ = ["Cell", "Row", "Table", "to_csv", "to_html", "to_latex", "to_markdown"]
+__all__ = ["Cell", "Row", "Table", "to_csv", "to_latex", "to_markdown"]
 
 _LATEX = {
     **{character: f"\\{character}" for character in "{}$&#_%"},
@@ -18,10 +17,6 @@ _LATEX = {
     **{"λ": r"$\lambda$", "σ": r"$\sigma$", "≥": r"$\ge$", "≤": r"$\le$", "²": r"$^2$", "½": r"$\frac12$"},
     "\u00a0": "~",
 }
-
-_HAIRLINE = "border-left: 1px solid var(--grid)"
-_PINNED = "position: sticky; left: 0; background: var(--paper); text-align: left"
-_EMPHASIS = ' style="font-weight: 650"'
 
 
 def to_markdown(table: Table) -> str:
@@ -52,11 +47,7 @@ def to_csv(table: Table) -> str:
     """
     heads = [table.corner]
     for index, name in enumerate(table.columns):
-        heads += [
-            name,
-            *([f"{name} sd"] * _has_spread(table, index)),
-            *([f"{name} published"] * table.is_compared(index)),
-        ]
+        heads += [name] + [f"{name} sd"] * table.has_spread(index) + [f"{name} published"] * table.is_compared(index)
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow([*heads, "note", "table", "table notes"])
@@ -64,7 +55,7 @@ def to_csv(table: Table) -> str:
         line: list[str | float | None] = [row.label]
         for index, cell in enumerate(row.cells):
             line.append(cell.text if cell.ours is None else cell.ours)
-            line += [cell.spread] * _has_spread(table, index) + [cell.published] * table.is_compared(index)
+            line += [cell.spread] * table.has_spread(index) + [cell.published] * table.is_compared(index)
         notes = [f"{name}: {cell.note}" for name, cell in zip(table.columns, row.cells, strict=True) if cell.note]
         writer.writerow([*line, "; ".join([row.note] * bool(row.note) + notes), table.title, " ".join(table.notes)])
     return stream.getvalue()
@@ -89,75 +80,18 @@ def to_latex(table: Table) -> str:
         " & ".join(_set_apart(r"\textbf{{{}}}", _latex(text), row) for text in _texts(table, row)) + r" \\"
         for row in table.rows
     ]
-    return "\n".join(
-        [
-            r"\begin{table}",
-            r"\centering",
-            rf"\caption{{{_latex(table.title)}}}",
-            rf"\begin{{tabular}}{{l{'r' * (start - 2)}}}",
-            r"\toprule",
-            " & ".join([_latex(table.corner), *heads]) + r" \\",
-            *([" ".join(rules), " & ".join(["", *under]) + r" \\"] if any(compared) else []),
-            r"\midrule",
-            *body,
-            r"\bottomrule",
-            r"\end{tabular}",
-            *([rf"\par\smallskip\footnotesize {_latex(' '.join(table.notes))}"] if table.notes else []),
-            r"\end{table}",
-            "",
-        ]
-    )
-
-
-def to_html(table: Table) -> str:
-    """The table as a fragment for a page of ours: it scrolls where it is too wide, its notes stand below.
-
-    The title is not in it but names the table for screen readers; the page has it as a heading.
-    """
-    text = html.escape
-    compared = [table.is_compared(index) for index in range(len(table.columns))]
-    groups = "".join(f'<colgroup span="{1 + pair}" style="{_HAIRLINE}"></colgroup>' for pair in compared)
-    heads = "".join(
-        f'<th scope="colgroup" colspan="2" style="text-align: center">{text(table.head(index))}</th>'
-        if pair
-        else f'<th scope="col" rowspan="{1 + any(compared)}">{text(table.head(index))}</th>'
-        for index, pair in enumerate(compared)
-    )
-    corner = f'<th scope="col" rowspan="{1 + any(compared)}" style="{_PINNED}">{text(table.corner)}</th>'
-    last = "" if compared[-1:] == [True] else ' style="padding-right: .5rem"'  # before another column, not at the edge
-    pair_heads = f'<th scope="col">ours</th><th scope="col"{last}><span class="hint">published</span></th>'
-    under = f"<tr>{pair_heads * sum(compared)}</tr>" if any(compared) else ""
     lines = [
-        '<div class="wide">',
-        f'<table class="broad" aria-label="{text(table.title)}">',
-        f"<colgroup></colgroup>{groups}",
-        f"<thead><tr>{corner}{heads}</tr>{under}</thead>",
-        "<tbody>",
-        *(_html_row(table, row) for row in table.rows),
-        "</tbody>",
-        "</table>",
-        "</div>",
-        *(f'<p class="hint">{text(note)}</p>' for note in table.notes),
+        *(r"\begin{table}", r"\centering", rf"\caption{{{_latex(table.title)}}}"),
+        *(rf"\begin{{tabular}}{{l{'r' * (start - 2)}}}", r"\toprule"),
+        " & ".join([_latex(table.corner), *heads]) + r" \\",
+        *([" ".join(rules), " & ".join(["", *under]) + r" \\"] if any(compared) else []),
+        r"\midrule",
+        *body,
+        *(r"\bottomrule", r"\end{tabular}"),
+        *([rf"\par\smallskip\footnotesize {_latex(' '.join(table.notes))}"] if table.notes else []),
+        *(r"\end{table}", ""),
     ]
-    return "\n".join(lines) + "\n"
-
-
-def _html_row(table: Table, row: Row) -> str:
-    text = html.escape
-    note = f'<span class="hint">{text(row.note)}</span>' if row.note else ""
-    weight = "; font-weight: inherit" * row.emphasis  # the page sets one for row heads
-    cells = [f'<th scope="row" style="{_PINNED}{weight}">{text(_unbroken(row.label))}{note}</th>']
-    for index, cell in enumerate(row.cells):
-        below = "".join(f'<span class="spread">{text(part)}</span>' for part in (cell.shown_spread, cell.note) if part)
-        cells.append(f"<td>{text(cell.shown)}{below}</td>")
-        if table.is_compared(index):
-            cells.append(f'<td style="color: var(--muted)">{text(cell.shown_published)}</td>')
-    return f"<tr{_EMPHASIS * row.emphasis}>{''.join(cells)}</tr>"
-
-
-def _unbroken(label: str) -> str:
-    """Short labels stay on one line, however narrow the column."""
-    return label.replace(" ", "\u00a0") if len(label) <= 28 else label
+    return "\n".join(lines)
 
 
 def _texts(table: Table, row: Row) -> list[str]:
@@ -173,10 +107,6 @@ def _texts(table: Table, row: Row) -> list[str]:
 
 def _set_apart(form: str, text: str, row: Row) -> str:
     return form.format(text) if row.emphasis else text
-
-
-def _has_spread(table: Table, index: int) -> bool:
-    return any(cell.spread is not None for cell in table.column(index))
 
 
 def _markdown(text: str) -> str:

@@ -12,12 +12,7 @@ __all__ = ["Verdict", "convergence_notes", "demo_verdict", "study_verdict"]
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a page says first.
-
-    Attributes:
-        headline: one sentence, and a second one where the first would mislead alone.
-        notes: the numbers behind it and what weakens it.
-    """
+    """What a page says first: a sentence or two, then the numbers behind it and what weakens it."""
 
     headline: str
     notes: tuple[str, ...]
@@ -37,50 +32,42 @@ def demo_verdict(compared: Mapping[str, Any] | None, verdicts: Sequence[Converge
         return Verdict("There is no curve of noise alone to compare CEM with at equal accuracy.", notes)
     error, known = compared["error"], compared["identified"]
     if not error["within"]:
-        return Verdict(
-            f"Nothing to compare: CEM's accuracy of {percent_text(error['accuracy'])} % lies below that of noise alone "
-            "at every level measured.",
-            notes,
-        )
-    first, second = _effect(error, neutral=1.0), _effect(known, neutral=0.0)
+        below = f"Nothing to compare: CEM's accuracy of {percent_text(error['accuracy'])} % lies below that of noise"
+        return Verdict(f"{below} alone at every level measured.", notes)
+    first, second, times = _effect(error, 1.0), _effect(known, 0.0), _times(error["effect"])
     among = "the digit" if images is None else f"the digit among {images}"
     shares = f"{percent_text(known['value'])} % of cases, with noise alone in {percent_text(known['curve_value'])} %"
     if first is None and second is None:
-        headline = (
-            f"At equal accuracy noise alone does as well: CEM leaves the attacker {_times(error['effect'])} times its "
-            f"error, and {among} is identified in {shares}."
+        return Verdict(
+            f"At equal accuracy noise alone does as well: CEM leaves the attacker {times} times its error, and {among} "
+            f"is identified in {shares}.",
+            (_intervals(error, known), *notes),
         )
-    else:
-        errors = {
-            True: f"CEM leaves the attacker {_times(error['effect'])} times the error of noise alone",
-            False: f"CEM leaves the attacker only {_times(error['effect'])} times the error of noise alone",
-            None: f"noise alone leaves the attacker as large an error as CEM ({_times(error['effect'])} times)",
-        }[first]
-        joint = "and" if (first, second) in ((True, False), (False, True)) else "but"
-        headline = f"At equal accuracy {errors}, {joint} {among} is identified in {shares}."
-        if second is None:
-            headline = headline.removesuffix(".") + ", which is no difference."
+    errors = {
+        True: f"CEM leaves the attacker {times} times the error of noise alone",
+        False: f"CEM leaves the attacker only {times} times the error of noise alone",
+        None: f"noise alone leaves the attacker as large an error as CEM ({times} times)",
+    }[first]
+    joint = "and" if (first, second) in ((True, False), (False, True)) else "but"
+    end = ", which is no difference." if second is None else "."
+    headline = f"At equal accuracy {errors}, {joint} {among} is identified in {shares}{end}"
     return Verdict(headline, (_intervals(error, known), *notes))
 
 
-def _effect(compared: Mapping[str, Any], *, neutral: float) -> bool | None:
+def _effect(compared: Mapping[str, Any], neutral: float) -> bool | None:
     """Whether the effect lies above what no difference would give, or below; None where its interval holds that."""
-    if compared["interval"] is None:
-        return None
-    low, high = compared["interval"]
+    low, high = compared["interval"] or (neutral, neutral)
     return True if low > neutral else False if high < neutral else None
 
 
 def _intervals(error: Mapping[str, Any], known: Mapping[str, Any]) -> str:
-    at = f"At {percent_text(error['accuracy'])} % accuracy"
     text = (
-        f"{at}: error (MSE) {error_text(error['value'])} with CEM, {error_text(error['curve_value'])} interpolated "
-        "along noise alone"
+        f"At {percent_text(error['accuracy'])} % accuracy: error (MSE) {error_text(error['value'])} with CEM, "
+        f"{error_text(error['curve_value'])} interpolated along noise alone"
     )
     if error["interval"] is None:
         return f"{text}. One seed only: nothing here shows how far the numbers vary by chance."
-    low, high = error["interval"]
-    least, most = (100 * end for end in known["interval"])
+    (low, high), (least, most) = error["interval"], (100 * end for end in known["interval"])
     return (
         f"{text}; 95 % interval of the ratio {_times(low)} to {_times(high)}, of the difference in identification "
         f"{least:+.1f} to {most:+.1f} points ({error['seeds']} seeds)."
@@ -89,57 +76,47 @@ def _intervals(error: Mapping[str, Any], known: Mapping[str, Any]) -> str:
 
 def convergence_notes(verdicts: Sequence[Convergence]) -> tuple[str, ...]:
     """Sentences on results whose attacks had not converged, or cannot be judged; none where all had."""
-    loose = sum(one.converged is False for one in verdicts)
-    unknown = sum(one.converged is None for one in verdicts)
-    notes = []
+    loose, unknown = (sum(one.converged is found for one in verdicts) for found in (False, None))
+    end, count, notes = "errors are no evidence of safety.", len(verdicts), []
     if loose:
-        notes.append(
-            f"In {loose} of {len(verdicts)} runs an attack had not converged: their errors are no evidence of safety."
-        )
+        notes.append(f"In {loose} of {count} runs an attack had not converged: their {end}")
     if unknown:
-        notes.append(f"{unknown} of {len(verdicts)} runs: {NOT_JUDGED}. Their errors are no evidence of safety.")
+        notes.append(f"{unknown} of {count} runs: {NOT_JUDGED}. Their {end}")
     return tuple(notes)
 
 
 def study_verdict(study: Mapping[str, Any]) -> Verdict:
     """The longer study's verdict: CEM against noise alone at equal accuracy."""
     overall, points = study["overall"], study["points"]
-    ratio, (low, high), folds = overall["ratio"], overall["ci"], overall["folds"]
-    interval = f"95 % interval {_times(low)} to {_times(high)}, {folds} folds over all {overall['digits']:,} digits"
+    (low, high), times = overall["ci"], f"{_times(overall['ratio'])} times the error"
+    interval = (
+        f"95 % interval {_times(low)} to {_times(high)}, {overall['folds']} folds over all {overall['digits']:,} digits"
+    )
     if low > 1:
-        headline = (
-            f"At equal accuracy CEM leaves the attacker {_times(ratio)} times the error of noise alone ({interval})."
-        )
+        headline = f"At equal accuracy CEM leaves the attacker {times} of noise alone ({interval})."
     elif high < 1:
-        headline = (
-            f"CEM does worse than noise alone: at equal accuracy it leaves the attacker only {_times(ratio)} times the "
-            f"error ({interval})."
-        )
+        start = "CEM does worse than noise alone: at equal accuracy it leaves the attacker only"
+        headline = f"{start} {times} ({interval})."
     else:
-        headline = (
-            f"No difference is shown: at equal accuracy CEM leaves the attacker {_times(ratio)} times the "
-            f"error of noise alone, and the interval includes 1 ({interval})."
-        )
+        start = "No difference is shown: at equal accuracy CEM leaves the attacker"
+        headline = f"{start} {times} of noise alone, and the interval includes 1 ({interval})."
     counted = [point for point in points if point.get("counted", True)]
-    below = [point for point in counted if point["ratio"] < 1]
-    if below:
-        worst = max(point["below_curve_se"] for point in below)
-        notes = [
-            f"{len(below)} of {len(counted)} settings of CEM lie below the curve of noise alone, the worst by "
-            f"{worst:.1f} standard errors."
-        ]
-    else:
-        notes = [f"All {len(counted)} settings of CEM lie on or above the curve of noise alone."]
-    beyond = sum(bool(point.get("beyond_curve")) for point in points)
-    if beyond:
+    below = [point["below_curve_se"] for point in counted if point["ratio"] < 1]
+    notes = [
+        f"{len(below)} of {len(counted)} settings of CEM lie below the curve of noise alone, the worst by "
+        f"{max(below):.1f} standard errors."
+        if below
+        else f"All {len(counted)} settings of CEM lie on or above the curve of noise alone."
+    ]
+    if beyond := sum(bool(point.get("beyond_curve")) for point in points):
         notes.append(
             f"{beyond} of {len(points)} settings are more accurate than noise of any strength measured; they are "
             "compared with the most accurate end of that curve."
         )
-    if len(counted) < len(points):
+    if left := len(points) - len(counted):
         notes.append(
-            f"{len(points) - len(counted)} of {len(points)} settings are less accurate than the noisiest network "
-            "without CEM; there is nothing to compare them with, and they are not counted."
+            f"{left} of {len(points)} settings are less accurate than the noisiest network without CEM; there is "
+            "nothing to compare them with, and they are not counted."
         )
     if "runs" in study:
         notes += convergence_notes([suite_verdict(one) for one in study["runs"]])

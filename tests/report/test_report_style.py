@@ -4,9 +4,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from sfumato.report.curves import Curve, Point
-from sfumato.report.figures import trade_off
-from sfumato.report.palette import label, styles
+from sfumato.report.figures import Curve, Point, trade_off
+from sfumato.report.style import label, styles
 
 SVG = "{http://www.w3.org/2000/svg}"
 ROWS = (
@@ -27,6 +26,9 @@ ROWS = (
         ("mine+cem", "mine + CEM"),
         ("+cem", "+cem"),
         ("", ""),
+        ("Noise_ARL + CEM", "Noise_ARL + CEM"),  # a label is as good as a name
+        ("later Cut", "later cut"),
+        ("mine + CEM", "mine + CEM"),
     ],
 )
 def test_labels(name, seen):
@@ -51,6 +53,15 @@ def test_a_defence_of_ones_own_keeps_its_colour_with_cem_and_takes_no_known_one(
     assert looks["mine"].slot == looks["mine+cem"].slot
     assert looks["mine"].marker != looks["mine+cem"].marker
     assert len({looks[name].slot for name in ("noise_arl", "bottleneck", "mine", "other")}) == 4
+
+
+def test_pairs_named_by_their_labels_share_a_colour():
+    looks = styles(["Noise_ARL", "Noise_ARL + CEM", "mine", "mine + CEM"])
+    assert looks["Noise_ARL"] == styles(["noise_arl"])["noise_arl"]
+    for name in ("Noise_ARL", "mine"):
+        assert looks[name].slot == looks[f"{name} + CEM"].slot
+        assert (looks[name].line, looks[f"{name} + CEM"].line) == (0, 1)
+    assert looks["mine"].slot != looks["Noise_ARL"].slot
 
 
 def test_nine_unknown_names_have_nine_colours_and_more_repeat_them_with_other_markers():
@@ -83,6 +94,6 @@ def test_six_curves_with_names_of_their_own():
 def test_a_long_legend_makes_the_figure_higher_not_the_axes_lower():
     names = [f"λ = {number}" for number in range(6)]
     long = [f"Noise_ARL + CEM, cut 2, σ² 0.01, λ = {number}" for number in range(6)]
-    assert height(six(names[:4])) == height(six(names[:1])) == pytest.approx(4.3 * 72)
-    assert height(six(names)) == pytest.approx((4.3 + 0.25) * 72)  # three lines of two names
-    assert height(six(names, long)) == pytest.approx((4.3 + 1.0) * 72)  # six lines of one name
+    assert height(six(names[:4])) == height(six(names[:1])) == pytest.approx(4.1 * 72)
+    assert height(six(names)) == pytest.approx((4.1 + 0.26) * 72)  # three lines of two names
+    assert height(six(names, long)) == pytest.approx((4.1 + 4 * 0.26) * 72)  # six lines of one name
