@@ -60,7 +60,7 @@ def test_all_rows_of_table_1_with_both_attacks_survive_kill_9(tmp_path, capsys):
     assert {(row, False) for row in PAPER_ROWS} <= rows
     assert {(row, True) for row in PAPER_ROWS - {"none"}} <= rows
     for result in results:
-        assert set(result["attacks"]) == {"decoder", "gan"}
+        assert set(result["attacks"]) == {"decoder", "gan", "ridge", "nearest"}
         assert result["hash"][:12] in result["key"]
         assert {"evidence", "data", "caveat", "config", "seed", "budget"} <= set(result)
     patrol = next(result for result in results if result["row"] == "patrol" and not result["cem"])
@@ -91,7 +91,7 @@ def test_two_processes_on_one_experiment_do_it_once(tmp_path):
     assert sum("test MSE decoder" in text for text in texts) >= 1
 
 
-def test_minutes_stop_cleanly_and_the_same_command_goes_on(tmp_path, capsys):
+def test_minutes_stop_cleanly_and_the_same_command_resumes(tmp_path, capsys):
     assert main(words(tmp_path, "table1", "--budget", "smoke", "--rows", "dropout", "--minutes", "0.0001")) == 0
     assert "0 of 2 experiments are done" in capsys.readouterr().out
     assert main(words(tmp_path, "table1", "--budget", "smoke", "--rows", "dropout")) == 0
@@ -145,3 +145,27 @@ def test_results_of_other_images_are_refused(tmp_path, capsys):
     capsys.readouterr()
     assert main(words(tmp_path, "table1", "--budget", "smoke", "--rows", "none", "bottleneck")) == 2
     assert "was measured on other images" in capsys.readouterr().err
+
+
+def test_table_9_is_timed_once_and_the_study_is_shown_as_far_as_it_is(tmp_path, capsys):
+    assert main(words(tmp_path, "table9", "--budget", "smoke", "--device", "cpu")) == 0
+    assert "1 of 1 experiments are done" in capsys.readouterr().out
+    (path,) = finished(tmp_path)
+    assert path.name == "table9-smoke.json"
+    when = path.stat().st_mtime_ns
+    assert main(words(tmp_path, "table9", "digits", "--budget", "smoke", "--show")) == 0
+    printed = capsys.readouterr().out
+    assert "PATROL (pruned)" in printed
+    assert "nothing has been measured at budget smoke yet" in printed
+    assert main(words(tmp_path, "table9", "--budget", "smoke")) == 0
+    assert path.stat().st_mtime_ns == when
+
+
+@pytest.mark.slow
+def test_the_study_on_the_digits_compares_at_equal_accuracy(tmp_path, capsys):
+    code = main(words(tmp_path, "digits", "--budget", "smoke", "--json", str(tmp_path / "out.json")))
+    assert code == 0
+    assert "16 of 16 experiments are done" in capsys.readouterr().out
+    study = json.loads((tmp_path / "work" / "tables" / "digits-smoke.json").read_text())
+    assert {run["fold"] for run in study["runs"]} == {0, 1}
+    assert study["overall"]["ratio"] > 0

@@ -46,7 +46,7 @@ def test_every_budget_has_distinct_experiments_and_every_setting_a_variant():
         found = experiments_of(SPEC, load_budget(name), ROWS)
         assert len({one.key for one in found}) == len(found)
     changed = {field for variant in SPEC["variants"] for field in variant.get("settings", {})}
-    assert {"covariance", "scaling", "clusters_per_class", "refresh_every", "lam_schedule", "bound"} <= changed
+    assert {"covariance", "scaling", "clusters_per_class", "update", "lam_schedule", "bound"} <= changed
 
 
 def test_literal_lambdas_are_the_equivalent_ones():

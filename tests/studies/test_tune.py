@@ -93,7 +93,7 @@ def test_interrupted_it_resumes_with_nothing_lost_and_ends_the_same(images, tmp_
 def test_a_bound_on_trainings_stops_and_a_larger_one_resumes(images, tmp_path):
     few = tune_with(nearest, images, FLOOR, tmp_path, name="nearest", space=SPACE, limits=Limits(trainings=3))
     assert (few["status"], few["trainings"], few["chosen"]) == ("unfinished", 3, None)
-    assert "--trainings ended the search, and the same command resumes it" in few["headline"]
+    assert "--trainings ended the search, the same command resumes it" in few["headline"]
     more = tune_with(nearest, images, FLOOR, tmp_path, name="nearest", space=SPACE, limits=Limits(trainings=99))
     assert more["status"] == "found"
 

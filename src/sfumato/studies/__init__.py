@@ -14,7 +14,7 @@ from sfumato.studies.executor import Executor, Outcome, usable_cores
 from sfumato.studies.local import LocalExecutor
 from sfumato.studies.ray_cluster import RayExecutor
 from sfumato.studies.slurm import SlurmExecutor
-from sfumato.studies.space import BASELINE, Floor, Setting, Space, floor_of
+from sfumato.studies.space import BASELINE, Floor, Setting, Space, Training, floor_of
 from sfumato.studies.store import Store
 from sfumato.studies.tune import Limits, tune, tune_with
 
@@ -32,6 +32,7 @@ __all__ = [
     "Space",
     "Store",
     "Summary",
+    "Training",
     "Trial",
     "Workspace",
     "build_executor",
@@ -47,11 +48,7 @@ EXECUTORS: dict[str, Callable[..., Executor]] = {"local": LocalExecutor, "ray": 
 
 
 def build_executor(name: str, **options: Any) -> Executor:
-    """An executor by name.
-
-    Args:
-        name: one of `EXECUTORS`.
-        options: its arguments.
+    """An executor by name, with its arguments.
 
     Raises:
         ConfigError: the executor or an option is unknown, or its package is not installed.

@@ -13,16 +13,14 @@ from sfumato.studies.results import Figure, SeedResults, collect, seeds_note, sh
 from sfumato.studies.spec import Budget
 from sfumato.studies.store import Store
 
-__all__ = ["Variant", "ablation_figures", "ablation_table", "collect_levels", "measure_variants"]
+__all__ = ["Variant", "ablation_figures", "ablation_table", "collect_variants", "measure_variants"]
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One variant against noise alone, at equal accuracy.
+    """One variant, which sets one axis to what its label says, against noise alone at equal accuracy.
 
     Attributes:
-        axis: which setting it changes.
-        label: to what.
         results: its points, by lambda.
         over_noise: its error over that of noise alone at the same accuracy, averaged over its comparable points; None
             where it has none.
@@ -38,20 +36,24 @@ class Variant:
     comparable: int = 0
 
 
-def collect_levels(spec: dict[str, Any], budget: Budget, store: Store) -> list[SeedResults]:
-    """Noise alone, as far as it is measured."""
-    return collect([one for seed in seeds_of(spec, budget) for one in level_experiments(spec, budget, seed)], store)
+def collect_variants(
+    spec: dict[str, Any], budget: Budget, store: Store
+) -> tuple[list[SeedResults], list[list[SeedResults]]]:
+    """Noise alone and every variant's points, as far as they are measured."""
+    seeds = seeds_of(spec, budget)
+    curve = collect([one for seed in seeds for one in level_experiments(spec, budget, seed)], store)
+    return curve, [
+        collect([one for seed in seeds for one in variant_experiments(spec, budget, variant, seed)], store)
+        for variant in spec["variants"]
+    ]
 
 
 def measure_variants(spec: dict[str, Any], budget: Budget, store: Store) -> tuple[list[SeedResults], list[Variant]]:
     """The noise curve and all variants, as far as they are measured."""
-    curve, points = collect_levels(spec, budget, store), []
-    for variant in spec["variants"]:
-        experiments = [
-            one for seed in seeds_of(spec, budget) for one in variant_experiments(spec, budget, variant, seed)
-        ]
-        points.append(Variant(variant["axis"], variant["label"], tuple(collect(experiments, store))))
-    return curve, [_judged(variant, points[0], curve) for variant in points]
+    curve, points = collect_variants(spec, budget, store)
+    named = zip(spec["variants"], points, strict=True)
+    variants = [Variant(variant["axis"], variant["label"], tuple(results)) for variant, results in named]
+    return curve, [_judged(variant, variants[0], curve) for variant in variants]
 
 
 def ablation_table(spec: dict[str, Any], variants: Sequence[Variant], remarks: Sequence[str]) -> Table:

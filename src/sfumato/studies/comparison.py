@@ -110,7 +110,7 @@ def _averages(spec: dict[str, Any], rows: dict[str, RowSpec], found: Rows, metri
         cells = []
         for metric in metrics:
             mean = _average(found, names, cem, metric)
-            figure = None if mean is None else Figure(mean, None, len(names))
+            figure = None if mean is None else Figure(mean, None)
             cells.append(cell(metric, figure, printed[cem].get(metric)))
         note = f"ours over {len(names)} of 7 defences"
         lines.append(Row(f"Average {'w/' if cem else 'w/o'} CEM", tuple(cells), note=note, emphasis=True))

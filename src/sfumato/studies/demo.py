@@ -18,13 +18,13 @@ from sfumato.metrics import mse
 from sfumato.studies.engine import Report, run_trials
 from sfumato.studies.equal_accuracy import Comparison, Seeds, compare
 from sfumato.studies.executor import usable_cores
-from sfumato.studies.experiment import Experiment
+from sfumato.studies.experiment import PICTURE, Experiment
 from sfumato.studies.image_strips import read_strip
 from sfumato.studies.local import LocalExecutor
 from sfumato.studies.store import Store
 from sfumato.training import TrainConfig
 
-__all__ = ["DEFENSES", "LAM", "NOISES", "NOISE_STD", "SEEDS", "demo_experiments", "equal_accuracy", "run_demo"]
+__all__ = ["LAM", "NOISES", "NOISE_STD", "SEEDS", "demo_experiments", "equal_accuracy", "run_demo"]
 
 # The demo's defaults, all in this place. CEM is compared at equal accuracy with noise alone along NOISES.
 NOISE_STD = 0.1  # of CEM
@@ -32,22 +32,12 @@ LAM = 2.0
 NOISES = (0.4, 0.8)  # of noise alone, whose curve begins at no defence
 SEEDS = (0, 1, 2)
 
-DEFENSES = ("none", "noise", "noise+cem")
-
 _SHOWN = 10
 # One cluster per class is the ideal case of section 3.4 (k = n), which the digits are close to.
 _TRAIN: dict[str, Any] = {
-    "data": "digits",
-    "model": "digits",
-    "cut": 4,
-    "epochs": 30,
-    "batch_size": 64,
-    "lr": 0.1,
-    "clusters_per_class": 1,
-    "precision": "fp32",
-    "device": "cpu",
-    "watch": False,
-}
+    "data": "digits", "model": "digits", "cut": 4, "epochs": 30, "batch_size": 64, "lr": 0.1, "clusters_per_class": 1,
+    "precision": "fp32", "device": "cpu", "watch": False,
+}  # fmt: skip
 _ATTACK: dict[str, Any] = {
     "epochs": 50, "batch_size": 128, "lr": 1e-2, "width": 16, "blocks": 1, "precision": "fp32"
 }  # fmt: skip
@@ -109,12 +99,9 @@ def run_demo(
         "evidence": evidence("cpu") | {"threads": 1},
     }
     write_json(folder / "result.json", result)
-    pictures = {}
-    for row, one in zip(rows, experiments, strict=True):
-        if row["seed"] == SEEDS[0]:
-            strip = _strip(one)
-            pictures[_name(row["defense"], row["noise_std"])] = strip[row["strongest"]]
-    return result, strip["original"], pictures
+    first = [(row, _strip(one)) for row, one in zip(rows, experiments, strict=True) if row["seed"] == SEEDS[0]]
+    pictures = {_name(row["defense"], row["noise_std"]): strip[row["strongest"]] for row, strip in first}
+    return result, first[0][1]["original"], pictures
 
 
 def equal_accuracy(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
@@ -154,10 +141,7 @@ def _row(experiment: Experiment, store: Store) -> dict[str, Any]:
     train = strongest({name: one["train"]["mse"] for name, one in figures.items()})
     row = {
         "defense": result["row"] + ("+cem" if result["cem"] else ""),
-        "seed": result["seed"],
-        "noise_std": result["noise_std"],
-        "lam": result["lam"],
-        "accuracy": result["accuracy"],
+        **{name: result[name] for name in ("seed", "noise_std", "lam", "accuracy")},
         "strongest": test,
         "strongest_train": train,
         **{f"{name}_train": figures[train]["train"][name] for name in ("mse", "psnr", "ssim")},
@@ -177,8 +161,7 @@ def _information_history(experiment: Experiment) -> list[float]:
 
 
 def _strip(experiment: Experiment) -> dict[str, torch.Tensor]:
-    path = Path(str(experiment.folder)) / experiment.picture
-    strip = read_strip(path)
-    if strip is None:
+    path = Path(str(experiment.folder)) / PICTURE
+    if (strip := read_strip(path)) is None:
         raise CheckpointError(f"{path} is damaged; delete it and run the command again")
     return strip

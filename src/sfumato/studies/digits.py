@@ -4,13 +4,13 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import chain
 from typing import Any
 
-from sfumato.studies.ablation import collect_levels
+from sfumato.studies.ablation import collect_variants
 from sfumato.studies.equal_accuracy import T_QUANTILES, Seeds, compare, non_increasing
 from sfumato.studies.experiment import FOLDS
-from sfumato.studies.plan import seeds_of, variant_experiments
-from sfumato.studies.results import SeedResults, collect, shared_attacks, smallest_error
+from sfumato.studies.results import SeedResults, shared_attacks, smallest_error
 from sfumato.studies.spec import Budget
 from sfumato.studies.store import Store
 
@@ -19,11 +19,8 @@ __all__ = ["compare_over_folds", "digits_study"]
 
 def digits_study(spec: dict[str, Any], budget: Budget, store: Store) -> dict[str, Any] | None:
     """What `report.study` shows, from what the store holds; None while there is too little to compare."""
-    levels, points = collect_levels(spec, budget, store), []
-    for variant in spec["variants"]:
-        every = [one for seed in seeds_of(spec, budget) for one in variant_experiments(spec, budget, variant, seed)]
-        points += collect(every, store)
-    levels, points = ([one for one in many if one.results] for many in (levels, points))
+    levels, variants = collect_variants(spec, budget, store)
+    levels, points = ([one for one in many if one.results] for many in (levels, chain.from_iterable(variants)))
     names = shared_attacks([*levels, *points])
     study = compare_over_folds(
         [(one.experiment.train.noise_std, _by_fold(one, names)) for one in levels],

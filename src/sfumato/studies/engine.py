@@ -80,8 +80,7 @@ class Summary:
     """How a call ended.
 
     Attributes:
-        done: results there are now.
-        total: results there should be.
+        done, total: results there are now, and should be.
         failed: (key, sentence) of trials that cannot be done as they are.
         elsewhere: trials that other processes are working on.
         seconds: of this call.

@@ -12,7 +12,6 @@ __all__ = [
     "Seeds",
     "compare",
     "equal_accuracy_error",
-    "jackknife",
     "jackknife_interval",
     "non_increasing",
     "within_curve",
@@ -84,8 +83,8 @@ def compare(
             effects.append(math.log(value / expected) if higher_protects else value - expected)
         return statistics.fmean(effects)
 
-    def effect(kept: Sequence[int]) -> list[float]:
-        return [mean_effect(settings, kept) - (mean_effect(against, kept) if against else 0.0)]
+    def effect(kept: Sequence[int]) -> float:
+        return mean_effect(settings, kept) - (mean_effect(against, kept) if against else 0.0)
 
     accuracy, value, expected = map(statistics.fmean, zip(*(averaged(one, seeds) for one in settings), strict=True))
     ends = jackknife_interval(effect, seeds)
@@ -94,7 +93,7 @@ def compare(
         accuracy,
         value,
         expected,
-        shown(effect(seeds)[0]),
+        shown(effect(seeds)),
         None if ends is None else (shown(ends[0]), shown(ends[1])),
         len(seeds),
         all(within_curve([_means(level, seeds) for level in curve], _means(one, seeds)[0]) for one in settings),
@@ -151,25 +150,15 @@ def non_increasing(values: Sequence[float], weights: Sequence[float] | None = No
     return [mean for mean, _, count in blocks for _ in range(count)]
 
 
-def jackknife(statistic: Callable[[Sequence[int]], list[float]], groups: Sequence[int]) -> list[tuple[float, float]]:
-    """`(estimate, standard error)` of each component of a statistic of groups, leaving one group out at a time."""
-    whole = statistic(groups)
-    parts = [statistic([group for group in groups if group != left_out]) for left_out in groups]
-    count = len(groups)
-    result = []
-    for index, value in enumerate(whole):
-        column = [part[index] for part in parts]
-        mean = statistics.fmean(column)
-        result.append((value, math.sqrt((count - 1) / count * sum((entry - mean) ** 2 for entry in column))))
-    return result
-
-
 def jackknife_interval(
-    statistic: Callable[[Sequence[int]], list[float]], groups: Sequence[int]
+    statistic: Callable[[Sequence[int]], float], groups: Sequence[int]
 ) -> tuple[float, float] | None:
-    """95 % of a statistic with one component; None where there are too few groups to leave one out."""
-    if not 2 <= len(groups) <= len(T_QUANTILES) + 1:
+    """95 % of a statistic of groups, leaving one group out at a time; None where there are too few, or too many."""
+    count = len(groups)
+    if not 2 <= count <= len(T_QUANTILES) + 1:
         return None
-    ((value, error),) = jackknife(statistic, groups)
-    half = T_QUANTILES[len(groups) - 1] * error
+    parts = [statistic([group for group in groups if group != left_out]) for left_out in groups]
+    mean = statistics.fmean(parts)
+    half = T_QUANTILES[count - 1] * math.sqrt((count - 1) / count * sum((part - mean) ** 2 for part in parts))
+    value = statistic(groups)
     return value - half, value + half

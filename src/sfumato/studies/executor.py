@@ -49,12 +49,7 @@ class Reply:
 
 @dataclass(frozen=True)
 class Death:
-    """A worker ended without a reply.
-
-    Attributes:
-        cause: what is known, as a clause: "it was killed by SIGKILL".
-        remedy: what the user can do, as an imperative clause.
-    """
+    """A worker ended without a reply: what is known of the cause and what the user can do, as clauses."""
 
     cause: str
     remedy: str
@@ -206,11 +201,7 @@ def usable_cores() -> int:
 
 
 def at_least_one(name: str, value: int) -> int:
-    """The value.
-
-    Raises:
-        ConfigError: it is less than one.
-    """
+    """The value, which a `ConfigError` refuses where it is less than one."""
     if value < 1:
         raise ConfigError(f"{name} must be at least 1, not {value}")
     return value

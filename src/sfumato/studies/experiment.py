@@ -23,7 +23,7 @@ from sfumato.training import TrainConfig, load_data, load_run, train_run
 from sfumato.training.config import CEM_VERSION
 from sfumato.training.inversion import attack_suite
 
-__all__ = ["FOLDS", "Experiment", "located"]
+__all__ = ["FOLDS", "PICTURE", "Experiment", "located"]
 
 FOLDS = 5
 _FOLDERS = {
@@ -32,17 +32,10 @@ _FOLDERS = {
     "tinyimagenet": ("tinyimagenet", "tiny-imagenet-200"),
     "facescrub": ("facescrub", "FaceScrub"),
 }
+PICTURE = "reconstructed.png"
 _FROM_TRAINING = (
-    "accuracy",
-    "accuracy_held_out",
-    "information",
-    "information_bounds",
-    "train_images",
-    "test_images",
-    "caveat",
-    "seconds",
-    "data",
-    "evidence",
+    *("accuracy", "accuracy_held_out", "information", "information_bounds", "train_images", "test_images"),
+    *("caveat", "seconds", "data", "evidence"),
 )
 
 
@@ -101,12 +94,7 @@ class Experiment(Trial):
     @property
     def complete(self) -> bool:
         """Whether the run that it should leave is there."""
-        return self.folder is None or all((Path(self.folder) / name).exists() for name in ("result.json", self.picture))
-
-    @property
-    def picture(self) -> str:
-        """The picture's name in `folder`."""
-        return "reconstructed.png"
+        return self.folder is None or all((Path(self.folder) / name).exists() for name in ("result.json", PICTURE))
 
     def measure(self, workspace: Workspace) -> dict[str, Any]:
         """Train and attack; see `Trial.measure`."""
@@ -121,15 +109,14 @@ class Experiment(Trial):
             workspace.tell(name, (1 + names.index(name) + done / total) / (1 + len(names)))
 
         unwatched = replace(self.train, watch=False)  # nobody looks, and the result says it all
-        trained = train_run(unwatched, folder, sets=sets, on_step=on_step, should_stop=workspace.should_stop)
-        run = load_run(folder)
-        began = time.monotonic()
         device, stop = device_of(self.train.device), workspace.should_stop
+        trained = train_run(unwatched, folder, sets=sets, on_step=on_step, should_stop=stop)
+        run, began = load_run(folder), time.monotonic()
         suite = attack_suite(run, sets, self.attacks, device=device, progress=on_epoch, should_stop=stop)
         leakage = measure_leakage(run.model, sets.test, seed=self.train.seed).as_dict()
         strip = {"original": next(iter(suite.attacks.values())).originals}
         strip |= {name: attacked.test.images for name, attacked in suite.attacks.items()}
-        picture = workspace.picture if self.folder is None else folder / self.picture
+        picture = workspace.picture if self.folder is None else folder / PICTURE
         write_strip(picture, {name: images[: self.shown] for name, images in strip.items()})
         if self.folder is None and not self.keep:
             shutil.rmtree(folder, ignore_errors=True)
@@ -171,17 +158,10 @@ class Experiment(Trial):
 def located(
     experiments: Sequence[Experiment], store: Store, *, data_dir: str | None, device: str, keep: bool = False
 ) -> list[Experiment]:
-    """The same experiments with data and device of this machine.
+    """The same experiments with data (a folder, or one with a folder per data set) and device of this machine.
 
     What is needed is loaded once: a missing data set is one sentence, not one per worker, and results of other images
     never stand beside new ones.
-
-    Args:
-        experiments: what is to be done.
-        store: of the results.
-        data_dir: folder of the data set, or of folders with the names of data sets.
-        device: `auto`, `cpu` or `cuda`.
-        keep: see `Experiment`.
 
     Raises:
         DataError: a data set is missing, or a stored result was measured on other images than those in `data_dir`.

@@ -19,12 +19,8 @@ _COMPARED = ("comparison", "pictures", "curves", "entropy")
 
 @dataclass(frozen=True)
 class Gain:
-    """One setting of CEM against the curve of the same defence without it.
-
-    Attributes:
-        row, cut, noise_std, lam: the setting.
-        attacks: that the setting and the whole curve have; the error is that of the strongest of them.
-        found: the errors at the setting's accuracy, and their ratio.
+    """One setting of CEM against the curve of the same defence without it, by the strongest of the attacks that the
+    setting and the whole curve have.
     """
 
     row: str

@@ -23,13 +23,7 @@ Half = Literal["selecting", "confirming", "both"]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with its standard error.
-
-    Attributes:
-        mean: over the images of all folds.
-        error: of the mean; see `Book.slack`.
-        images: how many there are.
-    """
+    """A mean over the images of all folds with its standard error, see `Book.slack`, and how many images there are."""
 
     mean: float
     error: float

@@ -23,7 +23,7 @@ from sfumato.studies.executor import (
     unloadable,
     unsendable,
     usable_cores,
-)  # fmt: skip
+)
 
 __all__ = ["LocalExecutor"]
 

@@ -27,12 +27,12 @@ def describe(found: Searched, floor: Floor) -> dict[str, Any]:
             **_leakage(book, BASELINE),
             "trainings": len(shown),
         }
-    own = next((row for row in curve if row["verdict"] == "chosen"), None)
+    found_row = next((row for row in curve if row["verdict"] == "chosen"), None)
     return {
         "status": status,
-        "headline": _headline(status, own, baseline, floor, found.stopped),
-        "notes": _notes(found, own, floor),
-        "chosen": own,
+        "headline": _headline(status, found_row, baseline, floor, found.stopped),
+        "notes": _notes(found, found_row, floor),
+        "chosen": found_row,
         "baseline": baseline,
         "curve": curve,
         "asked": [one.as_dict() for one in asked],
@@ -71,52 +71,45 @@ def _row(book: Book, setting: Setting, chosen: Setting | None, asked: tuple[Sett
 
 
 def _leakage(book: Book, setting: Setting) -> dict[str, Any]:
-    return {
-        "strongest": book.strongest(setting),
-        "identified": book.leakage(setting, "identified"),
-        "information": book.leakage(setting, "information"),
+    return {"strongest": book.strongest(setting)} | {
+        name: book.leakage(setting, name) for name in ("identified", "information")
     }
 
 
 def _headline(
-    status: str, own: dict[str, Any] | None, baseline: dict[str, Any] | None, floor: Floor, stopped: str | None
+    status: str, chosen: dict[str, Any] | None, baseline: dict[str, Any] | None, floor: Floor, stopped: str | None
 ) -> str:
-    if own is not None and baseline is not None:
-        setting = Setting.of(own).describe()
+    if chosen is not None and baseline is not None:
+        setting = Setting.of(chosen).describe()
         text = (
-            f"{_capital(setting)}: {_points(own['loss_confirming'])} on held-out images that chose nothing, the "
-            f"strongest attacker's error {own['error_confirming']:.4f} instead of {baseline['error']:.4f}"
-            + (
-                f", identified {own['identified']:.0%} instead of {baseline['identified']:.0%}."
-                if own["identified"] is not None and baseline["identified"] is not None
-                else "."
-            )
+            f"{setting[:1].upper() + setting[1:]}: {_points(chosen['loss_confirming'])} on held-out images that chose "
+            f"nothing, the strongest attacker's error {chosen['error_confirming']:.4f} instead of "
+            f"{baseline['error']:.4f}"
         )
+        if chosen["identified"] is not None and baseline["identified"] is not None:
+            text += f", identified {chosen['identified']:.0%} instead of {baseline['identified']:.0%}"
         if status == "unfinished":
-            return f"So far: {text} The search was stopped by --{stopped}; the same command resumes it."
-        return text
+            return f"So far: {text}. The search was stopped by --{stopped}; the same command resumes it."
+        return f"{text}."
     if status == "unfinished":
-        return (
-            f"No setting is known yet to meet the floor; --{stopped} ended the search, and the same command resumes it."
-        )
+        return f"No setting is known yet to meet the floor; --{stopped} ended the search, the same command resumes it."
     return f"No setting on this grid is shown to meet the floor ({floor.describe()})."
 
 
-def _notes(found: Searched, own: dict[str, Any] | None, floor: Floor) -> list[str]:
-    book, notes = found.book, []
-    space = book.space
-    if own is not None:
-        upper = own["loss"] + book.quantile * (own["loss_se"] or 0.0)
+def _notes(found: Searched, chosen: dict[str, Any] | None, floor: Floor) -> list[str]:
+    book, space, notes = found.book, found.book.space, []
+    if chosen is not None:
+        upper = chosen["loss"] + book.quantile * (chosen["loss_se"] or 0.0)
         notes.append(
-            f"Floor: {floor.describe()}. On all {own['images']} held-out images {_points(own['loss'])} "
-            f"(± {100 * (own['loss_se'] or 0.0):.1f}), with {space.confidence:.0%} confidence at most "
+            f"Floor: {floor.describe()}. On all {chosen['images']} held-out images {_points(chosen['loss'])} "
+            f"(± {100 * (chosen['loss_se'] or 0.0):.1f}), with {space.confidence:.0%} confidence at most "
             f"{100 * upper:.1f} points lost."
         )
-        if own["lam"] == space.lams[-1]:
+        if chosen["lam"] == space.lams[-1]:
             notes.append(
-                f"Lambda {own['lam']:g} is the largest that was tried; a larger one may protect better: --lams."
+                f"Lambda {chosen['lam']:g} is the largest that was tried; a larger one may protect better: --lams."
             )
-        if own["lam"] == 0:
+        if chosen["lam"] == 0:
             notes.append("It did better without CEM than with it here.")
     elif found.decision is not None:
         notes += _why_none(book, floor)
@@ -132,10 +125,8 @@ def _notes(found: Searched, own: dict[str, Any] | None, floor: Floor) -> list[st
 
 def _why_none(book: Book, floor: Floor) -> list[str]:
     if not book.settings():
-        accuracy = book.accuracy(BASELINE)
-        return [
-            f"The undefended baseline itself reaches {accuracy:.1%}; nothing was searched. Train longer, or ask less."
-        ]
+        reached = f"The undefended baseline itself reaches {book.accuracy(BASELINE):.1%}; nothing was searched."
+        return [f"{reached} Train longer, or ask less."]
     best = max(book.settings(), key=lambda one: book.slack(one, "both").mean)
     slack, loss = book.slack(best, "both"), book.loss(best)
     notes = [f"The closest is {best.describe()}: {_points(loss.mean)} (± {100 * loss.error:.1f})."]
@@ -158,7 +149,3 @@ def _points(loss: float) -> str:
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]

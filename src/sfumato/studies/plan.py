@@ -37,19 +37,7 @@ def build_experiment(
     lam: float = _PAPER_LAMBDA,
     cut: int | str | None = None,
 ) -> Experiment:
-    """One experiment.
-
-    Args:
-        budget: how much work.
-        dataset: as the paper names it.
-        row: the defence.
-        cem: whether CEM is added.
-        seed: of the repetition.
-        attacks: names of the attacks.
-        noise_std: in place of the row's.
-        lam: in the paper's units, in which the tables have 16.
-        cut: in place of the row's.
-    """
+    """An experiment; noise, lambda (in the paper's units, in which the tables have 16) and cut instead of the row's."""
     network = _NETWORKS[dataset]
     settings: dict[str, Any] = {"noise_std": _TABLE_NOISE, "model": network}
     settings |= budget.train_settings(dataset) | row.settings | row.by_network.get(network, {})

@@ -32,17 +32,10 @@ _SHOWN_SEED = 0
 
 @dataclass
 class Presentation:
-    """What a table or figure shows.
+    """What a table or figure shows: figures as (caption, SVG), pictures as (caption, PNG).
 
-    Attributes:
-        name: such as `table1`.
-        title: in words.
-        tables: at least one, unless nothing was measured.
-        figures: (caption, SVG).
-        pictures: (caption, PNG).
-        seconds: of all experiments together.
-        evidence: of the first experiment; the table's notes name every device.
-        study: in place of tables and figures, what `report.study` shows.
+    The seconds are those of all experiments together, the evidence that of the first; the table's notes name every
+    device. A study is shown by `report.study`, in place of tables and figures.
     """
 
     name: str

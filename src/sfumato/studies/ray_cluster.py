@@ -24,7 +24,7 @@ from sfumato.studies.executor import (
     unloadable,
     unsendable,
     usable_cores,
-)  # fmt: skip
+)
 
 __all__ = ["RayExecutor"]
 
@@ -73,7 +73,6 @@ class RayExecutor(Executor):
         self.address = address
         self.cpus = at_least_one("cpus", cpus)
         self.gpus = gpus
-
         self._perform: Any = None  # once Ray is reached
         self._owner = False
 

@@ -30,17 +30,10 @@ _SHARES = ("accuracy", "identified")
 
 @dataclass(frozen=True)
 class Figure:
-    """A mean over seeds.
-
-    Attributes:
-        mean: of the seeds.
-        spread: standard deviation over seeds; None for one.
-        count: of seeds.
-    """
+    """A mean over seeds, and the standard deviation; None for one seed."""
 
     mean: float
     spread: float | None
-    count: int
 
 
 @dataclass(frozen=True)
@@ -93,7 +86,7 @@ class SeedResults:
 def _figure(values: Sequence[float]) -> Figure | None:
     if not values:
         return None
-    return Figure(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
+    return Figure(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
 
 
 def collect(experiments: Iterable[Experiment], store: Store) -> list[SeedResults]:
@@ -157,7 +150,7 @@ def metric(result: Result, name: str) -> float | None:
 def cell(name: str, figure: Figure | None, published: float | None = None) -> Cell:
     """A metric as tables write it.
 
-    >>> cell("accuracy", Figure(0.9, None, 1)).shown
+    >>> cell("accuracy", Figure(0.9, None)).shown
     '90.00'
     """
     digits, percent = _DIGITS.get(name.split("_")[1] if "_" in name else name), name in _SHARES

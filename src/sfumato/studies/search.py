@@ -50,14 +50,7 @@ class Decision:
 
 @dataclass(frozen=True)
 class Searched:
-    """Where a search stands.
-
-    Attributes:
-        book: all that was measured.
-        records: of the trainings that the search asked for.
-        decision: how it ended; None where the budget ended first.
-        stopped: why it was stopped: `trainings`, `minutes`, or None.
-    """
+    """Where a search stands; without a decision where the budget ended first: `stopped` by `trainings` or `minutes`."""
 
     book: Book
     records: Mapping[Training, Record]
@@ -86,15 +79,8 @@ def search(
 ) -> Searched:
     """Advance until the end, or until `measure` gives less than it was asked for, or `trainings` are done.
 
-    Only what the search asks for is read from the store: the same way is taken, whatever else lies there.
-
-    Args:
-        floor: to be met.
-        space: of the search.
-        measure: gives the records of trainings.
-        chance: share of the most frequent class.
-        trainings: the most in all, those of earlier calls included.
-        progress: called after each training.
+    Only what the search asks for is read from the store: the same way is taken, whatever else lies there. `chance` is
+    the share of the most frequent class, `trainings` the most in all, those of earlier calls included.
 
     Raises:
         ConfigError: the undefended baseline is at chance.

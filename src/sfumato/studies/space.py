@@ -14,12 +14,9 @@ __all__ = ["BASELINE", "Floor", "Setting", "Space", "Training", "floor_of"]
 
 @dataclass(frozen=True, order=True)
 class Setting:
-    """One defence in one strength.
+    """One defence in one strength: noise on the wire (0: undefended) and weight of the CEM loss (0: without CEM).
 
-    Attributes:
-        noise_std: of the noise on the wire; 0 is the undefended baseline.
-        lam: weight of the CEM loss; 0 is the defence without CEM.
-        defense: registered name; empty for that of the settings which all trainings share.
+    `defense` is a registered name; empty for that of the settings which all trainings share.
     """
 
     noise_std: float
@@ -56,13 +53,7 @@ BASELINE = Setting(0.0)
 
 @dataclass(frozen=True, order=True)
 class Training:
-    """One training.
-
-    Attributes:
-        setting: its strength.
-        fold: of the images that it does not learn from.
-        repeat: tells trainings of one setting and fold apart, by their seeds.
-    """
+    """One training: a setting, the fold that it does not learn from, and a number that tells repetitions apart."""
 
     setting: Setting
     fold: int

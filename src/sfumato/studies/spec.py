@@ -22,10 +22,7 @@ class RowSpec:
     """A row of the tables: what a defence changes about a training.
 
     Attributes:
-        name: of the row.
-        label: as tables show it.
-        settings: of `TrainConfig`.
-        by_network: further settings, per network.
+        settings, by_network: of `TrainConfig`; the latter by the network's name.
         with_cem: whether the row also exists with CEM.
         paper: whether the paper has it (and its averages count it).
     """
@@ -44,12 +41,9 @@ class Budget:
 
     Attributes:
         name: `smoke`, `lite` or `paper`, with `+as_published` or `+as_printed` where that is laid over.
-        title: in words, for readers.
         seeds: of the repetitions.
-        settings: of `TrainConfig`.
-        by_dataset: further settings, per data set.
-        decoder: settings of the decoding attack.
-        gan: settings of the GAN attack.
+        settings, by_dataset: of `TrainConfig`; the latter by the data set's name.
+        decoder, gan: settings of the attacks.
         lam: `sixteen_is`, what the paper's lambda of 16 is here; `scaling`; `schedule`.
         timing: `batch` and `repetitions` of Table 9.
         stand_in: whether the embedded digits stand in for the data set.

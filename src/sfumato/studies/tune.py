@@ -143,19 +143,15 @@ def tune_with(
     Args:
         train: `(images, lam, noise_std, seed) -> SplitModel`, trained; with both strengths 0 the undefended baseline.
         images: to learn from and to hold out.
-        floor: to be met on held-out images.
-        folder: of the search.
+        floor: as for `tune`.
+        folder: as for `tune`.
         name: what `train` is; change it whenever `train` changes, so that old results are not taken for its own.
-        space: the grid, and how it is judged.
-        limits: on trainings and minutes; a training that runs is not interrupted.
-        progress: called after every training.
-
-    Returns:
-        What `tune.json` holds.
+        space: as for `tune`.
+        limits: as for `tune`; a training that runs is not interrupted.
+        progress: as for `tune`.
 
     Raises:
-        ConfigError: the baseline is at chance, the images are too few for the floor, `train` gives no SplitModel, or
-            the space holds defences: what `train` does is one.
+        ConfigError: as for `tune`; `train` gives no SplitModel, or the space holds defences: what `train` does is one.
         CheckpointError: the folder belongs to another search.
     """
     space = space or Space()
@@ -229,11 +225,7 @@ def _short(value: Any) -> str:
 
 
 def _check_images(images: ImageSet, floor: Floor, space: Space) -> None:
-    """Refuse sets whose halves cannot show what the floor asks for.
-
-    Raises:
-        DataError: they are too few.
-    """
+    """Refuse sets whose halves cannot show what the floor asks for."""
     half = len(images) // 2
     if half < _LEAST:
         raise DataError(

@@ -184,9 +184,8 @@ def _shown(
 
 
 def _record(training: Training, shown: dict[str, Any], began: float) -> dict[str, Any]:
-    seconds = round(time.monotonic() - began, 2)
-    fold = {"fold": training.fold, "repeat": training.repeat}
-    return training.setting.as_dict() | fold | shown | {"seconds": seconds}
+    fold = {"fold": training.fold, "repeat": training.repeat, "seconds": round(time.monotonic() - began, 2)}
+    return training.setting.as_dict() | shown | fold
 
 
 def _images(config: TrainConfig) -> ImageSet:
