@@ -32,6 +32,8 @@ def result_of(experiment: Experiment, accuracy: float, mse: float, **more: Any) 
         "row": experiment.row,
         "cem": experiment.train.cem,
         "seed": experiment.train.seed,
+        "noise_std": experiment.train.noise_std,
+        "lam": experiment.train.lam if experiment.train.cem else 0.0,
         "accuracy": accuracy,
         "information_bounds": {"held_out": 20.0, "standard_error": 0.5},
         "attacks": trained | {"ridge": attack(1.2, []), "nearest": attack(0.96, [])},

@@ -54,7 +54,8 @@ def compare_over_folds(
     Returns:
         None where fewer than two folds have all levels and a point that is as accurate as the noisiest network.
     """
-    curve, rows, counted = [values for _, values in levels], [], []
+    curve, counted = [values for _, values in levels], []
+    rows: list[dict[str, Any]] = []
     for noise, lam, values in points:
         found = compare(curve, values)
         if found is None or found.interval is None:
