@@ -14,7 +14,8 @@ from sfumato.studies.image_strips import read_strip
 from sfumato.training import TrainConfig, load_run
 
 TRAIN = TrainConfig(data="digits", model="digits", epochs=1, batch_size=256, noise_std=0.1, device="cpu")
-ONE = Experiment("demo", "digits", "noise", TRAIN, (DecoderConfig(epochs=1, width=4, blocks=0),), shown=3)
+SMALL = replace(TRAIN, limit=200, test_limit=40)
+ONE = Experiment("demo", "digits", "noise", SMALL, (DecoderConfig(epochs=1, width=4, blocks=0),), shown=3)
 
 
 def test_a_run_that_should_lie_there_is_left_and_made_again(tmp_path):
@@ -49,7 +50,7 @@ def test_interrupted_it_resumes_and_leaves_nothing_behind(tmp_path):
 
 
 def test_folds_deal_all_digits_and_no_image_twice():
-    sets = [replace(ONE, fold=fold)._sets() for fold in range(FOLDS)]
+    sets = [replace(ONE, train=TRAIN, fold=fold)._sets() for fold in range(FOLDS)]
     assert sum(len(one.test) for one in sets) == 1797
     assert {len(one.train) + len(one.test) for one in sets} == {1797}
     assert len({one.test.fingerprint() for one in sets}) == FOLDS
@@ -57,14 +58,14 @@ def test_folds_deal_all_digits_and_no_image_twice():
 
 def test_the_key_changes_with_every_setting_and_not_with_the_place():
     others = [
-        replace(ONE, train=replace(TRAIN, lam=0.7, cem=True)),
+        replace(ONE, train=replace(SMALL, lam=0.7, cem=True)),
         replace(ONE, attacks=(replace(ONE.attacks[0], lr=1e-2),)),
         replace(ONE, fold=0),
         replace(ONE, fold=1),
         replace(ONE, budget="other"),
     ]
     assert len({ONE.key, *(one.key for one in others)}) == 6
-    elsewhere = replace(ONE, folder="there", keep=True, shown=5, train=replace(TRAIN, data_dir="/x", device="auto"))
+    elsewhere = replace(ONE, folder="there", keep=True, shown=5, train=replace(SMALL, data_dir="/x", device="auto"))
     assert elsewhere.key == ONE.key
 
 
