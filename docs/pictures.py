@@ -13,8 +13,8 @@ from matplotlib.patches import Circle
 from torch import Tensor
 
 from sfumato import data
-from sfumato.experiments.demo import NOISE_STD, run_demo
 from sfumato.report.pictures import save_side_by_side
+from sfumato.studies.demo import NOISE_STD, run_demo
 from sfumato.training import load_run
 
 ASSETS = Path(__file__).parent / "assets"

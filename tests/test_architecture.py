@@ -15,8 +15,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "sfumato"
 LAYERS = [
     {"cli"},
     {"bench"},
-    {"tuning"},
-    {"experiments", "audit"},
+    {"studies", "audit"},
     {"serve"},
     {"report", "training", "deploy"},
     {"integrations"},
@@ -24,7 +23,7 @@ LAYERS = [
     {"compute", "cem"},
     {"split", "models", "data", "metrics"},
     {"mixture"},
-    {"bounds", "paper", "checkpoint", "evidence", "execution"},
+    {"bounds", "paper", "checkpoint", "evidence"},
     {"files", "importing", "modes", "ranks", "replay", "seeds"},
     {"errors"},
 ]
@@ -95,7 +94,7 @@ def test_training_and_attacking_need_no_optional_package():
     # One compares with other libraries, the other exports and serves with them; both import them where they need them.
     lazy = {"bench", "deploy", "serve"}
     # Of one room each, imported where they are needed.
-    own_optional = {"execution": {"ray", "submitit"}, "audit": {"onnxruntime"}}
+    own_optional = {"studies": {"ray", "submitit"}, "audit": {"onnxruntime"}}
     own_optional["integrations"] = {"lightning", "pytorch_lightning", "transformers"}
     for path, own in rooms():
         if own in lazy:
@@ -133,7 +132,7 @@ SWITCH_BY_HAND = {
     "integrations/huggingface.py": "what the Trainer itself does before every step",
     "deploy/export.py": "copies of the halves for a bundle",
     "deploy/onnxfile.py": "the same copies",
-    "experiments/efficiency.py": "networks made to be timed",
+    "studies/efficiency.py": "networks made to be timed",
     "bench/training.py": "networks made to be timed",
     "bench/serving.py": "networks made to be timed",
 }
@@ -178,7 +177,7 @@ def test_import_loads_torch_and_little_else():
 
 
 # These lists only shrink: whoever mends an entry takes it out.
-TWIN_NAMES = {"Dropout", "Fit", "Task", "_Place"}
+TWIN_NAMES = {"Dropout", "Fit"}
 LONG_FILES = {"training/trainer.py"}
 
 

@@ -14,19 +14,19 @@ import pytest
 import torch
 
 from doc_blocks import blocks
-from sfumato import attacks, defenses, execution, paper
+from sfumato import attacks, defenses, paper
 from sfumato.cli.main import COMMANDS
 from sfumato.cli.parser import CommandParser, settings
 from sfumato.defenses import Batch, Site
 from sfumato.errors import ConfigError
-from sfumato.experiments.budget import budget_names, load_budget, load_rows, load_spec, paper_names
-from sfumato.experiments.plan import select_rows
+from sfumato.studies import EXECUTORS
+from sfumato.studies.plan import seeds_of, select_rows
+from sfumato.studies.spec import budget_names, load_budget, load_rows, load_spec, paper_names
 from sfumato.training import TrainConfig, train_run
 
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")))
 EXAMPLE = ROOT / "docs/examples/feature_tv.py"
-EXECUTORS = {"local": execution.LocalExecutor, "slurm": execution.SlurmExecutor, "ray": execution.RayExecutor}
 
 
 def page(name: str) -> str:
@@ -140,9 +140,8 @@ def _check_values(command: str, parsed: Any) -> None:
             if parsed.rows and not parsed.plugin:
                 select_rows(load_spec(name), rows, parsed.rows)
             load_spec(name)
-        assert set(parsed.seeds or []) <= set(budget.seeds)
-        executor = EXECUTORS["local" if parsed.executor == "auto" else parsed.executor]
-        assert set(parsed.executor_options) <= set(inspect.signature(executor).parameters)
+        assert all(set(parsed.seeds or []) <= set(seeds_of(load_spec(name), budget)) for name in names)
+        assert set(parsed.executor_options) <= set(inspect.signature(EXECUTORS[parsed.executor]).parameters)
 
 
 def test_a_wrong_command_line_would_be_found(parser_of):

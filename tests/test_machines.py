@@ -19,8 +19,8 @@ from sfumato.compute import device_of, memory_format, use_bf16
 from sfumato.data import ImageSet
 from sfumato.defenses import ResSFL
 from sfumato.errors import ConfigError
-from sfumato.execution.worker import usable_cores
 from sfumato.split import Channel, SplitModel
+from sfumato.studies.executor import usable_cores
 from sfumato.training import TrainConfig, train_run
 
 TINY = {"epochs": 1, "batch_size": 16, "width": 4, "blocks": 1}

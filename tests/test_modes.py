@@ -12,9 +12,9 @@ from sfumato.audit.measure import expose
 from sfumato.data import ImageSet
 from sfumato.modes import evaluating, wake
 from sfumato.split import Channel, SplitModel
+from sfumato.studies.measure import measured
 from sfumato.training import TrainConfig, Trainer, accuracy, collect_features
 from sfumato.training.information import measure_information
-from sfumato.tuning.measure import measured
 
 SET = ImageSet(
     torch.randint(0, 256, (40, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)),
@@ -55,7 +55,7 @@ MEASURES = {
     "white box": lambda victim, _: attacks.invert(optimization(victim), victim, SET),
     "encode_repeated": lambda victim, _: encode_repeated(victim, SET.float(), queries=2),
     "probe": lambda victim, _: probe_attribute(Observer(victim, SET), victim, SET, "brightness"),
-    "tuning": lambda victim, _: measured(victim, {"ridge": ridge(victim)}, SET, draws=1, seed=0, halves=0),
+    "studies": lambda victim, _: measured(victim, {"ridge": ridge(victim)}, SET, draws=1, seed=0, halves=0),
     "expose": lambda victim, _: expose(victim, SET, seed=0, device=torch.device("cpu")),
     "audit": audited,
 }

@@ -7,11 +7,9 @@ from typing import Any
 from sfumato.attacks import suite_verdict
 from sfumato.cli.console import Bar, progress_bar, say, table
 from sfumato.cli.parser import CommandParser, save_json
-from sfumato.experiments.demo import run_demo
-from sfumato.experiments.study import run_study
 from sfumato.report.demo import demo_table, write_demo_report
-from sfumato.report.study import study_markdown, write_study_report
 from sfumato.report.verdict import demo_verdict
+from sfumato.studies.demo import run_demo
 
 __all__ = ["run"]
 
@@ -25,22 +23,10 @@ def run(words: Sequence[str]) -> None:
         "sfumato demo --run runs/demo",
     )
     parser.add_argument("--run", type=str, default="runs/demo", help="folder of results and report")
-    parser.add_argument(
-        "--thorough",
-        action="store_true",
-        help="five folds over all 1,797 digits, CEM against the noise-only curve",
-    )
     parsed = parser.read(words)
     folder = Path(parsed.run)
-    if parsed.thorough:
-        _thorough(folder, parsed.json)
-    else:
-        _short(folder, parsed.json)
-
-
-def _short(folder: Path, json_path: str | None) -> None:
     with progress_bar("train and attack") as bar:
-        result, originals, reconstructed = run_demo(folder, done=_teller(bar))
+        result, originals, reconstructed = run_demo(folder, report=_teller(bar))
     write_demo_report(folder / "report.html", result, originals, reconstructed)
     heads, lines = demo_table(result["rows"])
     table(f"{result['test_images']} unseen digits, mean ± standard deviation over seeds", heads, lines)
@@ -51,26 +37,20 @@ def _short(folder: Path, json_path: str | None) -> None:
         say(sentence)
     say(f"{result['seconds']:.0f} s. Report: {folder / 'report.html'}")
     say(f"next: sfumato audit {folder / 'models' / 'noise+cem-s0'} --minutes 2")
-    save_json(json_path, result)
-
-
-def _thorough(folder: Path, json_path: str | None) -> None:
-    with progress_bar("folds") as bar:
-        study = run_study(folder, done=_teller(bar))
-    write_study_report(folder / "study.html", study)
-    say(study_markdown(study))
-    say(f"Report: {folder / 'study.html'}")
-    save_json(json_path, study)
+    save_json(parsed.json, result)
 
 
 def _teller(bar: Bar) -> Any:
-    def tell(done: int, total: int, line: dict[str, Any]) -> None:
+    def tell(done: float, total: int, line: dict[str, Any] | None) -> None:
         bar.at(done, total)
-        lam = f", lambda {line['lam']:g}" if line["lam"] else ""
-        bar.line(
-            f"{done}/{total}  {line['defense']} (sigma {line['noise_std']:g}{lam}, seed {line['seed']}): "
-            f"accuracy {line['accuracy']:.1%}, test error {line['mse_test']:.4f} ({line['strongest']}), "
-            f"identified {line['identified']:.1%}"
-        )
+        if line is not None and "error" not in line:
+            defense = line["row"] + ("+cem" if line["cem"] else "")
+            lam = f", lambda {line['lam']:g}" if line["lam"] else ""
+            strongest = line["strongest"]
+            bar.line(
+                f"{done:.0f}/{total}  {defense} (sigma {line['noise_std']:g}{lam}, seed {line['seed']}): "
+                f"accuracy {line['accuracy']:.1%}, test error {line['attacks'][strongest]['test']['mse']:.4f} "
+                f"({strongest}), identified {line['leakage']['identified']:.1%}"
+            )
 
     return tell

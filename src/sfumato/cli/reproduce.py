@@ -1,21 +1,21 @@
 """`sfumato reproduce`: the paper's tables and figures, ours beside the published numbers."""
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from sfumato import defenses, execution
+from sfumato import defenses
 from sfumato.cli.console import Bar, progress_bar, say
 from sfumato.cli.parser import CommandParser, add_plugins, load_plugins, save_json
 from sfumato.compute import device_of
 from sfumato.errors import ConfigError, SfumatoError
-from sfumato.experiments.budget import Budget, RowSpec, load_budget, load_rows, load_spec, paper_names, spec_names
-from sfumato.experiments.campaign import Summary, run_campaign
-from sfumato.experiments.efficiency import measure_efficiency
-from sfumato.experiments.experiment import Experiment
-from sfumato.experiments.plan import experiments_of
-from sfumato.experiments.presentation import Presentation, efficiency_key, present, save
-from sfumato.experiments.store import Store
+from sfumato.studies import Store, Summary, Trial, build_executor, run_trials
+from sfumato.studies.efficiency import Timing
+from sfumato.studies.experiment import Experiment, located
+from sfumato.studies.plan import experiments_of
+from sfumato.studies.presentation import Presentation, present, save
+from sfumato.studies.spec import Budget, RowSpec, load_budget, load_rows, load_spec, paper_names, spec_names
 
 __all__ = ["run"]
 
@@ -25,7 +25,7 @@ def run(words: Sequence[str]) -> None:
     parser = CommandParser(
         "reproduce",
         f"Run a table or figure of the paper ({', '.join(spec_names())}, or all) and show it beside the published "
-        "numbers. Only what has no result yet is run; interrupted, the same command goes on.",
+        "numbers. Only what has no result yet is run; the same command resumes what was interrupted.",
         "sfumato reproduce table1 --budget lite --data-dir ~/data --minutes 60",
     )
     parser.add_argument("names", nargs="+", type=str, help="tables and figures, or all")
@@ -90,45 +90,48 @@ def _own_rows(parsed: Any, rows: dict[str, RowSpec]) -> list[str]:
 
 def _run(
     parsed: Any, specs: Sequence[dict[str, Any]], budget: Budget, rows: dict[str, RowSpec], store: Store
-) -> Summary | None:
+) -> Summary:
     experiments: dict[str, Experiment] = {}
+    trials: list[Trial] = []
     for spec in specs:
         if spec["kind"] == "efficiency":
-            if store.read(efficiency_key(budget)) is None:
-                with progress_bar("time both halves") as bar:
-                    measured = measure_efficiency(budget, device_of(parsed.device), bar.at)
-                store.write(efficiency_key(budget), measured)
+            trials.append(Timing(budget, parsed.device))
         else:
             for one in experiments_of(spec, budget, rows, wanted=parsed.rows, seeds=parsed.seeds):
                 experiments.setdefault(one.key, one)
-    if not experiments:
-        return None
-    options, executor = dict(parsed.executor_options), parsed.executor
-    if executor == "local":
+    data_dir = None if budget.stand_in else parsed.data_dir
+    trials += located(list(experiments.values()), store, data_dir=data_dir, device=parsed.device, keep=parsed.keep)
+    options = dict(parsed.executor_options)
+    if parsed.executor == "local":
         on_gpu = device_of(parsed.device).type == "cuda"  # whose memory each process would take a part of
         options |= {"workers": parsed.workers or (1 if on_gpu else None)}
-    elif executor == "slurm":
+    elif parsed.executor == "slurm":
         options.setdefault("folder", str(Path(parsed.work) / "slurm"))
-    with progress_bar("experiments") as bar:
-        return run_campaign(
-            list(experiments.values()),
-            execution.build(executor, **options),
-            results=store.folder,
-            work=Path(parsed.work),
-            data_dir=None if budget.stand_in else parsed.data_dir,
-            device=parsed.device,
-            minutes=parsed.minutes,
+    deadline = None if parsed.minutes is None else time.time() + 60 * parsed.minutes
+    with build_executor(parsed.executor, **options) as executor, progress_bar("experiments") as bar:
+        return run_trials(
+            trials,
+            executor,
+            store,
+            Path(parsed.work),
+            deadline=deadline,
             plugins=parsed.plugin,
-            keep=parsed.keep,
+            keep_going=True,
             report=_reporter(bar),
         )
 
 
 def _reporter(bar: Bar) -> Any:
-    def report(line: str, done: float, total: float) -> None:
+    def report(done: float, total: int, result: dict[str, Any] | None) -> None:
         bar.at(done, total)
-        if line:
-            bar.line(f"{done:.0f}/{total:.0f}  {line}")
+        if result is not None:
+            line = "done"
+            if "error" in result:
+                line = result["error"]
+            elif "attacks" in result:
+                errors = ", ".join(f"{name} {attack['test']['mse']:.4f}" for name, attack in result["attacks"].items())
+                line = f"accuracy {result['accuracy']:.2%}, test MSE {errors}"
+            bar.line(f"{done:.0f}/{total}  {result['key']}: {line}")
 
     return report
 
@@ -147,7 +150,7 @@ def _tell(summary: Summary) -> None:
     if summary.elsewhere:
         text += f" {summary.elsewhere} are being done by another process."
     if summary.done + summary.elsewhere + len(summary.failed) < summary.total:
-        text += " The same command goes on with the rest."
+        text += " The same command resumes the rest."
     say(text)
 
 

@@ -8,8 +8,8 @@ from typing import Any, Literal
 from sfumato.cli.console import Bar, progress_bar, say, table
 from sfumato.cli.parser import CommandParser, add_plugins, add_settings, field_texts, load_plugins, save_json, settings
 from sfumato.report.tune import write_tune_report
+from sfumato.studies import Limits, Setting, Space, floor_of, tune
 from sfumato.training import TrainConfig, load_data
-from sfumato.tuning import Limits, Setting, Space, floor_of, tune
 
 __all__ = ["run"]
 
@@ -31,8 +31,8 @@ def run(words: Sequence[str]) -> int:
     parser = CommandParser(
         "tune",
         "Find the defence, noise and lambda that protect most and meet a floor under the accuracy, on images held out "
-        "of the training set; the test set is never read. Every training is kept: interrupted, the same command goes "
-        "on. Exit code 1 where no setting is known to meet the floor.",
+        "of the training set; the test set is never read. Every training is kept: interrupted, the same command "
+        "resumes it. Exit code 1 where no setting is known to meet the floor.",
         "sfumato tune --data digits --epochs 20 --lose-at-most 1 --run runs/tune",
     )
     parser.add_argument("--run", type=str | None, default=None, help="folder of the search (default: runs/tune-NAME)")
@@ -119,13 +119,13 @@ def _share(row: dict[str, Any]) -> str:
 
 
 def _teller(bar: Bar) -> Any:
-    def tell(done: int, total: int, record: dict[str, Any] | None) -> None:
+    def tell(done: float, total: int, record: dict[str, Any] | None) -> None:
         bar.at(done, total)
         if record is not None:
             strength = Setting.of(record).describe()
             right = sum(map(int, record["right"])) / (record["draws"] * len(record["right"]))
             bar.line(
-                f"{done}  {strength}, fold {record['fold'] + 1}: accuracy {right:.1%}, attacker's error "
+                f"{done:.0f}  {strength}, fold {record['fold'] + 1}: accuracy {right:.1%}, attacker's error "
                 f"{record['error_confirming']:.4f}  {record['seconds']:.1f} s"
             )
 

@@ -1,0 +1,181 @@
+"""From a spec (a table, a figure, the ablation, the study on the digits) and a budget to the experiments it needs."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from sfumato.attacks import DecoderConfig, GanConfig
+from sfumato.errors import ConfigError
+from sfumato.studies.experiment import FOLDS, Experiment
+from sfumato.studies.spec import Budget, RowSpec
+from sfumato.training import TrainConfig
+
+__all__ = [
+    "build_experiment",
+    "curve_experiments",
+    "experiments_of",
+    "level_experiments",
+    "seeds_of",
+    "select_rows",
+    "variant_experiments",
+]
+
+_SIZES = {"cifar10": 32, "cifar100": 32, "tinyimagenet": 64, "facescrub": 48}
+_NETWORKS = {"cifar10": "vgg11", "cifar100": "vgg11", "tinyimagenet": "resnet20", "facescrub": "vgg11"}
+_PAPER_LAMBDA = 16.0
+_TABLE_NOISE = 0.025
+
+
+def build_experiment(
+    budget: Budget,
+    dataset: str,
+    row: RowSpec,
+    *,
+    cem: bool,
+    seed: int,
+    attacks: Sequence[str] = ("decoder", "gan"),
+    noise_std: float | None = None,
+    lam: float = _PAPER_LAMBDA,
+    cut: int | str | None = None,
+) -> Experiment:
+    """An experiment; noise, lambda (in the paper's units, in which the tables have 16) and cut instead of the row's."""
+    network = _NETWORKS[dataset]
+    settings: dict[str, Any] = {"noise_std": _TABLE_NOISE, "model": network}
+    settings |= budget.train_settings(dataset) | row.settings | row.by_network.get(network, {})
+    if budget.stand_in:
+        settings |= {"data": "digits", "size": _SIZES[dataset]}
+    else:
+        settings["data"] = dataset
+    if noise_std is not None:
+        settings["noise_std"] = noise_std
+    if cut is not None:
+        settings["cut"] = cut
+    if cem:
+        settings |= {
+            "cem": True,
+            "lam": budget.lam["sixteen_is"] * lam / _PAPER_LAMBDA,
+            "scaling": budget.lam["scaling"],
+            "lam_schedule": budget.lam["schedule"],
+        }
+    chosen: list[DecoderConfig | GanConfig] = []
+    if "decoder" in attacks:
+        chosen.append(DecoderConfig(**budget.decoder, seed=seed))
+    if "gan" in attacks:
+        chosen.append(GanConfig(**budget.gan, seed=seed))
+    return Experiment(budget.name, dataset, row.name, TrainConfig(**settings, seed=seed), tuple(chosen))
+
+
+def select_rows(spec: dict[str, Any], rows: dict[str, RowSpec], wanted: Sequence[str] | None) -> list[RowSpec]:
+    """The rows of a table, or the wanted ones of them.
+
+    Raises:
+        ConfigError: a wanted row is not known; the text lists those of the table.
+    """
+    known = [*spec.get("rows", ()), *spec.get("baselines", ()), *spec.get("added", ())]
+    if wanted is None:
+        return [rows[name] for name in known]
+    if unknown := [name for name in wanted if name not in known]:
+        raise ConfigError(f"{spec['name']} has no row {unknown[0]!r}; its rows are {', '.join(known)}")
+    return [rows[name] for name in known if name in wanted]
+
+
+def seeds_of(spec: dict[str, Any], budget: Budget) -> tuple[int, ...]:
+    """The seeds of a spec's repetitions: the budget's, unless the spec has its own."""
+    return tuple(_settings(spec, budget).get("seeds", budget.seeds))
+
+
+def experiments_of(
+    spec: dict[str, Any],
+    budget: Budget,
+    rows: dict[str, RowSpec],
+    *,
+    wanted: Sequence[str] | None = None,
+    seeds: Sequence[int] | None = None,
+) -> list[Experiment]:
+    """The experiments behind a spec, all rows of the first seed before the second seed.
+
+    Raises:
+        ConfigError: a wanted row is unknown.
+    """
+    found = [
+        one
+        for seed in (seeds_of(spec, budget) if seeds is None else seeds)
+        for one in _of_seed(spec, budget, rows, wanted, seed)
+    ]
+    return list({experiment.key: experiment for experiment in found}.values())
+
+
+def curve_experiments(
+    spec: dict[str, Any], budget: Budget, rows: dict[str, RowSpec], curve: dict[str, Any], seed: int
+) -> list[Experiment]:
+    """The points of a figure's curve: the noise's variance decides, as in the paper's figures."""
+    return [
+        build_experiment(
+            budget,
+            spec["dataset"],
+            rows[curve["row"]],
+            cem=curve["cem"],
+            seed=seed,
+            attacks=spec["attacks"],
+            noise_std=round(variance**0.5, 6),
+            lam=curve.get("lam", _PAPER_LAMBDA),
+            cut=curve.get("cut"),
+        )
+        for variance in spec["variances"]
+    ]
+
+
+def level_experiments(spec: dict[str, Any], budget: Budget, seed: int) -> list[Experiment]:
+    """Noise alone at every level: the curve that the ablation and the study on the digits compare with."""
+    levels = _settings(spec, budget)["noise_stds"]
+    return [_special(spec, budget, spec["prefix"] + "noise", {"noise_std": noise}, seed) for noise in levels]
+
+
+def variant_experiments(spec: dict[str, Any], budget: Budget, variant: dict[str, Any], seed: int) -> list[Experiment]:
+    """The points of a variant of CEM, one per lambda in the variant's own unit."""
+    of_budget = _settings(spec, budget)
+    unit = variant.get("unit")
+    lams = variant.get("lams") or of_budget["lams"]
+    if unit == "published":
+        lams = of_budget[unit]
+    elif unit is not None:
+        lams = [lam * of_budget[unit] for lam in lams]
+    settings = {"cem": True, "noise_std": of_budget.get("noise_std")} | variant.get("settings", {})
+    name = spec["prefix"] + variant["name"]
+    return [_special(spec, budget, name, settings | {"lam": round(lam, 6)}, seed) for lam in lams]
+
+
+def _of_seed(
+    spec: dict[str, Any], budget: Budget, rows: dict[str, RowSpec], wanted: Sequence[str] | None, seed: int
+) -> Iterator[Experiment]:
+    if spec["kind"] in ("comparison", "pictures"):
+        for row in select_rows(spec, rows, wanted):
+            for cem in (False, True) if row.with_cem else (False,):
+                yield build_experiment(budget, spec["dataset"], row, cem=cem, seed=seed)
+    elif spec["kind"] in ("curves", "entropy"):
+        for curve in spec["curves"]:
+            if wanted is None or curve["row"] in wanted:
+                yield from curve_experiments(spec, budget, rows, curve, seed)
+    elif spec["kind"] in ("ablation", "study"):
+        if wanted is None or "noise" in wanted:
+            yield from level_experiments(spec, budget, seed)
+        for variant in spec["variants"]:
+            if wanted is None or variant["name"] in wanted:
+                yield from variant_experiments(spec, budget, variant, seed)
+
+
+def _settings(spec: dict[str, Any], budget: Budget) -> dict[str, Any]:
+    """What the spec says about this budget; empty where it leaves all to the budget itself."""
+    found: dict[str, Any] = spec.get("budgets", {}).get(budget.name.split("+")[0], {})
+    return found
+
+
+def _special(spec: dict[str, Any], budget: Budget, row: str, settings: dict[str, Any], seed: int) -> Experiment:
+    """A spec with networks of its own; with `folds` each seed leaves out another part of the images."""
+    of_budget = _settings(spec, budget)
+    dataset = of_budget["dataset"]
+    from_budget = dataset != "digits"
+    base = budget.train_settings(dataset) if from_budget else {}
+    train = TrainConfig(**(base | of_budget["settings"] | settings), seed=seed)
+    decoder = DecoderConfig(**((budget.decoder if from_budget else {}) | of_budget["decoder"]), seed=seed)
+    fold = seed % FOLDS if spec.get("folds") else None
+    return Experiment(budget.name, dataset, row, train, (decoder,), fold)

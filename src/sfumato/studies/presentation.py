@@ -1,0 +1,156 @@
+"""A table or figure from the store to the files that people read: Markdown, CSV, LaTeX, HTML."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from sfumato.evidence import evidence
+from sfumato.files import write_json, write_text
+from sfumato.report.cells import Table
+from sfumato.report.gallery import GalleryRow, gallery
+from sfumato.report.reproduction import write_reproduction_page
+from sfumato.report.study import study_markdown, write_study_report
+from sfumato.report.tables import to_csv, to_latex, to_markdown
+from sfumato.studies.ablation import ablation_figures, ablation_table, measure_variants
+from sfumato.studies.comparison import circumstances, comparison_table, progress, remarks
+from sfumato.studies.curves import collect_curves, draw, points_table
+from sfumato.studies.digits import digits_study
+from sfumato.studies.efficiency import Timing, efficiency_table
+from sfumato.studies.gains import equal_accuracy_gains, gains_table
+from sfumato.studies.image_strips import read_strip
+from sfumato.studies.plan import experiments_of
+from sfumato.studies.results import collect
+from sfumato.studies.spec import Budget, RowSpec
+from sfumato.studies.store import Store
+
+__all__ = ["Presentation", "present", "save"]
+
+_SHOWN_SEED = 0
+
+
+@dataclass
+class Presentation:
+    """What a table or figure shows: figures as (caption, SVG), pictures as (caption, PNG).
+
+    The seconds are those of all experiments together, the evidence that of the first; the table's notes name every
+    device. A study is shown by `report.study`, in place of tables and figures.
+    """
+
+    name: str
+    title: str
+    tables: list[Table] = field(default_factory=list)
+    figures: list[tuple[str, str]] = field(default_factory=list)
+    pictures: list[tuple[str, bytes]] = field(default_factory=list)
+    seconds: float = 0.0
+    evidence: dict[str, Any] = field(default_factory=lambda: evidence("cpu"))
+    study: dict[str, Any] | None = None
+
+    def markdown(self) -> str:
+        """All tables."""
+        if self.study is not None:
+            return study_markdown(self.study)
+        return "\n\n".join(to_markdown(table) for table in self.tables)
+
+
+def present(spec: dict[str, Any], budget: Budget, rows: dict[str, RowSpec], store: Store) -> Presentation:
+    """Everything that a table or figure shows, from what the store holds."""
+    shown = Presentation(spec["name"], spec["title"])
+    if spec["kind"] == "efficiency":
+        if (measured := store.read(Timing(budget).key)) is not None:
+            shown.tables.append(efficiency_table(spec, measured))
+            shown.evidence = measured["evidence"]
+        return shown
+    if spec["kind"] == "study":
+        shown.study = digits_study(spec, budget, store)
+        return shown
+    experiments = experiments_of(spec, budget, rows)
+    results = [result for one in experiments if (result := store.read(one.key)) is not None]
+    shown.seconds = sum(result["seconds"] + result["attack_seconds"] for result in results)
+    if results:
+        shown.evidence = results[0]["evidence"]
+    if spec["kind"] == "comparison":
+        shown.tables.append(comparison_table(spec, budget, rows, store))
+        shown.pictures += _pictures(spec, budget, rows, store)
+    elif spec["kind"] == "ablation":
+        curve, variants = measure_variants(spec, budget, store)
+        every = [*curve, *(point for one in variants for point in one.results)]
+        notes = [f"Budget {budget.name}: {progress(spec, budget, every)}.", *circumstances(every)]
+        shown.tables.append(ablation_table(spec, variants, notes))
+        shown.figures += ablation_figures(curve, variants)
+    elif spec["kind"] == "pictures":
+        shown.pictures += _pictures(spec, budget, rows, store)
+    else:
+        found = collect_curves(spec, budget, rows, store)
+        notes = remarks(spec, budget, [one for _, results in found for one in results])
+        shown.tables.append(points_table(spec, found, notes))
+        if (figure := draw(spec, found)) is not None:
+            shown.figures.append(figure)
+    if spec["kind"] in ("comparison", "curves"):
+        gains = equal_accuracy_gains(spec["dataset"], budget, rows, store)
+        here = {experiment.row for experiment in experiments}
+        title = "CEM's gain at equal accuracy"
+        if (table := gains_table([one for one in gains if one.row in here], rows, title)) is not None:
+            shown.tables.append(table)
+    return shown
+
+
+def save(shown: Presentation, folder: Path, budget: Budget) -> list[Path]:
+    """Write the files that people read; give their paths.
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
+    base = f"{shown.name}-{budget.name}"
+    paths = []
+    if shown.study is not None:
+        paths = [folder / f"{base}.{suffix}" for suffix in ("md", "json", "html")]
+        write_text(paths[0], shown.markdown() + "\n")
+        write_json(paths[1], shown.study)
+        write_study_report(paths[2], shown.study)
+    for number, table in enumerate(shown.tables):
+        stem = base if number == 0 else f"{base}-equal-accuracy"
+        for suffix, render in (("md", to_markdown), ("csv", to_csv), ("tex", to_latex)):
+            paths.append(folder / f"{stem}.{suffix}")
+            write_text(paths[-1], render(table))
+    if shown.tables or shown.figures or shown.pictures:
+        paths.append(folder / f"{base}.html")
+        write_reproduction_page(
+            paths[-1],
+            title=f"{shown.title}, budget {budget.name}",
+            tables=shown.tables,
+            figures=shown.figures,
+            pictures=shown.pictures,
+            notes=shown.tables[0].notes[:1] if shown.tables else (f"Budget {budget.title}.",),
+            evidence=shown.evidence,
+            seconds=shown.seconds,
+        )
+    return paths
+
+
+def _pictures(spec: dict[str, Any], budget: Budget, rows: dict[str, RowSpec], store: Store) -> list[tuple[str, bytes]]:
+    originals: Tensor | None = None
+    reconstructed: list[GalleryRow] = []
+    for one in collect(experiments_of(spec, budget, rows, seeds=[_SHOWN_SEED]), store):
+        result = one.results.get(_SHOWN_SEED)
+        strip = read_strip(store.folder / f"{one.experiment.key}.png") if result is not None else None
+        if result is None or strip is None:
+            continue
+        first = strip.pop("original")
+        if originals is None:
+            originals = first
+        if first.shape != originals.shape or not bool((first == originals).all()):
+            continue  # of another test set: it has no place under these originals
+        name = one.experiment.row + ("+cem" if one.experiment.train.cem else "")
+        reconstructed += [
+            GalleryRow(name, attack, images, f"MSE {result['attacks'][attack]['test']['mse']:.4f}")
+            for attack, images in strip.items()
+        ]
+    if originals is None:
+        return []
+    caption = (
+        "What the attacks reconstruct\n"
+        f"Unseen images of seed {_SHOWN_SEED}, the first eight of the test set, not chosen."
+    )
+    return [(caption, gallery(originals, reconstructed))]

@@ -1,0 +1,181 @@
+"""Results of the store by what they are results of, averaged over seeds; every number of the tables comes from here."""
+
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sfumato.attacks import CLOSED_FORM, NOT_JUDGED, Convergence, judged, strongest
+from sfumato.report.cells import Cell
+from sfumato.studies.experiment import Experiment
+from sfumato.studies.store import Store
+
+__all__ = [
+    "Figure",
+    "SeedResults",
+    "cell",
+    "collect",
+    "gain",
+    "metric",
+    "seeds_note",
+    "shared_attacks",
+    "smallest_error",
+]
+
+Result = dict[str, Any]
+
+_DIGITS = {"ssim": 3, "psnr": 2, "identified": 1, "information": 1}
+_SHARES = ("accuracy", "identified")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A mean over seeds, and the standard deviation; None for one seed."""
+
+    mean: float
+    spread: float | None
+
+
+@dataclass(frozen=True)
+class SeedResults:
+    """All seeds of one setting.
+
+    Attributes:
+        experiment: of the first seed.
+        results: by seed; may be empty.
+    """
+
+    experiment: Experiment
+    results: Mapping[int, Result]
+
+    def figure(self, name: str) -> Figure | None:
+        """A metric's mean and spread; None where nothing was measured."""
+        return _figure([value for result in self.results.values() if (value := metric(result, name)) is not None])
+
+    def error(self, names: Iterable[str]) -> Figure | None:
+        """The error on unseen images of the strongest of these attacks; None where nothing was measured."""
+        found = tuple(names)
+        return _figure([smallest_error(result, found) for result in self.results.values()])
+
+    def by_seed(self, names: Iterable[str]) -> dict[int, tuple[float, float]]:
+        """Accuracy and the error of the strongest of these attacks, by seed."""
+        found = tuple(names)
+        return {seed: (result["accuracy"], smallest_error(result, found)) for seed, result in self.results.items()}
+
+    @property
+    def older(self) -> bool:
+        """Whether a result is of the first version of CEM, whose mixture did not fit the features of the steps."""
+        return any(result.get("older", False) for result in self.results.values())
+
+    @property
+    def verdicts(self) -> list[Convergence]:
+        """Today's verdict on every attack of every seed."""
+        return [verdict for result in self.results.values() for verdict in judged(result["attacks"]).values()]
+
+    @property
+    def unconverged(self) -> int:
+        """Attacks that had not converged."""
+        return sum(verdict.converged is False for verdict in self.verdicts)
+
+    @property
+    def unjudged(self) -> int:
+        """Attacks whose result is too old to tell."""
+        return sum(verdict.converged is None for verdict in self.verdicts)
+
+
+def _figure(values: Sequence[float]) -> Figure | None:
+    if not values:
+        return None
+    return Figure(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
+
+
+def collect(experiments: Iterable[Experiment], store: Store) -> list[SeedResults]:
+    """The results of these experiments, seeds of one setting together, in the order of the experiments."""
+    found: dict[str, tuple[Experiment, dict[int, Result]]] = {}
+    for experiment in experiments:
+        key = _without_seed(experiment)
+        _, results = found.setdefault(key, (experiment, {}))
+        result = store.read(experiment.key)
+        if result is None and (older := store.read(experiment.older_key)) is not None:
+            result = older | {"older": True}
+        if result is not None:
+            results[experiment.train.seed] = result
+    return [SeedResults(experiment, results) for experiment, results in found.values()]
+
+
+def seeds_note(setting: SeedResults) -> str:
+    """How many seeds stand behind a row, and what its attacks' convergence says; empty where there is none."""
+    count = len(setting.results)
+    if not count:
+        return ""
+    seeds = f"{count} seed{'s' if count > 1 else ''}" + (", CEM of version 1" if setting.older else "")
+    if setting.unconverged:
+        return f"{seeds}, not converged"
+    return f"{seeds}, {NOT_JUDGED}" if setting.unjudged else seeds
+
+
+def shared_attacks(settings: Iterable[SeedResults]) -> tuple[str, ...]:
+    """The attacks that every one of these results has, in the order of the first; only those can be compared."""
+    names = [list(result["attacks"]) for one in settings for result in one.results.values()]
+    return tuple(name for name in names[0] if all(name in other for other in names)) if names else ()
+
+
+def smallest_error(result: Result, names: Iterable[str]) -> float:
+    """The error on unseen images of the strongest of these attacks."""
+    return float(min(result["attacks"][name]["test"]["mse"] for name in names))
+
+
+def metric(result: Result, name: str) -> float | None:
+    """A figure of a result; None where it was not measured, as in results older than the measure.
+
+    Args:
+        result: of the store.
+        name: `accuracy`; `ATTACK_MEASURE_PART` such as `decoder_mse_test`, with `strongest` for the attack with the
+            smallest error, those in closed form among them; or a figure of the leakage: `identified`, `information`.
+    """
+    if name == "accuracy":
+        return float(result["accuracy"])
+    if "_" not in name:
+        value = (result.get("leakage") or {}).get(name)
+        return None if value is None else float(value)
+    attack, measure, part = name.split("_")
+    figures = result["attacks"]
+    if attack == "strongest":
+        if not set(CLOSED_FORM) <= set(figures):
+            return None
+        attack = strongest({one: figures[one][part]["mse"] for one in figures})
+    return None if attack not in figures else float(figures[attack][part][measure])
+
+
+def cell(name: str, figure: Figure | None, published: float | None = None) -> Cell:
+    """A metric as tables write it.
+
+    >>> cell("accuracy", Figure(0.9, None)).shown
+    '90.00'
+    """
+    digits, percent = _DIGITS.get(name.split("_")[1] if "_" in name else name), name in _SHARES
+    mean, spread = (None, None) if figure is None else (figure.mean, figure.spread)
+    return Cell(mean, spread, published, digits=digits, percent=percent)
+
+
+def gain(averages: Callable[[bool, str], float | None], attacks: Sequence[str], part: str) -> float | None:
+    """What CEM adds to the attackers' MSE, by the paper's rule: the ratio of the averages over rows, less 1, averaged
+    over the attacks.
+
+    Args:
+        averages: `(with CEM, metric)` -> average over the rows; None where it is missing.
+        attacks: names of the attacks.
+        part: `train` or `test`.
+    """
+    ratios = []
+    for attack in attacks:
+        without, with_cem = (averages(cem, f"{attack}_mse_{part}") for cem in (False, True))
+        if without is None or with_cem is None:
+            return None
+        ratios.append(with_cem / without - 1.0)
+    return statistics.fmean(ratios)
+
+
+def _without_seed(experiment: Experiment) -> str:
+    decided = tuple(replace(attack, seed=0) for attack in experiment.attacks)
+    return replace(experiment, train=replace(experiment.train, seed=0), attacks=decided, fold=None).digest

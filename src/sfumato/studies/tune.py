@@ -1,0 +1,241 @@
+"""Tuning from settings, trained in processes of this machine, or with a function of the user's own, called here."""
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sfumato import defenses
+from sfumato.compute import device_of
+from sfumato.data import ImageSet
+from sfumato.errors import CheckpointError, ConfigError, DataError
+from sfumato.evidence import evidence
+from sfumato.files import read_json, write_json, write_text
+from sfumato.studies.engine import Report, Trial, run_trials
+from sfumato.studies.executor import Executor, Here, usable_cores
+from sfumato.studies.local import LocalExecutor
+from sfumato.studies.measure import parts
+from sfumato.studies.outcome import describe
+from sfumato.studies.search import Progress, Record, search
+from sfumato.studies.space import Floor, Setting, Space, Training
+from sfumato.studies.store import Store
+from sfumato.studies.tune_trials import ConfiguredTrial, OwnTrial, Train, config_of, train_command, train_yaml
+from sfumato.training import TrainConfig, load_data
+
+__all__ = ["Limits", "tune", "tune_with"]
+
+_LEAST = 40  # held-out images per half: below, one of them is more than two points
+_SEARCHED = ("noise_std", "cem", "lam")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much a search may take.
+
+    Attributes:
+        trainings: over all calls; None: as many as it needs.
+        minutes: of this call; None: no limit.
+
+    Raises:
+        ConfigError: a limit has no meaning.
+    """
+
+    trainings: int | None = None
+    minutes: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.trainings is not None and self.trainings < 1:
+            raise ConfigError(f"trainings is {self.trainings}; give at least 1")
+        if self.minutes is not None and not self.minutes > 0:
+            raise ConfigError(f"minutes is {self.minutes:g}; give a positive number")
+
+    def deadline(self) -> float | None:
+        """`time.time()` when this call has to end."""
+        return None if self.minutes is None else time.time() + 60 * self.minutes
+
+
+def tune(
+    config: TrainConfig,
+    floor: Floor,
+    folder: Path,
+    *,
+    space: Space | None = None,
+    images: ImageSet | None = None,
+    fresh: ImageSet | None = None,
+    limits: Limits | None = None,
+    workers: int | None = None,
+    plugins: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Find the defence, noise and lambda that protect most and meet the floor, and write `tune.json` and `train.yaml`.
+
+    Every training is a file in `folder`/trials; an interrupted search resumes there, a running training from its
+    checkpoint. `search.json` says what the folder is a search for.
+
+    Args:
+        config: of all trainings: network, data, defence. Its `noise_std`, `cem` and `lam` are what is searched,
+            and its defence where the space names several.
+        floor: to be met on held-out images.
+        folder: of the search.
+        space: the grid, and how it is judged.
+        images: to learn from and to hold out; None reads the training images that `config` names.
+        fresh: images on which every trained model is measured besides, for judging the search, which never reads it.
+        limits: on trainings and minutes.
+        workers: processes side by side; None: one per core, and one on a GPU.
+        plugins: files that register defences.
+        progress: called after every training.
+
+    Returns:
+        What `tune.json` holds; `status` is `found`, `none` or `unfinished`.
+
+    Raises:
+        ConfigError: the baseline is at chance, the images are too few for the floor, or a defence is unknown.
+        CheckpointError: the folder belongs to another search.
+    """
+    space = space or Space()
+    for plugin in plugins:
+        defenses.load_plugin(plugin)
+    if config.defense != "none":
+        defenses.build(config.defense, **config.defense_options)
+    for name in set(space.defenses) - {"none"}:
+        defenses.build(name)
+    given = images if images is not None else load_data(config).train
+    identity = {name: value for name, value in config.identity().items() if name not in _SEARCHED}
+
+    def trial(training: Training) -> Trial:
+        return ConfiguredTrial(training, config, space, images, fresh)
+
+    if workers is None and device_of(config.device).type == "cuda":
+        workers = 1
+    # No more threads than this process may have: OMP_NUM_THREADS=1 is for all of them.
+    side_by_side = min(len(space.settings) * space.folds, workers or usable_cores())
+    threads = max(1, min(torch.get_num_threads(), usable_cores() // side_by_side))
+    with LocalExecutor(side_by_side, threads) as executor:
+        result = _tune(trial, executor, given, floor, space, folder, identity, limits, plugins, progress)
+    result |= {"config": config.as_dict(), "evidence": evidence(device_of(config.device))}
+    if (chosen := result["chosen"]) is not None:
+        final = config_of(Setting.of(chosen), config)
+        result |= {"settings": final.as_dict(), "command": train_command(final, f"{folder}/model", tuple(plugins))}
+        write_text(folder / "train.yaml", train_yaml(final))
+    else:
+        (folder / "train.yaml").unlink(missing_ok=True)  # of an earlier call with a larger budget
+    write_json(folder / "tune.json", result)
+    return result
+
+
+def tune_with(
+    train: Train,
+    images: ImageSet,
+    floor: Floor,
+    folder: Path,
+    *,
+    name: str,
+    space: Space | None = None,
+    limits: Limits | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """`tune` with a training of your own, called in this process.
+
+    Args:
+        train: `(images, lam, noise_std, seed) -> SplitModel`, trained; with both strengths 0 the undefended baseline.
+        images: to learn from and to hold out.
+        floor: as for `tune`.
+        folder: as for `tune`.
+        name: what `train` is; change it whenever `train` changes, so that old results are not taken for its own.
+        space: as for `tune`.
+        limits: as for `tune`; a training that runs is not interrupted.
+        progress: as for `tune`.
+
+    Raises:
+        ConfigError: as for `tune`; `train` gives no SplitModel, or the space holds defences: what `train` does is one.
+        CheckpointError: the folder belongs to another search.
+    """
+    space = space or Space()
+    if space.defenses:
+        raise ConfigError("a training of your own is one defence; search each with a name and a folder of its own")
+
+    def trial(training: Training) -> Trial:
+        return OwnTrial(training, train, images, space)
+
+    result = _tune(trial, Here(), images, floor, space, folder, {"name": name}, limits, (), progress)
+    result |= {"name": name, "evidence": evidence("cpu")}
+    write_json(folder / "tune.json", result)
+    return result
+
+
+def _tune(
+    trial: Callable[[Training], Trial],
+    executor: Executor | Here,
+    images: ImageSet,
+    floor: Floor,
+    space: Space,
+    folder: Path,
+    identity: dict[str, Any],
+    limits: Limits | None,
+    plugins: Sequence[str],
+    progress: Progress | None,
+) -> dict[str, Any]:
+    began, limits = time.monotonic(), limits or Limits()
+    deadline = limits.deadline()
+    _check_images(images, floor, space)
+    _claim(folder, identity | floor.as_dict() | space.as_dict() | {"data_fingerprint": images.fingerprint()})
+    work = folder / "work"
+    store = Store(folder / "trials", locks=work / "locks")
+
+    def measure(trainings: Sequence[Training], report: Report) -> Mapping[Training, Record]:
+        trials = {training: trial(training) for training in trainings}
+        run_trials(list(trials.values()), executor, store, work, deadline=deadline, plugins=plugins, report=report)
+        found = {training: store.read(one.key) for training, one in trials.items()}
+        return {training: record for training, record in found.items() if record is not None}
+
+    chance = float(images.labels.bincount().max()) / len(images)
+    found = search(floor, space, measure, chance=chance, trainings=limits.trainings, progress=progress)
+    return describe(found, floor) | {
+        "floor": floor.as_dict() | {"words": floor.describe()},
+        "space": space.as_dict(),
+        "trainings": len(found.records),
+        "grid_trainings": len(space.settings) * space.folds + len(space.baseline_trainings),
+        "training_seconds": round(sum(record["seconds"] for record in found.records.values()), 1),
+        "seconds": round(time.monotonic() - began, 1),
+        "images": len(images),
+        "warnings": sorted({text for record in found.records.values() for text in record.get("warnings", ())}),
+        "data": images.fingerprint(),
+    }
+
+
+def _claim(folder: Path, identity: dict[str, Any]) -> None:
+    """Write what the folder is a search for, or check that it is the same search."""
+    mine = json.loads(json.dumps(identity))  # tuples become lists, as in the file
+    path = folder / "search.json"
+    if not path.exists():
+        write_json(path, mine)
+    elif (theirs := read_json(path)) != mine:
+        names = [name for name in {**theirs, **mine} if theirs.get(name) != mine.get(name)]
+        changed = ", ".join(f"{name} {_short(theirs.get(name))} -> {_short(mine.get(name))}" for name in names)
+        raise CheckpointError(f"{folder} holds another search ({changed}); choose another --run folder")
+
+
+def _short(value: Any) -> str:
+    text = "unset" if value is None else str(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def _check_images(images: ImageSet, floor: Floor, space: Space) -> None:
+    """Refuse sets whose halves cannot show what the floor asks for."""
+    half = len(images) // 2
+    if half < _LEAST:
+        raise DataError(
+            f"{len(images)} images are too few to tune on: half of them select and half confirm, and {half} say "
+            f"nothing about points of accuracy; give at least {2 * _LEAST}"
+        )
+    if floor.lose_at_most is not None and half * floor.margin < 1:
+        raise DataError(
+            f"{len(images)} images are too few to see a loss of {floor.lose_at_most:g} points: in a half of {half} one "
+            f"image is {100 / half:.1f} points; allow more, or give at least {int(2 / floor.margin) + 1} images"
+        )
+    for fold in range(space.folds):
+        parts(images, space.folds, fold, space.seed)

@@ -1,0 +1,171 @@
+"""`sfumato reproduce` as a researcher calls it, at the budget that takes seconds and means nothing."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from sfumato.cli.main import main
+
+PAPER_ROWS = {"none", "bottleneck", "distcorr", "dropout", "patrol", "ressfl", "noise_nopeek", "noise_arl"}
+PLUGIN = """
+from sfumato.defenses import Defense, register
+
+@register
+class Quiet(Defense):
+    name = "quiet_row"
+
+    def penalty(self, batch):
+        return 0.1 * batch.features.square().mean()
+"""
+
+
+def words(folder: Path, *more: str) -> list[str]:
+    return ["reproduce", *more, "--results", str(folder / "results"), "--work", str(folder / "work")]
+
+
+def start(folder: Path, *more: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "sfumato.cli.main", *words(folder, *more)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finished(folder: Path) -> list[Path]:
+    return sorted((folder / "results" / "smoke").glob("*.json"))
+
+
+@pytest.mark.slow
+def test_all_rows_of_table_1_with_both_attacks_survive_kill_9(tmp_path, capsys):
+    process = start(tmp_path, "table1", "--budget", "smoke")
+    deadline = time.monotonic() + 200
+    while len(finished(tmp_path)) < 3 and time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.1)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    time.sleep(1.0)  # its workers notice and end
+    before = {path: path.stat().st_mtime_ns for path in finished(tmp_path)}
+    assert 3 <= len(before) < 19
+    assert main(words(tmp_path, "table1", "--budget", "smoke", "--json", str(tmp_path / "out.json"))) == 0
+    printed = capsys.readouterr().out
+    assert "19 of 19 experiments are done" in printed
+    assert all(path.stat().st_mtime_ns == when for path, when in before.items())  # nothing was done twice
+    results = [json.loads(path.read_text()) for path in finished(tmp_path)]
+    rows = {(result["row"], result["cem"]) for result in results}
+    assert {(row, False) for row in PAPER_ROWS} <= rows
+    assert {(row, True) for row in PAPER_ROWS - {"none"}} <= rows
+    for result in results:
+        assert set(result["attacks"]) == {"decoder", "gan", "ridge", "nearest"}
+        assert result["hash"][:12] in result["key"]
+        assert {"evidence", "data", "caveat", "config", "seed", "budget"} <= set(result)
+    patrol = next(result for result in results if result["row"] == "patrol" and not result["cem"])
+    assert patrol["attacks"]["gan"]["test"]["mse"] > 0
+    tables = tmp_path / "work" / "tables"
+    (line,) = [one for one in csv.DictReader((tables / "table1-smoke.csv").open()) if one["method"] == "PATROL"]
+    assert float(line["accuracy published"]) == 0.8958
+    assert float(line["decoder MSE, test"]) == pytest.approx(patrol["attacks"]["decoder"]["test"]["mse"])
+    for suffix in ("md", "tex", "html"):
+        assert (tables / f"table1-smoke.{suffix}").stat().st_size > 1000
+    assert json.loads((tmp_path / "out.json").read_text())["summary"]["done"] == 19
+    # A second call has nothing to do; a damaged result is set aside and done again.
+    assert main(words(tmp_path, "table1", "--budget", "smoke", "--show")) == 0
+    assert "PATROL" in capsys.readouterr().out
+    victim = next(path for path in finished(tmp_path) if "-none-" in path.name)
+    victim.write_text("{ half")
+    assert main(words(tmp_path, "table1", "--budget", "smoke", "--rows", "none")) == 0
+    assert json.loads(victim.read_text())["row"] == "none"
+    assert victim.with_name(victim.name + ".damaged").exists()
+
+
+def test_two_processes_on_one_experiment_do_it_once(tmp_path):
+    both = [start(tmp_path, "table1", "--budget", "smoke", "--rows", "none") for _ in range(2)]
+    texts = [process.communicate(timeout=200)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], texts
+    (path,) = finished(tmp_path)
+    assert json.loads(path.read_text())["row"] == "none"
+    assert sum("test MSE decoder" in text for text in texts) >= 1
+
+
+def test_minutes_stop_cleanly_and_the_same_command_resumes(tmp_path, capsys):
+    assert main(words(tmp_path, "table1", "--budget", "smoke", "--rows", "dropout", "--minutes", "0.0001")) == 0
+    assert "0 of 2 experiments are done" in capsys.readouterr().out
+    assert main(words(tmp_path, "table1", "--budget", "smoke", "--rows", "dropout")) == 0
+    assert "2 of 2 experiments are done" in capsys.readouterr().out
+
+
+def test_a_defence_of_ones_own_gets_two_rows(tmp_path, capsys):
+    plugin = tmp_path / "quiet.py"
+    plugin.write_text(PLUGIN)
+    arguments = ("table1", "--budget", "smoke", "--plugin", str(plugin), "--rows", "quiet_row")
+    assert main(words(tmp_path, *arguments)) == 0
+    printed = capsys.readouterr().out
+    assert "2 of 2 experiments are done" in printed
+    assert "quiet_row+CEM" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["table1", "--budget", "lite"], "cifar10 needs a folder: pass data_dir"),
+        (["table2", "--budget", "lite", "--data-dir", "EMPTY"], "cs231n.stanford.edu/tiny-imagenet-200.zip"),
+        (["table1", "--budget", "huge"], "unknown budget 'huge'; choose one of smoke, lite, paper"),
+        (["table11"], "unknown table or figure 'table11'; choose one of"),
+        (["table1", "--budget", "smoke", "--rows", "resfl"], "table1 has no row 'resfl'; its rows are"),
+        (["table1", "--minutes", "-1"], "give a positive number"),
+        (["table1", "--plugin", "missing.py"], "cannot read the plugin missing.py"),
+    ],
+)
+def test_mistakes_get_one_sentence(tmp_path, capsys, arguments, message):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert main(words(tmp_path, *[str(empty) if word == "EMPTY" else word for word in arguments])) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("sfumato: error: ")
+    assert error.count("\n") == 1
+
+
+def test_show_of_an_empty_store_shows_the_published_numbers(tmp_path, capsys):
+    assert main(words(tmp_path, "table1", "fig5", "--show")) == 0
+    printed = capsys.readouterr().out
+    assert "90.87" in printed
+    assert "nothing has been measured" in printed
+
+
+def test_results_of_other_images_are_refused(tmp_path, capsys):
+    assert main(words(tmp_path, "table1", "--budget", "smoke", "--rows", "none")) == 0
+    (path,) = finished(tmp_path)
+    result = json.loads(path.read_text())
+    path.write_text(json.dumps(result | {"data": "of something else"}))
+    capsys.readouterr()
+    assert main(words(tmp_path, "table1", "--budget", "smoke", "--rows", "none", "bottleneck")) == 2
+    assert "was measured on other images" in capsys.readouterr().err
+
+
+def test_table_9_is_timed_once_and_the_study_is_shown_as_far_as_it_is(tmp_path, capsys):
+    assert main(words(tmp_path, "table9", "--budget", "smoke", "--device", "cpu")) == 0
+    assert "1 of 1 experiments are done" in capsys.readouterr().out
+    (path,) = finished(tmp_path)
+    assert path.name == "table9-smoke.json"
+    when = path.stat().st_mtime_ns
+    assert main(words(tmp_path, "table9", "digits", "--budget", "smoke", "--show")) == 0
+    printed = capsys.readouterr().out
+    assert "PATROL (pruned)" in printed
+    assert "nothing has been measured at budget smoke yet" in printed
+    assert main(words(tmp_path, "table9", "--budget", "smoke")) == 0
+    assert path.stat().st_mtime_ns == when
+
+
+@pytest.mark.slow
+def test_the_study_on_the_digits_compares_at_equal_accuracy(tmp_path, capsys):
+    code = main(words(tmp_path, "digits", "--budget", "smoke", "--json", str(tmp_path / "out.json")))
+    assert code == 0
+    assert "16 of 16 experiments are done" in capsys.readouterr().out
+    study = json.loads((tmp_path / "work" / "tables" / "digits-smoke.json").read_text())
+    assert {run["fold"] for run in study["runs"]} == {0, 1}
+    assert study["overall"]["ratio"] > 0
