@@ -130,7 +130,8 @@ def rank_activations(observer: Observer) -> list[Reading]:
     known = [one for one in observer.activations() if one.dimension <= _LONGEST]
     found = []
     while known:
-        names, room = [], _VALUES
+        names: list[str] = []
+        room = _VALUES
         while known and (not names or known[0].dimension * count <= room):
             room -= known[0].dimension * count
             names.append(known.pop(0).name)
