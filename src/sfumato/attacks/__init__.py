@@ -9,7 +9,6 @@ from sfumato.attacks.knowledge import Knowledge, NoiseObserver, PairsObserver, Q
 from sfumato.attacks.latent import LatentAttack, LatentConfig
 from sfumato.attacks.learned import LearnedAttack
 from sfumato.attacks.nearest import NearestAttack, NearestConfig
-from sfumato.attacks.obfuscation import Obfuscation, obfuscation
 from sfumato.attacks.optimization import OptimizationAttack, OptimizationConfig
 from sfumato.attacks.outcome import NOT_JUDGED, Convergence, Stored, all_converged, judge_stored
 from sfumato.attacks.probes import ATTRIBUTES, Probe, probe_attribute
@@ -24,6 +23,7 @@ from sfumato.attacks.reconstruction import (
 from sfumato.attacks.registry import ATTACKS, build, config_from_dict, name_of
 from sfumato.attacks.ridge import Reading, RidgeAttack, RidgeConfig, rank_activations
 from sfumato.attacks.settings import AttackConfig, LearnedConfig
+from sfumato.attacks.smoothness import Obfuscation, obfuscation
 from sfumato.attacks.strong import StrongAttack, StrongConfig
 from sfumato.attacks.suite import CLOSED_FORM, figures_of, judged, strongest, suite_verdict, with_closed_forms
 
