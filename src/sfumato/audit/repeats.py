@@ -5,24 +5,21 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from sfumato import attacks
-from sfumato.attacks import Observer, Queries, aggregate, encode_repeated, invert_released
+from sfumato.attacks import Queries, QueryObserver, invert_released
 from sfumato.audit.images import shuffled
 from sfumato.audit.inversion import Stop, Tell, outcome_of
 from sfumato.audit.measure import summary
 from sfumato.audit.stage import Stage
 from sfumato.audit.suite import Piece
 from sfumato.audit.training import config_of
-from sfumato.data import ImageSet
 from sfumato.errors import Interrupted
 from sfumato.seeds import generator
-from sfumato.split import SplitModel
 
-__all__ = ["AveragingObserver", "run_repeats"]
+__all__ = ["run_repeats"]
 
-_CHUNK = 64  # images whose K answers are held at once
+_CHUNK = 512
 
 _LABELS = {
     "exact": "exact repeats",
@@ -31,47 +28,6 @@ _LABELS = {
     "recode": "near-duplicates, encoded again",
     "devices": "one image from K devices",
 }
-
-
-class AveragingObserver(Observer):
-    """An attacker who has every image sent K times and averages what leaves the device.
-
-    The mean is a sufficient statistic for exact repeats under Gaussian noise; for near-duplicates it is one attack.
-
-    Args:
-        model: the victim.
-        images: the attacker's.
-        queries: how often, with what noise and in what form.
-        device: where to compute.
-    """
-
-    def __init__(
-        self, model: SplitModel, images: ImageSet, queries: Queries, *, device: torch.device | str = "cpu"
-    ) -> None:
-        self.queries = queries
-        super().__init__(model, images, device=device)
-
-    def encode(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """The mean of K answers, (n, ...)."""
-        return average_answers(self._model, x.to(self.device), self.queries, generator)
-
-
-def average_answers(model: SplitModel, x: Tensor, queries: Queries, random: torch.Generator | None = None) -> Tensor:
-    """What leaves the device for K queries of each image, averaged over them."""
-    parts = [
-        aggregate(
-            encode_repeated(
-                model,
-                part,
-                queries=queries.queries,
-                noise=queries.noise,
-                duplicates=queries.duplicates,
-                generator=random,
-            )
-        )
-        for part in x.split(_CHUNK)
-    ]
-    return torch.cat(parts)
 
 
 def run_repeats(piece: Piece, stage: Stage, decided: dict[str, Any], tell: Tell, should_stop: Stop | None) -> None:
@@ -85,14 +41,14 @@ def run_repeats(piece: Piece, stage: Stage, decided: dict[str, Any], tell: Tell,
         if should_stop is not None and should_stop():
             raise Interrupted("the audit was stopped; the same command goes on from there")
         queries = replace(plan, queries=count)
-        observer = AveragingObserver(stage.subject.model, train, queries, device=stage.device)
+        observer = QueryObserver(stage.observer(train), queries)
         attack = attacks.build(config_of(piece, stage, decided))
         state = stage.folder.state(f"{piece.name}.state{count}")
         attack.fit(observer, state=state, should_stop=should_stop)
         random = generator(stage.seed, "audit-repeats", count, device=stage.device)
         z = torch.cat(
             [
-                average_answers(stage.subject.model, test.images.float(part).to(stage.device), queries, random).cpu()
+                observer.asked(test.images.float(part).to(stage.device), random).cpu()
                 for part in torch.arange(len(test)).split(_CHUNK)
             ]
         )
