@@ -27,7 +27,8 @@ def test_the_death_of_a_worker_is_explained(tmp_path):
 def test_a_script_from_standard_input_has_workers_and_one_without_its_guard_is_told_of_it(tmp_path):
     script = (
         "from sfumato.studies import LocalExecutor\nimport math\n"
-        "for one in LocalExecutor(1, 1, attempts=1).run([4.0], math.sqrt): print(one.value, one.error)\n"
+        "with LocalExecutor(1, 1, attempts=1) as executor:\n"
+        "    for one in executor.run([4.0], math.sqrt): print(one.value, one.error)\n"
     )
     piped = subprocess.run([sys.executable, "-"], input=script, capture_output=True, text=True)
     assert piped.stdout == "2.0 None\n"
