@@ -1,4 +1,4 @@
-"""The page of `sfumato audit`: what was redrawn, what is provable, what was not tested, and how to read it."""
+"""The page of `sfumato audit`: what was reconstructed, what is provable, what was not tested, and how to read it."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,7 +6,14 @@ from typing import Any
 
 from torch import Tensor
 
-from sfumato.report.audit_tables import attack_table, bound_rows, probe_table, query_table, sweep_table
+from sfumato.report.audit_tables import (
+    attack_table,
+    bound_rows,
+    probe_table,
+    query_table,
+    sweep_table,
+    weak_attacks,
+)
 from sfumato.report.averages import error_text, percent_text
 from sfumato.report.lines import Line, line_figure
 from sfumato.report.page import write_page
@@ -25,7 +32,7 @@ def write_audit_report(path: Path, result: Mapping[str, Any], pictures: Pictures
     Args:
         path: of the page.
         result: as in `audit.json`.
-        pictures: `typical` and `worst`: originals (n, C, H, W) in [0, 1], and per attack the same images redrawn.
+        pictures: `typical` and `worst`: originals (n, C, H, W) in [0, 1], and per attack the same images reconstructed.
 
     Raises:
         FeatureError: the pictures are no images.
@@ -33,6 +40,8 @@ def write_audit_report(path: Path, result: Mapping[str, Any], pictures: Pictures
     """
     attacks = result["attacks"]
     looks = styles(attack["name"] for attack in attacks)
+    weak = weak_attacks(result)
+    shown = [attack["name"] for attack in attacks if attack["name"] not in weak]
     write_page(
         path,
         "audit.html.j2",
@@ -41,8 +50,12 @@ def write_audit_report(path: Path, result: Mapping[str, Any], pictures: Pictures
         leakage_percent=lambda share: f"{100 * share:.3g} %",
         result=result,
         looks=looks,
-        pictures=[(name, _strips(*pictures[name], attacks)) for name in ("typical", "worst") if name in pictures],
-        attack_table=to_html(attack_table(result)),
+        pictures=[
+            (name, _strips(*pictures[name], attacks, shown)) for name in ("worst", "typical") if name in pictures
+        ],
+        attack_table=to_html(attack_table(result, shown)),
+        weak=weak,
+        weak_table=to_html(attack_table(result, weak)) if weak else None,
         any_one=_any_one(result["best"]["per_image"]),
         convergence=_convergence(attacks),
         sweeps=_sweeps(result),
@@ -58,26 +71,33 @@ def write_audit_report(path: Path, result: Mapping[str, Any], pictures: Pictures
 
 
 def _strips(
-    originals: Tensor, redrawn: Mapping[str, Tensor], attacks: Sequence[Mapping[str, Any]]
+    originals: Tensor,
+    reconstructed: Mapping[str, Tensor],
+    attacks: Sequence[Mapping[str, Any]],
+    shown: Sequence[str],
 ) -> list[dict[str, str]]:
+    """The originals, then what the attacks made of them, the strongest first."""
     strips = [{"name": "", "label": "original", "uri": png_data_uri(originals), "alt": "The originals", "figures": ""}]
-    means = {attack["name"]: attack["test"] for attack in attacks}
-    for name, images in redrawn.items():
-        figures = f"MSE\u00a0{error_text(means[name]['mse']['mean'])}, SSIM\u00a0{means[name]['ssim']['mean']:.2f}"
+    for attack in attacks:
+        name, test = attack["name"], attack["test"]
+        if name not in reconstructed or name not in shown:
+            continue
+        images = reconstructed[name]
+        figures = f"MSE\u00a0{error_text(test['mse']['mean'])}, SSIM\u00a0{test['ssim']['mean']:.2f}"
         strips.append(
             {
                 "name": name,
                 "label": name,
                 "uri": png_data_uri(images),
                 "figures": figures,
-                "alt": f"The same {len(images)} images as the {name} attack redrew them ({figures} on average)",
+                "alt": f"The same {len(images)} images as the {name} attack reconstructed them ({figures} on average)",
             }
         )
     return strips
 
 
 def _any_one(per_image: Mapping[str, Any]) -> list[tuple[str, int, str]]:
-    """Per attack how many images it redraws best, and as a share."""
+    """Per attack how many images it reconstructs best, and as a share."""
     counts = per_image["counts"]
     total = sum(counts.values())
     ordered = sorted(counts.items(), key=lambda pair: -pair[1])

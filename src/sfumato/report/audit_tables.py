@@ -6,43 +6,55 @@ from typing import Any
 from sfumato.report.averages import error_text
 from sfumato.report.cells import Cell, Row, Table
 
-__all__ = ["attack_table", "bound_rows", "probe_table", "query_table", "sweep_table"]
+__all__ = ["attack_table", "bound_rows", "probe_table", "query_table", "sweep_table", "weak_attacks"]
+
+_HARDLY_BETTER = 0.98  # of the mean image's error
+_ORDER = ("worst5", "mean", "worst")
 
 
-def attack_table(result: Mapping[str, Any]) -> Table:
-    """One row per attack: unseen images on average, worst 5 % and worst image; training images on average."""
+def weak_attacks(result: Mapping[str, Any]) -> list[str]:
+    """The attacks that did hardly better than answering with the mean image, where another one did."""
+    reference = result["reference"]["test"]
+    errors = {attack["name"]: attack["test"]["mse"]["mean"] for attack in result["attacks"]}
+    weak = [name for name, error in errors.items() if error > _HARDLY_BETTER * reference]
+    return weak if len(weak) < len(errors) else []
+
+
+def attack_table(result: Mapping[str, Any], names: Sequence[str]) -> Table:
+    """One row per attack, the strongest first: unseen images, worst 5 %, average and worst image; training images."""
     rows = []
     strongest = set(result["best"]["test"].values())
     for attack in result["attacks"]:
+        if attack["name"] not in names:
+            continue
         test, train = attack["test"], attack["train"]
         note = "not converged" if attack["converged"] is False else ""
-        if test["images"] < result["data"]["redrawn"]["test"]:
-            same = attack["same_images"]
-            note += ("; " if note else "") + f"on {test['images']} images, where {same['attack']} has {same['mse']:.4f}"
+        if test["images"] < result["data"]["reconstructed"]["test"]:
+            note += ("; " if note else "") + f"on {test['images']} images"
+            if same := attack["same_images"]:
+                note += f", where {same['attack']} has {same['mse']:.4f}"
         cells = [
-            Cell(test["mse"]["mean"], spread=test["mse"]["error"]),
-            *(Cell(test["mse"][name]) for name in ("worst5", "worst")),
-            *(Cell(test["psnr"][name], digits=1) for name in ("mean", "worst5", "worst")),
-            *(Cell(test["ssim"][name], digits=2) for name in ("mean", "worst5", "worst")),
+            *(Cell(test["psnr"][name], digits=1) for name in _ORDER),
+            *(Cell(test["ssim"][name], digits=2) for name in _ORDER),
+            *(Cell(test["mse"][name], spread=test["mse"]["error"] if name == "mean" else None) for name in _ORDER),
             Cell(train["mse"]["mean"]),
         ]
         rows.append(Row(attack["name"], tuple(cells), note=note, emphasis=attack["name"] in strongest))
-    any_one = result["best"]["per_image"]["summary"]
-    cells = [Cell(any_one[kind][name], digits=digits) for kind, digits in (("mse", None), ("psnr", 1), ("ssim", 2))
-             for name in ("mean", "worst5", "worst")]  # fmt: skip
-    rows.append(Row("best for each image", (*cells, Cell()), note="an upper bound"))
-    blank = [Cell()] * 8
-    reference = result["reference"]
-    rows.append(Row("mean image", (Cell(reference["test"]), *blank, Cell(reference["train"])), note="sees nothing"))
+    if strongest & set(names):
+        any_one = result["best"]["per_image"]["summary"]
+        cells = [Cell(any_one[kind][name], digits=digits) for kind, digits in (("psnr", 1), ("ssim", 2), ("mse", None))
+                 for name in _ORDER]  # fmt: skip
+        rows.append(Row("best for each image", (*cells, Cell()), note="an upper bound"))
+        reference = result["reference"]
+        known = (Cell(reference["test"]), Cell(), Cell(reference["train"]))
+        rows.append(Row("mean image", (*[Cell()] * 7, *known), note="sees nothing"))
+    heads = [f"{kind}{words}" for kind in ("PSNR", "SSIM", "MSE") for words in (", worst 5 %", "", ", worst")]
     return Table(
         "Attacks on unseen images",
-        (
-            "MSE", "MSE, worst 5 %", "MSE, worst", "PSNR", "PSNR, worst 5 %", "PSNR, worst",
-            "SSIM", "SSIM, worst 5 %", "SSIM, worst", "MSE, training images",
-        ),
+        (*heads, "MSE, training images"),
         tuple(rows),
-        notes=("Worst is worst for the person in the picture: what is redrawn best. ±: standard error of the mean. In "
-               "bold: the strongest by one of the measures.",),
+        notes=("Worst is worst for the person in the picture: what is reconstructed best. ±: standard error of the "
+               "mean. In bold: the strongest by one of the measures.",),
         corner="attack",
     )  # fmt: skip
 
@@ -82,7 +94,9 @@ def sweep_table(title: str, sweeps: Sequence[Mapping[str, Any]]) -> Table:
                 Cell(text=f"{point['images']:,}"),
             )
             rows.append(Row(f"{sweep['label']}: {point['label']}", cells, note=point.get("note", "")))
-    return Table(title, ("MSE", "MSE, worst 5 %", "PSNR", "SSIM", "images redrawn"), tuple(rows), corner="attacker")
+    return Table(
+        title, ("MSE", "MSE, worst 5 %", "PSNR", "SSIM", "images reconstructed"), tuple(rows), corner="attacker"
+    )
 
 
 def probe_table(probes: Sequence[Mapping[str, Any]]) -> Table:
