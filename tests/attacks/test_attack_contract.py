@@ -83,7 +83,9 @@ def test_it_saves_within_an_epoch_so_that_a_kill_costs_little(config, tmp_path):
             places.append(tuple(checkpoint.load(tmp_path / "state")[1]["place"]))
         return False
 
-    build(replace(config, epochs=2)).fit(observer(), state=tmp_path / "state", should_stop=look, checkpoint_seconds=0.0)
+    attack = build(replace(config, epochs=2))
+    attack.checkpoint_seconds = 0.0
+    attack.fit(observer(), state=tmp_path / "state", should_stop=look)
     expected = [(epoch, step) for epoch in range(2) for step in range(STEPS)]
     assert places == expected[1:]  # asked after each step, when the file still has the one before
 
@@ -189,7 +191,7 @@ def test_the_history_names_the_figures(config):
 
 
 def test_bfloat16_learns_too(config):
-    exact, _ = fitted(replace(config, precision="fp32"))
+    exact, _ = fitted(config)  # float32 on every machine
     rounded, model = fitted(replace(config, precision="bf16"))
     assert not same(weights(exact), weights(rounded))
     last = rounded.history[-1]["held_out_mse"]

@@ -38,7 +38,7 @@ def test_it_simulates_the_noise_that_it_believes_in(believed, up_to, expected):
     model = victim(noise_std=0.05)
     observer = observe(model, images(50), Knowledge(noise_std=believed, noise_up_to=up_to))
     x = observer.pixels(FIRST)
-    z = torch.stack([observer.encode(x, torch.Generator().manual_seed(seed)) for seed in range(20)])
+    z = torch.stack([observer.release(x, torch.Generator().manual_seed(seed)) for seed in range(20)])
     spread = float((z - model.features(x).detach()).square().mean().sqrt())
     assert spread == pytest.approx(expected, rel=0.05, abs=1e-6)  # root of (0.1^2 + 0.1 0.5 + 0.5^2) / 3
     assert model.channel.noise_std == 0.05
@@ -50,7 +50,7 @@ def test_a_believed_noise_meets_the_true_grid():
     observer = observe(model, images(50), Knowledge(noise_std=0.3))
     low, high = model.channel.quantization_range
     grid = torch.linspace(low, high, 8)
-    z = observer.encode(observer.pixels(FIRST)).flatten()
+    z = observer.release(observer.pixels(FIRST)).flatten()
     assert float((z[:, None] - grid).abs().min(1).values.max()) < 1e-5
 
 
@@ -60,7 +60,7 @@ def test_recorded_pairs_are_all_there_is():
     assert not observer.white_box
     x, z = observer.pairs(FIRST[:5])
     assert torch.equal(z, observer.pairs(FIRST[:5])[1])
-    for forbidden in (observer.encode, lambda x: observer.encode_repeated(x, queries=2)):
+    for forbidden in (observer.release, observer.encode, lambda x: observer.encode_repeated(x, queries=2)):
         with pytest.raises(ConfigError, match="only recorded pairs and can encode nothing"):
             forbidden(x)
     attack = StrongAttack(StrongConfig(epochs=2, width=4, blocks=1)).fit(observer)

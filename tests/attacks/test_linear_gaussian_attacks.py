@@ -12,12 +12,13 @@ from sfumato.attacks import (
     Observer,
     OptimizationAttack,
     OptimizationConfig,
+    Queries,
+    QueryObserver,
     RidgeAttack,
     RidgeConfig,
     StrongConfig,
     build,
     invert,
-    query_curve,
 )
 from sfumato.attacks.descent import descend
 from sfumato.attacks.linear import dual_path, primal_path
@@ -104,57 +105,38 @@ def test_the_best_start_is_chosen_by_the_objective_and_not_by_the_truth():
 class TestQueries:
     """Averaging is worth what less noise is worth; memoised noise gives nothing away to exact repeats."""
 
-    def curve(self, problem, queries, **kind):
-        return query_curve(
-            lambda seen: RidgeAttack().fit(seen),
-            Observer(problem.model, problem.train),
-            problem.model,
-            problem.test.subset(torch.arange(1000)),
-            queries=queries,
-            **kind,
-        )
+    def curve(self, problem, queries, test=None, **kind):
+        test = test or problem.test.subset(torch.arange(1000))
+        found = []
+        for count in queries:
+            seen = QueryObserver(Observer(problem.model, problem.train), Queries(count, **kind))
+            attack = RidgeAttack().fit(seen)
+            found.append((seen.noise_std, float(invert(attack, problem.model, test, release=seen.asked).mse.mean())))
+        return found
 
     def test_sixty_four_fresh_answers_are_worth_an_eighth_of_the_noise(self):
         noisy = linear_gaussian.problem(sigma=0.2, features=DIMENSIONS)
         quiet = linear_gaussian.problem(sigma=0.2 / 8, features=DIMENSIONS)
-        (averaged,) = self.curve(noisy, [64])
-        (one,) = self.curve(quiet, [1])
-        assert averaged.noise_std == pytest.approx(0.2 / 8)
-        assert float(averaged.reconstruction.mse.mean()) == pytest.approx(
-            float(one.reconstruction.mse.mean()), rel=0.05
-        )
-        assert float(averaged.reconstruction.mse.mean()) == pytest.approx(quiet.minimal_mse, rel=0.1)
+        ((noise_std, averaged),) = self.curve(noisy, [64])
+        ((_, one),) = self.curve(quiet, [1])
+        assert noise_std == pytest.approx(0.2 / 8)
+        assert averaged == pytest.approx(one, rel=0.05)
+        assert averaged == pytest.approx(quiet.minimal_mse, rel=0.1)
 
     def test_exact_repeats_gain_with_fresh_noise_and_nothing_with_memoised_noise(self):
         noisy = linear_gaussian.problem(sigma=0.2, features=DIMENSIONS)
-        fresh = [float(point.reconstruction.mse.mean()) for point in self.curve(noisy, [1, 4, 16])]
+        fresh = [error for _, error in self.curve(noisy, [1, 4, 16])]
         assert fresh[2] < 0.8 * fresh[1] < 0.8 * 0.8 * fresh[0]
-        once, often = self.curve(noisy, [1, 64], noise="memoised")
-        assert float(often.reconstruction.mse.mean()) == pytest.approx(float(once.reconstruction.mse.mean()), rel=0.02)
-        assert float(once.reconstruction.mse.mean()) == pytest.approx(fresh[0], rel=0.1)
-        assert often.noise_std == 0.2
+        (_, once), (noise_std, often) = self.curve(noisy, [1, 64], noise="memoised")
+        assert often == pytest.approx(once, rel=0.02)
+        assert once == pytest.approx(fresh[0], rel=0.1)
+        assert noise_std == 0.2
 
-    def test_several_devices_and_other_levels_get_around_memoised_noise(self):
-        noisy = linear_gaussian.problem(sigma=0.2, features=DIMENSIONS, tests=200)
-        once, often = self.curve_of(noisy, "devices")
-        assert often < 0.7 * once
-        once, often = self.curve_of(noisy, "levels")
-        assert often < 0.7 * once
-
-    def curve_of(self, problem, duplicates):
-        few = linear_gaussian.Problem(
-            problem.model, problem.train, problem.test.subset(torch.arange(100)), problem.covariance, problem.sigma
-        )
-        points = query_curve(
-            lambda seen: RidgeAttack().fit(seen),
-            Observer(few.model, few.train),
-            few.model,
-            few.test,
-            queries=[1, 16],
-            noise="memoised",
-            duplicates=duplicates,
-        )
-        return [float(point.reconstruction.mse.mean()) for point in points]
+    @pytest.mark.parametrize("duplicates", ["devices", "levels"])
+    def test_several_devices_and_other_levels_get_around_memoised_noise(self, duplicates):
+        noisy = linear_gaussian.problem(sigma=0.2, features=DIMENSIONS, tests=100)
+        once, often = self.curve(noisy, [1, 16], test=noisy.test, noise="memoised", duplicates=duplicates)
+        assert often[1] < 0.7 * once[1]
 
 
 DIMENSIONS = linear_gaussian.DIMENSION

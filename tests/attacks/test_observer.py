@@ -9,9 +9,9 @@ def test_the_observer_hands_out_what_leaves_the_device_with_fresh_noise():
     model = victim(noise_std=0.5, clip_norm=1.0)
     observer = Observer(model, images(10))
     x = observer.pixels(torch.arange(10))
-    first, second = observer.encode(x), observer.encode(x)
+    first, second = observer.release(x), observer.release(x)
     assert not torch.equal(first, second)
-    released = torch.stack([observer.encode(x) for _ in range(400)])
+    released = torch.stack([observer.release(x) for _ in range(400)])
     clean = model.features(x).detach()
     assert float(clean.flatten(1).norm(dim=1).max()) <= 1.0 + 1e-5  # clipped before it leaves
     assert float((released.mean(0) - clean).abs().max()) < 0.5 * 5 / 400**0.5

@@ -5,7 +5,7 @@ import torch
 from attack_cases import images, victim
 
 from sfumato.attacks import Observer, Queries, aggregate, encode_repeated
-from sfumato.attacks.duplicates import near_duplicates
+from sfumato.attacks.queries import near_duplicates
 from sfumato.errors import ConfigError
 
 
@@ -83,6 +83,8 @@ def test_mistakes():
     assert Queries(16).noise_factor == 0.25
     assert Queries(16, "memoised").noise_factor == 1.0
     assert Queries(16, "memoised", "devices").noise_factor == 0.25
+    assert Queries(18, "memoised", "shift").noise_factor == pytest.approx(1 / 3)  # nine pictures, twice each
+    assert Queries(10, "memoised", "shift").noise_factor == pytest.approx((8 + 4) ** 0.5 / 10)
     with pytest.raises(ConfigError, match="queries is 0; give at least 1"):
         Queries(0)
     with pytest.raises(ConfigError, match="unknown kind of queries 'banana'; choose one of exact, levels"):

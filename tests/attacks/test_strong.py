@@ -64,7 +64,7 @@ def test_the_attack_learns_from_its_views():
     assert bool((as_it_is ^ mirrored).all())
     assert 10 < int(mirrored.sum()) < 30
     pooled = nn.functional.avg_pool2d(x, 4)
-    assert float((z - pooled).std()) == pytest.approx(0.05, rel=0.2)  # of the view itself, with fresh noise
+    assert float((z - seen.seen(pooled)).std()) == pytest.approx(float(seen.whitening.scale.mean()) * 0.05, rel=0.2)
 
 
 def test_what_redraws_is_the_average_of_the_weights():

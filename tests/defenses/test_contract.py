@@ -49,7 +49,7 @@ def test_classifier_and_attacker_get_the_same_feature(defenses):
     x, _ = images()
     model = split_model(defenses).eval()
     pixels = ImageSet((x * 255).to(torch.uint8), torch.zeros(len(x), dtype=torch.int64), ("a",))
-    seen = Observer(model, pixels).encode(x, torch.Generator().manual_seed(3))
+    seen = Observer(model, pixels).release(x, torch.Generator().manual_seed(3))
     with torch.no_grad():
         out = model.outputs(x, torch.Generator().manual_seed(3))
     assert torch.equal(seen, out.released)

@@ -1,18 +1,19 @@
 """Attacks: one file per attack. Each sees exactly what leaves the device, through an `Observer`."""
 
+from sfumato.attacks.activations import Activation, cloud_activations
 from sfumato.attacks.base import Attack, Fit, Observer, hold_out
 from sfumato.attacks.decoder import DecoderAttack, DecoderConfig
 from sfumato.attacks.gan import GanAttack, GanConfig, gradient_penalty
 from sfumato.attacks.identification import Leakage, identify, measure_leakage
-from sfumato.attacks.knowledge import Knowledge, NoiseObserver, PairsObserver, observe
+from sfumato.attacks.knowledge import Knowledge, NoiseObserver, PairsObserver, QueryObserver, observe
 from sfumato.attacks.latent import LatentAttack, LatentConfig
 from sfumato.attacks.learned import LearnedAttack
 from sfumato.attacks.nearest import NearestAttack, NearestConfig
+from sfumato.attacks.obfuscation import Obfuscation, obfuscation
 from sfumato.attacks.optimization import OptimizationAttack, OptimizationConfig
 from sfumato.attacks.outcome import NOT_JUDGED, Convergence, Stored, all_converged, judge_stored
 from sfumato.attacks.probes import ATTRIBUTES, Probe, probe_attribute
 from sfumato.attacks.queries import Queries, aggregate, encode_repeated
-from sfumato.attacks.query_curve import QueryObserver, QueryPoint, query_curve, release_of
 from sfumato.attacks.reconstruction import (
     Reconstruction,
     chosen_images,
@@ -21,7 +22,7 @@ from sfumato.attacks.reconstruction import (
     mean_image_error,
 )
 from sfumato.attacks.registry import ATTACKS, build, config_from_dict, name_of
-from sfumato.attacks.ridge import RidgeAttack, RidgeConfig
+from sfumato.attacks.ridge import Reading, RidgeAttack, RidgeConfig, rank_activations
 from sfumato.attacks.settings import AttackConfig, LearnedConfig
 from sfumato.attacks.strong import StrongAttack, StrongConfig
 from sfumato.attacks.suite import CLOSED_FORM, figures_of, judged, strongest, suite_verdict, with_closed_forms
@@ -31,6 +32,7 @@ __all__ = [
     "ATTRIBUTES",
     "CLOSED_FORM",
     "NOT_JUDGED",
+    "Activation",
     "Attack",
     "AttackConfig",
     "Convergence",
@@ -48,6 +50,7 @@ __all__ = [
     "NearestAttack",
     "NearestConfig",
     "NoiseObserver",
+    "Obfuscation",
     "Observer",
     "OptimizationAttack",
     "OptimizationConfig",
@@ -55,7 +58,7 @@ __all__ = [
     "Probe",
     "Queries",
     "QueryObserver",
-    "QueryPoint",
+    "Reading",
     "Reconstruction",
     "RidgeAttack",
     "RidgeConfig",
@@ -66,6 +69,7 @@ __all__ = [
     "all_converged",
     "build",
     "chosen_images",
+    "cloud_activations",
     "config_from_dict",
     "encode_repeated",
     "figures_of",
@@ -79,10 +83,10 @@ __all__ = [
     "mean_image_error",
     "measure_leakage",
     "name_of",
+    "obfuscation",
     "observe",
     "probe_attribute",
-    "query_curve",
-    "release_of",
+    "rank_activations",
     "strongest",
     "suite_verdict",
     "with_closed_forms",

@@ -1,7 +1,10 @@
 """The parts of a threat model as objects: an observer hands out what the attacker may see, an attack uses it."""
 
+import copy
+import math
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,9 +13,11 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from sfumato.attacks.activations import Activation, activations, cloud_activations
 from sfumato.attacks.queries import Duplicates, Noise, encode_repeated
+from sfumato.attacks.whitening import Whitening, whiten
 from sfumato.data import ImageSet
-from sfumato.errors import ConfigError
+from sfumato.errors import ConfigError, NotFittedError
 from sfumato.modes import evaluating
 from sfumato.seeds import generator
 from sfumato.split import SplitModel
@@ -23,16 +28,22 @@ Progress = Callable[[int, int, dict[str, float]], None]
 """`(done, total, figures)`, called after every epoch of an attack."""
 
 
+_SAMPLE = 8192  # images at most from which the whitening is told,
+_VALUES = 2**25  # and so many values of their features
+_AT_ONCE = 2**24  # values of features encoded in one batch
+
+
 class Observer:
-    """The paper's worst case: the training set, white-box access to the encoder, and what crosses the wire.
+    """The paper's worst case: the training set, the whole split model, and what crosses the wire.
 
     Features come from `SplitModel.encode` and the channel's own release alone, so an attacker sees them after clipping,
-    noise and quantisation, never before, and every call draws fresh noise. Weaker attackers are subclasses that hand
-    out less (`sfumato.attacks.knowledge`).
+    noise and quantisation, never before, and every call draws fresh noise. What is handed out is whitened
+    (`attacks.whitening`), so that no attack depends on units. Weaker attackers are subclasses that hand out less
+    (`sfumato.attacks.knowledge`): they override `release`.
 
     Args:
-        model: the victim; it runs in evaluation mode, and keeps the mode it has. Its cloud is never used; its edge may
-            be any module, also one that cannot be differentiated.
+        model: the victim; it runs in evaluation mode, and keeps the mode it has. Its edge may be any module, also one
+            that cannot be differentiated.
         images: the attacker's images: the victim's training set.
         white_box: whether the attacker may look into the encoder; None says yes where it can be differentiated.
 
@@ -56,7 +67,9 @@ class Observer:
         self._model = model.to(self.device)
         self._pixels = images.images.to(self.device)
         self._white_box = white_box
-        self.feature_shape = tuple(self.encode(self.pixels(torch.arange(1))).shape[1:])
+        self._names: tuple[str, ...] = ()
+        with evaluating(model):
+            self.feature_shape = tuple(model.encode(self.pixels(torch.arange(1))).shape[1:])
 
     @property
     def encoder(self) -> nn.Module:
@@ -74,10 +87,22 @@ class Observer:
         """The standard deviation of the channel's noise, as this attacker believes it to be."""
         return self._model.channel.noise_std
 
+    @property
+    def plain_noise(self) -> float | None:
+        """`noise_std` where nothing else happens to a feature on its way; None where the noise has to be measured."""
+        channel = self._model.channel
+        plain = channel.quantize_bits is None and not channel.stochastic_transforms and not self._names
+        return self.noise_std if plain else None
+
+    @property
+    def repeats(self) -> bool:
+        """Whether the same image always gives this attacker the same, so that asking again is in vain."""
+        return not self.encodes or (self.noise_std == 0 and not self._model.channel.stochastic_transforms)
+
     @cached_property
     def white_box(self) -> bool:
         """Whether `features` can be differentiated by this attacker."""
-        if self._white_box is False:
+        if self._white_box is False or self._names:
             return False
         x = self.pixels(torch.arange(1)).requires_grad_()
         try:
@@ -88,25 +113,54 @@ class Observer:
             return False
         return slope is not None and bool(slope.isfinite().all())
 
+    @cached_property
+    def whitening(self) -> Whitening:
+        """Of this attacker's features, told from its own images; the same at every call."""
+        size = math.prod(self.feature_shape)
+        most = min(len(self), _SAMPLE, max(8, _VALUES // size))
+        some = torch.randperm(len(self), generator=generator(0, "whitening"))[:most]
+        draws: list[Tensor | None] = []
+        for number in range(1 if self.plain_noise is not None or self.repeats else 2):
+            noise = generator(0, "whitening", number, device=self.device)
+            draws.append(torch.cat([self._flat(self.record(part, noise)[1]) for part in self.parts(some)]))
+        return whiten(draws[0], draws[1] if len(draws) > 1 else None, self.plain_noise)  # type: ignore[arg-type]
+
     def __len__(self) -> int:
         return len(self.images)
+
+    def parts(self, indices: Tensor) -> Sequence[Tensor]:
+        """`indices` in batches whose features fit into memory."""
+        return indices.split(max(1, min(512, _AT_ONCE // math.prod(self.feature_shape))))
 
     def pixels(self, indices: Tensor) -> Tensor:
         """The attacker's images as floats in [0, 1], (n, C, H, W)."""
         return self._pixels[indices.to(self.device)].float().div_(255)
 
-    def encode(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """What leaves the device for images x, with fresh noise, in float32."""
+    def release(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """What leaves the device for images x, as it is, with fresh noise."""
         with evaluating(self._model):
-            return self._model.encode(x.to(self.device), generator).float()
+            return self._model.encode(x.to(self.device), generator)
+
+    def record(self, indices: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """The attacker's images at `indices` and what left the device for them, as it is."""
+        x = self.pixels(indices)
+        return x, self.release(x, generator)
+
+    def seen(self, z: Tensor) -> Tensor:
+        """What this attacker makes of releases z (n, ...): whitened, (n, *feature_shape) float32."""
+        return self.whitening(self._flat(z)).reshape(len(z), *self.feature_shape)
+
+    def encode(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """`seen` of what leaves the device for images x, with fresh noise."""
+        return self.seen(self.release(x, generator))
 
     def pairs(self, indices: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """The attacker's images at `indices` and what left the device for them."""
-        x = self.pixels(indices)
-        return x, self.encode(x, generator)
+        """The attacker's images at `indices` and `seen` of what left the device for them."""
+        x, z = self.record(indices, generator)
+        return x, self.seen(z)
 
     def features(self, x: Tensor) -> Tensor:
-        """z_hat (n, ...) of images x (n, C, H, W), differentiable with respect to x: the white-box view.
+        """`seen` of z_hat for images x (n, C, H, W), differentiable with respect to x: the white-box view.
 
         An attacker with the encoder's weights computes it without the device, for images of its own. It never is the
         feature of a victim's image, of which only `encode` says something.
@@ -120,7 +174,38 @@ class Observer:
                 "such as strong, ridge or nearest"
             )
         with evaluating(self._model, gradients=True):
-            return self._model.features(x.to(self.device)).float()
+            return self.seen(self._model.features(x.to(self.device)))
+
+    def inside(self, *names: str) -> "Observer":
+        """The same attacker, who looks at what the cloud computes from a release instead of at the release.
+
+        Args:
+            names: of `attacks.cloud_activations`; several are put side by side.
+
+        Raises:
+            ConfigError: the cloud computes nothing of that name.
+        """
+        other = copy.copy(self)
+        for told in ("whitening", "white_box"):
+            vars(other).pop(told, None)
+        other._names = names
+        other.feature_shape = (other._flat(self.record(torch.arange(1))[1]).shape[1],)
+        return other
+
+    def activations(self) -> list[Activation]:
+        """What the cloud computes from what leaves the device, by the names that `inside` takes."""
+        return cloud_activations(self._model, self.pixels(torch.arange(2)))
+
+    def activated(self, indices: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+        """What the cloud computes from one release of the attacker's images at `indices`, (n, D) as it is."""
+        z = self.record(indices, generator(0, "activated", device=self.device))[1]
+        return activations(self._model.cloud, z, names)
+
+    def _flat(self, z: Tensor) -> Tensor:
+        if not self._names:
+            return z.flatten(1)
+        found = activations(self._model.cloud, z.to(self.device), self._names)
+        return torch.cat([found[name] for name in self._names], 1)
 
     def encode_repeated(
         self,
@@ -162,7 +247,7 @@ class Fit:
 
 
 class Attack(ABC):
-    """Base of every attack: `fit(observer)`, then `reconstruct(z)`.
+    """Base of every attack: `fit(observer)`, then `reconstruct(z)`. A leaf gives `learn`, `answer` and `tensors`.
 
     Attributes:
         config: settings, a frozen dataclass.
@@ -183,8 +268,8 @@ class Attack(ABC):
     def __init__(self, config: Any) -> None:
         self.config = config
         self.history: list[dict[str, float]] = []
+        self._observer: Observer | None = None
 
-    @abstractmethod
     def fit(
         self,
         observer: Observer,
@@ -203,20 +288,54 @@ class Attack(ABC):
 
         Raises:
             ConfigError: the observer hands out less than this attack needs.
-            Interrupted: `should_stop` said so; the same call goes on from `state`.
+            Interrupted: `should_stop` said so; the same call resumes from `state`.
         """
+        began = time.monotonic()
+        self.learn(observer, progress=progress, state=state, should_stop=should_stop)
+        self.seconds = self.seconds or time.monotonic() - began
+        self._observer = observer
+        return self
 
-    @abstractmethod
+    @torch.no_grad()
     def reconstruct(self, z: Tensor) -> Tensor:
-        """(N, ...) released features -> (N, C, H, W) images in [0, 1].
+        """(N, ...) features as they left the device -> (N, C, H, W) images in [0, 1].
 
         Raises:
             NotFittedError: `fit` has not been called.
         """
+        return self.answer(self._fitted().seen(z))
+
+    def weights(self) -> dict[str, Tensor]:
+        """What the fitted attack consists of: its tensors, and how it whitens a release.
+
+        Raises:
+            NotFittedError: `fit` has not been called.
+        """
+        return {**self._fitted().whitening.tensors(), **self.tensors()}
 
     @abstractmethod
-    def weights(self) -> dict[str, Tensor]:
-        """What the fitted attack consists of, as tensors."""
+    def learn(
+        self,
+        observer: Observer,
+        *,
+        progress: Progress | None = None,
+        state: Path | None = None,
+        should_stop: Callable[[], bool] | None = None,
+    ) -> None:
+        """`fit` of this attack; sets `outcome`."""
+
+    @abstractmethod
+    def answer(self, seen: Tensor) -> Tensor:
+        """`reconstruct` from what the observer makes of releases (`Observer.seen`), (N, *feature_shape)."""
+
+    @abstractmethod
+    def tensors(self) -> dict[str, Tensor]:
+        """What was learned."""
+
+    def _fitted(self) -> Observer:
+        if self._observer is None:
+            raise NotFittedError("the attack has not been fitted; call fit(observer) first")
+        return self._observer
 
 
 def hold_out(count: int, share: float, seed: int) -> tuple[Tensor, Tensor]:

@@ -29,7 +29,7 @@ class DecoderConfig:
         width: channels of every layer.
         blocks: residual blocks before upsampling.
         hold_out: fraction of the attacker's images that only judge: they choose the epoch and show convergence.
-        precision: `auto`, `fp32` or `bf16`.
+        precision: `auto` and `fp32` compute in float32 on every machine; `bf16` does not.
         seed: of initial weights, order and noise.
     """
 

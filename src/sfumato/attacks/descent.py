@@ -10,8 +10,6 @@ from sfumato.errors import ConfigError
 
 __all__ = ["Likelihood", "descend", "need_white_box", "total_variation"]
 
-_SILENT = 0.02  # a feature without noise is fitted as if the noise were this part of its spread
-
 
 def need_white_box(observer: Observer, name: str) -> None:
     """Refuse an observer whose encoder this attack cannot look into.
@@ -33,19 +31,20 @@ def total_variation(x: Tensor) -> Tensor:
 
 
 class Likelihood:
-    """`|z_hat(x) - z|^2 / (2 sigma^2)`, the negative log-likelihood of x up to a constant, in nats.
+    """`|z_hat(x) - z|^2 / 2` in units of the noise: the negative log-likelihood of x up to a constant, in nats.
 
-    sigma is the channel's noise as the attacker believes it to be. Without noise, 2 % of the feature's spread stands
-    in for it, which only sets the balance with the prior. Quantising and dropping are not modelled.
+    The noise is what the attacker believes it to be (`Observer.noise_std`), or measured where it is not Gaussian alone.
+    In directions without noise, 2 % of the feature's spread stands in for it, which only sets the balance with the
+    prior. That quantising and dropping are not Gaussian is not modelled.
     """
 
-    def __init__(self, observer: Observer, spread: float) -> None:
+    def __init__(self, observer: Observer) -> None:
         self._observer = observer
-        self.sigma = max(observer.noise_std, _SILENT * spread)
 
-    def __call__(self, x: Tensor, z: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, seen: Tensor) -> Tensor:
         """(N, C, H, W) and (N, ...) -> (N,)."""
-        return (self._observer.features(x) - z).flatten(1).square().sum(1) / (2 * self.sigma**2)
+        difference = (self._observer.features(x) - seen).flatten(1)
+        return self._observer.whitening.in_noise(difference).square().sum(1) / 2
 
 
 def descend(

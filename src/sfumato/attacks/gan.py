@@ -34,7 +34,7 @@ class GanConfig:
         width: channels of the generator's layers and of the critic's first one.
         blocks: residual blocks of the generator before upsampling.
         hold_out: fraction of the attacker's images that only judge: they choose the epoch and show convergence.
-        precision: `auto`, `fp32` or `bf16`; the gradient penalty, differentiated twice, stays in float32.
+        precision: `auto` and `fp32` compute in float32 on every machine; with `bf16` only the gradient penalty does.
         seed: of initial weights, order and noise.
     """
 

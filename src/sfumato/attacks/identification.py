@@ -24,7 +24,8 @@ MOST_CANDIDATES = 2000
 _CHUNK = 64  # images encoded at once
 _ROWS = 256  # releases compared with all candidates at once
 _EXACT = 1e-6  # of the candidates' variance: what a coordinate without noise is compared to
-_TIE = 1e-9  # of the distances' scale, far above rounding in float64
+_ROUNDING = 1e-13  # of the squares that cancel in a squared distance, in float64
+_TIE, _SAME = 1e-9, 1e-6  # relative and absolute: what two squared distances may differ by and still be called equal
 
 
 def identify(released: Tensor, candidates: Tensor, noise_std: float | Tensor) -> Tensor:
@@ -78,11 +79,18 @@ def identify(released: Tensor, candidates: Tensor, noise_std: float | Tensor) ->
     for rows in torch.arange(len(sent), device=sent.device).split(_ROWS):
         part = sent[rows]
         distances = part.square().sum(1, keepdim=True) - 2 * part @ known.T + lengths
-        slack = _TIE * (part.square().sum(1) + lengths[rows] + 1)
-        ties = distances <= (distances.amin(1) + slack)[:, None]
-        right = ties.gather(1, rows[:, None]).squeeze(1)
-        hits.append(right / ties.sum(1).double())
-    return torch.cat(hits)
+        # Rounding of this form: candidates within it are compared once more, by their differences.
+        slack = _ROUNDING * (part.square().sum(1) + lengths.max())
+        close = distances <= (distances.amin(1) + slack)[:, None]
+        for row, near in zip(rows.tolist(), close, strict=True):
+            names = near.nonzero().squeeze(1)
+            if not bool(near[row]):
+                hits.append(0.0)
+                continue
+            again = (known[names] - sent[row]).square().sum(1)
+            ties = again <= (1 + _TIE) * again.min() + _SAME
+            hits.append(float(ties[names == row].sum() / ties.sum()))
+    return torch.tensor(hits, dtype=torch.float64, device=sent.device)
 
 
 @dataclass(frozen=True)

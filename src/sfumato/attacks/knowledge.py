@@ -1,20 +1,25 @@
 """What an attacker knows, from the paper's worst case down to a few pairs, and the observers that hand it out."""
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from sfumato.attacks.base import Observer
-from sfumato.attacks.queries import Duplicates, Noise
+from sfumato.attacks.queries import Duplicates, Noise, Queries, aggregate, encode_repeated
 from sfumato.data import ImageSet
 from sfumato.errors import ConfigError
 from sfumato.modes import evaluating
 from sfumato.seeds import generator
 from sfumato.split import Channel, SplitModel
 
-__all__ = ["Knowledge", "Narrowed", "NoiseObserver", "PairsObserver", "observe"]
+__all__ = ["Knowledge", "Narrowed", "NoiseObserver", "PairsObserver", "QueryObserver", "observe"]
+
+
+_CHUNK = 64  # images whose K answers are held at once
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,8 @@ class Narrowed(Observer):
     """An observer that hands out what another one does; subclasses hand out less."""
 
     def __init__(self, inner: Observer) -> None:
-        self.__dict__.update({name: value for name, value in vars(inner).items() if name != "white_box"})
+        told = ("white_box", "whitening")
+        self.__dict__.update({name: value for name, value in vars(inner).items() if name not in told})
         self.inner = inner
         self.encodes = inner.encodes
 
@@ -83,9 +89,9 @@ class Narrowed(Observer):
         """As the inner observer believes it to be."""
         return self.inner.noise_std
 
-    def encode(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def release(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """What the inner observer hands out."""
-        return self.inner.encode(x, generator)
+        return self.inner.release(x, generator)
 
     def encode_repeated(
         self,
@@ -97,10 +103,62 @@ class Narrowed(Observer):
         generator: torch.Generator | None = None,
         key: bytes = b"device",
     ) -> Tensor:
-        """Repeated exact queries go through `encode`, so that they show no more than it does."""
+        """Repeated exact queries go through `release`, so that they show no more than it does."""
         if noise == "fresh" and duplicates == "exact":
-            return torch.stack([self.encode(x, generator) for _ in range(queries)], 1)
+            return torch.stack([self.release(x, generator) for _ in range(queries)], 1)
         raise ConfigError("this attacker can only repeat exact queries with fresh noise")
+
+
+class QueryObserver(Narrowed):
+    """What an attacker sees who has every image sent K times and averages the answers, in any form of `Queries`.
+
+    It learns from its own images, sent in the same form under keys of its own: the mean of K answers that it learns
+    from is distributed like the one that it has of a victim. The mean is a sufficient statistic for exact repeats under
+    Gaussian noise; for near-duplicates it is one attack.
+
+        seen = QueryObserver(observer, Queries(16, noise="memoised", duplicates="levels"))
+        attack = RidgeAttack().fit(seen)
+        found = invert(attack, model, images, release=seen.asked)
+    """
+
+    def __init__(self, inner: Observer, plan: Queries) -> None:
+        super().__init__(inner)
+        self.plan = plan
+
+    @property
+    def noise_std(self) -> float:
+        """The noise of the mean."""
+        return self.inner.noise_std * self.plan.noise_factor
+
+    @property
+    def plain_noise(self) -> float | None:
+        """As `Observer.plain_noise`; near-duplicates differ by more than noise."""
+        exact = self.plan.duplicates in ("exact", "devices")
+        return super().plain_noise if exact and self.inner.plain_noise is not None else None
+
+    def release(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """The mean of the answers to K queries under a key that nobody has used before."""
+        where = self.device if generator is None else generator.device
+        key = torch.randint(256, (16,), generator=generator, device=where).tolist()
+        options = {"noise": self.plan.noise, "duplicates": self.plan.duplicates, "key": bytes(key)}
+        if self.plan.noise == "memoised" and self.plan.duplicates == "exact":
+            return self.inner.release(x, generator)
+        return self._mean(self.inner.encode_repeated, x, generator, options)
+
+    def asked(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """The mean of a victim's answers for images x, with the device's key: what `invert` takes as `release`."""
+
+        def victim(part: Tensor, **options: Any) -> Tensor:
+            return encode_repeated(self._model, part, **options)
+
+        return self._mean(victim, x, generator, {"noise": self.plan.noise, "duplicates": self.plan.duplicates})
+
+    def _mean(
+        self, ask: Callable[..., Tensor], x: Tensor, generator: torch.Generator | None, options: dict[str, Any]
+    ) -> Tensor:
+        parts = x.to(self.device).split(_CHUNK)
+        answers = (ask(part, queries=self.plan.queries, generator=generator, **options) for part in parts)
+        return torch.cat([aggregate(one) for one in answers])
 
 
 class NoiseObserver(Narrowed):
@@ -124,8 +182,13 @@ class NoiseObserver(Narrowed):
         """The middle of the believed range."""
         return (self._low + self._high) / 2
 
+    @property
+    def plain_noise(self) -> float | None:
+        """As `Observer.plain_noise`; noise of many levels is not one Gaussian."""
+        return super().plain_noise if self._low == self._high else None
+
     @torch.no_grad()
-    def encode(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def release(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """What this attacker takes for a release."""
         with evaluating(self._silent):
             z = self._silent.encode(x.to(self.device), generator)
@@ -133,7 +196,7 @@ class NoiseObserver(Narrowed):
         share = torch.rand(len(z), generator=generator, device=where).to(z)
         noise = torch.randn(z.shape, generator=generator, device=where).to(z)
         level = (self._low + share * (self._high - self._low)).reshape(-1, *(1,) * (z.ndim - 1))
-        return self._grid.release(z + level * noise).float()
+        return self._grid.release(z + level * noise)
 
 
 class PairsObserver(Narrowed):
@@ -144,10 +207,9 @@ class PairsObserver(Narrowed):
         self.encodes = False
         self._white_box = False
         noise = generator(seed, "pairs", device=inner.device)
-        parts = torch.arange(len(inner)).split(512)
-        self._recorded = torch.cat([inner.pairs(part, noise)[1] for part in parts])
+        self._recorded = torch.cat([inner.record(part, noise)[1] for part in inner.parts(torch.arange(len(inner)))])
 
-    def encode(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def release(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Refused.
 
         Raises:
@@ -155,7 +217,7 @@ class PairsObserver(Narrowed):
         """
         raise ConfigError("this attacker has only recorded pairs and can encode nothing; use `pairs`")
 
-    def pairs(self, indices: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+    def record(self, indices: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """The known images at `indices` and what was recorded for them; the same at every call."""
         return self.pixels(indices), self._recorded[indices.to(self.device)]
 

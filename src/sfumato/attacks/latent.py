@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from sfumato.attacks.linear import Linear, best_linear
 from sfumato.attacks.settings import check_common
 from sfumato.attacks.steps import Turn
 from sfumato.compute import Precision
-from sfumato.errors import ConfigError, NotFittedError
+from sfumato.errors import ConfigError
 from sfumato.metrics import mse
 from sfumato.models import Autoencoder
 from sfumato.modes import evaluating
@@ -46,7 +46,7 @@ class LatentConfig:
         prior: weight of the code's Gaussian prior; none takes the best of a few on held-out images.
         choose_on: held-out images for that choice.
         hold_out: fraction of the attacker's images that only judge.
-        precision: `auto`, `fp32` or `bf16`, of which only fp32 is used here.
+        precision: not used; everything is computed in float32.
         seed: of initial weights, order, noise and starts.
     """
 
@@ -131,43 +131,41 @@ class LatentAttack(LearnedAttack[LatentConfig]):
             parts = [mse(x, net(x)) for part in judge.split(1024) if len(x := observer.pixels(part))]
         return float(torch.cat(parts).double().mean())
 
-    def fit(
+    def learn(
         self,
         observer: Observer,
         *,
         progress: Progress | None = None,
         state: Path | None = None,
         should_stop: Callable[[], bool] | None = None,
-        checkpoint_seconds: float = 30.0,
-    ) -> Self:
+    ) -> None:
         """Train the generator, then choose the prior's weight on held-out images."""
         cfg = self.config
         need_white_box(observer, self.name)
-        options: dict[str, Any] = {"progress": progress, "state": state, "should_stop": should_stop}
-        super().fit(observer, checkpoint_seconds=checkpoint_seconds, **options)
+        super().learn(observer, progress=progress, state=state, should_stop=should_stop)
         assert self.net is not None
         self.net.requires_grad_(False)
         judge, learn = hold_out(len(observer), cfg.hold_out, cfg.seed)
         self._linear = best_linear(observer, learn, judge, seed=cfg.seed)[0]
         x, z = observer.pairs(judge, generator(cfg.seed, "judge", device=observer.device))
-        self._likelihood = Likelihood(observer, float(z.std()))
+        self._likelihood = Likelihood(observer)
         few_x, few_z = x[: cfg.choose_on], z[: cfg.choose_on]
         errors: dict[float, float] = {}
         for prior in _PRIORS if cfg.prior is None else (cfg.prior,):
             self.prior = prior
-            errors[prior] = float(mse(few_x, self.reconstruct(few_z)).mean())
+            errors[prior] = float(mse(few_x, self.answer(few_z)).mean())
         self.prior = min(errors, key=lambda prior: errors[prior])
         assert self.outcome is not None
         reason = f"generator: {self.outcome.reason}; prior {self.prior:g} chosen on {len(few_x)} images"
         self.outcome = Fit(self.outcome.converged, reason, errors[self.prior], self.outcome.trivial_mse)
-        return self
 
-    def reconstruct(self, z: Tensor) -> Tensor:
-        """(N, ...) released features -> (N, C, H, W) in [0, 1], each by an optimisation of its own."""
-        if self._likelihood is None or self._linear is None or not isinstance(self.net, Autoencoder):
-            raise NotFittedError("the attack has not been fitted; call fit(observer) first")
+    def answer(self, seen: Tensor) -> Tensor:
+        """(N, ...) -> (N, C, H, W) in [0, 1], each by an optimisation of its own."""
+        assert isinstance(self.net, Autoencoder)
+        assert self._likelihood is not None
+        assert self._linear is not None
         with evaluating(self.net):
-            return self._search(self.net, self._likelihood, self._linear, z.float())
+            return self._search(self.net, self._likelihood, self._linear, seen)
 
     def _search(self, net: Autoencoder, likelihood: Likelihood, linear: Linear, z: Tensor) -> Tensor:
         cfg = self.config
@@ -189,9 +187,7 @@ class LatentAttack(LearnedAttack[LatentConfig]):
         best = codes[values.argmin(0), torch.arange(len(z), device=z.device)]
         return net.decode(best)
 
-    def weights(self) -> dict[str, Tensor]:
+    def tensors(self) -> dict[str, Tensor]:
         """The generator, the linear solution that gives a start, and the chosen weight."""
-        if self._linear is None:
-            raise NotFittedError("the attack has not been fitted; call fit(observer) first")
-        linear = {"slope": self._linear.slope, "offset": self._linear.offset, "prior": torch.tensor(self.prior)}
-        return {**super().weights(), **linear}
+        assert self._linear is not None
+        return {**super().tensors(), **self._linear._asdict(), "prior": torch.tensor(self.prior)}

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Hashable
 from dataclasses import asdict
 from pathlib import Path
-from typing import ClassVar, Generic, Self, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +16,8 @@ from sfumato.attacks.learner import Learner
 from sfumato.attacks.outcome import judge_outcome
 from sfumato.attacks.settings import LearnedConfig
 from sfumato.attacks.steps import Randomness, Steps, Turn, hand_over_rates
-from sfumato.compute import arranged, autocast, use_bf16
-from sfumato.errors import Interrupted, NotFittedError, SfumatoError
+from sfumato.compute import arranged, autocast
+from sfumato.errors import Interrupted, SfumatoError
 from sfumato.metrics import mse
 from sfumato.modes import evaluating
 from sfumato.seeds import derive_seed, generator
@@ -47,9 +47,11 @@ class LearnedAttack(Attack, Generic[Config]):
         net: the network that redraws, once fitted.
         history: per epoch: `epoch`, the means of `figures` over it, and `held_out_mse`.
         seconds: the training took, over all calls, interruptions not counted.
+        checkpoint_seconds: how often to save within an epoch; its end is always saved.
     """
 
     figures: ClassVar[tuple[str, ...]] = ("mse",)
+    checkpoint_seconds = 30.0
 
     config: Config
 
@@ -73,23 +75,15 @@ class LearnedAttack(Attack, Generic[Config]):
     def _step(self, learner: Learner, turn: Turn) -> Tensor:
         """One step in training mode; gives the means of `figures` over the batch, (figures,)."""
 
-    def fit(
+    def learn(
         self,
         observer: Observer,
         *,
         progress: Progress | None = None,
         state: Path | None = None,
         should_stop: Callable[[], bool] | None = None,
-        checkpoint_seconds: float = 30.0,
-    ) -> Self:
-        """Train the network.
-
-        Args:
-            observer: what the attacker may see.
-            progress: called after every epoch.
-            state: checkpoint file; where it exists the training goes on from there.
-            should_stop: asked after every step; True saves and leaves.
-            checkpoint_seconds: how often to save within an epoch; its end is always saved.
+    ) -> None:
+        """Train the network; where `state` exists the training resumes from there. `should_stop` is asked every step.
 
         Raises:
             CheckpointError: `state` belongs to another attack.
@@ -116,14 +110,14 @@ class LearnedAttack(Attack, Generic[Config]):
 
         def after_step() -> None:
             stop = should_stop is not None and should_stop()
-            if stop or time.monotonic() - saved > checkpoint_seconds:
+            if stop or time.monotonic() - saved > self.checkpoint_seconds:
                 save()
             if stop:
                 raise Interrupted("the attack was stopped; the same command goes on from there")
             if self.deadline is not None and time.monotonic() > self.deadline:
                 raise _DeadlineReached
 
-        bf16 = use_bf16(cfg.precision, observer.device, learner.net, self._input_shape("net", observer))
+        bf16 = cfg.precision == "bf16"
         random = Randomness(cfg.seed, observer.device)
         steps = Steps(self._step, self._form, learner, random, cfg.batch_size, bf16)
         late = False
@@ -143,15 +137,12 @@ class LearnedAttack(Attack, Generic[Config]):
         pixels = observer.pixels(judge)
         trivial = float(mse(pixels, observer.pixels(learn).mean(0, keepdim=True).expand_as(pixels)).mean())
         self.outcome = judge_outcome([line["held_out_mse"] for line in self.history], trivial)
-        return self
 
-    def reconstruct(self, z: Tensor) -> Tensor:
-        """(N, ...) released features -> (N, C, H, W) in [0, 1]."""
-        if self.net is None:
-            raise NotFittedError("the attack has not been fitted; call fit(observer) first")
+    def answer(self, seen: Tensor) -> Tensor:
+        """(N, ...) -> (N, C, H, W) in [0, 1]."""
+        assert self.net is not None
         with evaluating(self.net):
-            parts = [self.net(part.float()) for part in z.split(1024)]
-        return torch.cat(parts).float()
+            return torch.cat([self.net(part) for part in seen.split(1024)]).float()
 
     def _form(self, number: int) -> Hashable | None:
         """Which form step `number` has for `Steps`; None has every step computed."""
@@ -162,10 +153,9 @@ class LearnedAttack(Attack, Generic[Config]):
         done = (learner.epoch + into) / self.config.epochs
         return 0.5 * (1.0 + float(torch.cos(torch.tensor(torch.pi * done))))
 
-    def weights(self) -> dict[str, Tensor]:
-        """The weights of the network that redraws."""
-        if self.net is None:
-            raise NotFittedError("the attack has not been fitted; call fit(observer) first")
+    def tensors(self) -> dict[str, Tensor]:
+        """The weights of the network that reconstructs."""
+        assert self.net is not None
         return self.net.state_dict()
 
     def _learner(self, observer: Observer) -> Learner:

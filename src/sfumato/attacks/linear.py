@@ -13,18 +13,36 @@ from sfumato.seeds import generator
 
 __all__ = ["STRENGTHS", "Linear", "best_linear", "dual_path", "learned_from", "linear_path", "part_of", "primal_path"]
 
-STRENGTHS = tuple(10.0**exponent for exponent in range(-7, 4))
+STRENGTHS = tuple(10.0**exponent for exponent in (-24, -20, -16, -12, *range(-9, 4)))
+"""Relative regularisations a. The smallest is 10^-12 of the largest singular value; below machine precision, which a
+singular value decomposition in float64 reaches and a Gram matrix only by its square root, there is nothing to divide
+by and the direction is left out."""
 Pairs = Callable[[Tensor, torch.Generator], tuple[Tensor, Tensor]]
+
+_EXACT = 2**21  # rows times features up to which the singular values themselves are computed
+_WIDE = 2**26  # rows times features, or times pixels, at most where not all rows are taken
+_LARGEST = 2**27  # features times pixels up to which they all are
 
 
 class Linear(NamedTuple):
-    """`x_hat = offset + z @ slope`: slope (D, d), offset (d,), both float32."""
+    """`x_hat = offset + (z - centre) left right`: centre (D,), left (D, r), right (r, d), offset (d,).
 
-    slope: Tensor
+    In factors, since the product of a long feature and a large image, D x d, need not fit into memory.
+    """
+
+    centre: Tensor
+    left: Tensor
+    right: Tensor
     offset: Tensor
 
     def __call__(self, z: Tensor) -> Tensor:
-        return torch.addmm(self.offset, z.flatten(1), self.slope)
+        rows = z.flatten(1).to(self.left.dtype) - self.centre
+        return torch.addmm(self.offset, (rows @ self.left).to(self.right.dtype), self.right).float()
+
+    @property
+    def slope(self) -> Tensor:
+        """(D, d)."""
+        return (self.left.to(self.right.dtype) @ self.right).float()
 
 
 def best_linear(
@@ -78,20 +96,26 @@ def linear_path(
     pairs = pairs or observer.pairs
     noise = generator(seed, "ridge", device=observer.device)
     dimension = math.prod(observer.feature_shape)
-    indices = indices[: learned_from(observer, len(indices), size)]
-    if dimension > size:
-        draws = max(1, min(draws, size // len(indices)))
-    batches = (pairs(part, noise) for _ in range(draws) for part in indices.split(1024))
+    count = learned_from(observer, len(indices), size)
+    if observer.repeats:
+        draws = 1  # each would be the same
+    elif count < len(indices) or dimension > size:
+        draws = max(1, min(draws, size // count, _WIDE // (dimension * count)))
+    indices = indices[:count]
+    batches = (pairs(part, noise) for _ in range(draws) for part in observer.parts(indices))
     rows = ((z.flatten(1), x.flatten(1)) for x, z in batches)
-    if dimension <= draws * len(indices):
+    if max(dimension * dimension, _EXACT) < dimension * draws * count:
         return primal_path(rows, strengths)
     z, x = (torch.cat(part) for part in zip(*rows, strict=True))
     return dual_path(z, x, strengths)
 
 
 def learned_from(observer: Observer, count: int, size: int) -> int:
-    """Of `count` images how many the linear attack learns from: no more than `size` where a feature is longer."""
-    return min(count, size) if math.prod(observer.feature_shape) > size else count
+    """Of `count` images how many the linear attack learns from: a part where features or images are long."""
+    dimension, pixels = math.prod(observer.feature_shape), math.prod(observer.image_shape)
+    if dimension <= size and dimension * pixels <= _LARGEST:
+        return count
+    return min(count, size, max(2, _WIDE // max(dimension, pixels)))
 
 
 def part_of(count: int, observer: Observer) -> str:
@@ -109,7 +133,7 @@ def primal_path(batches: Iterable[tuple[Tensor, Tensor]], strengths: Sequence[fl
     """
     count = 0
     for z, x in batches:
-        z, x = _wide(z), _wide(x)
+        z, x = z.double(), x.double()
         if count == 0:
             origin_z, origin_x = z.mean(0), x.mean(0)  # near the means, so that little cancels below
             gram, cross = z.new_zeros(z.shape[1], z.shape[1]), z.new_zeros(z.shape[1], x.shape[1])
@@ -121,29 +145,40 @@ def primal_path(batches: Iterable[tuple[Tensor, Tensor]], strengths: Sequence[fl
     gram -= torch.outer(sum_z, sum_z / count)
     cross -= torch.outer(sum_z, sum_x / count)
     values, vectors = torch.linalg.eigh(gram)
-    rotated = vectors.T @ cross
-    yield from _solve(values, vectors, rotated, origin_z + sum_z / count, origin_x + sum_x / count, strengths)
+    mean_z, mean_x = origin_z + sum_z / count, origin_x + sum_x / count
+    yield from _solve(values, values, vectors, vectors.T @ cross, mean_z, mean_x, strengths)
 
 
 @torch.no_grad()
 def dual_path(z: Tensor, x: Tensor, strengths: Sequence[float]) -> Iterator[Linear]:
-    """`primal_path` through the n x n Gram matrix, for fewer rows than features."""
-    z, x = _wide(z), _wide(x)
+    """`primal_path` for rows (n, D) in memory: through their singular values Z = U S V^T, or, where there are many, the
+    n x n Gram matrix, whose eigenvectors give `Z^T U`. Never a D x D or a D x d matrix.
+    """
+    exact = z.numel() <= _EXACT
+    z, x = z.double() if exact else z, x.double()
     mean_z, mean_x = z.mean(0), x.mean(0)
     z, x = z - mean_z, x - mean_x
-    values, vectors = torch.linalg.eigh(z @ z.T)
-    yield from _solve(values, z.T @ vectors, vectors.T @ x, mean_z, mean_x, strengths)
+    if exact:
+        left, singular, right = torch.linalg.svd(z, full_matrices=False)
+        cross = singular[:, None] * (left.T @ x)
+        yield from _solve(singular.square(), singular, right.T, cross, mean_z, mean_x, strengths)
+        return
+    gram = z.new_zeros(len(z), len(z), dtype=torch.float64)
+    for part in z.split(2**14, dim=1):
+        wide = part.double()
+        gram.addmm_(wide, wide.T)
+    values, vectors = torch.linalg.eigh(gram)
+    for one in _solve(values, values, z.T, vectors.T @ x, mean_z, mean_x, strengths):
+        yield one._replace(right=vectors @ one.right)
 
 
 def _solve(
-    values: Tensor, back: Tensor, rotated: Tensor, mean_z: Tensor, mean_x: Tensor, strengths: Sequence[float]
-) -> Iterator[Linear]:
+    values: Tensor, precise: Tensor, left: Tensor, cross: Tensor, mean_z: Tensor, mean_x: Tensor,
+    strengths: Sequence[float],
+) -> Iterator[Linear]:  # fmt: skip
+    """W = left (values + a scale)^-1 cross, without what lies below machine precision in `precise`."""
+    there = precise > max(precise.shape[0], len(mean_z)) * torch.finfo(precise.dtype).eps * precise.max()
     scale = float(values.clamp_min(0).sum() / len(mean_z))
     for strength in strengths:
-        inverse = 1.0 / (values.clamp_min(0) + max(strength * scale, torch.finfo(values.dtype).tiny))
-        slope = back @ (inverse[:, None] * rotated)
-        yield Linear(slope.float(), (mean_x - mean_z @ slope).float())
-
-
-def _wide(rows: Tensor) -> Tensor:
-    return rows.to(torch.float32 if rows.device.type == "mps" else torch.float64)
+        inverse = torch.where(there, 1.0 / (values + strength * scale), 0.0)
+        yield Linear(mean_z, left, inverse[:, None] * cross, mean_x)

@@ -1,10 +1,9 @@
 """White-box optimisation: the image whose feature comes nearest to the one seen, among images that look like images."""
 
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -14,7 +13,7 @@ from sfumato.attacks.base import Attack, Fit, Observer, Progress, hold_out
 from sfumato.attacks.descent import Likelihood, descend, need_white_box, total_variation
 from sfumato.attacks.linear import Linear, best_linear
 from sfumato.attacks.settings import check_share
-from sfumato.errors import CheckpointError, ConfigError, Interrupted, NotFittedError
+from sfumato.errors import CheckpointError, ConfigError, Interrupted
 from sfumato.metrics import mse
 from sfumato.seeds import derive_seed, generator
 
@@ -85,22 +84,21 @@ class OptimizationAttack(Attack):
         self._mean = torch.empty(0)
         self._variance = 1.0
 
-    def fit(
+    def learn(
         self,
         observer: Observer,
         *,
         progress: Progress | None = None,
         state: Path | None = None,
         should_stop: Callable[[], bool] | None = None,
-    ) -> Self:
+    ) -> None:
         """Fit the linear solution and choose the weights, which `state` remembers one by one."""
         cfg: OptimizationConfig = self.config
         need_white_box(observer, self.name)
-        began = time.monotonic()
         judge, learn = hold_out(len(observer), cfg.hold_out, cfg.seed)
         self._linear = best_linear(observer, learn, judge, seed=cfg.seed)[0]
         x, z = observer.pairs(judge, generator(cfg.seed, "judge", device=observer.device))
-        self._likelihood = Likelihood(observer, float(z.std()))
+        self._likelihood = Likelihood(observer)
         self._mean = observer.pixels(learn[:4096]).mean(0)
         self._variance = float((x - self._centre(z)).square().mean().clamp_min(1e-8))
         few_x, few_z = x[: cfg.choose_on], z[: cfg.choose_on]
@@ -114,7 +112,7 @@ class OptimizationAttack(Attack):
             key = f"{tv} {prior}"
             if key not in errors:
                 self.tv, self.prior = tv, prior
-                errors[key] = float(mse(few_x, self.reconstruct(few_z)).mean())
+                errors[key] = float(mse(few_x, self.answer(few_z)).mean())
                 if state is not None:
                     checkpoint.save(state, {}, {"identity": identity, "errors": errors})
                 if progress is not None:
@@ -127,8 +125,6 @@ class OptimizationAttack(Attack):
         tv = min(tvs, key=lambda tv: judge_weights(tv, prior))
         self.tv, self.prior = tv, prior
         self.outcome = self._outcome(few_x, few_z, judge_weights(tv, prior))
-        self.seconds = time.monotonic() - began
-        return self
 
     def _outcome(self, x: Tensor, z: Tensor, error: float) -> Fit:
         short = self._search(z, max(1, self.config.iterations // 2))[1]
@@ -142,15 +138,14 @@ class OptimizationAttack(Attack):
         )
 
     @torch.no_grad()
-    def reconstruct(self, z: Tensor) -> Tensor:
-        """(N, ...) released features -> (N, C, H, W) in [0, 1], each by an optimisation of its own."""
-        return self._search(z, self.config.iterations)[0]
+    def answer(self, seen: Tensor) -> Tensor:
+        """(N, ...) -> (N, C, H, W) in [0, 1], each by an optimisation of its own."""
+        return self._search(seen, self.config.iterations)[0]
 
     def _search(self, z: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
         cfg: OptimizationConfig = self.config
-        if self._likelihood is None:
-            raise NotFittedError("the attack has not been fitted; call fit(observer) first")
-        likelihood, z = self._likelihood, z.float()
+        assert self._likelihood is not None
+        likelihood = self._likelihood
         centre = self._centre(z)
 
         def objective(x: Tensor) -> Tensor:
@@ -186,12 +181,11 @@ class OptimizationAttack(Attack):
         seeded = torch.Generator().manual_seed(derive_seed(self.config.seed, "restart", number))
         return (sketch + 0.1 * torch.randn(sketch.shape[1:], generator=seeded).to(sketch)).clamp(0, 1)
 
-    def weights(self) -> dict[str, Tensor]:
+    def tensors(self) -> dict[str, Tensor]:
         """The linear solution, the mean image and the chosen weights."""
-        if self._linear is None:
-            raise NotFittedError("the attack has not been fitted; call fit(observer) first")
+        assert self._linear is not None
         chosen = torch.tensor([self.tv, self.prior, self._variance])
-        return {"slope": self._linear.slope, "offset": self._linear.offset, "mean": self._mean, "chosen": chosen}
+        return {**self._linear._asdict(), "mean": self._mean, "chosen": chosen}
 
 
 def _known(state: Path | None, identity: dict[str, Any]) -> dict[str, float]:

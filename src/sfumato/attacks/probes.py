@@ -94,7 +94,7 @@ def probe_attribute(
 ) -> Probe:
     """Read an attribute of unseen images with a linear classifier that learned on the attacker's images.
 
-    Softmax regression on standardised inputs with an L2 penalty chosen on held-out images, fitted by L-BFGS.
+    Softmax regression on the whitened feature, or on images, with an L2 penalty chosen on held-out images, by L-BFGS.
 
     Args:
         observer: what the attacker sees.
@@ -113,15 +113,19 @@ def probe_attribute(
         )
     judge, learn = hold_out(len(observer), 0.1, seed)
     noise = generator(seed, "probe", device=observer.device)
-    reads = _reader(attack)
+
+    def reads(seen: Tensor) -> Tensor:
+        return (seen if attack is None else attack.answer(seen)).flatten(1)
+
     device = observer.device
 
     def seen(indices: Tensor) -> Tensor:
-        return torch.cat([reads(observer.pairs(part, noise)[1]) for part in indices.split(512)])
+        return torch.cat([reads(observer.pairs(part, noise)[1]) for part in observer.parts(indices)])
 
     rows = torch.cat([seen(learn) for _ in range(draws)])
     answers = mine[learn].repeat(draws).to(device)
-    mean, std = rows.mean(0), rows.std(0) + 1e-3 * rows.std() + 1e-8
+    mean = rows.mean(0)
+    std = (rows - mean).square().mean().sqrt() + 1e-8  # one for all: a rotated feature stays a rotated feature
     classes = int(max(mine.max(), theirs.max())) + 1
     checked, truth = (seen(judge) - mean) / std, mine[judge].to(device)
     best: tuple[float, Tensor] | None = None
@@ -131,22 +135,16 @@ def probe_attribute(
         if best is None or right > best[0]:
             best = right, weights
     assert best is not None
-    released = [_release(model, images, part, noise) for part in torch.arange(len(images)).split(512)]
-    shown = (torch.cat([reads(z) for z in released]) - mean) / std
+    released = [_release(model, images, part, noise) for part in observer.parts(torch.arange(len(images)))]
+    shown = (torch.cat([reads(observer.seen(z)) for z in released]) - mean) / std
     correct = (_scores(shown, best[1]).argmax(1).cpu() == theirs).double()
     commonest = mine.bincount().argmax()
     return _probe(name, attack, correct, float((theirs == commonest).double().mean()))
 
 
-def _reader(attack: Attack | None) -> Callable[[Tensor], Tensor]:
-    if attack is None:
-        return lambda z: z.float().flatten(1)
-    return lambda z: attack.reconstruct(z).flatten(1)
-
-
 def _release(model: SplitModel, images: ImageSet, part: Tensor, noise: torch.Generator) -> Tensor:
     with evaluating(model):
-        return model.encode(images.float(part).to(noise.device), noise).float()
+        return model.encode(images.float(part).to(noise.device), noise)
 
 
 def _probe(what: str, attack: Attack | None, correct: Tensor, chance: float) -> Probe:

@@ -1,21 +1,26 @@
-"""One input sent more than once: what leaves the device, with fresh noise and with memoised noise."""
+"""One input, or images that look the same, sent more than once, with fresh or memoised noise."""
 
 import hashlib
 import hmac
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from sfumato.attacks.duplicates import Duplicates, near_duplicates
 from sfumato.errors import ConfigError
 from sfumato.modes import evaluating
 from sfumato.split import SplitModel
 
-__all__ = ["Duplicates", "Noise", "Queries", "aggregate", "encode_repeated"]
+__all__ = ["Duplicates", "Noise", "Queries", "aggregate", "encode_repeated", "near_duplicates"]
 
 Noise = Literal["fresh", "memoised"]
+Duplicates = Literal["exact", "levels", "shift", "recode", "devices"]
+
+_SHIFTS = [(0, 0), (0, 1), (1, 0), (0, -1), (-1, 0), (1, 1), (-1, -1), (1, -1), (-1, 1)]
+_BEST_QUALITY, _WORST_QUALITY = 98, 35
 
 
 @dataclass(frozen=True)
@@ -46,9 +51,19 @@ class Queries:
 
     @property
     def noise_factor(self) -> float:
-        """By what the noise shrinks in the mean of all answers: 1 / sqrt(K), or 1 where each repeats the first."""
-        repeats = self.noise == "memoised" and self.duplicates == "exact"
-        return 1.0 if repeats else float(self.queries) ** -0.5
+        """By what the noise shrinks in the mean of all answers: `1 / sqrt(K)` where each meets noise of its own.
+
+        Memoised noise comes back where the same pixels are sent again: always with exact repeats, and after 9 shifts or
+        65 qualities. `sqrt(sum_i n_i^2) / K` with n_i answers of the i-th noise.
+
+        >>> Queries(16).noise_factor, Queries(16, "memoised").noise_factor
+        (0.25, 1.0)
+        """
+        different = {"exact": 1, "shift": len(_SHIFTS), "recode": 2 + _BEST_QUALITY - _WORST_QUALITY}
+        most = self.queries if self.noise == "fresh" else different.get(self.duplicates, self.queries)
+        times, more = divmod(self.queries, min(most, self.queries))
+        kinds = min(most, self.queries)
+        return float((more * (times + 1) ** 2 + (kinds - more) * times**2) ** 0.5 / self.queries)
 
 
 @torch.no_grad()
@@ -123,3 +138,52 @@ def _memoised(model: SplitModel, x: Tensor, z_hat: Tensor, key: bytes) -> Tensor
         seeded = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
         released.append(model.channel.release(feature, seeded))
     return torch.cat(released)
+
+
+def near_duplicates(x: Tensor, count: int, kind: Duplicates, generator: torch.Generator | None = None) -> Tensor:
+    """(n, C, H, W) -> (n, count, C, H, W), the image itself first.
+
+    levels   a random half of the pixels, each one grey level of 8 bits up or down, within 0 .. 255
+    shift    by one pixel in the eight directions in turn, the border repeated
+    recode   JPEG at quality 98, 97, .. 35 in turn
+    """
+    first = (x * 255).round()
+    made = [first]
+    for number in range(1, count):
+        if kind == "levels":
+            made.append((first + _steps(first, generator)).clamp(0, 255))
+        elif kind == "shift":
+            made.append(_shifted(first, *_SHIFTS[number % len(_SHIFTS)]))
+        elif kind == "recode":
+            made.append(_recoded(first, _BEST_QUALITY - (number - 1) % (_BEST_QUALITY - _WORST_QUALITY + 1)))
+        else:
+            made.append(first)
+    return torch.stack(made, 1).div_(255)
+
+
+def _steps(like: Tensor, generator: torch.Generator | None) -> Tensor:
+    device = like.device if generator is None else generator.device
+    die = torch.randint(4, like.shape, generator=generator, device=device).to(like.device)
+    return (die == 0).to(like) - (die == 1).to(like)
+
+
+def _shifted(x: Tensor, down: int, right: int) -> Tensor:
+    height, width = x.shape[2:]
+    padded = F.pad(x, (1, 1, 1, 1), mode="replicate")
+    return padded[:, :, 1 - down : 1 - down + height, 1 - right : 1 - right + width]
+
+
+def _recoded(x: Tensor, quality: int) -> Tensor:
+    import simplejpeg
+
+    n, channels, height, width = x.shape
+    grey = channels != 3  # anything but RGB is recoded channel by channel
+    planes = x.reshape(-1, 1, height, width) if grey else x
+    pixels = np.ascontiguousarray(planes.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy())
+    colours = "GRAY" if grey else "RGB"
+    decoded = [
+        simplejpeg.decode_jpeg(simplejpeg.encode_jpeg(image, quality=quality, colorspace=colours), colorspace=colours)
+        for image in pixels
+    ]
+    again = torch.from_numpy(np.stack(decoded)).permute(0, 3, 1, 2)
+    return again.reshape(n, channels, height, width).to(x)

@@ -128,7 +128,7 @@ def invert(
 
     def released(index: Tensor) -> Tensor:
         with evaluating(model):
-            return release(images.float(index).to(device), noise).float()
+            return release(images.float(index).to(device), noise)
 
     index = chosen_images(len(images), attack.most_images, seed)
     return _reconstruct(attack, images, index, released, keep, state, progress, should_stop)

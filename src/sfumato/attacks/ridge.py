@@ -1,20 +1,20 @@
 """Linear inversion in closed form: the baseline that says, within seconds, whether a trained attack has converged."""
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from sfumato.attacks.base import Attack, Fit, Observer, Progress, hold_out
-from sfumato.attacks.linear import Linear, best_linear, learned_from, part_of
+from sfumato.attacks.linear import STRENGTHS, Linear, best_linear, dual_path, learned_from, part_of
 from sfumato.attacks.settings import check_share
-from sfumato.errors import ConfigError, NotFittedError
+from sfumato.attacks.whitening import whiten
+from sfumato.errors import ConfigError
 
-__all__ = ["RidgeAttack", "RidgeConfig"]
+__all__ = ["Reading", "RidgeAttack", "RidgeConfig", "rank_activations"]
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,10 @@ class RidgeAttack(Attack):
 
         x_hat = m_x + (z - m_z) W,    W = (Z^T Z + a s I)^-1 Z^T X,    s = trace(Z^T Z) / D
 
-    with the rows of Z and X centred at their means m and a the relative regularisation with the smallest error on
-    held-out images. Solved in float64 through an eigendecomposition, D x D or, with fewer rows than features, in the
-    dual form n x n. Values outside [0, 1] are clipped. It is the best attack of all where feature and image are jointly
-    Gaussian, and its error is an upper bound on what any converged attack should reach.
+    with the rows of Z (whitened) and X centred at their means m and a the relative regularisation with the smallest
+    error on held-out images, down to machine precision. Solved in float64 through singular values, or, with many rows,
+    through an eigendecomposition, D x D or n x n. Values outside [0, 1] are clipped. It is the best attack of all where
+    feature and image are jointly Gaussian, and its error is an upper bound on what any converged attack should reach.
     """
 
     name: ClassVar[str] = "ridge"
@@ -58,39 +58,87 @@ class RidgeAttack(Attack):
         self.strength = float("nan")
         self._shape: tuple[int, ...] = ()
 
-    def fit(
+    def learn(
         self,
         observer: Observer,
         *,
         progress: Progress | None = None,
         state: Path | None = None,
         should_stop: Callable[[], bool] | None = None,
-    ) -> Self:
+    ) -> None:
         """Solve. Takes seconds, so there is no state to resume from."""
         cfg: RidgeConfig = self.config
-        began = time.monotonic()
         judge, learn = hold_out(len(observer), cfg.hold_out, cfg.seed)
-        self.linear, error, strength = best_linear(
+        self.linear, error, self.strength = best_linear(
             observer, learn, judge, draws=cfg.draws, size=cfg.size, seed=cfg.seed
         )
-        self.strength, self._shape = strength, observer.image_shape
-        self.seconds = time.monotonic() - began
+        self._shape = observer.image_shape
         used = len(judge) + learned_from(observer, len(learn), cfg.size)
-        reason = f"closed form, regularisation {strength:g} chosen on {len(judge)} images" + part_of(used, observer)
-        self.outcome = Fit(True, reason, error)
+        reason = f"closed form, regularisation {self.strength:g} chosen on {len(judge)} images"
+        self.outcome = Fit(True, reason + part_of(used, observer), error)
         if progress is not None:
             progress(1, 1, {"mse": error, "held_out_mse": error})
-        return self
 
-    @torch.no_grad()
-    def reconstruct(self, z: Tensor) -> Tensor:
-        """(N, ...) released features -> (N, C, H, W) in [0, 1]."""
-        if self.linear is None:
-            raise NotFittedError("the attack has not been fitted; call fit(observer) first")
-        return self.linear(z.float()).clamp(0, 1).reshape(len(z), *self._shape)
+    def answer(self, seen: Tensor) -> Tensor:
+        """(N, ...) -> (N, C, H, W) in [0, 1]."""
+        assert self.linear is not None
+        return self.linear(seen).clamp(0, 1).reshape(len(seen), *self._shape)
 
-    def weights(self) -> dict[str, Tensor]:
-        """Slope and offset of the linear map."""
-        if self.linear is None:
-            raise NotFittedError("the attack has not been fitted; call fit(observer) first")
-        return {"slope": self.linear.slope, "offset": self.linear.offset}
+    def tensors(self) -> dict[str, Tensor]:
+        """The factors of the linear map."""
+        assert self.linear is not None
+        return self.linear._asdict()
+
+
+class Reading(NamedTuple):
+    """How much of an image a linear attack reads from one activation of the cloud.
+
+    Attributes:
+        name: of the activation, for `Observer.inside`.
+        dimension: of it.
+        mse: on held-out images, from few images to learn from: a rank, and no figure for a report.
+    """
+
+    name: str
+    dimension: int
+    mse: float
+
+
+_TRIED = 384  # images
+_VALUES = 2**24  # of all activations that are held at once
+_LONGEST = 2**16  # values of an activation that is tried
+
+
+def rank_activations(observer: Observer) -> list[Reading]:
+    """Every activation of the cloud by what it gives away, the one that gives most first, in one pass over few images.
+
+    A cloud that undoes a scrambling computes the image on the way. Attack the first few in full, and all together:
+    `RidgeAttack().fit(observer.inside(name))`.
+
+    >>> from torch import nn
+    >>> from sfumato import Channel, SplitModel
+    >>> from sfumato.data import ImageSet
+    >>> pixels = torch.randint(0, 256, (200, 1, 2, 2), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    >>> model = SplitModel(nn.Flatten(), Channel(), nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 1)))
+    >>> seen = Observer(model, ImageSet(pixels, torch.zeros(200, dtype=torch.long), ("any",)))
+    >>> [reading.dimension for reading in rank_activations(seen)]
+    [4, 1]
+    """
+    count = min(len(observer), _TRIED)
+    judge, learn = hold_out(count, 0.25, 0)
+    x = observer.pixels(torch.arange(count)).flatten(1)
+    known = [one for one in observer.activations() if one.dimension <= _LONGEST]
+    found = []
+    while known:
+        names, room = [], _VALUES
+        while known and (not names or known[0].dimension * count <= room):
+            room -= known[0].dimension * count
+            names.append(known.pop(0).name)
+        batches = [observer.activated(part, names) for part in torch.arange(count).split(32)]
+        for name in names:
+            rows = torch.cat([batch.pop(name) for batch in batches])
+            rows = whiten(rows, None, None)(rows)
+            paths = dual_path(rows[learn], x[learn], STRENGTHS)
+            errors = [float((one(rows[judge]).clamp(0, 1) - x[judge]).square().mean()) for one in paths]
+            found.append(Reading(name, rows.shape[1], min(errors)))
+    return sorted(found, key=lambda one: one.mse)

@@ -42,7 +42,7 @@ class StrongConfig:
         width: channels of every layer.
         blocks: residual blocks before upsampling.
         hold_out: fraction of the attacker's images that only judge: they choose the epoch and show convergence.
-        precision: `auto`, `fp32` or `bf16`.
+        precision: `auto` and `fp32` compute in float32 on every machine; `bf16` does not.
         seed: of initial weights, order, views and noise.
     """
 

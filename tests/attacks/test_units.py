@@ -1,0 +1,200 @@
+"""No attack depends on units: figures are the same under z -> A z + b, whatever is attacked and however."""
+
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from attack_cases import ATTACKS, images
+from torch import nn
+
+from sfumato.attacks import Observer, RidgeAttack, build, identify, invert, measure_leakage, probe_attribute
+from sfumato.attacks.whitening import whiten
+from sfumato.split import Channel, SplitModel
+
+D = 12
+LEARNED = ("decoder", "gan", "strong", "latent")
+TOLERANCE = 0.02  # of the error: what rounding in float32 and the end of an iteration change
+WORSE = 1.35  # a network whose input is turned learns from other initial weights: so much worse at most
+
+
+def change(kind: str, size: int = D) -> tuple[torch.Tensor, torch.Tensor]:
+    """A (size, size) and b (size,) of z A + b, in float64."""
+    g = torch.Generator().manual_seed(5)
+    eye, none = torch.eye(size, dtype=torch.float64), torch.zeros(size, dtype=torch.float64)
+    if kind == "scale":
+        return torch.logspace(-3, 5, size, dtype=torch.float64).diag(), none
+    if kind == "shift":
+        return eye, 20 * torch.randn(size, generator=g, dtype=torch.float64)
+    if kind == "permutation":
+        return eye[torch.randperm(size, generator=g)], none
+    if kind == "rotation":
+        return torch.linalg.qr(torch.randn(size, size, generator=g, dtype=torch.float64))[0], none
+    return eye, none
+
+
+class Edge(nn.Module):
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = nn.Linear(64, D)
+        matrix, shift = change(kind)
+        self.register_buffer("matrix", matrix)
+        self.register_buffer("shift", shift)
+
+    def forward(self, x):
+        return (torch.tanh(self.layer(x.flatten(1))).double() @ self.matrix + self.shift).float()
+
+
+class Units(nn.Module):
+    """Noise first, then other units: what leaves the device is noisy and the channel does not say how."""
+
+    stochastic = True
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.matrix, self.shift = change(kind)
+
+    def forward(self, z, generator=None):
+        noisy = z + 0.05 * torch.randn(z.shape, generator=generator)
+        return (noisy.double() @ self.matrix + self.shift).float()
+
+
+def silent(kind: str) -> SplitModel:
+    return SplitModel(Edge(kind), Channel(), nn.Identity())
+
+
+def noisy(kind: str) -> SplitModel:
+    return SplitModel(Edge("none"), Channel(transforms=[Units(kind)]), nn.Identity())
+
+
+def error(name: str, model: SplitModel) -> float:
+    attack = build(ATTACKS[name]).fit(Observer(model, images(300)))
+    return float(invert(attack, model, images(60, seed=1)).mse.mean())
+
+
+@pytest.fixture(scope="module")
+def plain():
+    found: dict = {}
+
+    def of(name: str, make) -> float:
+        if (name, make) not in found:
+            found[name, make] = error(name, make("none"))
+        return found[name, make]
+
+    return of
+
+
+@pytest.mark.parametrize("kind", ["scale", "shift", "permutation", "rotation"])
+@pytest.mark.parametrize("name", ATTACKS)
+def test_no_attack_depends_on_units(plain, name, kind):
+    if name in LEARNED and kind in ("permutation", "rotation"):
+        assert error(name, silent(kind)) < WORSE * plain(name, silent)
+    else:
+        assert error(name, silent(kind)) == pytest.approx(
+            plain(name, silent), rel=5 * TOLERANCE if name in LEARNED else TOLERANCE
+        )
+
+
+@pytest.mark.parametrize("kind", ["scale", "shift", "permutation", "rotation"])
+@pytest.mark.parametrize("name", ["ridge", "nearest"])
+def test_nor_does_it_where_the_noise_has_to_be_measured(plain, name, kind):
+    if kind == "permutation":  # another place, another draw of the noise
+        pytest.skip("the noise is drawn before")
+    assert error(name, noisy(kind)) == pytest.approx(plain(name, noisy), rel=TOLERANCE)
+
+
+@pytest.mark.parametrize("kind", ["scale", "shift", "permutation", "rotation"])
+def test_probes_and_identification_do_not_either(kind):
+    def probe(model: SplitModel) -> float:
+        return probe_attribute(Observer(model, images(300)), model, images(100, seed=1), "contrast").accuracy
+
+    assert probe(silent(kind)) == pytest.approx(probe(silent("none")), abs=0.02)
+    assert measure_leakage(silent(kind), images(60, seed=1), seed=0).identified == 1
+    z_hat = torch.randn(200, D, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    z = z_hat + torch.randn(200, D, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    matrix, shift = change(kind)
+    sigma = matrix.diagonal() if kind == "scale" else 1.0
+    expected = identify(z, z_hat, 1.0)
+    assert 0.3 < float(expected.mean()) < 1
+    assert torch.equal(identify(z @ matrix + shift, z_hat @ matrix + shift, sigma), expected)
+
+
+def test_who_differs_little_beside_a_giant_coordinate_is_told_apart():
+    z_hat = torch.rand(50, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    giant = torch.arange(50, dtype=torch.float64)[:, None] // 2 * 1e8  # two by two the same
+    both = torch.cat([z_hat, giant], 1)
+    assert identify(both, both, 1e-3).tolist() == [1.0] * 50
+
+
+class Beside(nn.Module):
+    """All pixels, and something large that says nothing."""
+
+    def forward(self, x):
+        rows = x.flatten(1)
+        return torch.cat([rows, 1e6 * torch.sin(1e4 * rows.sum(1, keepdim=True))], 1)
+
+
+def test_plain_pixels_beside_a_coordinate_of_a_million_are_read():
+    model = SplitModel(Beside(), Channel(), nn.Identity())
+    attack = RidgeAttack().fit(Observer(model, images(400)))
+    assert float(invert(attack, model, images(50, seed=1)).psnr.min()) > 40
+
+
+class TestWhitening:
+    def features(self, count=4000, noise=0.3):
+        g = torch.Generator().manual_seed(0)
+        mix = torch.randn(D, D, generator=g, dtype=torch.float64) * torch.logspace(-1, 1, D, dtype=torch.float64)
+        clean = torch.randn(count, D, generator=g, dtype=torch.float64) @ mix
+        return clean, *(clean + noise * torch.randn(clean.shape, generator=g, dtype=torch.float64) for _ in range(2))
+
+    def test_without_noise_the_covariance_is_the_identity(self):
+        clean = self.features()[0]
+        assert np.allclose(np.cov(whiten(clean, None, 0.0)(clean).numpy().T), np.eye(D), atol=1e-3)
+
+    def test_with_noise_its_eigenvalues_are_the_shares_of_signal(self):
+        """Those of C^-1 (C - N), by NumPy; the measured noise gives the same as the known one."""
+        _, first, second = self.features()
+        covariance = np.cov(first.numpy().T)
+        expected = np.sort(np.linalg.eigvals(np.linalg.solve(covariance, covariance - 0.09 * np.eye(D))).real)
+        for known, other in ((0.3, None), (None, second)):
+            found = np.linalg.eigvalsh(np.cov(whiten(first, other, known)(first).numpy().T))
+            assert np.allclose(found, expected.clip(1e-6), atol=1e-3 if other is None else 0.03)
+
+    def test_a_difference_in_units_of_the_noise_is_that_of_mahalanobis(self):
+        _, first, _ = self.features()
+        found = whiten(first, None, 0.3)
+        between = found.in_noise(found(first[:1]) - found(first[1:2])).square().sum()
+        assert float(between) == pytest.approx(float((first[0] - first[1]).square().sum()) / 0.09, rel=0.01)
+
+    def test_long_features_and_few_images_take_no_square_matrix(self):
+        assert whiten(torch.randn(100, 2000), None, 0.0).mix is None
+        assert whiten(torch.randn(100, 30), None, 0.0).mix is None
+        assert whiten(torch.randn(100, 25), None, 0.0).mix is not None
+        dead = torch.cat([torch.randn(50, 3), torch.full((50, 2), 7.0)], 1)
+        assert bool(whiten(dead, None, 0.0)(dead).isfinite().all())
+        assert float(whiten(dead, None, 0.0)(dead)[:, 3:].abs().max()) == 0
+
+
+LARGE = """
+import resource, torch
+from torch import nn
+from sfumato.attacks import NearestAttack, Observer, RidgeAttack, invert
+from sfumato.data import ImageSet
+from sfumato.split import Channel, SplitModel
+torch.manual_seed(0)
+some = ImageSet(torch.randint(0, 256, (24, 3, 224, 224), dtype=torch.uint8), torch.zeros(24, dtype=torch.long), ("a",))
+model = SplitModel(nn.Conv2d(3, 16, 3, padding=1), Channel(), nn.Identity())
+observer = Observer(model, some)
+for attack in (RidgeAttack(), NearestAttack()):
+    invert(attack.fit(observer), model, some.subset(range(4)))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+"""
+
+
+def test_large_images_fit_into_memory():
+    done = subprocess.run([sys.executable, "-c", LARGE], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 2  # GB; features x pixels alone would be 900
+    assert math.isfinite(float(done.stdout))
