@@ -72,7 +72,7 @@ def test_which_image_was_sent_stands_first_and_can_be_a_gate(audited):
     assert result["metrics"]["identified"] == leakage["identified"]
     held_out = next(one for one in result["bounds"] if one["name"] == "held_out")
     assert held_out["value"] == leakage["information"]
-    (line,) = judge([parse_threshold("identified > 0.001")], result)
+    (line,) = judge([parse_threshold("identified > 0.001")], result["metrics"])
     assert line["holds"]
 
 
@@ -168,8 +168,7 @@ def test_every_metric_of_the_thresholds_is_there(audited):
     assert 0 < pessimistic["mse_mean"] < metrics["mse_mean"]
     # The gate is judged there: a limit between the two fails.
     limit = (pessimistic["mse_mean"] + metrics["mse_mean"]) / 2
-    (line,) = judge([parse_threshold(f"mse_mean < {limit}")], audited[1].result)
-    assert line["holds"]
+    assert conclude(audited[1].result, [parse_threshold(f"mse_mean < {limit}")])["verdict"]["outcome"] == "failed"
     assert metrics["left_out"] == 1
 
 

@@ -8,7 +8,8 @@ from sfumato.errors import ConfigError
 
 
 def result(metrics, **parts):
-    return {"metrics": metrics, "requirements": [], "verdict": {"headline": "", "notes": []}} | parts
+    verdict = {"headline": "", "notes": []}
+    return {"metrics": metrics, "pessimistic": {}, "requirements": [], "failed": [], "verdict": verdict} | parts
 
 
 @pytest.mark.parametrize(
@@ -25,7 +26,7 @@ def result(metrics, **parts):
 )
 def test_conditions(text, value, holds):
     threshold = parse_threshold(text)
-    (line,) = judge([threshold], result({threshold.metric: value}))
+    (line,) = judge([threshold], {threshold.metric: value})
     assert line["holds"] is holds
     assert line["value"] == value
 
@@ -65,9 +66,9 @@ def test_nan_fails_and_is_no_number_in_the_result():
 
 def test_a_value_is_judged_at_the_end_of_its_interval_that_leaks_more():
     found = result({"psnr_worst5": 19.5, "accuracy": 0.91}, pessimistic={"psnr_worst5": 20.5, "accuracy": 0.89})
-    lines = judge([parse_threshold("psnr_worst5 > 20"), parse_threshold("accuracy < 0.9")], found)
+    lines = conclude(found, [parse_threshold("psnr_worst5 > 20"), parse_threshold("accuracy < 0.9")])["thresholds"]
     assert [line["holds"] for line in lines] == [True, True]
-    assert judge([parse_threshold("psnr_worst5 > 21")], found)[0]["holds"] is False
+    assert conclude(found, [parse_threshold("psnr_worst5 > 21")])["thresholds"][0]["holds"] is False
 
 
 def test_nothing_passes_while_a_requirement_is_not_met():
@@ -118,7 +119,7 @@ def test_what_was_not_measured_does_not_pass_unseen():
 def test_a_condition_that_rests_on_a_failed_piece_is_not_judged_unless_it_holds(text, kind, holds):
     metrics = {"psnr_mean": 25.0, "mse_mean_repeated": 0.2, "accuracy": 0.9}
     failed = [{"what": "one", "kind": kind, "why": "it broke"}]
-    (line,) = judge([parse_threshold(text)], result(metrics, failed=failed))
+    (line,) = judge([parse_threshold(text)], metrics, failed)
     assert line["holds"] is holds
 
 

@@ -95,29 +95,32 @@ class AuditFolder:
             self._plan["again"].remove(name)
             self._write()
 
+    def _piece(self, name: str, suffix: str) -> Path:
+        return self.path / "pieces" / f"{name.replace(':', '-')}.{suffix}"
+
     def state(self, name: str) -> Path:
         """Where the attack of a piece keeps its checkpoint."""
-        return self.path / "pieces" / f"{name}.state"
+        return self._piece(name, "state")
 
     def finished(self, name: str) -> dict[str, Any] | None:
         """The figures of a finished piece."""
-        path = self.path / "pieces" / f"{name}.json"
+        path = self._piece(name, "json")
         return read_json(path) if name not in self._plan["again"] and path.exists() else None
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """The values of a finished piece."""
-        return checkpoint.load(self.path / "pieces" / f"{name}.safetensors")[0]
+        return checkpoint.load(self._piece(name, "safetensors"))[0]
 
     def finish(self, name: str, figures: dict[str, Any], tensors: dict[str, Tensor] | None = None) -> None:
         """Store a piece; its checkpoint is no longer needed."""
         if tensors:
-            checkpoint.save(self.path / "pieces" / f"{name}.safetensors", tensors, {"piece": name})
-        write_json(self.path / "pieces" / f"{name}.json", figures)
+            checkpoint.save(self._piece(name, "safetensors"), tensors, {"piece": name})
+        write_json(self._piece(name, "json"), figures)
         self.keep(name)
-        for left in (self.path / "pieces").glob(f"{name}.state*"):
+        for left in (self.path / "pieces").glob(f"{name.replace(':', '-')}.state*"):
             left.unlink(missing_ok=True)
-        (self.path / "pieces" / f"{name}.error.txt").unlink(missing_ok=True)
+        (self._piece(name, "error.txt")).unlink(missing_ok=True)
 
     def note_failure(self, name: str, text: str) -> None:
         """Keep the traceback of a piece that failed."""
-        write_text(self.path / "pieces" / f"{name}.error.txt", text)
+        write_text(self._piece(name, "error.txt"), text)

@@ -34,7 +34,7 @@ def behaviour_of(subject: Subject, shape: tuple[int, ...]) -> str:
                 for x in probes.split(size):
                     z_hat = model.features(x)
                     _add(digest, z_hat)
-                    if subject.classifies:
+                    if subject.has_cloud:
                         _add(digest, model.cloud(z_hat))
     finally:
         torch.set_num_threads(threads)

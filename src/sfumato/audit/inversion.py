@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from sfumato import attacks
-from sfumato.attacks import Attack, Reconstruction, invert_released
+from sfumato.attacks import Attack, Observer, Reconstruction, invert_released, rank_activations
 from sfumato.audit.context import Context
 from sfumato.audit.images import shuffled
 from sfumato.audit.measure import Exposure, summary
 from sfumato.audit.suite import Piece
 from sfumato.audit.training import config_of
+from sfumato.errors import FeatureError
 
 __all__ = ["Stop", "Tell", "outcome_of", "run_attack"]
 
@@ -48,8 +49,6 @@ def _fitted(
 ) -> tuple[Attack, dict[str, Any]]:
     """The fitted attack, and what a reader has to know about it."""
     config = config_of(piece, context, decided)
-    attack = attacks.build(config)
-    attack.deadline = decided["deadline"]
     count = decided.get("images", len(context.sets.train))
     whole = count >= len(context.sets.train)
     images = context.sets.train if whole else shuffled(context.sets.train, count, context.seed, "attacker")
@@ -58,7 +57,12 @@ def _fitted(
     def progress(done: int, total: int, figures: dict[str, float]) -> None:
         tell(f"{piece.name}: epoch {done}/{total}, error on held-out images {figures['held_out_mse']:.5f}")
 
-    attack.fit(observer, state=context.folder.state(piece.name), progress=progress, should_stop=should_stop)
+    if most := piece.options.get("cloud"):
+        attack = _inside_the_cloud(config, observer, most)
+    else:
+        attack = attacks.build(config)
+        attack.deadline = decided["deadline"]
+        attack.fit(observer, state=context.folder.state(piece.name), progress=progress, should_stop=should_stop)
     described = {
         "name": piece.name,
         "attack": piece.attack,
@@ -73,6 +77,26 @@ def _fitted(
     return attack, described
 
 
+def _inside_the_cloud(config: Any, observer: Observer, most: int) -> Attack:
+    """The best, by the attacker's own validation images, of attacks on what the cloud computes from what it receives.
+
+    The activations from which a linear attack reads most are attacked each and together.
+    """
+    names = [one.name for one in rank_activations(observer)[:most]]
+    if not names:
+        raise FeatureError("the cloud computes nothing that has a row for each image, so nothing of it can be attacked")
+    views = [(name,) for name in names] + ([tuple(names)] if len(names) > 1 else [])
+    best: Attack | None = None
+    for view in views:
+        attack = attacks.build(config).fit(observer.inside(*view))
+        assert attack.outcome is not None
+        attack.outcome = replace(attack.outcome, reason=f"{attack.outcome.reason}; reads {' and '.join(view)}")
+        if best is None or best.outcome is None or attack.outcome.held_out_mse < best.outcome.held_out_mse:
+            best = attack
+    assert best is not None
+    return best
+
+
 def _reconstructed(
     attack: Attack, exposure: Exposure, until: float, context: Context, name: str, should_stop: Stop | None
 ) -> Reconstruction:
@@ -82,7 +106,7 @@ def _reconstructed(
     parts: list[Reconstruction] = []
     for place in torch.arange(len(exposure)).split(_AT_ONCE):
         began = time.monotonic()
-        some, state = exposure.images.subset(place.tolist()), context.folder.path / "pieces" / f"{name}.{int(place[0])}"
+        some, state = exposure.images.subset(place.tolist()), context.folder.state(f"{name}.{int(place[0])}")
         found = invert_released(
             attack, some, exposure.z[place], device=context.device, state=state, should_stop=should_stop
         )

@@ -15,6 +15,7 @@ __all__ = ["available_memory", "decline", "needed_memory"]
 
 _USABLE = 0.8  # of what is free: others run here too
 _COPIES = 6  # of a network's activations: forwards, backwards and workspaces of convolutions
+_LARGEST_MAP, _MOST_ROWS = 1 << 27, 1 << 26  # values in what the linear attack works on, see `attacks.linear`
 _MEMORY_FILES = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
 
 
@@ -45,10 +46,11 @@ def needed_memory(piece: Piece, context: Context) -> float:
 
 def _linear(size: int, pixels: int, count: int, draws: int, most: int) -> float:
     """Ridge regression in float64: moments of the features, or inner products of the images where those are fewer."""
-    rows = min(count, most) if size > most else count * draws
+    long = size > most or size * pixels > _LARGEST_MAP
+    rows = min(count, most, max(2, _MOST_ROWS // max(size, pixels))) if long else count * draws
     if size <= rows:
         return 8.0 * (5 * size**2 + 3 * size * pixels)
-    return 8.0 * (5 * rows**2 + 3 * rows * (size + pixels)) + 12.0 * size * pixels
+    return 8.0 * (5 * rows**2 + 4 * rows * (size + pixels))
 
 
 def _network(context: Context, config: Any) -> float:

@@ -56,7 +56,8 @@ def requirements(result: Mapping[str, Any], context: Context, least_images: int)
         context: what was attacked.
         least_images: of the attacker's, and of test images.
     """
-    ran = [one["attack"] for one in result["attacks"]]
+    ran = [one["name"] for one in result["attacks"]]
+    kinds = [one["attack"] for one in result["attacks"]]
     broken = [one for one in result["failed"] if one["kind"] == "attack"]
     violations = result["consistency"]["violations"]
     return [
@@ -68,9 +69,11 @@ def requirements(result: Mapping[str, Any], context: Context, least_images: int)
             "no attack failed", not broken,
             "no attack failed", "; ".join(f"the attack {one['what']} failed, {one['why']}" for one in broken),
         ),
+        _obfuscation(result["obfuscation"]),
         _closed_forms(ran),
+        _cloud(ran, context),
         _trained(result["attacks"]),
-        _search(ran, context),
+        _search(kinds, context),
         _images(context, least_images),
         _calibration(result["calibration"], context),
     ]  # fmt: skip
@@ -84,6 +87,24 @@ def _closed_forms(ran: Sequence[str]) -> dict[str, Any]:
     missing = [name for name in CLOSED_FORM if name not in ran]
     words = f"the closed-form attacks {' and '.join(missing)} did not run; give more --minutes and leave them in"
     return _line("closed-form attacks", not missing, f"{' and '.join(CLOSED_FORM)} ran", words)
+
+
+def _obfuscation(found: Mapping[str, Any] | None) -> dict[str, Any]:
+    name = "not obfuscated"
+    if found is None:
+        return _line(name, False, "", "whether the feature is scrambled could not be measured")
+    words = f"one grey level of one pixel moves the feature by {100 * found['moved']:.2g} % of the way to another image"
+    missing = f"obfuscated: {words}, so that attacks which learn from examples say nothing about what it holds"
+    return _line(name, found["moved"] <= found["threshold"], words, missing)
+
+
+def _cloud(ran: Sequence[str], context: Context) -> dict[str, Any]:
+    name, wanted = "attacks on what the cloud computes", [f"cloud:{one}" for one in CLOSED_FORM]
+    if not context.subject.has_cloud:
+        return _line(name, True, "there is no decoder, so nothing of the cloud's could be attacked", "")
+    missing = [one for one in wanted if one not in ran]
+    words = f"the attacks {' and '.join(missing)} on the cloud's activations did not run; leave them in"
+    return _line(name, not missing, f"{' and '.join(wanted)} ran", words)
 
 
 def _trained(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

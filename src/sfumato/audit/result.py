@@ -65,6 +65,7 @@ def result_of(
         "reference": reference,
         "worst_share": WORST_SHARE,
         "calibration": (folder.finished("calibration") or {}).get("psnr"),
+        "obfuscation": folder.finished("obfuscation"),
         "attacks": attacks,
         "best": best,
         "queries": by_kind["queries"],

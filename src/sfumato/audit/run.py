@@ -3,20 +3,21 @@
 import hashlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sfumato.attacks import Leakage, Reconstruction, measure_leakage
+from sfumato.attacks import Leakage, Reconstruction, measure_leakage, obfuscation
 from sfumato.audit.bounds import measure_bounds
 from sfumato.audit.checks import check_subject, passes_gradients
 from sfumato.audit.context import MOST_IMAGES, Context, make_context
 from sfumato.audit.failures import Failures
 from sfumato.audit.folder import AuditFolder
 from sfumato.audit.identity import behaviour_of, channel_of, versions
+from sfumato.audit.images import shuffled
 from sfumato.audit.inversion import Stop, Tell, run_attack
 from sfumato.audit.memory import available_memory
 from sfumato.audit.plan import choose, fits, make_plan
@@ -40,6 +41,7 @@ __all__ = ["Audited", "run_audit"]
 _BOUNDS_SHARE = 0.08
 _FEATURES_SHARE = 0.1  # of the free memory, for what left the device
 _LATER = 1.25  # times its share that a piece may take, where others have left time over
+_SCRAMBLED = 1000  # images from which the obfuscation check is made
 _RUNNERS: dict[str, Callable[[Piece, Context, dict[str, Any], Tell, Stop | None], None]] = {
     "attack": run_attack,
     "queries": run_sweep,
@@ -205,6 +207,11 @@ class _Run:
             self.tell("calibration on the identity channel")
             with self.failures.surviving("calibration", "calibration"):
                 folder.finish("calibration", {"psnr": calibrate(context)})
+        if folder.finished("obfuscation") is None:
+            self.tell("whether the feature is scrambled")
+            with self.failures.surviving("obfuscation", "obfuscation"):
+                some = shuffled(self.sets.train, _SCRAMBLED, context.seed, "obfuscation")
+                folder.finish("obfuscation", asdict(obfuscation(self.subject.model, some, seed=context.seed)))
         if folder.finished("bounds") is None:
             with self.failures.surviving("bounds", "bounds"):
                 found = measure_bounds(

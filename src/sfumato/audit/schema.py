@@ -259,6 +259,14 @@ class Verdict(_Part):
     notes: list[str]
 
 
+class Obfuscation(_Part):
+    """How far one grey level of one pixel moves the feature, over the distance to another image."""
+
+    moved: float
+    images: Count
+    threshold: float
+
+
 class Audit(_Part):
     """What `sfumato audit` found."""
 
@@ -271,6 +279,7 @@ class Audit(_Part):
     reference: dict[Literal["train", "test"], float]
     worst_share: float
     calibration: float | None
+    obfuscation: Obfuscation | None
     attacks: Annotated[list[Attack], Meta(min_length=1)]
     best: Best
     queries: list[Sweep]

@@ -2,14 +2,13 @@
 
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from sfumato import attacks
-from sfumato.attacks import Observer, Queries, aggregate, encode_repeated, invert_released
+from sfumato.attacks import Observer, Queries, QueryObserver, invert_released
 from sfumato.attacks.knowledge import Knowledge, observe
 from sfumato.audit.context import Context
 from sfumato.audit.images import shuffled
@@ -19,12 +18,12 @@ from sfumato.audit.suite import Piece
 from sfumato.audit.training import config_of
 from sfumato.data import ImageSet
 from sfumato.errors import Interrupted
+from sfumato.modes import evaluating
 from sfumato.seeds import generator
-from sfumato.split import SplitModel
 
-__all__ = ["AveragingObserver", "run_sweep"]
+__all__ = ["run_sweep"]
 
-_CHUNK = 64  # images whose K answers are held at once
+_CHUNK = 64  # images asked for at once
 
 _REPEATS = {
     "exact": "exact repeats",
@@ -36,44 +35,10 @@ _REPEATS = {
 _BELIEFS = {0: "believes in no noise", 1: "knows the noise"}
 
 
-class AveragingObserver(Observer):
-    """An attacker who has every image sent K times and averages what leaves the device.
-
-    The mean is a sufficient statistic for exact repeats under Gaussian noise; for near-duplicates it is one attack.
-
-    Args:
-        model: the victim.
-        images: the attacker's.
-        queries: how often, with what noise and in what form.
-        device: where to compute.
-    """
-
-    def __init__(
-        self, model: SplitModel, images: ImageSet, queries: Queries, *, device: torch.device | str = "cpu"
-    ) -> None:
-        self.queries = queries
-        super().__init__(model, images, device=device)
-
-    def encode(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """The mean of K answers, (n, ...)."""
-        return average_answers(self._model, x.to(self.device), self.queries, generator)
-
-
-def average_answers(model: SplitModel, x: Tensor, queries: Queries, random: torch.Generator | None = None) -> Tensor:
-    """What leaves the device for K queries of each image, averaged over them."""
-    count, noise, form = queries.queries, queries.noise, queries.duplicates
-    return torch.cat(
-        [
-            aggregate(encode_repeated(model, part, queries=count, noise=noise, duplicates=form, generator=random))
-            for part in x.split(_CHUNK)
-        ]
-    )
-
-
 class _Attacker(NamedTuple):
     label: str
     observer: Observer
-    queries: Queries | None = None
+    queries: int | None = None
 
 
 def run_sweep(piece: Piece, context: Context, decided: dict[str, Any], tell: Tell, should_stop: Stop | None) -> None:
@@ -94,7 +59,7 @@ def run_sweep(piece: Piece, context: Context, decided: dict[str, Any], tell: Tel
         fitted.fit(attacker.observer, state=state, should_stop=should_stop)
         figures = summary(invert_released(fitted, test.images, _released(attacker, context, len(test)),
                                           device=context.device))  # fmt: skip
-        asked = {} if attacker.queries is None else {"queries": attacker.queries.queries}
+        asked = {} if attacker.queries is None else {"queries": attacker.queries}
         points.append({"label": attacker.label, "known": len(attacker.observer)} | asked | figures)
         tell(f"{piece.name}: {attacker.label}, error {figures['mse']['mean']:.5f}")
     assert fitted is not None
@@ -115,15 +80,13 @@ def run_sweep(piece: Piece, context: Context, decided: dict[str, Any], tell: Tel
 
 def _released(attacker: _Attacker, context: Context, count: int) -> Tensor:
     """What this attacker holds of the first test images."""
-    queries = attacker.queries
-    if queries is None:
+    observer = attacker.observer
+    if not isinstance(observer, QueryObserver):
         return context.test.z[:count]
-    random = generator(context.seed, "audit-repeats", queries.queries, device=context.device)
+    random = generator(context.seed, "audit-repeats", observer.plan.queries, device=context.device)
     images = context.test.images
-    parts = [
-        average_answers(context.subject.model, images.float(part).to(context.device), queries, random).cpu()
-        for part in torch.arange(count).split(_CHUNK)
-    ]
+    with evaluating(context.subject.model):
+        parts = [observer.asked(images.float(part), random).cpu() for part in torch.arange(count).split(_CHUNK)]
     return torch.cat(parts)
 
 
@@ -136,9 +99,8 @@ def _attackers(piece: Piece, context: Context) -> Iterator[_Attacker]:
 
     known = shuffled(train, options.get("train", len(train)), context.seed, "attacker")
     for count in options.get("queries", ()):
-        queries = replace(Queries(1, options["noise"], options["duplicates"]), queries=count)
-        observer = AveragingObserver(model, known, queries, device=context.device)
-        yield _Attacker(f"K = {count}", observer, queries)
+        queries = Queries(count, options["noise"], options["duplicates"])
+        yield _Attacker(f"K = {count}", QueryObserver(context.observer(known), queries), count)
     if options.get("other"):
         yield _Attacker("the training set", observe(model, train, device=context.device))
         yield _Attacker("as many other images", knowing(Knowledge(other_data=True), other=context.other))

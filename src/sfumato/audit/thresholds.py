@@ -107,7 +107,14 @@ def parse_threshold(text: str) -> Threshold:
     return Threshold(text, metric, sign, float(limit))
 
 
-def judge(thresholds: Sequence[Threshold], result: Mapping[str, Any]) -> list[dict[str, Any]]:
+def judge(
+    thresholds: Sequence[Threshold],
+    metrics: Mapping[str, float | None],
+    failed: Sequence[Mapping[str, str]] = (),
+    *,
+    pessimistic: Mapping[str, float | None] | None = None,
+    unmet: bool = False,
+) -> list[dict[str, Any]]:
     """Each threshold with its value and whether it holds; None where that cannot be said.
 
     A value that was measured on a sample is judged at the end of its 95 % interval at which more has leaked. NaN fails.
@@ -116,14 +123,17 @@ def judge(thresholds: Sequence[Threshold], result: Mapping[str, Any]) -> list[di
 
     Args:
         thresholds: conditions under which the audit fails.
-        result: of an audit: its `metrics`, their `pessimistic` ends, its `failed` pieces and its `requirements`.
+        metrics: of the audit.
+        failed: its `failed` pieces.
+        pessimistic: the ends of the intervals; the metrics themselves, if not said.
+        unmet: whether something is missing that a pass needs.
     """
-    broken = {one["kind"] for one in result.get("failed", ())}
-    unmet = any(not one["met"] for one in result.get("requirements", ()))
+    broken = {one["kind"] for one in failed}
+    ends = metrics if pessimistic is None else pessimistic
     judged = []
     for threshold in thresholds:
-        value = result["metrics"].get(threshold.metric)
-        end = result.get("pessimistic", {}).get(threshold.metric, value)
+        value = metrics.get(threshold.metric)
+        end = ends.get(threshold.metric, value)
         holds: bool | None = None
         if end is not None:
             holds = math.isnan(end) or threshold.holds(end)
@@ -147,9 +157,12 @@ def conclude(result: dict[str, Any], thresholds: Sequence[Threshold]) -> dict[st
 
     Without thresholds there is nothing to pass, and only what is broken leaves an audit not judged.
     """
-    judged = judge(thresholds, result)
+    missing = [one for one in result["requirements"] if not one["met"]]
+    judged = judge(
+        thresholds, result["metrics"], result["failed"], pessimistic=result["pessimistic"], unmet=bool(missing)
+    )
     crossed = [one for one in judged if one["holds"]]
-    unmet = [one for one in result["requirements"] if not one["met"] and (thresholds or one["name"] in BROKEN)]
+    unmet = [one for one in missing if thresholds or one["name"] in BROKEN]
     open_ = [one["metric"] for one in judged if one["holds"] is None]
     if crossed:
         outcome, words = "failed", "; ".join(_crossed(one) for one in crossed)

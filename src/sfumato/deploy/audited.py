@@ -59,8 +59,8 @@ def audit_headline(
         if (difference := _difference(value["target"], weights, channel, bits)) is None:
             return {"sha256": hashlib.sha256(data).hexdigest(), "target": audited, **short}
         tell(
-            f"{path} is an audit of {difference}, so the bundle says that it was not audited; audit what will leave the "
-            f"device (`sfumato audit {run}`), or export what was audited"
+            f"{path} is an audit of {difference}, so the bundle says that it was not audited; audit what will leave "
+            f"the device (`sfumato audit {run}`), or export what was audited"
         )
     return None
 
