@@ -15,6 +15,7 @@ from sfumato.audit.thresholds import METRICS
 from sfumato.data import ImageSet
 from sfumato.errors import CheckpointError, ConfigError, Interrupted
 from sfumato.report.audit import write_audit_report
+from sfumato.report.audit_evidence import write_evidence
 from sfumato.report.comparison import write_comparison_report
 from sfumato.split import Channel, SplitModel
 
@@ -203,6 +204,27 @@ def test_the_page_needs_nothing_else(audited, tmp_path):
     assert "<b>failed</b>" in page
     for heading in ("What is provable", "What was not tested", "The same image more than once"):
         assert heading in page
+
+
+def test_the_evidence_names_standards_and_repeats_figures(audited, tmp_path):
+    result = audited[1].result
+    write_evidence(tmp_path, result)
+    found = json.loads((tmp_path / "evidence.json").read_text())
+    rows = {f"{one['standard']} {one['clause']}": one["finding"] for one in found["evidence"]}
+    for words in (
+        "AITG-MOD-05",
+        "C11.4",
+        "ISO/IEC 27559:2022 7.3.2",
+        "ISO/IEC 27559:2022 8.2.3",
+        "NIST AI 100-2",
+        "C-413/23 P",
+    ):
+        assert any(words in name for name in rows), words
+    text = (tmp_path / "evidence.md").read_text()
+    assert f"{result['metrics']['psnr_worst5']:.1f} dB" in rows["ISO/IEC 27559:2022 7.3.2, maximum or average risk"]
+    assert result["leakage"]["sentence"] in text
+    assert "do not answer" in text
+    assert result["target"]["behaviour"] in text
 
 
 def test_worst_pictures_are_those_redrawn_best(audited):

@@ -28,6 +28,7 @@ from sfumato.compute import device_of
 from sfumato.errors import ConfigError, NotJudgedError
 from sfumato.files import write_json
 from sfumato.report.audit import write_audit_report
+from sfumato.report.audit_evidence import write_evidence
 from sfumato.report.comparison import write_comparison_report
 
 __all__ = ["run"]
@@ -189,6 +190,7 @@ def _audit(
     result = conclude(audited.result, thresholds)
     write_json(out / "audit.json", result)
     write_audit_report(out / "report.html", result, audited.pictures())
+    write_evidence(out, result)
     _show(result)
     say(f"Report: {out / 'report.html'}  Figures: {out / 'audit.json'}")
     return result

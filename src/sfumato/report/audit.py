@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from sfumato.report.audit_evidence import evidence_of
 from sfumato.report.audit_tables import (
     attack_table,
     bound_rows,
@@ -53,6 +54,7 @@ def write_audit_report(path: Path, result: Mapping[str, Any], pictures: Pictures
         pictures=[
             (name, _strips(*pictures[name], attacks, shown)) for name in ("worst", "typical") if name in pictures
         ],
+        standards=evidence_of(result),
         attack_table=to_html(attack_table(result, shown)),
         weak=weak,
         weak_table=to_html(attack_table(result, weak)) if weak else None,
