@@ -419,6 +419,9 @@ def test_the_time_is_used_and_kept(tmp_path, monkeypatch, slower):
     assert 0.9 * 600 < result["budget"]["seconds"] < 1.1 * 600
     decoder, gan = (next(one for one in result["attacks"] if one["name"] == name) for name in ("decoder", "gan"))
     assert min(decoder["seconds"], gan["seconds"]) > 0.3 * 600
+    if slower > 1:
+        assert decoder["converged"] is False
+        assert re.fullmatch(r"its time was over after \d+ of \d+ epochs; give more --minutes", decoder["reason"])
 
 
 def result_of(audited, name, accuracy, mse, worst):

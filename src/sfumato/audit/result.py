@@ -100,7 +100,16 @@ def _judged(attacks: Sequence[dict[str, Any]], trivial: float) -> list[dict[str,
         }
     )
     kept = [{name: value for name, value in one.items() if name != "trivial_mse"} for one in attacks]
-    return [one | verdicts[one["name"]]._asdict() for one in kept]
+    return [one | verdicts[one["name"]]._asdict() | _cut_short(one) for one in kept]
+
+
+def _cut_short(attack: Mapping[str, Any]) -> dict[str, Any]:
+    """A training that ended at its deadline did not come to rest, however calm its last epochs look."""
+    done, wanted = len(attack["history"]), attack["settings"].get("epochs", 0)
+    if not 0 < done < wanted:
+        return {}
+    reason = f"its time was over after {done} of {wanted} epochs; give more --minutes"
+    return {"converged": False, "reason": reason}
 
 
 def _on_the_same_images(

@@ -8,6 +8,7 @@ Opening a saved split runs its programs. The hashes find damage, not forgery: lo
 that this user wrote on this machine are recognised by a mark (`made_here`); `sfumato audit` opens others with --trust.
 """
 
+import contextlib
 import hashlib
 import hmac
 import json
@@ -258,8 +259,9 @@ def _own_key(*, make: bool) -> bytes | None:
     try:
         if make and not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                file.write(secrets.token_bytes(32))
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+            with contextlib.suppress(FileExistsError), os.fdopen(os.open(path, flags, 0o600), "wb") as file:
+                file.write(secrets.token_bytes(32))  # FileExistsError: another process was faster
         key = path.read_bytes()
     except (OSError, RuntimeError):
         return None
