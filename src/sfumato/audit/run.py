@@ -39,7 +39,7 @@ from sfumato.training.evaluate import accuracy
 __all__ = ["Audited", "run_audit"]
 
 _BOUNDS_SHARE = 0.08
-_FEATURES_SHARE = 0.1  # of the free memory, for what left the device
+_FEATURES_SHARE = 0.03  # of the free memory, for what left the device
 _LATER = 1.25  # times its share that a piece may take, where others have left time over
 _SCRAMBLED = 1000  # images from which the obfuscation check is made
 _RUNNERS: dict[str, Callable[[Piece, Context, dict[str, Any], Tell, Stop | None], None]] = {

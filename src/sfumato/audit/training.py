@@ -1,7 +1,7 @@
 """How long an attack may train: its epochs follow from a measured epoch and the time there is."""
 
 import time
-from dataclasses import fields
+from dataclasses import fields, replace
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ _TRIAL_BATCHES = 4
 _TRIAL_EPOCHS = 4
 _SMALL_SET = 10_000
 _SMALL_BATCH = 64
+_MOST_ACTIVATIONS = 1 << 25  # values of one layer of a network for a batch, so that its steps stay below 2 GB
 
 
 class Cost(NamedTuple):
@@ -32,15 +33,19 @@ class Cost(NamedTuple):
 
 
 def config_of(piece: Piece, context: Context, decided: dict[str, Any]) -> Any:
-    """The attack's settings: the suite's, what was decided, the seed, and a smaller batch for small sets."""
+    """The suite's settings, what was decided, the seed, and smaller batches for small sets and for large images."""
     known = {field.name for field in fields(ATTACKS[piece.attack].config)}
     values = dict(piece.settings)
     values |= {name: value for name, value in decided.items() if name in known}
     if "seed" in known:
         values["seed"] = context.seed
-    if "batch_size" in known and "batch_size" not in piece.settings and len(context.sets.train) < _SMALL_SET:
-        values["batch_size"] = _SMALL_BATCH
-    return attacks.config_from_dict(piece.attack, values)
+    config = attacks.config_from_dict(piece.attack, values)
+    if "batch_size" not in known or "batch_size" in piece.settings:
+        return config
+    _, height, width = context.sets.train.image_shape
+    fits = max(4, _MOST_ACTIVATIONS // (config.width * height * width))
+    return replace(config, batch_size=min(fits, _SMALL_BATCH if len(context.sets.train) < _SMALL_SET else fits,
+                                          config.batch_size))  # fmt: skip
 
 
 def measure_cost(piece: Piece, context: Context) -> Cost:
