@@ -1,4 +1,5 @@
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from sfumato.audit.search import decide_search, searches
 from sfumato.audit.suite import Piece, affordable, load_suite, runnable
 from sfumato.audit.time_budget import TimeBudget
 from sfumato.audit.training import Cost, config_of, decide, measure_cost, of_piece
+from sfumato.data import ImageSet
 from sfumato.errors import CheckpointError
 
 
@@ -154,3 +156,12 @@ def test_a_busy_moment_makes_no_epoch_dearer_and_a_slow_start_is_paid_once(conte
     cost = measure_cost(SUITE[5], context)
     assert cost.once == pytest.approx(9 * cost.epoch, rel=1e-3)  # the fastest took 1 s, so 9 s went before the first
     assert cost.epoch == pytest.approx(300 / min(300, round(4 * 64 / 0.9)))
+
+
+@pytest.mark.parametrize(("side", "count", "size"), [(224, 2, 10), (32, 2, 64), (8, 10_000, 256), (64, 10_000, 128)])
+def test_batches_of_large_images_are_small(side, count, size):
+    """A layer of 64 channels at 224x224 holds 3.2 million values for each image."""
+    images = torch.zeros(1, 1, 1, 1, dtype=torch.uint8).expand(count, 3, side, side)
+    train = ImageSet(images, torch.zeros(count, dtype=torch.int64), ("any",))
+    context = SimpleNamespace(seed=0, sets=SimpleNamespace(train=train))
+    assert config_of(Piece("d", "attack", "decoder", 1, 0), context, {}).batch_size == size
