@@ -24,8 +24,6 @@ def test_a_fraction_another_set_and_no_white_box():
     assert not observer.white_box
     with pytest.raises(ConfigError, match="cannot be differentiated by this attacker"):
         observer.features(observer.pixels(FIRST[:1]))
-    with pytest.raises(ConfigError, match="no white-box access"):
-        _ = observer.encoder
     other = images(30, seed=9)
     theirs = observe(victim(), images(50), Knowledge(other_data=True), other=other)
     assert torch.equal(theirs.images.images, other.images)
@@ -93,10 +91,3 @@ def test_who_knows_more_redraws_better():
 def test_mistakes(values, text):
     with pytest.raises(ConfigError, match=text):
         Knowledge(**values)
-
-
-def test_in_words():
-    assert Knowledge().describe() == "the training set"
-    words = Knowledge(fraction=0.1, noise_std=0.1, noise_up_to=0.2, white_box=False).describe()
-    assert words == "0.1 of the training set, noise taken for 0.1 to 0.2, encoder as a black box"
-    assert "20 recorded pairs" in Knowledge(pairs=20, other_data=True).describe()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sfumato.attacks.activations import Activation, activations, cloud_activations
 from sfumato.attacks.queries import Duplicates, Noise, encode_repeated
@@ -70,17 +70,6 @@ class Observer:
         self._names: tuple[str, ...] = ()
         with evaluating(model):
             self.feature_shape = tuple(model.encode(self.pixels(torch.arange(1))).shape[1:])
-
-    @property
-    def encoder(self) -> nn.Module:
-        """White-box access to the device's half.
-
-        Raises:
-            ConfigError: this attacker has none.
-        """
-        if self._white_box is False:
-            raise ConfigError("this attacker has no white-box access to the encoder; give it an observer that has")
-        return self._model.edge
 
     @property
     def noise_std(self) -> float:
@@ -189,7 +178,8 @@ class Observer:
         for told in ("whitening", "white_box"):
             vars(other).pop(told, None)
         other._names = names
-        other.feature_shape = (other._flat(self.record(torch.arange(1))[1]).shape[1],)
+        noise = generator(0, "inside", device=self.device)
+        other.feature_shape = (other._flat(self.record(torch.arange(1), noise)[1]).shape[1],)
         return other
 
     def activations(self) -> list[Activation]:

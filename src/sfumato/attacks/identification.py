@@ -24,7 +24,7 @@ MOST_CANDIDATES = 2000
 _CHUNK = 64  # images encoded at once
 _ROWS = 256  # releases compared with all candidates at once
 _EXACT = 1e-6  # of the candidates' variance: what a coordinate without noise is compared to
-_ROUNDING = 1e-13  # of the squares that cancel in a squared distance, in float64
+_ROUNDING = 1e-12  # of the squares that cancel in a squared distance, in float64
 _TIE, _SAME = 1e-9, 1e-6  # relative and absolute: what two squared distances may differ by and still be called equal
 
 

@@ -60,20 +60,6 @@ class Knowledge:
         if self.pairs is not None and self.noise_std is not None:
             raise ConfigError("an attacker with recorded pairs simulates no noise; leave out pairs or noise_std")
 
-    def describe(self) -> str:
-        """In words."""
-        whose = "another data set" if self.other_data else "the training set"
-        parts = [whose if self.fraction == 1 else f"{self.fraction:g} of {whose}"]
-        if self.pairs is not None:
-            return f"{self.pairs} recorded pairs from {parts[0]}, no access to the encoder"
-        if self.noise_up_to is not None:
-            parts.append(f"noise taken for {self.noise_std:g} to {self.noise_up_to:g}")
-        elif self.noise_std is not None:
-            parts.append(f"noise taken for {self.noise_std:g}")
-        if not self.white_box:
-            parts.append("encoder as a black box")
-        return ", ".join(parts)
-
 
 class Narrowed(Observer):
     """An observer that hands out what another one does; subclasses hand out less."""

@@ -94,7 +94,7 @@ class LearnedAttack(Attack, Generic[Config]):
         cfg = self.config
         judge, learn = hold_out(len(observer), cfg.hold_out, cfg.seed)
         learner = self._learner(observer)
-        identity = {"attack": asdict(cfg), "images": observer.images.fingerprint()}
+        identity = {"attack": asdict(cfg), "images": observer.images.fingerprint(), "features": "whitened"}
         if state is not None and state.exists():
             learner.load(state, identity)
         self.history = learner.history

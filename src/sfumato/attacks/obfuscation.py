@@ -13,12 +13,12 @@ from sfumato.split import SplitModel
 __all__ = ["THRESHOLD", "Obfuscation", "obfuscation"]
 
 THRESHOLD = 0.2
-"""An encoder whose feature is smooth in the image moves in proportion: one grey level is 1/255 of a pixel's range, and
-two images differ in all d pixels by about a third of it, so that one pixel moves the feature by about `3 / (255 sqrt(2 d))`
-of the distance between two images: .1 % for 8x8, less for larger ones, and several times that where neighbouring pixels
-are alike and a single one stands out. A fifth is fifty times that. Networks that recognise anything stay far below, since
-what they recognise does not depend on single pixels; a cipher or a hash reaches the distance of another image. Between
-both lie features that are partly scrambled and partly plain: the attacks read the plain part."""
+"""An encoder whose feature is smooth in the image moves in proportion. One grey level is 1/255 of a pixel's range, and
+two images differ in all d pixels by about a third of it, so that one pixel moves the feature by `3 / (255 sqrt(2 d))`
+of the distance between two images: .1 % for 8x8, less for larger ones, several times that where neighbouring pixels
+are alike and a single one stands out. A fifth is fifty times that. Networks that recognise anything stay far below,
+since what they recognise does not depend on single pixels; a cipher or a hash reaches the distance of another image.
+Between both lie features that are partly scrambled and partly plain: the attacks read the plain part."""
 
 _PIXELS = 4  # of every image
 _VARIES = 0.02  # standard deviation over the images from which a pixel is one that can tell something

@@ -102,7 +102,7 @@ class OptimizationAttack(Attack):
         self._mean = observer.pixels(learn[:4096]).mean(0)
         self._variance = float((x - self._centre(z)).square().mean().clamp_min(1e-8))
         few_x, few_z = x[: cfg.choose_on], z[: cfg.choose_on]
-        identity = {"attack": asdict(cfg), "images": observer.images.fingerprint()}
+        identity = {"attack": asdict(cfg), "images": observer.images.fingerprint(), "features": "whitened"}
         errors = _known(state, identity)
         tvs = _TV if cfg.tv is None else (cfg.tv,)
         priors = _PRIORS if cfg.prior is None else (cfg.prior,)
