@@ -70,10 +70,12 @@ def test_an_audit_without_its_strongest_attacks_does_not_pass(monkeypatch, tmp_p
     assert main(words) == 0
     assert main([*words, "--fail-if", "psnr_mean > 99"]) == 3
     told = capsys.readouterr().err
-    assert "is not judged: no trained attack ran; give more --minutes (and 1 more)." in told
+    assert "is not judged: the attacks cloud:ridge and cloud:nearest on the cloud's activations did not run" in told
+    assert "(and 2 more)." in told
     assert main([*words, "--fail-if", "psnr_mean > 0"]) == 1
-    monkeypatch.setattr("sfumato.audit.requirements._trained", lambda _: {"name": "", "met": True, "sentence": "x"})
-    monkeypatch.setattr("sfumato.audit.requirements._search", lambda *_: {"name": "", "met": True, "sentence": "x"})
+    for name in ("_cloud", "_trained", "_search"):
+        met = {"name": name, "met": True, "sentence": "it is there"}
+        monkeypatch.setattr(f"sfumato.audit.requirements.{name}", lambda *_, met=met: met)
     assert main([*words, "--fail-if", "psnr_mean > 99"]) == 0
     assert "Passed: none of the 1 conditions holds." in capsys.readouterr().out
     assert main([*words, "--fail-if", "psnr_mean > 99", "--least-images", "100000"]) == 3
