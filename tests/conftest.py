@@ -17,6 +17,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
+def _own_state(tmp_path_factory):
+    """The secret that marks folders of `save_split` is the test run's own, not the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
 def _bf16(request):
     """Set for the whole session, so that fixtures of modules see it too."""
     chosen = request.config.getoption("--bf16")

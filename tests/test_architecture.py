@@ -94,7 +94,7 @@ def test_training_and_attacking_need_no_optional_package():
     # One compares with other libraries, the other exports and serves with them; both import them where they need them.
     lazy = {"bench", "deploy", "serve"}
     # Of one room each, imported where they are needed.
-    own_optional = {"studies": {"ray", "submitit"}, "audit": {"onnxruntime"}}
+    own_optional = {"studies": {"ray", "submitit"}, "audit": {"onnxruntime", "msgspec"}}
     own_optional["integrations"] = {"lightning", "pytorch_lightning", "transformers"}
     for path, own in rooms():
         if own in lazy:
@@ -128,7 +128,7 @@ SWITCH_BY_HAND = {
     "training/trainer.py": "hands over what it has trained in evaluation mode",
     "training/run.py": "a model read from a file",
     "split/saved.py": "a model read from a file",
-    "audit/foreign.py": "a model read from a file",
+    "audit/load_external.py": "a model read from a file",
     "integrations/huggingface.py": "what the Trainer itself does before every step",
     "deploy/export.py": "copies of the halves for a bundle",
     "deploy/onnxfile.py": "the same copies",

@@ -67,6 +67,7 @@ def test_an_attack_that_fails_while_it_is_timed_is_named_too(tmp_path, monkeypat
     monkeypatch.setattr(DecoderAttack, "_step", raising(ZeroDivisionError("by zero")))
     result = audit(tmp_path, RIDGE, DECODER).result
     assert result["failed"] == [{"what": "decoder", "kind": "attack", "why": "ZeroDivisionError: by zero"}]
+    assert result["metrics"]["left_out"] == 1
     assert audit(tmp_path, RIDGE, DECODER).result["failed"] == result["failed"]
 
 

@@ -7,13 +7,13 @@ from audit_cases import tiny_subject
 from skimage.metrics import peak_signal_noise_ratio
 
 from sfumato.attacks import Leakage, Reconstruction, invert_released, mean_image_error
-from sfumato.audit.law import check_law
-from sfumato.audit.measure import expose, strongest, summary
+from sfumato.audit.consistency import check_consistency
+from sfumato.audit.measure import expose, share_interval, strongest, summary
 from sfumato.errors import Interrupted
 
 
 class Halving:
-    """Redraws every image as grey of half the feature's first value."""
+    """Reconstructs every image as grey of half the feature's first value."""
 
     most_images = None
 
@@ -21,7 +21,7 @@ class Halving:
         return z[:, :1, None, None].expand(-1, 1, 4, 4) / 2
 
 
-def redrawn(mse):
+def reconstructed(mse):
     values = torch.tensor(mse)
     pixels = torch.arange(len(mse), dtype=torch.uint8)[:, None, None, None].expand(-1, 1, 2, 2)
     return Reconstruction(values, -10 * values.log10(), 1 - values, torch.arange(len(mse)), pixels)
@@ -76,7 +76,7 @@ def test_an_exposure_is_the_same_for_all_and_noisy():
 
 def test_worst_is_what_is_redrawn_best():
     values = [0.5, 0.1, 0.2, 0.4] * 10  # 40 images, of which two are 5 %
-    figures = summary(redrawn(values))
+    figures = summary(reconstructed(values))
     assert figures["images"] == 40
     assert figures["mse"]["worst"] == pytest.approx(0.1)
     assert figures["mse"]["worst5"] == pytest.approx(0.1)
@@ -84,11 +84,33 @@ def test_worst_is_what_is_redrawn_best():
     assert figures["mse"]["error"] == pytest.approx(np.std(values, ddof=1) / math.sqrt(40))
     assert figures["psnr"]["worst"] == pytest.approx(10.0)
     assert figures["ssim"]["worst5"] == pytest.approx(0.9)
-    assert summary(redrawn([0.3]))["mse"]["error"] == 0.0
+    assert summary(reconstructed([0.3]))["mse"]["error"] == 0.0
+
+
+def test_the_pessimistic_end_covers_what_a_new_sample_would_show():
+    """Of samples from one distribution, the true value lies beyond the end that leaks more in about 2.5 %."""
+    rng = np.random.default_rng(0)
+    truth, tail = 1.0, 0.0
+    missed = {"mean": 0, "worst5": 0}
+    tail = float(np.sort(rng.exponential(size=400_000))[:20_000].mean())
+    for _ in range(200):
+        ends = summary(reconstructed(rng.exponential(size=200).tolist()))["mse"]["pessimistic"]
+        missed["mean"] += truth < ends["mean"]
+        missed["worst5"] += tail < ends["worst5"]
+    assert missed["mean"] <= 12
+    assert missed["worst5"] <= 24  # bootstrapped over ten images
+
+
+@pytest.mark.parametrize(("hits", "count"), [(0, 100), (61, 100), (100, 100), (219, 359)])
+def test_a_share_has_wilsons_interval(hits, count):
+    from scipy.stats import binomtest
+
+    expected = binomtest(hits, count).proportion_ci(0.95, method="wilson")
+    assert share_interval(hits / count, count) == pytest.approx((expected.low, expected.high), abs=1e-4)
 
 
 def test_the_best_attacker_of_each_image():
-    best, which = strongest([redrawn([0.1, 0.4, 0.3]), redrawn([0.2, 0.2, 0.5])])
+    best, which = strongest([reconstructed([0.1, 0.4, 0.3]), reconstructed([0.2, 0.2, 0.5])])
     assert which.tolist() == [0, 1, 0]
     assert best.mse.tolist() == pytest.approx([0.1, 0.2, 0.3])
     assert best.pixels[:, 0, 0, 0].tolist() == [0, 1, 2]
@@ -107,19 +129,19 @@ def test_the_law_needs_three_standard_errors_and_a_bound_that_gates():
 
     floor = {"name": "exact", "label": "exact", "value": 0.5, "kind": "error", "gates": True}
     quiet = Leakage(0.1, 0.01, 100, 1, None, None, None, None)
-    assert check_law([attack(0.4, 0.034)], [floor], quiet)["violations"] == []  # within three
-    found = check_law([attack(0.4, 0.033)], [floor], quiet)
+    assert check_consistency([attack(0.4, 0.034)], [floor], quiet)["violations"] == []  # within three
+    found = check_consistency([attack(0.4, 0.033)], [floor], quiet)
     assert found["checked"] == ["exact"]
     (violation,) = found["violations"]
     assert violation["sentence"].startswith("the mean test error of the magic attack, 0.40000 ± 0.03300, lies below")
     for change in ({"gates": False}, {"kind": "ratio"}):
-        assert check_law([attack(0.1, 0.001)], [floor | change], quiet) == {"checked": [], "violations": []}
+        assert check_consistency([attack(0.1, 0.001)], [floor | change], quiet) == {"checked": [], "violations": []}
 
 
 def test_the_law_holds_for_identification_too():
     def law(share, **certificates):
         values = {"identified_at_most": None, "clipped_at_most": None} | certificates
-        return check_law([], [], Leakage(share, 0.02, 100, 1, 3.0, 0.1, **values))
+        return check_consistency([], [], Leakage(share, 0.02, 100, 1, 3.0, 0.1, **values))
 
     assert law(0.56, identified_at_most=0.5) == {"checked": ["identified_at_most"], "violations": []}  # within three
     (violation,) = law(0.57, identified_at_most=0.5, clipped_at_most=0.9)["violations"]

@@ -1,3 +1,5 @@
+import shutil
+
 import pytest
 import torch
 from audit_cases import Decoder, Encoder, split_model
@@ -5,9 +7,10 @@ from torch import nn
 
 from sfumato.audit import ChannelOptions, GaussianPrior, Subject, load_target
 from sfumato.audit.checks import check_subject, passes_gradients
+from sfumato.audit.identity import behaviour_of, channel_of
 from sfumato.audit.subject import digest_of_module, placed
 from sfumato.errors import CheckpointError, ConfigError, FeatureError
-from sfumato.split import Channel, SplitModel
+from sfumato.split import Channel, SplitModel, save_split
 from sfumato.training import TrainConfig, train_run
 
 X = torch.rand(5, 1, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -40,7 +43,7 @@ def _onnx(path, weight, batch):
         nodes, "encoder",
         [helper.make_tensor_value_info("x", kind, [batch, 1, 4, 4])],
         [helper.make_tensor_value_info("z", kind, [batch, 3])],
-        [helper.make_tensor("w", kind, weight.shape, weight.flatten().tolist())],
+        [onnx.numpy_helper.from_array(weight.numpy(), "w")],
     )  # fmt: skip
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.save(model, str(path))
@@ -48,7 +51,7 @@ def _onnx(path, weight, batch):
 
 @pytest.mark.parametrize("name", ["encoder.pt2", "encoder.pt", "fixed.pt2", "encoder.onnx", "fixed.onnx"])
 def test_every_form_gives_the_features_of_the_module(files, name):
-    subject = load_target(str(files / name), ChannelOptions(noise_std=0.2))
+    subject = load_target(str(files / name), ChannelOptions(noise_std=0.2), trust=True)
     torch.testing.assert_close(subject.model.features(X), Encoder()(X), atol=1e-5, rtol=1e-4)
     assert check_subject(subject, X) == (3,)
     assert subject.model.channel.noise_std == 0.2
@@ -56,12 +59,12 @@ def test_every_form_gives_the_features_of_the_module(files, name):
     assert passes_gradients(subject, X) is not name.endswith("onnx")
     assert next(subject.model.parameters()) is not None
     subject.model.eval()  # exported modules refuse to be told
-    assert load_target(str(files / name), ChannelOptions(noise_std=0.3)).digest != subject.digest
+    assert channel_of(subject)["noise_std"] == 0.2
 
 
 @pytest.mark.parametrize("suffix", ["pt2", "pt"])
 def test_a_pair_of_files_classifies(files, suffix):
-    subject = load_target(f"{files}/encoder.{suffix},{files}/decoder.{suffix}", ChannelOptions())
+    subject = load_target(f"{files}/encoder.{suffix},{files}/decoder.{suffix}", ChannelOptions(), trust=True)
     assert subject.classifies
     torch.testing.assert_close(subject.model(X), Decoder()(Encoder()(X)), atol=1e-5, rtol=1e-4)
 
@@ -120,7 +123,80 @@ def test_what_is_no_target_gets_a_sentence(target, error, match):
 def test_a_damaged_file_gets_a_sentence(tmp_path, name):
     (tmp_path / name).write_bytes(b"nonsense")
     with pytest.raises(CheckpointError, match=name):
+        load_target(str(tmp_path / name), trust=True)
+
+
+@pytest.mark.parametrize("name", ["a.pt2", "a.pt", "a.onnx"])
+def test_code_is_opened_only_on_trust(tmp_path, name):
+    """Nothing of the file is read before: it holds no program at all."""
+    (tmp_path / name).write_bytes(b"nonsense")
+    if name == "a.onnx":
+        with pytest.raises(CheckpointError):
+            load_target(str(tmp_path / name))
+        return
+    with pytest.raises(ConfigError, match=f"{name} is a program, and opening it runs it; .*--trust .*as ONNX files"):
         load_target(str(tmp_path / name))
+
+
+def test_a_saved_split_needs_trust_unless_it_was_made_here(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "mine"))
+    folder = save_split(split_model(), tmp_path / "split", example_input=X)
+    assert load_target(str(folder)).kind == "saved"
+    copied = shutil.copytree(folder, tmp_path / "copy")
+    assert load_target(str(copied)).kind == "saved"  # the same programs, by the same user
+    edge = (copied / "edge.pt2").read_bytes()
+    (copied / "edge.pt2").write_bytes(edge + b"more")
+    with pytest.raises(ConfigError, match="is a program"):
+        load_target(str(copied))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "another user"))
+    with pytest.raises(ConfigError, match="is a program"):
+        load_target(str(folder))
+    assert load_target(str(folder), trust=True).kind == "saved"
+
+
+def test_a_function_needs_trust_where_its_file_is_somebody_elses(tmp_path, monkeypatch):
+    (tmp_path / "theirs.py").write_text("raise RuntimeError('it ran')")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="it ran"):
+        load_target("theirs:build")
+    monkeypatch.setattr("os.getuid", lambda: 12345)
+    with pytest.raises(ConfigError, match="theirs:build is a program"):
+        load_target("theirs:build")
+    assert load_target("sfumato.audit.synthetic:linear_gaussian").kind == "function"
+
+
+def test_external_weights_of_an_onnx_file_are_part_of_it(files, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(str(files / "encoder.onnx"))
+    path = tmp_path / "encoder.onnx"
+    onnx.save(model, str(path), save_as_external_data=True, location="weights.bin", size_threshold=0)
+    (tmp_path / "unrelated.txt").write_text("one")
+    first = load_target(str(path)).digest
+    (tmp_path / "unrelated.txt").write_text("two")
+    assert load_target(str(path)).digest == first
+    data = bytearray((tmp_path / "weights.bin").read_bytes())
+    data[3] ^= 1
+    (tmp_path / "weights.bin").write_bytes(bytes(data))
+    assert load_target(str(path)).digest != first
+
+
+def test_behaviour_is_what_a_model_computes():
+    class Pooling(nn.Module):
+        size = 2
+
+        def forward(self, x):
+            return nn.functional.avg_pool2d(x, self.size).flatten(1)
+
+    pooling = Pooling()
+    subject = placed(Subject("own", SplitModel(pooling, Channel(), nn.Identity()), classifies=False))
+    digest, behaviour = digest_of_module(subject.model), behaviour_of(subject, (1, 4, 4))
+    assert behaviour_of(subject, (1, 4, 4)) == behaviour
+    pooling.size = 4
+    assert digest_of_module(subject.model) == digest
+    assert behaviour_of(subject, (1, 4, 4)) != behaviour
+    cloud = Subject("own", SplitModel(Encoder(), Channel(), Decoder()))
+    other = Subject("own", SplitModel(Encoder(), Channel(), nn.Identity()))
+    assert behaviour_of(cloud, (1, 4, 4)) != behaviour_of(other, (1, 4, 4))  # answers count too
 
 
 def _subject(edge, **channel):
@@ -152,6 +228,8 @@ class Bad(nn.Module):
             return z.mean(0, keepdim=True)
         if self.how == "mixing":
             return z - z.mean(0)
+        if self.how == "alone":
+            return z + (len(x) == 1)
         if self.how == "text":
             return "z"
         raise RuntimeError("expected 3 channels\nand a long story")
@@ -167,6 +245,7 @@ class Bad(nn.Module):
         ("by batch", r"features of shape \(4,\) for two images and \(7,\) for 5"),
         ("one", "gave 1 features for 5 images"),
         ("mixing", "depends on the other images of its batch"),
+        ("alone", "depends on the other images of its batch"),
         ("text", "the encoder gave a str"),
         ("raises", r"does not take images of shape \(1, 4, 4\) \(expected 3 channels\)"),
     ],

@@ -45,15 +45,16 @@ def test_help_has_an_example_and_the_metrics(capsys):
 def test_a_run_is_audited_and_gates(run_folder, tmp_path, capsys):
     out = tmp_path / "audit"
     words = ["audit", str(run_folder), *QUICK, "--out", str(out), "--json", str(tmp_path / "copy.json")]
-    assert main([*words, "--fail-if", "mse_mean < 1e-9", "accuracy < 0.01"]) == 0
+    assert main([*words, "--fail-if", "mse_mean < 1e-9", "accuracy < 0.01"]) == 3
     shown = capsys.readouterr().out
-    assert "The strongest attack, ridge, redraws unseen images at" in shown
+    assert "Not judged: the closed-form attacks nearest did not run" in shown
+    assert "by the strongest attack, ridge" in shown
     result = json.loads((out / "audit.json").read_text())
     assert json.loads((tmp_path / "copy.json").read_text()) == result
-    assert [one["holds"] for one in result["thresholds"]] == [False, False]
+    assert [one["holds"] for one in result["thresholds"]] == [None, None]
     assert "<html" in (out / "report.html").read_text()
     assert main([*words, "--fail-if", "psnr_worst5 > 1", "mse_mean < 1e-9"]) == 1  # nothing is attacked again
-    assert "FAILED first: psnr_worst5 > 1 (psnr_worst5 is " in capsys.readouterr().out
+    assert "first: Failed: psnr_worst5 > 1 (psnr_worst5 is " in capsys.readouterr().out
     page = (out / "report.html").read_text()
     assert "psnr_worst5 &gt; 1" in page
 
@@ -85,6 +86,8 @@ def test_a_broken_law_is_an_error(tmp_path, capsys, monkeypatch):
         (["sfumato.models.registry:names", "--data", "digits"], "returned a tuple; return an encoder"),
         (["any", "--fail-if", "psnr_worst5 is bad"], "cannot be read; write METRIC"),
         (["any", "--fail-if", "psnr_best > 2"], "unknown metric; known are"),
+        (["any", "--fail-if", "psnr_worst5 < 1"], "write 'psnr_worst5 > NUMBER'"),
+        (["sfumato.audit.synthetic:linear_gaussian", "--only", "rigde"], "there is no piece 'rigde'; the pieces of an"),
         (["any", "--minutes", "0"], "minutes is 0.0; give a positive number"),
         (["sfumato.audit.synthetic:linear_gaussian", "--noise-std", "1"], "says what happens on the wire"),
         (["sfumato.audit.synthetic:linear_gaussian", "--fail-if", "accuracy < 1"], "needs labelled images and"),

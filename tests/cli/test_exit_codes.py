@@ -57,16 +57,32 @@ def test_a_failed_attack_leaves_an_audit_not_judged_unless_the_condition_holds(m
     monkeypatch.setattr(NearestAttack, "fit", raising(RuntimeError("odd")))
     words = [*AUDIT, "--out", str(tmp_path)]
     assert main(words) == 3
-    assert "is not judged: the attack nearest failed, RuntimeError: odd" in capsys.readouterr().err
+    assert "is not judged: the attack nearest failed, RuntimeError: odd." in capsys.readouterr().err
     assert main([*words, "--fail-if", "psnr_mean > 99"]) == 3
     assert main([*words, "--fail-if", "psnr_mean > 0"]) == 1
-    assert "not judged" not in (tmp_path / "report.html").read_text()
-    monkeypatch.undo()
+    assert "The verdict: failed" in (tmp_path / "report.html").read_text()
+
+
+def test_an_audit_without_its_strongest_attacks_does_not_pass(monkeypatch, tmp_path, capsys):
+    """With every requirement met it does; without conditions there is nothing to pass."""
     monkeypatch.setattr("sfumato.audit.run.load_suite", lambda: SUITE)
+    words = [*AUDIT, "--out", str(tmp_path)]
+    assert main(words) == 0
+    assert main([*words, "--fail-if", "psnr_mean > 99"]) == 3
+    told = capsys.readouterr().err
+    assert "is not judged: the attacks cloud:ridge and cloud:nearest on the cloud's activations did not run" in told
+    assert "(and 2 more)." in told
+    assert main([*words, "--fail-if", "psnr_mean > 0"]) == 1
+    for name in ("_cloud", "_trained", "_search"):
+        met = {"name": name, "met": True, "sentence": "it is there"}
+        monkeypatch.setattr(f"sfumato.audit.requirements.{name}", lambda *_, met=met: met)
     assert main([*words, "--fail-if", "psnr_mean > 99"]) == 0
+    assert "Passed: none of the 1 conditions holds." in capsys.readouterr().out
+    assert main([*words, "--fail-if", "psnr_mean > 99", "--least-images", "100000"]) == 3
     assert main([*words, "--fail-if", "mse_mean_repeated < 1"]) == 3  # nothing of the kind was measured
-    assert "cannot be judged" in capsys.readouterr().err
+    assert "not everything was measured that mse_mean_repeated rests on" in capsys.readouterr().err
     assert main([*words, "--fail-if", "psnr_best > 1"]) == 2
+    assert main([*words, "--fail-if", "psnr_mean < 1"]) == 2
 
 
 def test_the_codes_are_documented_where_they_are_used(capsys):

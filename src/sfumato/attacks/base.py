@@ -245,6 +245,7 @@ class Attack(ABC):
         history: one line of figures per epoch, for attacks that train; else empty.
         seconds: the training took, over all calls.
         most_images: how many images `reconstruct` can afford; None where it takes no time to speak of.
+        deadline: `time.monotonic()` at which a training ends with what it has; None trains to the end.
     """
 
     name: ClassVar[str]
@@ -252,6 +253,7 @@ class Attack(ABC):
     outcome: Fit | None = None
     seconds: float = 0.0
     most_images: int | None = None
+    deadline: float | None = None
 
     def __init__(self, config: Any) -> None:
         self.config = config

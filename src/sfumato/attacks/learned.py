@@ -28,6 +28,10 @@ __all__ = ["LearnedAttack", "Turn"]
 Config = TypeVar("Config", bound=LearnedConfig)
 
 
+class _DeadlineReached(Exception):
+    """The time of a training is over; it ends with the best epoch that it has."""
+
+
 class LearnedAttack(Attack, Generic[Config]):
     """Trains a network to redraw x from `encode(x)` over the attacker's images, with fresh noise in every batch.
 
@@ -110,13 +114,20 @@ class LearnedAttack(Attack, Generic[Config]):
                 save()
             if stop:
                 raise Interrupted("the attack was stopped; the same command goes on from there")
+            if self.deadline is not None and time.monotonic() > self.deadline:
+                raise _DeadlineReached
 
         bf16 = cfg.precision == "bf16"
         random = Randomness(cfg.seed, observer.device)
         steps = Steps(self._step, self._form, learner, random, cfg.batch_size, bf16)
-        while learner.epoch < cfg.epochs:
-            self._epoch(learner, observer, learn, random, steps, after_step)
-            self._close_epoch(learner, self._judge(learner.net, observer, judge, bf16), len(learn))
+        late = False
+        while learner.epoch < cfg.epochs and not late:
+            try:
+                self._epoch(learner, observer, learn, random, steps, after_step)
+            except _DeadlineReached:
+                late = True
+            seen = min(len(learn), learner.step * cfg.batch_size)
+            self._close_epoch(learner, self._judge(learner.net, observer, judge, bf16), seen)
             save()
             if progress is not None:
                 progress(learner.epoch, cfg.epochs, self.history[-1])

@@ -3,10 +3,10 @@
 from sfumato.audit.checks import check_subject
 from sfumato.audit.images import DataOptions, audit_sets, other_images
 from sfumato.audit.run import Audited, run_audit
-from sfumato.audit.schema import schema
+from sfumato.audit.schema import is_audit, read_audit, schema
 from sfumato.audit.subject import ChannelOptions, GaussianPrior, Subject
 from sfumato.audit.target import load_target
-from sfumato.audit.thresholds import METRICS, Threshold, judge, parse_threshold
+from sfumato.audit.thresholds import METRICS, Threshold, conclude, judge, parse_threshold
 
 __all__ = [
     "METRICS",
@@ -18,10 +18,13 @@ __all__ = [
     "Threshold",
     "audit_sets",
     "check_subject",
+    "conclude",
+    "is_audit",
     "judge",
     "load_target",
     "other_images",
     "parse_threshold",
+    "read_audit",
     "run_audit",
     "schema",
 ]

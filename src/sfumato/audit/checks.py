@@ -38,17 +38,18 @@ def check_subject(subject: Subject, x: Tensor) -> tuple[int, ...]:
             "the encoder is random: the same images gave two different features; take noise and dropout out of it, and "
             "describe the noise on the wire with --noise-std"
         )
-    part = _feature(subject, x[:2])
-    if part.shape[1:] != first.shape[1:]:
-        raise FeatureError(
-            f"the encoder gives features of shape {tuple(part.shape[1:])} for two images and {tuple(first.shape[1:])} "
-            f"for {len(x)}; an image's feature has to have one shape"
-        )
-    if float((first[:2] - part).abs().max()) > 10 * _TOLERANCE * scale:
-        raise FeatureError(
-            "an image's feature depends on the other images of its batch, as with batch normalisation in training "
-            "mode; export the encoder in evaluation mode"
-        )
+    for count, words in ((2, "two images"), (1, "one image")):
+        part = _feature(subject, x[:count])
+        if part.shape[1:] != first.shape[1:]:
+            raise FeatureError(
+                f"the encoder gives features of shape {tuple(part.shape[1:])} for {words} and {tuple(first.shape[1:])} "
+                f"for {len(x)}; an image's feature has to have one shape"
+            )
+        if float((first[:count] - part).abs().max()) > 10 * _TOLERANCE * scale:
+            raise FeatureError(
+                "an image's feature depends on the other images of its batch, as with batch normalisation in training "
+                "mode; export the encoder in evaluation mode"
+            )
     return tuple(first.shape[1:])
 
 

@@ -1,48 +1,23 @@
 """Several audits side by side: accuracy against the worst attack, and who dominates whom."""
 
-import json
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from sfumato.audit.measure import WORST_SHARE, tried_on_all
 from sfumato.audit.schema import FORMAT
-from sfumato.errors import CheckpointError
 
-__all__ = ["compare", "is_audit", "read_audit"]
+__all__ = ["compare"]
 
 _ERRORS = 2.0
-
-
-def is_audit(path: Path) -> bool:
-    """Whether `path` is the folder of a finished audit."""
-    return (path / "audit.json").is_file()
-
-
-def read_audit(path: Path) -> dict[str, Any]:
-    """The `audit.json` of a finished audit.
-
-    Raises:
-        CheckpointError: it is damaged or of another format.
-    """
-    try:
-        result: dict[str, Any] = json.loads((path / "audit.json").read_text(encoding="utf-8"))
-        if result["format"] != FORMAT:
-            raise CheckpointError(f"{path} holds an audit of format {result['format']}; audit the target again")
-        return {"failed": [], **result}  # an older version did not go on where a piece failed
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(f"{path / 'audit.json'} is damaged ({error}); audit the target again") from error
 
 
 def compare(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Put audits side by side.
 
-    A dominates B if A is at least as accurate and at least as hard to redraw, on average and for the worst-served 5 %,
-    and better in one of the three, each time by more than two standard errors of the difference. The strongest attack
-    of each audit counts, whichever it is. Where an accuracy is missing, errors alone decide.
+    A dominates B if A is at least as accurate and at least as hard to reconstruct, on average and for the worst-served
+    5 %, and better in one of the three, each time by more than two standard errors of the difference. The strongest
+    attack of each audit counts, whichever it is. Where an accuracy is missing, errors alone decide.
 
     Returns:
         `subjects` (name, defense, setting, accuracy and its error, mse_mean and its error, mse_worst5, attack,

@@ -2,7 +2,7 @@
 
 plan.json                  what the audit belongs to, and what was decided for each piece when it began
 pieces/NAME.json           figures of a finished piece
-pieces/NAME.safetensors    its values per image and redrawn pixels
+pieces/NAME.safetensors    its values per image and reconstructed pixels
 pieces/NAME.state          checkpoint of an attack while it trains
 pieces/NAME.error.txt      traceback of a piece that failed
 audit.json, report.html    written last
@@ -26,7 +26,7 @@ class AuditFolder:
 
     Args:
         path: of the folder.
-        identity: what the audit belongs to: target, data, seed, budget.
+        identity: what the audit belongs to: target, channel, versions, data, seed, suite.
 
     Raises:
         CheckpointError: the folder holds another audit, or a damaged file.
@@ -35,7 +35,7 @@ class AuditFolder:
     def __init__(self, path: Path, identity: dict[str, Any]) -> None:
         self.path = path
         self._plan_path = path / "plan.json"
-        fresh: dict[str, Any] = {"identity": identity, "decided": {}, "spent": 0.0}
+        fresh: dict[str, Any] = {"identity": identity, "minutes": 0.0, "decided": {}, "again": [], "spent": 0.0}
         plan = read_json(self._plan_path) if self._plan_path.exists() else fresh
         known = json.loads(json.dumps(identity))
         if plan["identity"] != known:
@@ -43,17 +43,34 @@ class AuditFolder:
             changed = ", ".join(name for name in known if theirs.get(name) != known[name])
             raise CheckpointError(f"{path} holds an audit with another {changed}; choose another --out or delete it")
         self._plan: dict[str, Any] = plan
-        write_json(self._plan_path, plan)
+        self._write()
+
+    def _write(self) -> None:
+        write_json(self._plan_path, self._plan)
 
     @property
     def spent(self) -> float:
         """Seconds of earlier calls."""
         return float(self._plan["spent"])
 
+    @property
+    def minutes(self) -> float:
+        """The largest budget that a call had."""
+        return float(self._plan["minutes"])
+
+    def extend(self, minutes: float) -> bool:
+        """Give the audit so many minutes in all, and say whether a call before had fewer."""
+        extended = 0 < self.minutes < minutes
+        self._plan["minutes"] = max(minutes, self.minutes)
+        if extended:
+            self._plan["decided"].pop("costs", None)  # measured in a moment that is over
+        self._write()
+        return extended
+
     def note_spent(self, seconds: float) -> None:
         """Remember how much of the budget is used up."""
         self._plan["spent"] = round(seconds, 3)
-        write_json(self._plan_path, self._plan)
+        self._write()
 
     def decided(self, name: str) -> Any:
         """What was decided for `name`, or None."""
@@ -62,32 +79,48 @@ class AuditFolder:
     def decide(self, name: str, value: Any) -> Any:
         """Decide once: an earlier decision stays; gives the one that holds."""
         if name not in self._plan["decided"]:
-            self._plan["decided"][name] = value
-            write_json(self._plan_path, self._plan)
+            self._plan["decided"][name] = json.loads(json.dumps(value))
+            self._write()
         return self._plan["decided"][name]
+
+    def reopen(self, name: str) -> None:
+        """Let a finished piece be done again; until it is, `finished` knows nothing of it, and `keep` takes it back."""
+        self._plan["again"] = [*self._plan["again"], name]
+        self._plan["decided"].pop(name, None)
+        self._write()
+
+    def keep(self, name: str) -> None:
+        """What was found before stands after all."""
+        if name in self._plan["again"]:
+            self._plan["again"].remove(name)
+            self._write()
+
+    def _piece(self, name: str, suffix: str) -> Path:
+        return self.path / "pieces" / f"{name.replace(':', '-')}.{suffix}"
 
     def state(self, name: str) -> Path:
         """Where the attack of a piece keeps its checkpoint."""
-        return self.path / "pieces" / f"{name}.state"
+        return self._piece(name, "state")
 
     def finished(self, name: str) -> dict[str, Any] | None:
         """The figures of a finished piece."""
-        path = self.path / "pieces" / f"{name}.json"
-        return read_json(path) if path.exists() else None
+        path = self._piece(name, "json")
+        return read_json(path) if name not in self._plan["again"] and path.exists() else None
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """The values of a finished piece."""
-        return checkpoint.load(self.path / "pieces" / f"{name}.safetensors")[0]
+        return checkpoint.load(self._piece(name, "safetensors"))[0]
 
     def finish(self, name: str, figures: dict[str, Any], tensors: dict[str, Tensor] | None = None) -> None:
         """Store a piece; its checkpoint is no longer needed."""
         if tensors:
-            checkpoint.save(self.path / "pieces" / f"{name}.safetensors", tensors, {"piece": name})
-        write_json(self.path / "pieces" / f"{name}.json", figures)
-        for left in (self.path / "pieces").glob(f"{name}.state*"):
+            checkpoint.save(self._piece(name, "safetensors"), tensors, {"piece": name})
+        write_json(self._piece(name, "json"), figures)
+        self.keep(name)
+        for left in (self.path / "pieces").glob(f"{name.replace(':', '-')}.state*"):
             left.unlink(missing_ok=True)
-        (self.path / "pieces" / f"{name}.error.txt").unlink(missing_ok=True)
+        (self._piece(name, "error.txt")).unlink(missing_ok=True)
 
     def note_failure(self, name: str, text: str) -> None:
         """Keep the traceback of a piece that failed."""
-        write_text(self.path / "pieces" / f"{name}.error.txt", text)
+        write_text(self._piece(name, "error.txt"), text)

@@ -1,20 +1,20 @@
-"""The attacker's images and the images to be redrawn: from `--data`, or as the target itself says."""
+"""The attacker's images and the images to be reconstructed: from `--data`, or as the target itself says."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch.nn import functional as F
 
 from sfumato import data
 from sfumato.audit.subject import Subject
 from sfumato.data import DataSets, ImageSet, Progress
 from sfumato.data.folder import is_unsplit, load_folder, load_unlabelled
+from sfumato.data.reading import Size, resized
 from sfumato.data.scan import images_in
 from sfumato.errors import ConfigError, DataError
 from sfumato.seeds import generator
 
-__all__ = ["DataOptions", "audit_sets", "other_images", "shuffled"]
+__all__ = ["DataOptions", "audit_sets", "count_shared", "other_images", "shuffled"]
 
 
 @dataclass(frozen=True)
@@ -59,17 +59,13 @@ def audit_sets(subject: Subject, options: DataOptions, progress: Progress | None
         own = {}
     name = options.data or own["data"]
     folder = options.data_dir or own.get("data_dir")
-    size = options.size or own.get("size")
+    size: Size = options.size or own.get("size")
     if size is None and (name not in data.names() or name == "folder"):
-        size = _side(subject.input_shape)
+        shape = subject.input_shape
+        size = (shape[1], shape[2]) if shape is not None and len(shape) == 3 else None
     sets = _read(name, folder, size, progress)
     sets = _limited(sets, options.limit or own.get("limit"), own.get("test_limit"), own.get("seed", 0))
     return sets if subject.classes is None else _as_the_model_counts(sets, subject.classes)
-
-
-def _side(shape: tuple[int, ...] | None) -> int | None:
-    """The side of the square images that a target takes."""
-    return shape[1] if shape is not None and len(shape) == 3 and shape[1] == shape[2] else None
 
 
 def _as_the_model_counts(sets: DataSets, classes: tuple[str, ...]) -> DataSets:
@@ -101,19 +97,21 @@ def other_images(options: DataOptions, victim: ImageSet, progress: Progress | No
             raise ConfigError("other_dir says where other images lie; say with --other which data set they are")
         return None
     channels, height, width = victim.image_shape
-    size = height if height == width else None
     named = options.other in data.names() and options.other != "folder"
-    read_at = None if named and options.other not in data.RESIZED else size
+    read_at = None if named and options.other not in data.RESIZED else (height, width)
     images = _read(options.other, options.other_dir, read_at, progress).train
     if images.image_shape[0] != channels:
         raise ConfigError(
             f"the attacker's other images have {images.image_shape[0]} channels, the victim's {channels}; give others"
         )
     images = shuffled(images, len(victim), 0, "other")
-    if images.image_shape == victim.image_shape:
-        return images
-    resized = F.interpolate(images.float(), size=(height, width), mode="bilinear", antialias=True)
-    return ImageSet(resized.mul(255).round().clamp(0, 255).byte(), images.labels, images.classes)
+    return replace(images, images=resized(images.images, (height, width)))
+
+
+def count_shared(sets: DataSets) -> int:
+    """How many test images are training images too, bit for bit."""
+    known = {row.numpy().tobytes() for row in sets.train.images}
+    return sum(row.numpy().tobytes() in known for row in sets.test.images)
 
 
 def shuffled(images: ImageSet, most: int, seed: int, purpose: str) -> ImageSet:
@@ -122,14 +120,14 @@ def shuffled(images: ImageSet, most: int, seed: int, purpose: str) -> ImageSet:
     return images.subset(order[:most])
 
 
-def _read(name: str, folder: str | None, size: int | None, progress: Progress | None) -> DataSets:
+def _read(name: str, folder: str | None, size: Size, progress: Progress | None) -> DataSets:
     """A named data set, or a folder of images whatever its form."""
     if name in data.names() and name != "folder":
         return data.load(name, folder, seed=0, size=size, progress=progress, skip_unreadable=name in data.SKIPPABLE)
     return _read_folder(Path(folder or name).expanduser(), size, progress)
 
 
-def _read_folder(where: Path, size: int | None, progress: Progress | None) -> DataSets:
+def _read_folder(where: Path, size: Size, progress: Progress | None) -> DataSets:
     if not where.is_dir():
         raise DataError(f"there is no folder {where} and no data set of that name; known are {', '.join(data.names())}")
     has_parts = any((where / part).is_dir() and not images_in(where / part) for part in ("train", "test", "val"))

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,9 +16,11 @@ from sfumato.seeds import generator
 from sfumato.split import SplitModel
 
 __all__ = [
+    "NORMAL_95",
     "WORST_SHARE",
     "Exposure",
     "expose",
+    "share_interval",
     "strongest",
     "summary",
     "tried_on_all",
@@ -26,7 +29,11 @@ __all__ = [
 WORST_SHARE = 0.05
 """The share of the images that is called worst: those that are reconstructed best."""
 
+NORMAL_95 = 1.96
+"""Standard errors on either side of a mean that make its 95 % interval."""
+
 _CHUNK = 256
+_RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
@@ -101,12 +108,34 @@ def tried_on_all(attacks: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [attack for attack in attacks if attack["test"]["images"] == most]
 
 
-def _spread(values: Tensor, *, smaller_is_worse: bool = False) -> dict[str, float]:
-    ordered = values.double().sort(descending=not smaller_is_worse).values
-    worst = max(1, math.ceil(WORST_SHARE * len(ordered)))
-    return {
-        "mean": float(ordered.mean()),
-        "error": float(ordered.std() / len(ordered) ** 0.5) if len(ordered) > 1 else 0.0,
-        "worst5": float(ordered[:worst].mean()),
-        "worst": float(ordered[0]),
-    }
+def _spread(values: Tensor, *, smaller_is_worse: bool = False) -> dict[str, Any]:
+    """Figures of one measure; `pessimistic` are the ends of their 95 % intervals at which more has leaked.
+
+    The interval of the mean is normal, that of the worst twentieth is bootstrapped over images, and the worst image is
+    what it is.
+    """
+    ordered = values.double().sort(descending=not smaller_is_worse).values.numpy()
+    count = len(ordered)
+    worst = max(1, math.ceil(WORST_SHARE * count))
+    error = float(ordered.std(ddof=1) / count**0.5) if count > 1 else 0.0
+    # Positions in the order are resampled, so that the first ones drawn are the worst ones drawn.
+    drawn = np.sort(np.random.default_rng(0).integers(count, size=(_RESAMPLES, count)), axis=1)[:, :worst]
+    tail = np.quantile(ordered[drawn].mean(1), 0.025 if smaller_is_worse else 0.975)
+    sign = -1.0 if smaller_is_worse else 1.0
+    spread = {"mean": float(ordered.mean()), "worst5": float(ordered[:worst].mean()), "worst": float(ordered[0])}
+    ends = {"mean": spread["mean"] + sign * NORMAL_95 * error, "worst5": float(tail), "worst": spread["worst"]}
+    if smaller_is_worse:
+        ends["mean"] = max(0.0, ends["mean"])
+    return spread | {"error": error, "pessimistic": ends}
+
+
+def share_interval(share: float, count: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share that was measured on `count` images.
+
+    >>> [round(end, 3) for end in share_interval(0.5, 100)]
+    [0.404, 0.596]
+    """
+    square = NORMAL_95**2 / count
+    centre = (share + square / 2) / (1 + square)
+    half = NORMAL_95 * math.sqrt(share * (1 - share) / count + square / (4 * count)) / (1 + square)
+    return max(0.0, centre - half), min(1.0, centre + half)

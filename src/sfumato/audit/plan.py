@@ -1,17 +1,16 @@
-"""Which pieces an audit consists of, decided once, and how deep each goes, decided when it begins."""
+"""Which pieces an audit consists of, and how deep each goes, decided when it begins."""
 
-import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
+from sfumato.audit.context import Context
 from sfumato.audit.failures import Failures
 from sfumato.audit.inversion import Tell
-from sfumato.audit.ledger import Ledger
+from sfumato.audit.memory import decline
 from sfumato.audit.search import FEWEST, decide_search, searches
-from sfumato.audit.stage import Stage
 from sfumato.audit.suite import Piece, Untested, affordable, runnable
+from sfumato.audit.time_budget import TimeBudget
 from sfumato.audit.training import Cost, decide, measure_cost, of_piece
 
 __all__ = ["choose", "fits", "make_plan"]
@@ -21,94 +20,108 @@ _PATIENCE = 2.0  # times its share that a piece in closed form may take before i
 
 
 def make_plan(
-    suite: Sequence[Piece], stage: Stage, ledger: Ledger, failures: Failures, tell: Tell
+    suite: Sequence[Piece], context: Context, budget: TimeBudget, failures: Failures, tell: Tell
 ) -> tuple[list[Piece], dict[str, Cost], list[Untested]]:
-    """What runs, decided once per audit, and what it costs."""
-    known = {piece.name: piece for piece in suite}
-    stored = stage.folder.decided("plan")
-    if stored is None:
-        tell("plan: measure what an epoch of each attack takes here")
-        possible, missing = runnable(list(known.values()), has=_has(stage))
-        by_attack, hopeless = _measured(possible, stage, ledger, failures)
-        missing += hopeless
-        gone = {one.what for one in hopeless}
-        possible = [piece for piece in possible if piece.name not in gone and piece.name not in failures]
-        costs = {piece.name: of_piece(piece, by_attack[piece.attack]) for piece in possible if piece.epochs is not None}
-        fewest = {
-            piece.name: piece.epochs[0] * costs[piece.name].epoch + costs[piece.name].once
-            for piece in possible
-            if piece.epochs is not None
-        }
-        kept, dropped = affordable(possible, ledger.left, fewest)
-        plan = {
-            "pieces": [piece.name for piece in kept],
-            "costs": {name: list(cost) for name, cost in costs.items()},
-            "untested": [asdict(one) for one in [*missing, *dropped]],
-            "failed": [one for one in failures.as_list() if one["what"] in known],
-        }
-        stored = stage.folder.decide("plan", json.loads(json.dumps(plan)))
-    failures.note_all(stored.get("failed", ()))
-    costs = {name: Cost(*cost) for name, cost in stored["costs"].items()}
-    return [known[name] for name in stored["pieces"]], costs, [Untested(**one) for one in stored["untested"]]
+    """What runs in this call, what it costs, and what does not run for which reason.
+
+    What is done already stays. Only costs are remembered from call to call, and an audit that is extended measures them
+    anew: what was left out in a busy moment is not left out for good.
+    """
+    possible, missing = runnable(suite, has=_has(context))
+    folder = context.folder
+    done = [piece for piece in possible if folder.finished(piece.name) is not None]
+    open_ = [piece for piece in possible if piece not in done]
+    begun = [piece for piece in open_ if folder.decided(piece.name) is not None]
+    for piece in [piece for piece in open_ if piece not in begun]:
+        if (why := decline(piece, context)) is not None:
+            missing.append(Untested(piece.name, why, left_out=True))
+            open_.remove(piece)
+    by_attack, hopeless = _measured(open_, context, budget, failures, tell)
+    gone = {one.what for one in hopeless}
+    open_ = [piece for piece in open_ if piece.name not in gone and piece.name not in failures]
+    costs = {piece.name: of_piece(piece, by_attack[piece.attack]) for piece in open_ if piece.epochs is not None}
+    fewest = {
+        piece.name: piece.epochs[0] * costs[piece.name].epoch + costs[piece.name].once
+        for piece in open_
+        if piece.epochs is not None
+    }
+    kept, dropped = affordable([piece for piece in open_ if piece not in begun], budget.left, fewest)
+    ordered = [piece for piece in possible if piece in done or piece in begun or piece in kept]
+    return ordered, costs, [*missing, *hopeless, *dropped]
 
 
 def _measured(
-    pieces: Sequence[Piece], stage: Stage, ledger: Ledger, failures: Failures
+    pieces: Sequence[Piece], context: Context, budget: TimeBudget, failures: Failures, tell: Tell
 ) -> tuple[dict[str, Cost], list[Untested]]:
     """What every attack costs that trains in epochs; none is measured whose better ranked ones do not fit already."""
-    costs: dict[str, Cost] = {}
+    known = context.folder.decided("costs") or {}
+    costs = {attack: Cost(*cost) for attack, cost in known.items()}
     hopeless: list[Untested] = []
     full = False
     for piece in sorted((piece for piece in pieces if piece.epochs is not None), key=lambda piece: piece.rank):
+        full = full or (piece.rank > 0 and budget.left == 0)
         if full and piece.attack not in costs:
-            hopeless.append(Untested(piece.name, "too little time: not even better ranked attacks fit"))
+            why = "too little time: not even better ranked attacks fit"
+            hopeless.append(Untested(piece.name, why, left_out=True))
             continue
         if piece.attack not in costs:
+            tell(f"plan: measure what an epoch of {piece.attack} takes here")
             with failures.surviving(piece.name, piece.kind):
-                costs[piece.attack] = measure_cost(piece, stage)
+                costs[piece.attack] = measure_cost(piece, context)
         if piece.attack not in costs:
             continue
         assert piece.epochs is not None
         cost = of_piece(piece, costs[piece.attack])
         total = sum(one.share for one in pieces if one.rank <= piece.rank)  # nothing of a higher rank need run
-        full = full or piece.epochs[0] * cost.epoch > ledger.left * piece.share / total
+        full = full or piece.epochs[0] * cost.epoch > budget.left * piece.share / total
+    if costs and not known:
+        context.folder.decide("costs", {attack: list(cost) for attack, cost in costs.items()})
     return costs, hopeless
 
 
-def _has(stage: Stage) -> dict[str, str | None]:
-    noise = stage.subject.model.channel.noise_std > 0
+def _has(context: Context) -> dict[str, str | None]:
+    noise = context.subject.model.channel.noise_std > 0
+    cloud = context.subject.has_cloud
     return {
-        "gradients": None if stage.gradients else "the target passes no gradients, so white-box attacks cannot run",
+        "cloud": None if cloud else "the target has no decoder, so nothing is known of what a cloud computes",
+        "gradients": None if context.gradients else "the target passes no gradients, so white-box attacks cannot run",
         "noise": None if noise else "nothing random is added on the wire, so another query gives the same feature",
-        "other": None if stage.other is not None else "no images of another origin were given; give --other",
-        "labels": None if stage.sets.labelled else "the images have no labels",
+        "other": None if context.other is not None else "no images of another origin were given; give --other",
+        "labels": None if context.sets.labelled else "the images have no labels",
     }
 
 
 def choose(
-    piece: Piece, stage: Stage, seconds: float, costs: Mapping[str, Cost], slower: float, durations: dict[str, float]
+    piece: Piece,
+    context: Context,
+    seconds: float,
+    costs: Mapping[str, Cost],
+    slower: float,
+    durations: dict[str, float],
 ) -> dict[str, Any]:
     """How deep a piece goes in its time, or why it is left out."""
+    if piece.rank > 0 and seconds <= 0:
+        return {"skip": "too little time: give more --minutes"}
     if piece.kind == "attack" and searches(piece):
         trial = f"trial of {piece.name}"
         # Trying out what one image takes is worth it only where several times that is left.
         if seconds > _TRIALS * durations.get(trial, 0.0):
             began = time.monotonic()
-            choice = decide_search(piece, stage, seconds)
+            choice = decide_search(piece, context, seconds)
             durations[trial] = time.monotonic() - began
             if choice["shown"] >= FEWEST:
                 return choice
         return {"skip": "too little time for a search image by image"}
     if piece.epochs:
-        return decide(piece, stage, seconds, costs[piece.name].times(slower))
-    if piece.rank > 0 and durations.get(piece.attack, 0.0) * fits(piece, stage) > _PATIENCE * seconds:
+        return decide(piece, context, seconds, costs[piece.name].times(slower))
+    if piece.rank > 0 and durations.get(piece.attack, 0.0) * fits(piece, context) > _PATIENCE * seconds:
         return {"skip": f"too little time: give more than {seconds:.0f} s, its share of --minutes"}
     return {}
 
 
-def fits(piece: Piece, stage: Stage) -> float:
+def fits(piece: Piece, context: Context) -> float:
     """How many fits over all images a piece in closed form amounts to."""
-    total, options = len(stage.sets.train), piece.options
+    total, options = len(context.sets.train), piece.options
     share = min(1.0, options.get("train", total) / total)
     counted = len(options.get("queries", ())) + len(options.get("noises", ())) + ("unknown" in options) or 1
     return sum(options.get("shares", ())) or sum(options.get("pairs", ())) / total or share * counted

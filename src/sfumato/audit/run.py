@@ -1,30 +1,33 @@
-"""One audit from beginning to end: check, plan, attack, bound, judge; resumed by calling again."""
+"""One audit from beginning to end: check, plan, attack, bound, judge; resumed or extended by calling again."""
 
 import hashlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sfumato.attacks import Leakage, Reconstruction, measure_leakage
-from sfumato.audit.assemble import assemble
+from sfumato.attacks import Leakage, Reconstruction, measure_leakage, obfuscation
+from sfumato.audit.bounds import measure_bounds
 from sfumato.audit.checks import check_subject, passes_gradients
+from sfumato.audit.context import MOST_IMAGES, Context, make_context
 from sfumato.audit.failures import Failures
-from sfumato.audit.floors import measure_bounds
 from sfumato.audit.folder import AuditFolder
+from sfumato.audit.identity import behaviour_of, channel_of, versions
+from sfumato.audit.images import shuffled
 from sfumato.audit.inversion import Stop, Tell, run_attack
-from sfumato.audit.knowledge import run_knowledge
-from sfumato.audit.ledger import Ledger
+from sfumato.audit.memory import available_memory
 from sfumato.audit.plan import choose, fits, make_plan
 from sfumato.audit.reading import run_probes
-from sfumato.audit.repeats import run_repeats
-from sfumato.audit.stage import MOST_IMAGES, Stage, set_stage
+from sfumato.audit.requirements import LEAST_IMAGES, calibrate
+from sfumato.audit.result import result_of
 from sfumato.audit.subject import Subject, digest_of_module, placed
-from sfumato.audit.suite import Piece, Untested, load_suite
+from sfumato.audit.suite import Piece, Untested, chosen, load_suite
+from sfumato.audit.sweeps import run_sweep
+from sfumato.audit.time_budget import TimeBudget
 from sfumato.audit.training import Cost
 from sfumato.data import DataSets, ImageSet
 from sfumato.errors import ConfigError, NotJudgedError
@@ -36,12 +39,13 @@ from sfumato.training.evaluate import accuracy
 __all__ = ["Audited", "run_audit"]
 
 _BOUNDS_SHARE = 0.08
-_FEWEST_IMAGES = 400
-_IMAGES_PER_MINUTE = 100
-_RUNNERS: dict[str, Callable[[Piece, Stage, dict[str, Any], Tell, Stop | None], None]] = {
+_FEATURES_SHARE = 0.03  # of the free memory, for what left the device
+_LATER = 1.25  # times its share that a piece may take, where others have left time over
+_SCRAMBLED = 1000  # images from which the obfuscation check is made
+_RUNNERS: dict[str, Callable[[Piece, Context, dict[str, Any], Tell, Stop | None], None]] = {
     "attack": run_attack,
-    "queries": run_repeats,
-    "knowledge": run_knowledge,
+    "queries": run_sweep,
+    "knowledge": run_sweep,
     "probe": run_probes,
 }
 
@@ -52,24 +56,26 @@ class Audited:
 
     Attributes:
         result: as in `audit.json`.
-        redrawn: per attack what it made of the test images of the exposure.
-        stage: what was attacked, for pictures.
+        reconstructed: per attack what it made of the test images of the exposure.
+        context: what was attacked, for pictures.
     """
 
     result: dict[str, Any]
-    redrawn: dict[str, Reconstruction]
-    stage: Stage
+    reconstructed: dict[str, Reconstruction]
+    context: Context
 
     def pictures(self, count: int = 8) -> dict[str, tuple[Tensor, dict[str, Tensor]]]:
-        """`typical` (drawn at random) and `worst` (redrawn best by the strongest attack): originals, and per attack."""
-        strongest = self.redrawn[self.result["best"]["test"]["mse"]]  # it redrew every image
+        """Originals and reconstructions per attack: `worst` (the strongest attack's best) and `typical` (at random)."""
+        strongest = self.reconstructed[self.result["best"]["test"]["mse"]]  # it reconstructed every image
         worst = strongest.mse.argsort()[:count]
         found = {}
-        for name, indices in (("typical", torch.arange(min(count, len(strongest.mse)))), ("worst", worst)):
+        for name, indices in (("worst", worst), ("typical", torch.arange(min(count, len(strongest.mse))))):
             shown = {
-                attack: one.images[indices] for attack, one in self.redrawn.items() if int(indices.max()) < len(one.mse)
+                attack: one.images[indices]
+                for attack, one in self.reconstructed.items()
+                if int(indices.max()) < len(one.mse)
             }
-            found[name] = (self.stage.test.images.float(indices), shown)
+            found[name] = (self.context.test.images.float(indices), shown)
         return found
 
 
@@ -82,22 +88,30 @@ def run_audit(
     seed: int = 0,
     device: torch.device | str = "cpu",
     suite: Sequence[Piece] | None = None,
+    only: Sequence[str] = (),
+    skip: Sequence[str] = (),
+    least_images: int = LEAST_IMAGES,
     other: ImageSet | None = None,
     began: float | None = None,
     tell: Tell | None = None,
     progress: Callable[[float, float], None] | None = None,
     should_stop: Stop | None = None,
 ) -> Audited:
-    """Audit a subject in `out`, from where an earlier call was interrupted, and write `audit.json`.
+    """Audit a subject in `out`, resume what an earlier call began there, and write `audit.json`.
 
     Args:
         subject: see `load_target`.
         sets: the attacker's images (`train`) and images that it never saw (`test`).
         out: folder of the audit.
-        minutes: for the whole audit, kept within a tenth unless a single epoch takes longer than that.
+        minutes: for the whole audit over all calls, kept within a tenth from one minute on, unless an attack in closed
+            form takes longer than that. More than an earlier call had extend its audit: what was left out runs, and
+            attacks that had not converged are trained again, for longer.
         seed: of everything random.
         device: where to compute.
         suite: the pieces; those of `suite.yaml`, if not said.
+        only: names of the pieces to run; all, if empty.
+        skip: names of pieces to leave out.
+        least_images: of the attacker's and of test images, below which the audit is not judged.
         other: images of another origin, for an attacker who has them instead of the training set.
         began: `time.monotonic()` when the budget started to run; now, if not said.
         tell: called with a line about what goes on.
@@ -105,168 +119,189 @@ def run_audit(
         should_stop: asked after every step of an attack; True saves and leaves.
 
     Raises:
-        ConfigError: the budget is not positive.
+        ConfigError: the budget is not positive, or `only` and `skip` name no pieces.
         FeatureError: the encoder cannot be audited; the sentence says why.
-        CheckpointError: `out` holds another audit.
-        Interrupted: `should_stop` said so; the same call goes on from there.
+        CheckpointError: `out` holds another audit; the sentence says in what they differ.
+        Interrupted: `should_stop` said so; the same call resumes.
         NotJudgedError: every attack failed.
     """
     if not minutes > 0:
         raise ConfigError(f"minutes is {minutes}; give a positive number")
     early = 0.0 if began is None else time.monotonic() - began
+    wanted, unwanted = chosen(load_suite() if suite is None else suite, only, skip)
     subject = placed(subject)
     subject = subject if subject.digest else replace(subject, digest=digest_of_module(subject.model))
-    subject.model.to(device)
-    tell = tell or (lambda _: None)
+    place = torch.device(device)
+    subject.model.to(place)
+    run = _Run(subject, sets, minutes, place, tell or (lambda _: None), progress, should_stop)
     with evaluating(subject.model, gradients=True):
-        return _audit(
-            subject, sets, out, minutes, seed, torch.device(device), suite, other, early, tell, progress, should_stop
+        run.prepare(out, seed, load_suite() if suite is None else suite, other, early)
+        run.measure()
+        pieces, costs, untested = make_plan(wanted, run.context, run.budget, run.failures, run.tell)
+        run.work(pieces, costs)
+        return run.finish(pieces, [*untested, *unwanted], least_images)
+
+
+@dataclass
+class _Run:
+    """What the steps of one call share."""
+
+    subject: Subject
+    sets: DataSets
+    minutes: float
+    place: torch.device
+    tell: Tell
+    progress: Callable[[float, float], None] | None
+    should_stop: Stop | None
+    slower: float = 1.0  # than measured: other programs came or went
+    durations: dict[str, float] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    def prepare(self, out: Path, seed: int, suite: Sequence[Piece], other: ImageSet | None, early: float) -> None:
+        """Check the subject, open the folder, release the features."""
+        subject, sets = self.subject, self.sets
+        few = sets.test.float(torch.arange(min(4, len(sets.test)))).to(self.place)
+        if len(few) < 4:
+            raise ConfigError(f"{len(sets.test)} test images are too few for an audit; give at least 4")
+        check_subject(subject, few)
+        self.behaviour = behaviour_of(subject, sets.test.image_shape)
+        identity = {
+            "target": subject.digest,
+            "behaviour": self.behaviour,
+            "channel": channel_of(subject),
+            "versions": versions(),
+            "train": sets.train.fingerprint(),
+            "test": sets.test.fingerprint(),
+            "seed": seed,
+            "other": None if other is None else other.fingerprint(),
+            "suite": hashlib.sha256(repr(tuple(suite)).encode()).hexdigest(),
+        }
+        folder = AuditFolder(out, identity)
+        if folder.extend(self.minutes):
+            for piece in suite:
+                if piece.epochs and (folder.finished(piece.name) or {}).get("converged") is False:
+                    folder.reopen(piece.name)
+        self.minutes = folder.minutes
+        self.failures = Failures(folder)
+        self.budget = TimeBudget(60 * self.minutes, folder.spent + early, reserve=2.0 + 1.8 * self.minutes)
+        fits = _FEATURES_SHARE * available_memory(self.place) / (4 * self.subject.model.features(few[:1]).numel())
+        self.context = make_context(
+            subject,
+            sets,
+            gradients=passes_gradients(subject, few),
+            device=self.place,
+            seed=seed,
+            folder=folder,
+            most=folder.decide("images", max(4, int(min(MOST_IMAGES, fits)))),
+            other=other,
         )
 
+    def measure(self) -> None:
+        """What needs no attack: identification, the attacks' calibration, bounds."""
+        context, folder = self.context, self.context.folder
+        if (measured := folder.finished("leakage")) is None:
+            self.tell("identification and information")
+            measured = measure_leakage(self.subject.model, context.test.images, seed=context.seed).as_dict()
+            folder.finish("leakage", measured)
+        if folder.finished("calibration") is None:
+            self.tell("calibration on the identity channel")
+            with self.failures.surviving("calibration", "calibration"):
+                folder.finish("calibration", {"psnr": calibrate(context)})
+        if folder.finished("obfuscation") is None:
+            self.tell("whether the feature is scrambled")
+            with self.failures.surviving("obfuscation", "obfuscation"):
+                some = shuffled(self.sets.train, _SCRAMBLED, context.seed, "obfuscation")
+                folder.finish("obfuscation", asdict(obfuscation(self.subject.model, some, seed=context.seed)))
+        if folder.finished("bounds") is None:
+            with self.failures.surviving("bounds", "bounds"):
+                found = measure_bounds(
+                    self.subject,
+                    self.sets,
+                    Leakage(**measured),
+                    gradients=context.gradients,
+                    seconds=_BOUNDS_SHARE * self.budget.left,
+                    seed=context.seed,
+                    tell=lambda text: self.tell(f"bounds: {text}"),
+                )
+                folder.finish("bounds", {"bounds": found})
 
-def _audit(
-    subject: Subject,
-    sets: DataSets,
-    out: Path,
-    minutes: float,
-    seed: int,
-    place: torch.device,
-    suite: Sequence[Piece] | None,
-    other: ImageSet | None,
-    early: float,
-    tell: Tell,
-    progress: Callable[[float, float], None] | None,
-    should_stop: Stop | None,
-) -> Audited:
-    few = sets.test.float(torch.arange(min(4, len(sets.test)))).to(place)
-    if len(few) < 4:
-        raise ConfigError(f"{len(sets.test)} test images are too few for an audit; give at least 4")
-    check_subject(subject, few)
-    gradients = passes_gradients(subject, few)
-    known = load_suite() if suite is None else tuple(suite)
-    identity = {
-        "target": subject.digest,
-        "train": sets.train.fingerprint(),
-        "test": sets.test.fingerprint(),
-        "minutes": minutes,
-        "seed": seed,
-        "other": None if other is None else other.fingerprint(),
-        "suite": hashlib.sha256(repr(known).encode()).hexdigest(),
-    }
-    folder = AuditFolder(out, identity)
-    failures = Failures(folder)
-    ledger = Ledger(60 * minutes, folder.spent + early, reserve=2.0 + 0.03 * 60 * minutes)
-    most = round(min(MOST_IMAGES, max(_FEWEST_IMAGES, _IMAGES_PER_MINUTE * minutes)))
-    stage = set_stage(
-        subject, sets, gradients=gradients, device=place, seed=seed, folder=folder, most=most, other=other
-    )
-    if (measured := folder.finished("leakage")) is None:
-        tell("identification and information")
-        measured = measure_leakage(subject.model, stage.test.images, seed=seed).as_dict()
-        folder.finish("leakage", measured)
-    if folder.finished("bounds") is None:
-        with failures.surviving("bounds", "bounds"):
-            floors = measure_bounds(
-                subject,
-                sets,
-                Leakage(**measured),
-                gradients=gradients,
-                seconds=_BOUNDS_SHARE * ledger.left,
-                seed=seed,
-                tell=lambda text: tell(f"bounds: {text}"),
-            )
-            folder.finish("bounds", {"bounds": floors})
-    pieces, costs, untested = make_plan(known, stage, ledger, failures, tell)
-    _work(pieces, costs, stage, ledger, failures, tell, progress, should_stop)
-    left_out = {piece.name: skip for piece in pieces if (skip := (folder.decided(piece.name) or {}).get("skip"))}
-    untested = [*untested, *(Untested(name, why) for name, why in left_out.items())]
-    pieces = [piece for piece in pieces if folder.finished(piece.name) is not None]
-    if not any(piece.kind == "attack" for piece in pieces):
-        raise NotJudgedError(
-            "no attack could be run: " + "; ".join(f"{one['what']}: {one['why']}" for one in failures.as_list())
-        )
-    share = None
-    if subject.classifies and sets.labelled:
-        with failures.surviving("accuracy", "accuracy"):
-            share = accuracy(subject.model, sets.test, seed=seed)
-    redrawn = {
-        piece.name: Reconstruction.from_tensors("test", folder.tensors(piece.name))
-        for piece in pieces
-        if piece.kind == "attack"
-    }
-    folder.note_spent(ledger.spent)
-    result = assemble(
-        stage,
-        pieces,
-        untested,
-        failures.as_list(),
-        accuracy=share,
-        minutes=minutes,
-        seconds=ledger.spent,
-        redrawn=redrawn,
-        evidence=evidence(place),
-    )
-    write_json(out / "audit.json", result)
-    return Audited(result, redrawn, stage)
+    def work(self, pieces: Sequence[Piece], costs: dict[str, Cost]) -> None:
+        """Run what is not finished; each piece gets its share of what is left when it begins.
 
+        What does not fit waits until the others are done: attacks that come to rest early leave time over.
+        """
+        waiting = [piece for piece in pieces if self.context.folder.finished(piece.name) is None]
+        for may_wait in (True, False):
+            turn, waiting = waiting, []
+            for index, piece in enumerate(turn):
+                seconds = self.budget.allowance(piece.share, [one.share for one in turn[index:]])
+                settled = True
+                with self.failures.surviving(piece.name, piece.kind):
+                    settled = self._attempt(piece, seconds, costs, may_wait=may_wait)
+                if piece.name in self.failures:
+                    self._note(f"{piece.name}: FAILED, {self.failures.why(piece.name)}")
+                if not settled:
+                    waiting.append(piece)
 
-def _work(
-    pieces: Sequence[Piece],
-    costs: dict[str, Cost],
-    stage: Stage,
-    ledger: Ledger,
-    failures: Failures,
-    tell: Tell,
-    progress: Callable[[float, float], None] | None,
-    should_stop: Stop | None,
-) -> None:
-    """Run what is not finished; each piece gets its share of what is left when it begins.
+    def _note(self, text: str) -> None:
+        if self.progress is not None:
+            self.progress(self.budget.spent, self.budget.spent + self.budget.left)
+        self.tell(f"{self.budget.spent:6.0f} s  {text}")
 
-    What does not fit waits until the others are done: attacks that come to rest early leave time over.
-    """
-    slower = 1.0  # than measured: other programs came or went
-    durations: dict[str, float] = {}
-
-    def tell_on(text: str) -> None:
-        if progress is not None:
-            progress(ledger.spent, ledger.spent + ledger.left)
-        tell(f"{ledger.spent:6.0f} s  {text}")
-
-    def attempt(piece: Piece, seconds: float, *, may_wait: bool) -> bool:
-        """Whether the piece is settled: done, or left out for good."""
-        nonlocal slower
-        decided = stage.folder.decided(piece.name)
+    def _attempt(self, piece: Piece, seconds: float, costs: dict[str, Cost], *, may_wait: bool) -> bool:
+        """Whether the piece is settled: done, or left out."""
+        context, folder = self.context, self.context.folder
+        decided = folder.decided(piece.name)
         if decided is None:
-            choice = choose(piece, stage, seconds, costs, slower, durations)
-            if "skip" in choice and may_wait:
-                return False
-            decided = stage.folder.decide(piece.name, choice | {"seconds": round(seconds, 1)})
-        if "skip" in decided:
-            tell_on(f"{piece.name}: left out, {decided['skip']}")
-            return True
-        tell_on(f"{piece.name}: {seconds:.0f} s" + (f", {decided['epochs']} epochs" if "epochs" in decided else ""))
-        before = ledger.spent
+            choice = choose(piece, context, seconds, costs, self.slower, self.durations)
+            if "skip" in choice:
+                if not may_wait:
+                    self.skipped[piece.name] = choice["skip"]
+                    self._note(f"{piece.name}: left out, {choice['skip']}")
+                return not may_wait
+            decided = folder.decide(piece.name, choice | {"seconds": round(seconds, 1)})
+        epochs = f", {decided['epochs']} epochs" if "epochs" in decided else ""
+        self._note(f"{piece.name}: {seconds:.0f} s{epochs}")
+        before = self.budget.spent
+        deadline = time.monotonic() + min(_LATER * seconds, self.budget.left)
         try:
-            _RUNNERS[piece.kind](piece, stage, decided, tell_on, should_stop)
+            _RUNNERS[piece.kind](piece, context, decided | {"deadline": deadline}, self._note, self.should_stop)
         finally:
-            stage.folder.note_spent(ledger.spent)
-        took = ledger.spent - before
-        durations[piece.attack] = min(took / fits(piece, stage), durations.get(piece.attack, float("inf")))
+            folder.note_spent(self.budget.spent)
+        took = self.budget.spent - before
+        self.durations[piece.attack] = min(took / fits(piece, context), self.durations.get(piece.attack, float("inf")))
         if piece.kind == "attack" and piece.epochs:
-            share = decided["images"] / len(stage.sets.train)
+            share = decided["images"] / len(self.sets.train)
             expected = decided["epochs"] * share * costs[piece.name].epoch + costs[piece.name].once
-            slower = max(1.0, took / expected)
+            self.slower = max(1.0, took / expected)
         return True
 
-    waiting = [piece for piece in pieces if stage.folder.finished(piece.name) is None]
-    for may_wait in (True, False):
-        turn, waiting = waiting, []
-        for index, piece in enumerate(turn):
-            seconds = ledger.allowance(piece.share, [one.share for one in turn[index:]])
-            settled = True
-            with failures.surviving(piece.name, piece.kind):
-                settled = attempt(piece, seconds, may_wait=may_wait)
-            if piece.name in failures:
-                tell_on(f"{piece.name}: FAILED, {failures.why(piece.name)}")
-            if not settled:
-                waiting.append(piece)
+    def finish(self, pieces: Sequence[Piece], untested: Sequence[Untested], least_images: int) -> Audited:
+        """Put together what there is, and write it."""
+        folder = self.context.folder
+        for piece in pieces:
+            folder.keep(piece.name)  # what was to be trained for longer and was not
+        untested = [*untested, *(Untested(name, why, left_out=True) for name, why in self.skipped.items())]
+        pieces = [piece for piece in pieces if folder.finished(piece.name) is not None]
+        if not any(piece.kind == "attack" for piece in pieces):
+            reasons = [f"{one['what']}: {one['why']}" for one in self.failures.as_list()]
+            reasons += [f"{one.what}: {one.why}" for one in untested]
+            raise NotJudgedError("no attack could be run: " + "; ".join(reasons))
+        share = None
+        if self.subject.classifies and self.sets.labelled:
+            with self.failures.surviving("accuracy", "accuracy"):
+                share = accuracy(self.subject.model, self.sets.test, seed=self.context.seed)
+        folder.note_spent(self.budget.spent)
+        result, reconstructed = result_of(
+            self.context,
+            pieces,
+            untested,
+            self.failures.as_list(),
+            behaviour=self.behaviour,
+            accuracy=share,
+            budget={"minutes": self.minutes, "seconds": round(self.budget.spent, 1)},
+            least_images=least_images,
+            evidence=evidence(self.place),
+        )
+        write_json(folder.path / "audit.json", result)
+        return Audited(result, reconstructed, self.context)

@@ -1,17 +1,334 @@
-"""The published schema of `audit.json`."""
+"""What `audit.json` holds: one description, from which both the reader and the published schema are made.
+
+Errors are per pixel with pixels in [0, 1]; PSNR is in dB, capped at 120; information is in nats. Worst means worst for
+the person in the picture: reconstructed best.
+"""
 
 import json
-from importlib.resources import files
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-__all__ = ["FORMAT", "SCHEMA_ID", "schema"]
+import msgspec
+from msgspec import Meta
 
-FORMAT = 1
-SCHEMA_ID = "https://sfumato.dev/schema/audit-1.json"
+from sfumato.errors import CheckpointError
+
+__all__ = ["FORMAT", "SCHEMA_ID", "Audit", "checked", "is_audit", "read_audit", "schema"]
+
+FORMAT = 2
+SCHEMA_ID = "https://sfumato.dev/schema/audit-2.json"
 """An identifier, not an address: the schema comes with the package."""
+
+Share = Annotated[float, Meta(ge=0, le=1)]
+Count = Annotated[int, Meta(ge=0)]
+
+
+class _Part(msgspec.Struct, forbid_unknown_fields=True):
+    """Entries that nobody knows are refused."""
+
+
+class Channel(_Part):
+    """What happens to the feature before it leaves."""
+
+    noise_std: Annotated[float, Meta(ge=0)]
+    clip_norm: float | None
+    quantize_bits: int | None
+    low: float
+    high: float
+    transforms: list[str]
+
+
+class Target(_Part):
+    """What was audited. `weights`, `behaviour` and `versions` say which audit may stand for which model."""
+
+    name: str
+    kind: Literal["run", "saved", "exported", "torchscript", "onnx", "function"]
+    digest: str
+    behaviour: str
+    versions: dict[str, str]
+    defense: str
+    setting: str
+    gradients: bool
+    feature_shape: list[Count]
+    feature_values: Count
+    channel: Channel
+
+
+class Data(_Part):
+    """The attacker's images and the test images; `shared`: test images that are training images too, bit for bit."""
+
+    name: str
+    image_shape: list[Count]
+    train_images: Count
+    test_images: Count
+    shared: Count
+    reconstructed: dict[Literal["train", "test"], Count]
+    labelled: bool
+    skipped: list[dict[Literal["file", "reason"], str]]
+    caveat: str
+    fingerprint: dict[Literal["train", "test"], str]
+
+
+class Spread(_Part):
+    """A measure over images; `pessimistic`: the end of the 95 % interval at which more has leaked."""
+
+    mean: float
+    error: Annotated[float, Meta(ge=0)]
+    worst5: float
+    worst: float
+    pessimistic: dict[Literal["mean", "worst5", "worst"], float]
+
+
+class Figures(_Part):
+    """How well images were reconstructed."""
+
+    images: Annotated[int, Meta(ge=1)]
+    mse: Spread
+    psnr: Spread
+    ssim: Spread
+
+
+class Epoch(_Part):
+    """A line of an attack's training."""
+
+    epoch: Count
+    held_out_mse: float
+    mse: float | None = None
+
+
+class SameImages(_Part):
+    """What the strongest attack made of the images that this one was tried on."""
+
+    attack: str
+    mse: float
+    gap: float
+    error: float
+
+
+class Attack(_Part):
+    """An attack; `history` is empty where it does not train in epochs."""
+
+    name: str
+    attack: str
+    images: Count
+    settings: dict[str, Any]
+    converged: bool | None
+    reason: str
+    held_out_mse: float | None
+    history: list[Epoch]
+    train: Figures
+    test: Figures
+    seconds: float
+    same_images: SameImages | None = None
+
+
+class PerImage(_Part):
+    """The best attacker of each image, and how many images each reconstructs best."""
+
+    summary: Figures
+    counts: dict[str, Count]
+
+
+class Best(_Part):
+    """The name of the strongest attack of each measure."""
+
+    train: dict[Literal["mse", "psnr", "ssim"], str]
+    test: dict[Literal["mse", "psnr", "ssim"], str]
+    per_image: PerImage
+
+
+class Point(Figures):
+    """One attacker of a sweep; `queries` where it asks for one image more than once."""
+
+    label: str = ""
+    known: Count = 0
+    queries: int | None = None
+
+
+class Sweep(_Part):
+    """One attack by attackers who ask more than once, or know less."""
+
+    name: str
+    attack: str
+    label: str
+    points: Annotated[list[Point], Meta(min_length=1)]
+    note: str
+    converged: bool | None
+    reason: str
+    held_out_mse: float | None
+    seconds: float
+
+
+class Probe(_Part):
+    """What else is read, from the feature or from a reconstruction."""
+
+    name: str
+    label: str
+    property: str
+    source: Literal["feature", "reconstruction"]
+    accuracy: Share
+    error: float
+    chance: Share
+    images: Count
+
+
+class Leakage(_Part):
+    """Which of `candidates` images was sent: identified, and at most."""
+
+    identified: Share
+    identified_error: float
+    candidates: Count
+    queries: Count
+    information: float | None
+    information_error: float | None
+    identified_at_most: Share | None
+    clipped_at_most: Share | None
+    sentence: str
+
+
+class Bound(_Part):
+    """What is provable, with its assumption; `gates`: it holds here, so that no attack may beat it."""
+
+    name: str
+    label: str
+    value: float
+    unit: str
+    kind: Literal["error", "information", "ratio"]
+    assumption: str
+    gates: bool
+    notes: list[str]
+    standard_error: float | None = None
+    information: float | None = None
+    from_half: float | None = None
+    images: int | None = None
+    dfil: dict[str, float] | None = None
+    per_image: list[float] | None = None
+
+
+class Violation(_Part):
+    """An attack below a bound that holds: a bug."""
+
+    attack: str
+    bound: str
+    measured: float
+    error: float
+    value: float
+    sentence: str
+
+
+class Consistency(_Part):
+    """The bounds and certificates that were checked."""
+
+    checked: list[str]
+    violations: list[Violation]
+
+
+class Requirement(_Part):
+    """What `passed` needs, whether it is there, and a sentence."""
+
+    name: str
+    met: bool
+    sentence: str
+
+
+class Untested(_Part):
+    """A piece that did not run; `left_out`: it could have, with more time or memory, or was left out by request."""
+
+    what: str
+    why: str
+    left_out: bool = False
+
+
+class Judged(_Part):
+    """A condition; `holds` is null where that cannot be said. It is judged at the `pessimistic` end of the interval."""
+
+    expression: str
+    metric: str
+    value: float | None
+    pessimistic: float | None
+    limit: float
+    holds: bool | None
+
+
+class Verdict(_Part):
+    """The outcome in one sentence, what was found, and what weakens that."""
+
+    outcome: Literal["passed", "failed", "not judged", "no condition"]
+    sentence: str
+    headline: str
+    notes: list[str]
+
+
+class Obfuscation(_Part):
+    """How far one grey level of one pixel moves the feature, over the distance to another image."""
+
+    moved: float
+    images: Count
+    threshold: float
+
+
+class Audit(_Part):
+    """What `sfumato audit` found."""
+
+    schema: Literal["https://sfumato.dev/schema/audit-2.json"] = msgspec.field(name="$schema")
+    format: Literal[2]
+    target: Target
+    data: Data
+    accuracy: Share | None
+    budget: dict[Literal["minutes", "seconds"], float]
+    reference: dict[Literal["train", "test"], float]
+    worst_share: float
+    calibration: float | None
+    obfuscation: Obfuscation | None
+    attacks: Annotated[list[Attack], Meta(min_length=1)]
+    best: Best
+    queries: list[Sweep]
+    knowledge: list[Sweep]
+    probes: list[Probe]
+    leakage: Leakage
+    bounds: list[Bound]
+    consistency: Consistency
+    requirements: list[Requirement]
+    not_tested: list[Untested]
+    failed: list[dict[Literal["what", "kind", "why"], str]]
+    thresholds: list[Judged]
+    metrics: dict[str, float | None]
+    pessimistic: dict[str, float | None]
+    evidence: dict[str, Any]
+    verdict: Verdict
+
+
+def checked(value: dict[str, Any]) -> dict[str, Any]:
+    """The plain values of an audit, or msgspec.ValidationError where they are none."""
+    plain: dict[str, Any] = msgspec.to_builtins(msgspec.convert(value, Audit), enc_hook=str)
+    return plain
 
 
 def schema() -> dict[str, Any]:
     """The JSON Schema (draft 2020-12) that every `audit.json` of this format satisfies."""
-    value: dict[str, Any] = json.loads(files("sfumato.audit").joinpath("schema.json").read_text(encoding="utf-8"))
-    return value
+    (_,), parts = msgspec.json.schema_components([Audit], ref_template="#/$defs/{name}")
+    whole = parts.pop("Audit")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": SCHEMA_ID, **whole, "$defs": parts}
+
+
+def is_audit(path: Path) -> bool:
+    """Whether `path` is the folder of a finished audit."""
+    return (path / "audit.json").is_file()
+
+
+def read_audit(path: Path) -> dict[str, Any]:
+    """The `audit.json` of a finished audit.
+
+    Raises:
+        CheckpointError: it is damaged or of another format.
+    """
+    try:
+        value = json.loads((path / "audit.json").read_text(encoding="utf-8"))
+        found = value["format"]
+        if found != FORMAT:
+            raise CheckpointError(f"{path} holds an audit of format {found}; audit the target again")
+        return checked(value)
+    except CheckpointError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path / 'audit.json'} is damaged ({error}); audit the target again") from error

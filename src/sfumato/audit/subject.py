@@ -90,8 +90,13 @@ class Subject:
     input_shape: tuple[int, ...] | None = None
     classes: tuple[str, ...] | None = None
 
+    @property
+    def has_cloud(self) -> bool:
+        """Whether there is a decoder, whatever it answers."""
+        return not isinstance(self.model.cloud, NoDecoder)
 
-class _NoDecoder(nn.Module):
+
+class NoDecoder(nn.Module):
     """Stands where there is no decoder; asking it for a class is a mistake of ours."""
 
     def forward(self, z: Tensor) -> Tensor:
@@ -100,7 +105,7 @@ class _NoDecoder(nn.Module):
 
 def encoder_only(edge: nn.Module, options: ChannelOptions) -> SplitModel:
     """A split model of an encoder alone."""
-    return SplitModel(edge, options.channel(), _NoDecoder())
+    return SplitModel(edge, options.channel(), NoDecoder())
 
 
 class _Placed(nn.Module):

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from sfumato.errors import ConfigError
 
-__all__ = ["Piece", "Untested", "affordable", "load_suite", "runnable"]
+__all__ = ["Piece", "Untested", "affordable", "chosen", "load_suite", "runnable"]
 
 PieceKind = Literal["attack", "queries", "knowledge", "probe"]
 
@@ -46,10 +46,11 @@ class Piece:
 
 @dataclass(frozen=True)
 class Untested:
-    """A piece that does not run, and why."""
+    """A piece that does not run, and why; `left_out`: with more time or memory, or without being asked, it would."""
 
     what: str
     why: str
+    left_out: bool = False
 
 
 @cache
@@ -67,6 +68,29 @@ def load_suite() -> tuple[Piece, ...]:
     if len(set(names)) < len(names):
         raise ConfigError("two pieces of the suite have one name")
     return pieces
+
+
+def chosen(
+    pieces: Sequence[Piece], only: Sequence[str] = (), skip: Sequence[str] = ()
+) -> tuple[list[Piece], list[Untested]]:
+    """The pieces that were asked for: those of `only`, all if it is empty, without those of `skip`.
+
+    Raises:
+        ConfigError: a name is none of the suite's, or no piece is left.
+
+    >>> kept, dropped = chosen(load_suite(), only=["ridge", "nearest"])
+    >>> [piece.name for piece in kept], len(dropped) > 10
+    (['ridge', 'nearest'], True)
+    """
+    names = [piece.name for piece in pieces]
+    if unknown := sorted({*only, *skip} - set(names)):
+        raise ConfigError(f"there is no piece {unknown[0]!r}; the pieces of an audit are {', '.join(names)}")
+    kept = [piece for piece in pieces if (not only or piece.name in only) and piece.name not in skip]
+    if not kept:
+        raise ConfigError("--only and --skip leave nothing of the audit; name fewer pieces in --skip")
+    words = {name: "left out by --skip" if name in skip else "left out by --only" for name in names}
+    dropped = [Untested(piece.name, words[piece.name], left_out=True) for piece in pieces if piece not in kept]
+    return kept, dropped
 
 
 def runnable(pieces: Sequence[Piece], *, has: Mapping[str, str | None]) -> tuple[list[Piece], list[Untested]]:
@@ -118,7 +142,7 @@ def affordable(
         if last.name in fewest_seconds:
             needed = max(fewest_seconds[last.name] * total / last.share, seconds) / 60
             why = f"too little time: give about --minutes {_rounded(needed) + 1} or more"
-        dropped.append(Untested(last.name, why))
+        dropped.append(Untested(last.name, why, left_out=True))
 
 
 def _piece(line: dict[str, Any]) -> Piece:

@@ -48,7 +48,7 @@ def linear_gaussian(
         features: D, rows of A, orthonormal.
         noise_std: sigma.
         train: images for the attacker.
-        test: images to redraw.
+        test: images to reconstruct.
         seed: of A and the images.
     """
     random = torch.Generator().manual_seed(seed)

@@ -6,12 +6,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from sfumato.audit.foreign import load_onnx, load_script
+from sfumato.audit.load_external import load_onnx, load_script
 from sfumato.audit.subject import ChannelOptions, Kind, Subject, encoder_only
 from sfumato.errors import ConfigError
-from sfumato.importing import call_named
+from sfumato.files import sha256_of
+from sfumato.importing import call_named, is_own_code
 from sfumato.split import SplitModel
-from sfumato.split.programs import load_program
+from sfumato.split.programs import load_program, require
+from sfumato.split.saved import SPLIT, made_here
 from sfumato.training import load_trained
 
 __all__ = ["FORMS", "load_target"]
@@ -24,29 +26,48 @@ FORMS = (
 _SUFFIXES: dict[str, Kind] = {".pt2": "exported", ".pt": "torchscript", ".pth": "torchscript", ".onnx": "onnx"}
 
 
-def load_target(target: str, options: ChannelOptions | None = None, *, device: torch.device | str = "cpu") -> Subject:
+def load_target(
+    target: str, options: ChannelOptions | None = None, *, device: torch.device | str = "cpu", trust: bool = False
+) -> Subject:
     """The split model that TARGET names.
+
+    Exported programs, TorchScript, saved splits and functions are code, and opening them runs it. Without `trust` they
+    are opened only where this user made them on this machine: a folder that `save_split` wrote here, or a function of
+    an installed package or in a file of this user's. Run folders and ONNX files hold data and need no trust.
 
     Args:
         target: see `FORMS`.
         options: the channel, for targets that are encoders alone.
         device: where the model shall run.
+        trust: whether code of others may run.
 
     Raises:
-        ConfigError: TARGET is none of the forms, or the options contradict a target that has a channel.
+        ConfigError: TARGET is none of the forms, it is code that nobody trusts, or the options contradict a target that
+            has a channel.
         CheckpointError: a file or folder is missing, damaged, or not finished.
     """
     options = options or ChannelOptions()
     if Path(target).is_dir():
+        if (Path(target) / SPLIT).exists():
+            _need_trust(target, trust or made_here(target))
         subject = _folder(target, options)
     elif _suffix(target) is not None:
-        subject = _files(target, options)
+        subject = _files(target, options, trust)
     elif ":" in target and not target.startswith(("/", ".")):
+        _need_trust(target, trust or is_own_code(target))
         subject = _function(target, options)
     else:
         raise ConfigError(f"there is no {target}; TARGET is {FORMS}")
     subject.model.to(device)
     return subject
+
+
+def _need_trust(target: str, given: bool) -> None:
+    if not given:
+        raise ConfigError(
+            f"{target} is a program, and opening it runs it; if you trust whoever made it, give --trust (trust=True); "
+            "take encoders of strangers as ONNX files"
+        )
 
 
 def _folder(target: str, options: ChannelOptions) -> Subject:
@@ -73,11 +94,14 @@ def _suffix(target: str) -> str | None:
     return one if one in _SUFFIXES else None
 
 
-def _files(target: str, options: ChannelOptions) -> Subject:
+def _files(target: str, options: ChannelOptions, trust: bool) -> Subject:
     paths = [Path(part) for part in target.split(",")]
     if len(paths) > 2:
         raise ConfigError(f"{target} names {len(paths)} files; give an encoder, or an encoder and a decoder")
     kind = _SUFFIXES[str(_suffix(target))]
+    for path in paths:
+        require(path)
+    _need_trust(target, trust or kind == "onnx")
     load = {"exported": load_program, "torchscript": load_script, "onnx": load_onnx}[kind]
     halves = [load(path) for path in paths]
     channel = options.channel()
@@ -120,7 +144,12 @@ def _refuse(options: ChannelOptions, reason: str) -> None:
 
 
 def _digest_of_files(*paths: Path) -> str:
+    """SHA-256 over the files, and over what lies beside an ONNX file and is named in it: its external weights."""
     digest = hashlib.sha256()
     for path in paths:
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
+        data = path.read_bytes()
+        beside = sorted(other for other in path.parent.iterdir() if other != path and other.is_file())
+        external = [other for other in beside if path.suffix == ".onnx" and other.name.encode() in data]
+        for part in (path, *external):
+            digest.update(bytes.fromhex(sha256_of(part)))
     return digest.hexdigest()

@@ -1,5 +1,6 @@
 """`--fail-if "psnr_worst5 > 20"`: when an audit fails a release, in words that a program understands."""
 
+import math
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -8,17 +9,17 @@ from typing import Any
 
 from sfumato.errors import ConfigError
 
-__all__ = ["METRICS", "Threshold", "judge", "parse_threshold"]
+__all__ = ["METRICS", "Threshold", "conclude", "judge", "parse_threshold"]
 
 _KINDS = {
-    "mse": "mean squared error per pixel, pixels in [0, 1]; smaller is redrawn better",
-    "psnr": "peak signal-to-noise ratio in dB; larger is redrawn better",
-    "ssim": "structural similarity; larger is redrawn better",
+    "mse": "mean squared error per pixel, pixels in [0, 1]; smaller is reconstructed better",
+    "psnr": "peak signal-to-noise ratio in dB; larger is reconstructed better",
+    "ssim": "structural similarity; larger is reconstructed better",
 }
 _SPREADS = {
     "mean": "mean over the images",
-    "worst5": "mean over the 5 % of the images that are redrawn best",
-    "worst": "of the image that is redrawn best",
+    "worst5": "mean over the 5 % of the images that are reconstructed best",
+    "worst": "of the image that is reconstructed best",
 }
 
 METRICS: dict[str, str] = {
@@ -36,11 +37,20 @@ METRICS: dict[str, str] = {
     "information": "upper bound on the information that crosses the wire, in nats, on held-out features",
     "accuracy": "share of test images that the decoder recognises from what leaves the device",
     "unconverged": "how many attacks had not converged",
+    "left_out": "how many pieces were left out for lack of time or memory, or by request, or failed",
 }
 """What a threshold may name. Without another word: of the strongest attack, on test images, for a single query."""
 
+BROKEN = ("no contradiction", "no attack failed")
+"""Requirements without which nothing that the audit says is worth anything, also where nobody asked for a pass."""
+
 _KIND_OF = {"mse_mean_repeated": "queries", "accuracy": "accuracy"}
 """The kind of piece that a metric rests on, where it is not the attacks."""
+
+
+def _smaller_is_worse(metric: str) -> bool:
+    return metric.startswith("mse") or metric == "accuracy"
+
 
 _OPERATORS: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
@@ -76,7 +86,7 @@ def parse_threshold(text: str) -> Threshold:
     """`METRIC > NUMBER`, with `>`, `>=`, `<` or `<=`.
 
     Raises:
-        ConfigError: it is not of that form, or the metric is unknown.
+        ConfigError: it is not of that form, the metric is unknown, or the condition points towards less leakage.
     """
     found = _FORM.fullmatch(text)
     if found is None:
@@ -87,35 +97,95 @@ def parse_threshold(text: str) -> Threshold:
     metric, sign, limit = found.groups()
     if metric not in METRICS:
         raise ConfigError(f"the threshold {text!r} names an unknown metric; known are {', '.join(METRICS)}")
+    wanted = "<" if _smaller_is_worse(metric) else ">"
+    if sign[0] != wanted:
+        better = "larger" if wanted == "<" else "smaller"
+        raise ConfigError(
+            f"the threshold {text!r} would fail a model for being better, because a {better} {metric} is better; write "
+            f"'{metric} {wanted} NUMBER'"
+        )
     return Threshold(text, metric, sign, float(limit))
 
 
 def judge(
-    thresholds: Sequence[Threshold], metrics: Mapping[str, float | None], failed: Sequence[Mapping[str, str]] = ()
+    thresholds: Sequence[Threshold],
+    metrics: Mapping[str, float | None],
+    failed: Sequence[Mapping[str, str]] = (),
+    *,
+    pessimistic: Mapping[str, float | None] | None = None,
+    unmet: bool = False,
 ) -> list[dict[str, Any]]:
     """Each threshold with its value and whether it holds; None where that cannot be said.
 
-    What was not measured must not pass unseen, and neither must a condition that does not hold while a piece that it
-    rests on has failed: that piece might have made it hold.
+    A value that was measured on a sample is judged at the end of its 95 % interval at which more has leaked. NaN fails.
+    A condition that does not hold passes only where everything is there that a pass needs: what was not measured, what
+    failed and might have made it hold, and a requirement that is not met leave it open.
 
     Args:
         thresholds: conditions under which the audit fails.
         metrics: of the audit.
         failed: its `failed` pieces.
+        pessimistic: the ends of the intervals; the metrics themselves, if not said.
+        unmet: whether something is missing that a pass needs.
     """
     broken = {one["kind"] for one in failed}
+    ends = metrics if pessimistic is None else pessimistic
     judged = []
     for threshold in thresholds:
         value = metrics.get(threshold.metric)
-        holds = value is not None and threshold.holds(value)
-        open_question = value is None or _KIND_OF.get(threshold.metric, "attack") in broken
+        end = ends.get(threshold.metric, value)
+        holds: bool | None = None
+        if end is not None:
+            holds = math.isnan(end) or threshold.holds(end)
+        if not holds and (end is None or unmet or _KIND_OF.get(threshold.metric, "attack") in broken):
+            holds = None
         judged.append(
             {
                 "expression": threshold.text,
                 "metric": threshold.metric,
-                "value": value,
+                "value": _finite(value),
+                "pessimistic": _finite(end),
                 "limit": threshold.limit,
-                "holds": None if open_question and not holds else holds,
+                "holds": holds,
             }
         )
     return judged
+
+
+def conclude(result: dict[str, Any], thresholds: Sequence[Threshold]) -> dict[str, Any]:
+    """The result with its thresholds judged, and the outcome in one sentence: passed, failed, or why not judged.
+
+    Without thresholds there is nothing to pass, and only what is broken leaves an audit not judged.
+    """
+    missing = [one for one in result["requirements"] if not one["met"]]
+    judged = judge(
+        thresholds, result["metrics"], result["failed"], pessimistic=result["pessimistic"], unmet=bool(missing)
+    )
+    crossed = [one for one in judged if one["holds"]]
+    unmet = [one for one in missing if thresholds or one["name"] in BROKEN]
+    open_ = [one["metric"] for one in judged if one["holds"] is None]
+    if crossed:
+        outcome, words = "failed", "; ".join(_crossed(one) for one in crossed)
+    elif unmet:
+        more = f" (and {len(unmet) - 1} more)" if len(unmet) > 1 else ""
+        outcome, words = "not judged", unmet[0]["sentence"] + more
+    elif open_:
+        outcome, words = "not judged", f"not everything was measured that {', '.join(open_)} rests on"
+    elif judged:
+        outcome, words = "passed", f"none of the {len(judged)} conditions holds"
+    else:
+        outcome, words = "no condition", "none was given that a model could pass or fail"
+    verdict = result["verdict"] | {"outcome": outcome, "sentence": f"{outcome.capitalize()}: {words}."}
+    return result | {"thresholds": judged, "verdict": verdict}
+
+
+def _crossed(line: Mapping[str, Any]) -> str:
+    if line["value"] is None:
+        return f"{line['metric']} is not a number"
+    end = line["pessimistic"]
+    margin = "" if end == line["value"] else f", and may be {end:.4g}"
+    return f"{line['expression']} ({line['metric']} is {line['value']:.4g}{margin})"
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None

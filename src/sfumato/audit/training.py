@@ -1,14 +1,14 @@
 """How long an attack may train: its epochs follow from a measured epoch and the time there is."""
 
 import time
-from dataclasses import fields
+from dataclasses import fields, replace
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 from sfumato import attacks
 from sfumato.attacks import ATTACKS, Attack, invert_released
+from sfumato.audit.context import Context
 from sfumato.audit.images import shuffled
-from sfumato.audit.stage import Stage
 from sfumato.audit.suite import Piece
 from sfumato.data import ImageSet
 
@@ -18,10 +18,11 @@ _TRIAL_BATCHES = 4
 _TRIAL_EPOCHS = 4
 _SMALL_SET = 10_000
 _SMALL_BATCH = 64
+_MOST_ACTIVATIONS = 1 << 25  # values of one layer of a network for a batch, so that its steps stay below 2 GB
 
 
 class Cost(NamedTuple):
-    """Seconds of an epoch over all the attacker's images, and once: before the first and for redrawing both samples."""
+    """Seconds of an epoch over all the attacker's images; once, before the first and to reconstruct the samples."""
 
     epoch: float
     once: float
@@ -31,40 +32,44 @@ class Cost(NamedTuple):
         return Cost(factor * self.epoch, factor * self.once)
 
 
-def config_of(piece: Piece, stage: Stage, decided: dict[str, Any]) -> Any:
-    """The attack's settings: the suite's, what was decided, the seed, and a smaller batch for small sets."""
+def config_of(piece: Piece, context: Context, decided: dict[str, Any]) -> Any:
+    """The suite's settings, what was decided, the seed, and smaller batches for small sets and for large images."""
     known = {field.name for field in fields(ATTACKS[piece.attack].config)}
     values = dict(piece.settings)
     values |= {name: value for name, value in decided.items() if name in known}
     if "seed" in known:
-        values["seed"] = stage.seed
-    if "batch_size" in known and "batch_size" not in piece.settings and len(stage.sets.train) < _SMALL_SET:
-        values["batch_size"] = _SMALL_BATCH
-    return attacks.config_from_dict(piece.attack, values)
+        values["seed"] = context.seed
+    config = attacks.config_from_dict(piece.attack, values)
+    if "batch_size" not in known or "batch_size" in piece.settings:
+        return config
+    _, height, width = context.sets.train.image_shape
+    fits = max(4, _MOST_ACTIVATIONS // (config.width * height * width))
+    return replace(config, batch_size=min(fits, _SMALL_BATCH if len(context.sets.train) < _SMALL_SET else fits,
+                                          config.batch_size))  # fmt: skip
 
 
-def measure_cost(piece: Piece, stage: Stage) -> Cost:
-    """What an attack costs here, from epochs over a few batches and a batch redrawn.
+def measure_cost(piece: Piece, context: Context) -> Cost:
+    """What an attack costs here, from epochs over a few batches and a batch reconstructed.
 
     A fit is thrown away first: it pays for memory and kernels that later ones find ready. What comes before the first
     epoch, such as a linear start, is told from the epochs by their own length.
     """
-    config = config_of(piece, stage, {"epochs": _TRIAL_EPOCHS})
+    config = config_of(piece, context, {"epochs": _TRIAL_EPOCHS})
     wanted = round(_TRIAL_BATCHES * config.batch_size / (1 - config.hold_out))
-    images = shuffled(stage.sets.train, wanted, stage.seed, "trial")
+    images = shuffled(context.sets.train, wanted, context.seed, "trial")
     warm = images.subset(range(max(2, len(images) // _TRIAL_BATCHES)))
-    _ends(attacks.build(config), stage, warm)
+    _ends(attacks.build(config), context, warm)
     attack = attacks.build(config)
-    ends = _ends(attack, stage, images)
-    larger = len(stage.sets.train) / len(images)
+    ends = _ends(attack, context, images)
+    larger = len(context.sets.train) / len(images)
     # The fastest one: a moment in which something else ran must not cost an attack its place in the plan.
     epoch = min(later - earlier for earlier, later in pairwise(ends))
     before = max(0.0, ends[0] - epoch)
-    some = stage.test.first(config.batch_size)
-    began = time.perf_counter()
-    invert_released(attack, some.images, some.z, device=stage.device)
-    redrawing = (time.perf_counter() - began) * (len(stage.train) + len(stage.test)) / len(some)
-    return Cost(larger * epoch, larger * before + redrawing)
+    some = context.test.first(config.batch_size)
+    began = time.monotonic()
+    invert_released(attack, some.images, some.z, device=context.device)
+    reconstructing = (time.monotonic() - began) * (len(context.train) + len(context.test)) / len(some)
+    return Cost(larger * epoch, larger * before + reconstructing)
 
 
 def of_piece(piece: Piece, cost: Cost) -> Cost:
@@ -75,12 +80,12 @@ def of_piece(piece: Piece, cost: Cost) -> Cost:
     return cost if shares is None else Cost(cost.epoch * sum(shares), cost.once * len(shares) / 2)
 
 
-def decide(piece: Piece, stage: Stage, seconds: float, cost: Cost) -> dict[str, Any]:
+def decide(piece: Piece, context: Context, seconds: float, cost: Cost) -> dict[str, Any]:
     """Epochs that fit into the time, between the fewest and the most; at rank 0 with fewer images where needed."""
     assert piece.epochs is not None
     fewest, most = piece.epochs
-    config = config_of(piece, stage, {"epochs": 1})
-    total = len(stage.sets.train)
+    config = config_of(piece, context, {"epochs": 1})
+    total = len(context.sets.train)
     if piece.steps is not None:
         per_epoch = max(1, -(-round(total * (1 - config.hold_out)) // config.batch_size))
         most = max(most, round(piece.steps / per_epoch))
@@ -92,14 +97,14 @@ def decide(piece: Piece, stage: Stage, seconds: float, cost: Cost) -> dict[str, 
     return {"epochs": fewest, "images": min(total, images)}
 
 
-def _ends(attack: Attack, stage: Stage, images: ImageSet) -> list[float]:
+def _ends(attack: Attack, context: Context, images: ImageSet) -> list[float]:
     """When each epoch of a fit was over, in seconds from its beginning."""
     ends: list[float] = []
-    observer = stage.observer(images)
-    began = time.perf_counter()
+    observer = context.observer(images)
+    began = time.monotonic()
 
     def note(done: int, total: int, figures: dict[str, float]) -> None:
-        ends.append(time.perf_counter() - began)  # the epoch's held-out error is a number by now: nothing is pending
+        ends.append(time.monotonic() - began)  # the epoch's held-out error is a number by now: nothing is pending
 
     attack.fit(observer, progress=note)
     return ends

@@ -12,19 +12,23 @@ from sfumato.audit import (
     DataOptions,
     Threshold,
     audit_sets,
-    judge,
+    conclude,
+    is_audit,
     load_target,
     other_images,
     parse_threshold,
+    read_audit,
     run_audit,
 )
-from sfumato.audit.compare import compare, is_audit, read_audit
-from sfumato.cli.console import Bar, progress_bar, say, table
+from sfumato.audit.compare import compare
+from sfumato.audit.requirements import LEAST_IMAGES
+from sfumato.cli.console import progress_bar, say, table
 from sfumato.cli.parser import CommandParser, add_plugins, load_plugins, save_json
 from sfumato.compute import device_of
 from sfumato.errors import ConfigError, NotJudgedError
 from sfumato.files import write_json
 from sfumato.report.audit import write_audit_report
+from sfumato.report.audit_evidence import write_evidence
 from sfumato.report.comparison import write_comparison_report
 
 __all__ = ["run"]
@@ -34,7 +38,7 @@ def run(words: Sequence[str]) -> int:
     """Parse, audit, judge; 1 where a threshold says that the audit fails.
 
     Raises:
-        NotJudgedError: no threshold holds, but what the verdict rests on failed, or was not measured.
+        NotJudgedError: there are thresholds, none holds, and something is missing that a pass needs.
     """
     began = time.monotonic()
     parsed = _parser().read(words)
@@ -46,7 +50,7 @@ def run(words: Sequence[str]) -> int:
     several = len(targets) > 1
     outs = _folders(targets, parsed.out)
     results = [
-        read_audit(Path(target))
+        conclude(read_audit(Path(target)), thresholds)
         if is_audit(Path(target))
         else _audit(target, out, parsed, thresholds, began if index == 0 else time.monotonic(), len(targets))
         for index, (target, out) in enumerate(zip(targets, outs, strict=True))
@@ -59,39 +63,26 @@ def run(words: Sequence[str]) -> int:
         _show_comparison(comparison)
         say(f"Report: {place / 'report.html'}")
     save_json(parsed.json, comparison if several else results[0])
-    judged = [(result, line) for result in results for line in _judged(thresholds, result)]
-    failed = [(result, line) for result, line in judged if line["holds"]]
-    for result, line in failed:
-        say(f"FAILED {result['target']['name']}: {line['expression']} ({line['metric']} is {line['value']:.4g})")
-    if failed:
+    outcomes = {result["target"]["name"]: result["verdict"] for result in results}
+    for name, verdict in outcomes.items():
+        if verdict["outcome"] in ("failed", "passed"):
+            say(f"{name}: {verdict['sentence']}")
+    if any(verdict["outcome"] == "failed" for verdict in outcomes.values()):
         return 1
-    for result in results:
-        name = result["target"]["name"]
-        for broken in result["law"]["violations"]:
-            raise NotJudgedError(f"{name}: {broken['sentence']}")
-        for piece in result["failed"]:
-            if piece["kind"] == "attack":
-                raise NotJudgedError(f"{name} is not judged: the attack {piece['what']} failed, {piece['why']}")
-    for result, line in judged:
-        if line["holds"] is None:
-            raise NotJudgedError(
-                f"the threshold {line['expression']!r} cannot be judged: the audit of {result['target']['name']} did "
-                f"not measure all that {line['metric']} rests on (its report says why)"
-            )
+    for name, verdict in outcomes.items():
+        if verdict["outcome"] == "not judged":
+            raise NotJudgedError(f"{name} is {verdict['sentence'][0].lower()}{verdict['sentence'][1:]}")
     return 0
-
-
-def _judged(thresholds: Sequence[Threshold], result: dict[str, Any]) -> list[dict[str, Any]]:
-    return judge(thresholds, result["metrics"], result["failed"])
 
 
 def _parser() -> CommandParser:
     parser = CommandParser(
         "audit",
         "Attack any split model as hard as the time allows, put the bounds beside the attacks, and write a report. "
-        "With several targets: one report that compares them. Interrupted, the same command resumes. Exit code 0: "
-        "passed; 1: a --fail-if holds; 2: a mistake in the input; 3: not judged, because an attack failed, something "
-        "was not measured, or an attack lies below a bound that holds.",
+        "With several targets: one report that compares them. Interrupted, the same command resumes; with more "
+        "--minutes it is extended. Exit code 0: passed, or no --fail-if was given; 1: a --fail-if holds; 2: a mistake "
+        "in the input; 3: not judged, because something is missing that a pass needs (the report says what), or an "
+        "attack lies below a bound that holds.",
         "sfumato audit runs/first --minutes 10 --fail-if 'psnr_worst5 > 20'",
     )
     parser.add_argument(
@@ -116,7 +107,12 @@ def _parser() -> CommandParser:
     parser.add_argument("--size", type=int | None, default=None, help="side to which images are resized")
     parser.add_argument("--limit", type=int | None, default=None, help="use only that many of the attacker's images")
     parser.add_argument("--out", type=str | None, default=None, help="folder of the audit (default: runs/audit-NAME)")
-    parser.add_argument("--minutes", type=float, default=10.0, help="for everything; more minutes dig deeper")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=10.0,
+        help="for everything, over all calls; more minutes than an earlier call had extend its audit",
+    )
     parser.add_argument(
         "--fail_if",
         nargs="+",
@@ -126,12 +122,33 @@ def _parser() -> CommandParser:
         help="conditions such as 'psnr_worst5 > 20', each of which makes the exit code 1; metrics: "
         + ", ".join(METRICS),
     )
+    parser.add_argument(
+        "--least_images",
+        type=int,
+        default=LEAST_IMAGES,
+        help="attacker and test images below which no audit passes",
+    )
+    parser.add_argument("--only", nargs="+", type=str, default=[], metavar="PIECE", help="run only these pieces")
+    parser.add_argument(
+        "--skip", nargs="+", type=str, default=[], metavar="PIECE", help="leave these pieces out, such as gan or latent"
+    )
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="open a TARGET that is code (exported programs, TorchScript, saved splits, functions) and was not made by "
+        "you on this machine; opening it runs it",
+    )
     parser.add_argument("--noise_std", type=float | None, default=None, help="noise on the wire of a bare encoder")
     parser.add_argument(
         "--clip_norm", type=float | None, default=None, help="L2 radius to which its feature is clipped"
     )
     parser.add_argument("--quantize_bits", type=int | None, default=None, help="bits per value on its wire")
-    parser.add_argument("--seed", type=int, default=0, help="of everything random")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="Random seed; the same seed on the same machine and version gives the same result.",
+    )
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu or cuda")
     add_plugins(parser)
     return parser
@@ -143,7 +160,7 @@ def _audit(
     """One target, audited and reported."""
     device = device_of(parsed.device)
     channel = ChannelOptions(parsed.noise_std, parsed.clip_norm, parsed.quantize_bits)
-    subject = load_target(target, channel, device=device)
+    subject = load_target(target, channel, device=device, trust=parsed.trust)
     with progress_bar("read images") as bar:
         options = DataOptions(
             parsed.data, parsed.data_dir, parsed.size, parsed.limit, other=parsed.other, other_dir=parsed.other_dir
@@ -160,24 +177,23 @@ def _audit(
             sets,
             out,
             minutes=parsed.minutes / among,
+            only=parsed.only,
+            skip=parsed.skip,
+            least_images=parsed.least_images,
             other=other,
             seed=parsed.seed,
             device=device,
             began=began,
-            tell=lambda text: _tell(bar, text),
+            tell=bar.line,
             progress=lambda done, total: bar.at(round(done), round(total)),
         )
-    result = audited.result
-    result["thresholds"] = _judged(thresholds, result)
+    result = conclude(audited.result, thresholds)
     write_json(out / "audit.json", result)
     write_audit_report(out / "report.html", result, audited.pictures())
+    write_evidence(out, result)
     _show(result)
     say(f"Report: {out / 'report.html'}  Figures: {out / 'audit.json'}")
     return result
-
-
-def _tell(bar: Bar, text: str) -> None:
-    bar.line(text)
 
 
 def _folders(targets: Sequence[str], out: str | None) -> list[Path]:
@@ -194,6 +210,8 @@ def _folders(targets: Sequence[str], out: str | None) -> list[Path]:
 
 
 def _show(result: dict[str, Any]) -> None:
+    if result["verdict"]["outcome"] == "not judged":
+        say(result["verdict"]["sentence"])
     say(result["verdict"]["headline"])
     rows = []
     for attack in result["attacks"]:
@@ -201,17 +219,17 @@ def _show(result: dict[str, Any]) -> None:
         rows.append(
             (
                 attack["name"] + ("" if attack["converged"] is not False else " (not converged)"),
-                f"{mse['mean']:.5f}",
-                f"{mse['worst5']:.5f}",
-                f"{psnr['mean']:.2f}",
                 f"{psnr['worst5']:.2f}",
-                f"{ssim['mean']:.3f}",
+                f"{psnr['mean']:.2f}",
                 f"{ssim['worst5']:.3f}",
+                f"{ssim['mean']:.3f}",
+                f"{mse['worst5']:.5f}",
+                f"{mse['mean']:.5f}",
             )
         )
-    rows.append(("answering with the mean image", f"{result['reference']['test']:.5f}", "", "", "", "", ""))
-    heads = ("attack on test images", "MSE", "worst 5 %", "PSNR", "worst 5 %", "SSIM", "worst 5 %")
-    table(f"{result['target']['name']}: worst is what is redrawn best", heads, rows)
+    rows.append(("answering with the mean image", "", "", "", "", "", f"{result['reference']['test']:.5f}"))
+    heads = ("attack on test images", "PSNR, worst 5 %", "mean", "SSIM, worst 5 %", "mean", "MSE, worst 5 %", "mean")
+    table(f"{result['target']['name']}: worst is what is reconstructed best", heads, rows)
     for note in result["verdict"]["notes"]:
         say(note)
 

@@ -75,7 +75,7 @@ def _make_key(path: Path) -> None:
 def _export(parsed: Any, config: Any) -> None:
     from sfumato.cli.console import progress_bar, say, table
     from sfumato.deploy.audited import audit_headline
-    from sfumato.deploy.export import export_bundle
+    from sfumato.deploy.export import export_bundle, wire_bits
     from sfumato.deploy.signing import private_key
     from sfumato.training import load_data, load_trained
 
@@ -83,7 +83,9 @@ def _export(parsed: Any, config: Any) -> None:
     folder = Path(parsed.run)
     found = load_trained(folder)
     settings_ = found.config
-    audit = audit_headline(folder, found.digest, None if parsed.audit is None else Path(parsed.audit), say)
+    given = None if parsed.audit is None else Path(parsed.audit)
+    channel = found.model.channel
+    audit = audit_headline(folder, found.digest, channel, wire_bits(channel, config), given, say)
     images = None
     if parsed.images > 0 and settings_ is not None:
         if parsed.data_dir is not None:
@@ -113,7 +115,7 @@ def _export(parsed: Any, config: Any) -> None:
         ("largest difference from PyTorch, feature", f"{parity.feature:.1e}"),
         ("largest difference from PyTorch, logits", f"{parity.logits:.1e}"),
         ("compared on", f"{parity.images} images, {0 if images is None else len(images)} of them real"),
-        ("audit", "none of these weights" if audit is None else audit["headline"]),
+        ("audit", "none of what leaves the device" if audit is None else audit["headline"]),
         ("signed by", done.signed_by or "nobody"),
     ]
     table(str(done.folder), ("exported", "value"), rows)

@@ -1,4 +1,4 @@
-"""What an audit says about a run, shortened for the manifest of the bundle; only if it audited these very weights."""
+"""What an audit says about a run, shortened for the bundle's manifest; only if it audited what leaves the device."""
 
 import hashlib
 import json
@@ -6,35 +6,42 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import sfumato
 from sfumato.deploy.manifest import AuditedChannel
 from sfumato.errors import CheckpointError, ConfigError
+from sfumato.split import Channel
 
 __all__ = ["audit_headline"]
 
-_FORMAT = 1  # of audit.json
+_FORMAT = 2  # of audit.json
 _KINDS, _SPREADS = ("mse", "psnr", "ssim"), ("mean", "worst5")
 
 
-def audit_headline(run: Path, weights: str, given: Path | None, tell: Callable[[str], None]) -> dict[str, Any] | None:
-    """The headline of a run's audit, or None where there is none of these weights.
+def audit_headline(
+    run: Path, weights: str, channel: Channel, bits: int | None, given: Path | None, tell: Callable[[str], None]
+) -> dict[str, Any] | None:
+    """The headline of a run's audit, or None where none was made of what leaves the device.
 
     Without a path it is looked for in the run's folder, its `audit` folder, and beside it in `audit-NAME`, where
-    `sfumato audit` writes. An audit of other weights is passed over, and `tell` hears of it.
+    `sfumato audit` writes. An audit of other weights, of another channel or by another version of the package is passed
+    over, and `tell` hears in what it differs.
 
     Args:
         run: folder of the run.
         weights: digest of its weights, as the audit names its target's.
+        channel: of the model that is exported.
+        bits: for each value on the bundle's wire; None for floats.
         given: an `audit.json`, or the folder that holds it.
         tell: hears why an audit that was found is not taken.
 
     Returns:
         `sha256` of audit.json; `target`, the digest of the audited weights; `channel`, what was audited; `headline` and
         `notes` of the verdict; `strongest`, the attack with the smallest error on unseen images, with its figures;
-        `thresholds` as judged, and `passed`: whether none of them holds, None where there were none; `minutes`,
+        `thresholds` as judged, and `passed`: whether the audit passed, None where there were no conditions; `minutes`,
         `sfumato` and `commit` of the audit.
 
     Raises:
-        ConfigError: the given audit does not exist, or is of other weights.
+        ConfigError: the given audit does not exist.
         CheckpointError: it is damaged.
     """
     name = run.resolve().name
@@ -48,12 +55,32 @@ def audit_headline(run: Path, weights: str, given: Path | None, tell: Callable[[
             audited = str(value["target"]["digest"])
         except (ValueError, KeyError, TypeError) as error:
             raise _damaged(path, error) from error
-        if audited == weights:
-            return {"sha256": hashlib.sha256(data).hexdigest(), "target": audited, **_short(value, path)}
-        reason = f"{path} is an audit of other weights than those of {run}"
-        if given is not None:
-            raise ConfigError(f"{reason}; audit this run (`sfumato audit {run}`), or leave --audit out")
-        tell(f"{reason}, and was left out; audit the run again (`sfumato audit {run}`)")
+        short = _short(value, path)
+        if (difference := _difference(value["target"], weights, channel, bits)) is None:
+            return {"sha256": hashlib.sha256(data).hexdigest(), "target": audited, **short}
+        tell(
+            f"{path} is an audit of {difference}, so the bundle says that it was not audited; audit what will leave "
+            f"the device (`sfumato audit {run}`), or export what was audited"
+        )
+    return None
+
+
+def _difference(target: dict[str, Any], weights: str, channel: Channel, bits: int | None) -> str | None:
+    """In what the audited target differs from what will leave the device, in words.
+
+    Levels on top of audited floats are no difference: they are computed from what was audited and say no more.
+    """
+    if target["digest"] != weights:
+        return "other weights than those that are exported"
+    if target["versions"]["sfumato"] != sfumato.__version__:
+        return f"version {target['versions']['sfumato']} of sfumato, and this is {sfumato.__version__}"
+    audited = target["channel"]
+    now = {name: getattr(channel, name) for name in ("noise_std", "clip_norm", "low", "high")}
+    now["transforms"] = [type(one).__name__ for one in channel.transforms]
+    now["quantize_bits"] = bits if audited["quantize_bits"] is not None else None
+    for name, value in now.items():
+        if audited[name] != value:
+            return f"another wire ({name} {audited[name]}, and {value} will leave the device)"
     return None
 
 
@@ -86,7 +113,7 @@ def _short(value: dict[str, Any], path: Path) -> dict[str, Any]:
             },
             "unconverged": sum(one["converged"] is False for one in value["attacks"]),
             "thresholds": judged,
-            "passed": None if not judged else all(one["holds"] is False for one in judged),
+            "passed": None if not judged else value["verdict"]["outcome"] == "passed",
             "minutes": value["budget"]["minutes"],
             "sfumato": value["evidence"]["sfumato"],
             "commit": value["evidence"]["commit"],

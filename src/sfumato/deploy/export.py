@@ -34,7 +34,7 @@ from sfumato.split import Channel, SplitModel
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-__all__ = ["ExportConfig", "Exported", "export_bundle"]
+__all__ = ["ExportConfig", "Exported", "export_bundle", "wire_bits"]
 
 _SEED = 20
 _BITS = 8
@@ -201,6 +201,11 @@ def _manifest(**values: Any) -> Manifest:
         return msgspec.convert(msgspec.to_builtins(values), Manifest)
     except (msgspec.MsgspecError, ValueError, TypeError) as error:
         raise ConfigError(f"the bundle cannot be described: {error}") from error
+
+
+def wire_bits(channel: Channel, config: ExportConfig) -> int | None:
+    """Bits for each value on the wire of a bundle, None for floats, as far as the channel and the settings say."""
+    return None if config.floats else config.quantize_bits or channel.quantize_bits or _BITS
 
 
 def _levels(channel: Channel, config: ExportConfig, limits: tuple[float, float] | None) -> QuantizationSpec | None:

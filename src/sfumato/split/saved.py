@@ -4,12 +4,17 @@ edge.pt2     encoder: inputs -> feature before clip and noise, evaluation mode, 
 cloud.pt2    decoder: released feature -> outputs
 split.json   channel, shapes, preprocessing, names of the classes, SHA-256 of the programs; written last
 
-Opening a saved split runs its programs. The hashes find damage, not forgery: load folders of people you trust.
+Opening a saved split runs its programs. The hashes find damage, not forgery: load folders of people you trust. Folders
+that this user wrote on this machine are recognised by a mark (`made_here`); `sfumato audit` opens others with --trust.
 """
 
+import contextlib
 import hashlib
+import hmac
 import json
 import math
+import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -29,7 +34,7 @@ from sfumato.split.channel import Channel
 from sfumato.split.model import SplitModel
 from sfumato.split.programs import load_program, save_program
 
-__all__ = ["SPLIT", "SavedSplit", "Task", "load_split", "read_split", "save_split"]
+__all__ = ["SPLIT", "SavedSplit", "Task", "load_split", "made_here", "read_split", "save_split"]
 
 SPLIT = "split.json"
 _FORMAT = 1
@@ -203,6 +208,7 @@ def save_split(
         save_program(edge, shape, fresh / _EDGE, "encoder")
         save_program(model.cloud, tuple(out.released.shape[1:]), fresh / _CLOUD, "decoder")
         _compare(model, edge, fresh, shape)
+        files = {part: sha256_of(fresh / part) for part in (_EDGE, _CLOUD)}
         value = {
             "format": _FORMAT,
             "input": {"shape": list(shape), "normalize": None if normalize is None else [list(i) for i in normalize]},
@@ -211,7 +217,7 @@ def save_split(
             "task": task,
             "class_names": list(names),
             "about": about or {},
-            "files": {part: sha256_of(fresh / part) for part in (_EDGE, _CLOUD)},
+            "files": files,
             "versions": {"sfumato": sfumato.__version__, "torch": str(torch.__version__)},
         }
         try:
@@ -220,8 +226,46 @@ def save_split(
             raise ConfigError(f"about holds something that JSON does not know ({error}); give plain values") from None
         for part in (_EDGE, _CLOUD):
             write_atomic(folder / part, partial(shutil.copyfile, fresh / part))
+    if (key := _own_key(make=True)) is not None:
+        value["made_here"] = _mark(key, files)
     write_json(folder / SPLIT, value)
     return folder
+
+
+def made_here(folder: str | Path) -> bool:
+    """Whether `save_split` wrote this folder for this user on this machine, and its programs are still those.
+
+    The description carries a code over the programs' digests under a secret key of the user's, which nobody else can
+    make. Where the folder was copied from elsewhere, or the key is gone, the answer is no.
+    """
+    folder = Path(folder)
+    try:
+        value = read_json(folder / SPLIT)
+        files = {part: sha256_of(folder / part) for part in (_EDGE, _CLOUD)}
+        key = _own_key(make=False)
+        return key is not None and hmac.compare_digest(str(value.get("made_here")), _mark(key, files))
+    except (CheckpointError, OSError):
+        return False
+
+
+def _mark(key: bytes, files: dict[str, str]) -> str:
+    return hmac.new(key, json.dumps(files, sort_keys=True).encode(), hashlib.sha256).hexdigest()
+
+
+def _own_key(*, make: bool) -> bytes | None:
+    """The secret of this user on this machine, made once; None where there is none, or no place for it."""
+    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    path = Path(base) / "sfumato" / "made-here.key"
+    try:
+        if make and not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+            with contextlib.suppress(FileExistsError), os.fdopen(os.open(path, flags, 0o600), "wb") as file:
+                file.write(secrets.token_bytes(32))  # FileExistsError: another process was faster
+        key = path.read_bytes()
+    except (OSError, RuntimeError):
+        return None
+    return key if len(key) == 32 else None
 
 
 def _per_channel(normalize: Any, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:

@@ -12,14 +12,14 @@ from sfumato.audit.subject import Subject
 from sfumato.data import DataSets, ImageSet
 from sfumato.seeds import derive_seed
 
-__all__ = ["MOST_IMAGES", "Stage", "set_stage"]
+__all__ = ["MOST_IMAGES", "Context", "make_context"]
 
 MOST_IMAGES = 2000
-"""At most so many training and test images, drawn at random, are redrawn by every attack."""
+"""At most so many training and test images, drawn at random, are reconstructed by every attack."""
 
 
 @dataclass(frozen=True)
-class Stage:
+class Context:
     """One audit's common ground.
 
     Attributes:
@@ -48,7 +48,7 @@ class Stage:
         return Observer(self.subject.model, self.sets.train if images is None else images, device=self.device)
 
 
-def set_stage(
+def make_context(
     subject: Subject,
     sets: DataSets,
     *,
@@ -58,7 +58,7 @@ def set_stage(
     folder: AuditFolder,
     most: int = MOST_IMAGES,
     other: ImageSet | None = None,
-) -> Stage:
+) -> Context:
     """Draw the samples, of at most `most` images each, and release their features."""
     exposures = {
         part: expose(
@@ -69,4 +69,4 @@ def set_stage(
         )
         for part, images in (("train", sets.train), ("test", sets.test))
     }
-    return Stage(subject, sets, exposures["train"], exposures["test"], gradients, device, seed, folder, other)
+    return Context(subject, sets, exposures["train"], exposures["test"], gradients, device, seed, folder, other)

@@ -1,17 +1,19 @@
-"""The law: no attack beats a bound whose assumptions hold, or one of the two has a bug."""
+"""Consistency: no attack beats a bound whose assumptions hold, or one of the two has a bug."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from sfumato.attacks import Leakage
 
-__all__ = ["check_law"]
+__all__ = ["check_consistency"]
 
 _ERRORS = 3.0
 _BUG = "whose assumptions hold here: the attack or the bound has a bug, and this report proves nothing"
 
 
-def check_law(attacks: Sequence[dict[str, Any]], floors: Sequence[dict[str, Any]], leakage: Leakage) -> dict[str, Any]:
+def check_consistency(
+    attacks: Sequence[dict[str, Any]], bounds: Sequence[dict[str, Any]], leakage: Leakage
+) -> dict[str, Any]:
     """Compare every single-query attack's mean test error with every bound that gates, and identification with its
     certificates.
 
@@ -19,7 +21,7 @@ def check_law(attacks: Sequence[dict[str, Any]], floors: Sequence[dict[str, Any]
         `checked` (names of the bounds that gate, and of the certificates) and `violations`, each with attack, bound,
         what was measured, its standard error, the bound's value, and a sentence.
     """
-    gating = [floor for floor in floors if floor["gates"] and floor["kind"] == "error"]
+    gating = [floor for floor in bounds if floor["gates"] and floor["kind"] == "error"]
     certificates = {
         name: value
         for name in ("identified_at_most", "clipped_at_most")

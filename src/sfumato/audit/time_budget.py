@@ -3,16 +3,19 @@
 import time
 from collections.abc import Sequence
 
-__all__ = ["Ledger"]
+__all__ = ["TimeBudget"]
 
 
-class Ledger:
+class TimeBudget:
     """Keeps a budget.
 
     Args:
         seconds: for the whole audit.
         spent: in earlier calls.
         reserve: kept for putting the report together.
+
+    >>> TimeBudget(100.0, spent=95.0, reserve=10.0).left
+    0.0
     """
 
     def __init__(self, seconds: float, spent: float, reserve: float) -> None:

@@ -2,8 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,10 +22,11 @@ _MOST_PIXELS = 4096  # beyond that many the d x d matrix of van Trees' bound giv
 _MOST_ROWS = 1024  # features with more values are probed with random projections
 _PROBES = 256
 _MOST_IMAGES = 64
+_MOST_VALUES = 1 << 27  # of all Fisher matrices or factors together: a gigabyte
 _SETTLED = 0.02
 _LEAST_VARIANCE = 1e-4  # of a pixel in a prior estimated from images: a hundredth of the range as standard deviation
 
-Tell = Callable[[str], None]
+Tell = Callable[[str], object]
 
 
 def measure_bounds(
@@ -135,30 +136,28 @@ def _local(subject: Subject, sets: DataSets, seconds: float, seed: int) -> Itera
     """What rests on the Jacobians: van Trees and dFIL."""
     size = math.prod(sets.test.image_shape)
     low_rank = size > _MOST_PIXELS
-    parts, leakage, rows, exact = _slopes(subject, sets.test, low_rank, seconds, seed)
-    count = len(leakage)
-    sample = [f"from {count} images" + ("" if exact else f", with {_PROBES} random projections of each Jacobian")]
-    declared = subject.prior is not None
+    declared = subject.prior is not None and not low_rank
     if low_rank:
-        variances = _pixel_variances(sets.train)
-        whole, half = (
-            float(bounds.van_trees_low_rank(torch.cat(rows[:n]).double() / n**0.5, 1 / variances))
-            for n in (count, max(1, count // 2))
-        )
+        prior = 1 / _pixel_variances(sets.train)
         prior_words = "independent pixels with the variances of the attacker's images"
     else:
         prior = _prior_information(subject.prior, sets.train)
-        whole, half = (
-            float(bounds.van_trees(torch.stack(parts[:n]).mean(0), prior)) for n in (count, max(1, count // 2))
-        )
-        prior_words = "a Gaussian with the mean and covariance of the attacker's images"
-        prior_words = "the declared distribution" if declared else prior_words
+        prior_words = "the declared distribution" if declared else (
+            "a Gaussian with the mean and covariance of the attacker's images"
+        )  # fmt: skip
+    probes = min(_PROBES, max(8, _MOST_VALUES // (16 * size))) if low_rank else _PROBES
+    bound = bounds.van_trees_low_rank if low_rank else bounds.van_trees
+    found = list(_slopes(subject, sets.test, low_rank, probes, seconds, seed))
+    leakage, exact = [one.dfil for one in found], found[0].exact
+    count = len(leakage)
+    whole, half = (float(bound(_mean_information(found[:n], low_rank), prior)) for n in (count, max(1, count // 2)))
+    sample = [f"from {count} images" + ("" if exact else f", with {probes} random projections of each Jacobian")]
     settled = abs(half - whole) <= _SETTLED * whole
-    gates = declared and settled and not low_rank
+    gates = declared and settled
     if not settled:
         sample.append(f"half of them give {half:.3g}: with more images the value would still fall")
     assumption = f"Images are drawn from {prior_words}" + (
-        ", from which this target draws them." if declared and not low_rank
+        ", from which this target draws them." if declared
         else ". Photographs are not, so the value is an illustration and limits nobody."
     )  # fmt: skip
     yield _bound(
@@ -181,31 +180,38 @@ def _local(subject: Subject, sets: DataSets, seconds: float, seed: int) -> Itera
     )  # fmt: skip
 
 
+class _Slope(NamedTuple):
+    """What one image's Jacobian J tells: the Fisher information J^T J / sigma^2, or a factor of it, and dFIL."""
+
+    information: Tensor
+    dfil: float
+    exact: bool
+
+
 def _slopes(
-    subject: Subject, images: ImageSet, low_rank: bool, seconds: float, seed: int
-) -> tuple[list[Tensor], list[float], list[Tensor], bool]:
-    """Fisher matrices (or factors) and dFIL per image, for as many images as there is time; at least 2."""
+    subject: Subject, images: ImageSet, low_rank: bool, probes: int, seconds: float, seed: int
+) -> Iterator[_Slope]:
+    """For as many images as there are time and memory; at least 2."""
     model, variance = subject.model, subject.model.channel.noise_std**2
     device = next(model.parameters()).device
-    probes = generator(seed, "audit-probes")
-    parts: list[Tensor] = []
-    rows: list[Tensor] = []
-    leakage: list[float] = []
+    random = generator(seed, "audit-probes")
     began = time.monotonic()
-    exact = True
-    for index in range(min(_MOST_IMAGES, len(images))):
+    size = math.prod(images.image_shape)
+    each = 4 * probes * size if low_rank else size**2  # factors are copied where they are put together
+    for index in range(min(_MOST_IMAGES, len(images), max(2, _MOST_VALUES // each))):
         if index >= 2 and (time.monotonic() - began) * (index + 1) / index > seconds:
             break
         x = images.float(torch.tensor([index])).to(device)
         with torch.no_grad():
             exact = model.features(x).numel() <= _MOST_ROWS and not low_rank
-        slope = (jacobian(model, x) if exact else projected_jacobian(model, x, _PROBES, probes)).cpu()
-        leakage.append(float(bounds.dfil(slope, variance)[0]))
-        if low_rank:
-            rows.append(bounds.fisher_factor(slope, variance))
-        else:
-            parts.append(bounds.fisher_information(slope, variance).double())
-    return parts, leakage, rows, exact
+        slope = (jacobian(model, x) if exact else projected_jacobian(model, x, probes, random)).cpu()
+        compute = bounds.fisher_factor if low_rank else bounds.fisher_information
+        yield _Slope(compute(slope, variance).double(), float(bounds.dfil(slope, variance)[0]), exact)
+
+
+def _mean_information(slopes: Sequence[_Slope], low_rank: bool) -> Tensor:
+    parts = [one.information for one in slopes]
+    return torch.cat(parts) / len(parts) ** 0.5 if low_rank else sum(parts[1:], parts[0]) / len(parts)
 
 
 def _prior_information(prior: GaussianPrior | None, train: ImageSet) -> Tensor:

@@ -1,0 +1,68 @@
+"""Which model an audit stands for: what it computes, on what channel, by which versions; not how it prints itself."""
+
+import hashlib
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import sfumato
+from sfumato.audit.subject import Subject
+from sfumato.modes import evaluating
+from sfumato.seeds import generator
+
+__all__ = ["behaviour_of", "channel_of", "versions"]
+
+_BATCHES = (1, 2, 5)
+
+
+def behaviour_of(subject: Subject, shape: tuple[int, ...]) -> str:
+    """SHA-256 of features and answers on probe images of this shape (C, H, W), in batches of several sizes.
+
+    Half of the probes are noise, half are smooth. They run on the CPU in one thread, so that the same model gives the
+    same bits whatever else the machine does; another version of PyTorch may give others.
+    """
+    model, probes = subject.model, _probes(shape)
+    place = next(iter(model.parameters())).device
+    threads = torch.get_num_threads()
+    digest = hashlib.sha256()
+    try:
+        torch.set_num_threads(1)
+        model.to("cpu")
+        with evaluating(model):
+            for size in _BATCHES:
+                for x in probes.split(size):
+                    z_hat = model.features(x)
+                    _add(digest, z_hat)
+                    if subject.has_cloud:
+                        _add(digest, model.cloud(z_hat))
+    finally:
+        torch.set_num_threads(threads)
+        model.to(place)
+    return digest.hexdigest()
+
+
+def channel_of(subject: Subject) -> dict[str, Any]:
+    """What happens to the feature before it leaves."""
+    channel = subject.model.channel
+    kept = {name: getattr(channel, name) for name in ("noise_std", "clip_norm", "quantize_bits", "low", "high")}
+    return kept | {"transforms": [type(one).__name__ for one in channel.transforms]}
+
+
+def versions() -> dict[str, str]:
+    """Of what computes the features."""
+    return {"sfumato": sfumato.__version__, "torch": str(torch.__version__)}
+
+
+def _probes(shape: tuple[int, ...]) -> Tensor:
+    channels, height, width = shape
+    random = generator(0, "audit-probes")
+    noise = torch.rand((4, *shape), generator=random)
+    corners = torch.rand((4, channels, 2, 2), generator=random)
+    smooth = torch.nn.functional.interpolate(corners, size=(height, width), mode="bilinear", align_corners=True)
+    return torch.stack([noise, smooth], 1).flatten(0, 1)
+
+
+def _add(digest: Any, value: Tensor) -> None:
+    digest.update(f"{tuple(value.shape)} {value.dtype}".encode())
+    digest.update(value.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes())

@@ -1,0 +1,233 @@
+"""From the figures of the pieces to `audit.json`: what was found, what is provable, what was not tested."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from sfumato.attacks import CLOSED_FORM, Leakage, Reconstruction, Stored, judge_stored, mean_image_error
+from sfumato.attacks import strongest as strongest_attack
+from sfumato.audit.consistency import check_consistency
+from sfumato.audit.context import Context
+from sfumato.audit.identity import channel_of, versions
+from sfumato.audit.images import count_shared
+from sfumato.audit.measure import NORMAL_95, WORST_SHARE, share_interval, strongest, summary, tried_on_all
+from sfumato.audit.requirements import requirements
+from sfumato.audit.schema import FORMAT, SCHEMA_ID, checked
+from sfumato.audit.suite import Piece, Untested
+from sfumato.audit.thresholds import conclude
+from sfumato.audit.verdict import verdict
+
+__all__ = ["result_of"]
+
+
+def result_of(
+    context: Context,
+    pieces: Sequence[Piece],
+    untested: Sequence[Untested],
+    failed: Sequence[dict[str, str]],
+    *,
+    behaviour: str,
+    accuracy: float | None,
+    budget: dict[str, float],
+    least_images: int,
+    evidence: dict[str, Any],
+) -> tuple[dict[str, Any], dict[str, Reconstruction]]:
+    """Everything of an audit as plain values, as `schema.Audit` describes them, and the reconstructed test images."""
+    folder, sets = context.folder, context.sets
+    found = {piece.name: folder.finished(piece.name) or {} for piece in pieces}
+    by_kind = {
+        kind: [found[piece.name] for piece in pieces if piece.kind == kind]
+        for kind in ("attack", "queries", "knowledge", "probe")
+    }
+    reconstructed = {
+        one["name"]: Reconstruction.from_tensors("test", folder.tensors(one["name"])) for one in by_kind["attack"]
+    }
+    reference = {
+        "train": mean_image_error(sets.train, context.train.images),
+        "test": mean_image_error(sets.train, context.test.images),
+    }
+    attacks = _judged(by_kind["attack"], reference["test"])
+    bounds = (folder.finished("bounds") or {"bounds": []})["bounds"]
+    untested = [*untested, *_always_untested(context, bounds, by_kind["probe"], accuracy)]
+    broken = {one["what"] for one in failed} | {"van Trees, dFIL" for one in failed if one["what"] == "bounds"}
+    leakage = Leakage(**(folder.finished("leakage") or {}))
+    best = _best(attacks, reconstructed)
+    attacks = [_on_the_same_images(one, best["test"]["mse"], reconstructed) for one in attacks]
+    attacks.sort(key=lambda one: one["test"]["mse"]["mean"])
+    result: dict[str, Any] = {
+        "$schema": SCHEMA_ID,
+        "format": FORMAT,
+        "target": _target(context, behaviour),
+        "data": _data(context),
+        "accuracy": accuracy,
+        "budget": budget,
+        "reference": reference,
+        "worst_share": WORST_SHARE,
+        "calibration": (folder.finished("calibration") or {}).get("psnr"),
+        "obfuscation": folder.finished("obfuscation"),
+        "attacks": attacks,
+        "best": best,
+        "queries": by_kind["queries"],
+        "knowledge": by_kind["knowledge"],
+        "probes": [probe for one in by_kind["probe"] for probe in one["probes"]],
+        "leakage": leakage.as_dict() | {"sentence": leakage.sentence},
+        "bounds": bounds,
+        "consistency": check_consistency(attacks, bounds, leakage),
+        "not_tested": [asdict(one) for one in untested if one.what not in broken],
+        "failed": list(failed),
+        "evidence": evidence,
+    }
+    result["requirements"] = requirements(result, context, least_images)
+    result["metrics"], result["pessimistic"] = _metrics(result)
+    result["verdict"] = verdict(result)
+    return checked(conclude(result, ())), reconstructed
+
+
+def _judged(attacks: Sequence[dict[str, Any]], trivial: float) -> list[dict[str, Any]]:
+    """The attacks with today's verdict on their histories, whenever they ran."""
+    verdicts = judge_stored(
+        {
+            one["name"]: Stored(
+                error=one["test"]["mse"]["mean"],
+                history=[line["held_out_mse"] for line in one["history"]],
+                trivial=one.get("trivial_mse") or trivial,
+                converged=one["converged"],
+                reason=one["reason"],
+                closed_form=one["attack"] in CLOSED_FORM,
+            )
+            for one in attacks
+        }
+    )
+    kept = [{name: value for name, value in one.items() if name != "trivial_mse"} for one in attacks]
+    return [one | verdicts[one["name"]]._asdict() | _cut_short(one) for one in kept]
+
+
+def _cut_short(attack: Mapping[str, Any]) -> dict[str, Any]:
+    """A training that ended at its deadline did not come to rest, however calm its last epochs look."""
+    done, wanted = len(attack["history"]), attack["settings"].get("epochs", 0)
+    if not 0 < done < wanted:
+        return {}
+    reason = f"its time was over after {done} of {wanted} epochs; give more --minutes"
+    return {"converged": False, "reason": reason}
+
+
+def _on_the_same_images(
+    attack: dict[str, Any], strongest_name: str, reconstructed: Mapping[str, Reconstruction]
+) -> dict[str, Any]:
+    """Beside an attack that was tried on some images, what the strongest of the others made of the same ones."""
+    few, others = reconstructed[attack["name"]].mse.double(), reconstructed[strongest_name].mse.double()
+    if len(few) == len(others):
+        return attack
+    gap = few - others[: len(few)]
+    error = float(gap.std() / len(gap) ** 0.5) if len(gap) > 1 else 0.0
+    same = {"attack": strongest_name, "mse": float(others[: len(few)].mean()), "gap": float(gap.mean()), "error": error}
+    return attack | {"same_images": same}
+
+
+def _target(context: Context, behaviour: str) -> dict[str, Any]:
+    subject, shape = context.subject, list(context.test.z.shape[1:])
+    return {
+        **{name: getattr(subject, name) for name in ("name", "kind", "digest", "defense", "setting")},
+        "behaviour": behaviour,
+        "versions": versions(),
+        "gradients": context.gradients,
+        "feature_shape": shape,
+        "feature_values": math.prod(shape),
+        "channel": channel_of(subject),
+    }
+
+
+def _data(context: Context) -> dict[str, Any]:
+    sets = context.sets
+    return {
+        "name": sets.name,
+        "image_shape": list(sets.test.image_shape),
+        "train_images": len(sets.train),
+        "test_images": len(sets.test),
+        "shared": count_shared(sets),
+        "reconstructed": {"train": len(context.train), "test": len(context.test)},
+        "labelled": sets.labelled,
+        "skipped": [one._asdict() for one in sets.skipped],
+        "caveat": sets.caveat,
+        "fingerprint": {"train": sets.train.fingerprint(), "test": sets.test.fingerprint()},
+    }
+
+
+def _best(attacks: Sequence[dict[str, Any]], reconstructed: Mapping[str, Reconstruction]) -> dict[str, Any]:
+    """The strongest attack of each measure, and the best attacker for each image."""
+    every = tried_on_all(attacks)
+    best: dict[str, Any] = {
+        part: {
+            "mse": strongest_attack({attack["name"]: attack[part]["mse"]["mean"] for attack in every}),
+            "psnr": max(every, key=lambda attack: attack[part]["psnr"]["mean"])["name"],
+            "ssim": max(every, key=lambda attack: attack[part]["ssim"]["mean"])["name"],
+        }
+        for part in ("train", "test")
+    }
+    most = max(len(one.mse) for one in reconstructed.values())
+    full = {name: one for name, one in reconstructed.items() if len(one.mse) == most}
+    any_one, which = strongest(list(full.values()))
+    counts = which.bincount(minlength=len(full)).tolist()
+    best["per_image"] = {"summary": summary(any_one), "counts": dict(zip(full, counts, strict=True))}
+    return best
+
+
+def _always_untested(
+    context: Context, bounds: Sequence[dict[str, Any]], probes: Sequence[Any], accuracy: float | None
+) -> list[Untested]:
+    """What no run of this suite covers, or what this subject does not allow."""
+    found = []
+    if not probes:
+        found.append(Untested("attributes", "no probe ran"))
+    if not context.sets.labelled:
+        found.append(Untested("accuracy", "the images have no labels"))
+    elif accuracy is None:
+        found.append(Untested("accuracy", "the target has no decoder"))
+    if context.subject.model.channel.noise_std == 0:
+        found.append(Untested("bounds", "without noise on the wire no bound on information or error exists"))
+    elif not any(one["name"] == "van_trees" for one in bounds):
+        found.append(Untested("van Trees, dFIL", "the target passes no gradients, so there is no Jacobian"))
+    return found
+
+
+def _metrics(result: Mapping[str, Any]) -> tuple[dict[str, float | None], dict[str, float | None]]:
+    """What thresholds may name, see `thresholds.METRICS`, and the ends of their 95 % intervals that leak more."""
+    attacks, any_one = tried_on_all(result["attacks"]), result["best"]["per_image"]["summary"]
+    values: dict[str, float | None] = {}
+    ends: dict[str, float | None] = {}
+
+    def note(name: str, spreads: Sequence[Mapping[str, Any]], key: str) -> None:
+        pick = min if name.startswith("mse") else max
+        values[name] = pick(one[key] for one in spreads) if spreads else None
+        ends[name] = pick(one["pessimistic"][key] for one in spreads) if spreads else None
+
+    for kind in ("mse", "psnr", "ssim"):
+        for spread in ("mean", "worst5", "worst"):
+            note(f"{kind}_{spread}", [one["test"][kind] for one in attacks], spread)
+    note("psnr_any_worst5", [any_one["psnr"]], "worst5")
+    note("ssim_any_worst5", [any_one["ssim"]], "worst5")
+    note("mse_any_mean", [any_one["mse"]], "mean")
+    note("mse_mean_train", [one["train"]["mse"] for one in attacks], "mean")
+    note("psnr_worst5_train", [one["train"]["psnr"] for one in attacks], "worst5")
+    note("ssim_worst5_train", [one["train"]["ssim"] for one in attacks], "worst5")
+    note("mse_mean_repeated", [point["mse"] for one in result["queries"] for point in one["points"]], "mean")
+    reference, leakage = result["reference"]["test"], result["leakage"]
+    for found in (values, ends):
+        smallest = found["mse_mean"]
+        found["mse_ratio"] = smallest / reference if smallest is not None and reference > 0 else None
+    certificates = [leakage[name] for name in ("identified_at_most", "clipped_at_most")]
+    information, share = leakage["information"], result["accuracy"]
+    left_out = sum(one["left_out"] for one in result["not_tested"]) + len(result["failed"])
+    alike = {
+        "identified_at_most": min(1.0 if one is None else one for one in certificates),
+        "unconverged": float(sum(one["converged"] is False for one in result["attacks"])),
+        "left_out": float(left_out),
+    }
+    values |= {"identified": leakage["identified"], "information": information, "accuracy": share} | alike
+    ends |= {
+        "identified": share_interval(leakage["identified"], leakage["candidates"])[1],
+        "information": None if information is None else information + NORMAL_95 * leakage["information_error"],
+        "accuracy": None if share is None else share_interval(share, result["data"]["test_images"])[0],
+    } | alike
+    return values, ends
