@@ -9,7 +9,7 @@ from sfumato import data
 from sfumato.audit.subject import Subject
 from sfumato.data import DataSets, ImageSet, Progress
 from sfumato.data.folder import is_unsplit, load_folder, load_unlabelled
-from sfumato.data.reading import Size, resized
+from sfumato.data.images import Size, resized
 from sfumato.data.scan import images_in
 from sfumato.errors import ConfigError, DataError
 from sfumato.seeds import generator

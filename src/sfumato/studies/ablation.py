@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sfumato.report.cells import Cell, Row, Table
+from sfumato.report.drawn import Drawn
 from sfumato.report.figures import Curve, trade_off
 from sfumato.studies.curves import trade_off_points
 from sfumato.studies.equal_accuracy import Comparison, compare
@@ -82,7 +83,7 @@ def ablation_table(spec: dict[str, Any], variants: Sequence[Variant], remarks: S
     return Table(spec["title"], columns, tuple(lines), notes, corner="variant")
 
 
-def ablation_figures(curve: Sequence[SeedResults], variants: Sequence[Variant]) -> list[tuple[str, str]]:
+def ablation_figures(curve: Sequence[SeedResults], variants: Sequence[Variant]) -> list[tuple[str, Drawn]]:
     """One (caption, SVG) per axis: noise alone, the default, and the variants of this setting."""
     figures = []
     default = variants[0]
