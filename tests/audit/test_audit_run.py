@@ -197,7 +197,7 @@ def test_the_page_needs_nothing_else(audited, tmp_path):
     assert "http" not in page.replace("http://www.w3.org", "")
     assert "<script" not in page
     images = re.findall(r"<img [^>]*>", page)
-    assert len(images) in (7, 9, 10)  # the search reconstructed only some, and a weak attack is folded away
+    assert len(images) >= 4  # typical and worst: the originals, and every attack that beat the mean image
     assert all(re.search(r'alt="[^"]{10,}"', image) for image in images)
     assert page.count('role="img"') == page.count("<desc")  # every figure has a description
     assert "a&lt;b.png" in page
