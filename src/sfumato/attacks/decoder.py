@@ -22,15 +22,15 @@ class DecoderConfig:
     """Settings of the decoding attack; the defaults are those of the authors' code.
 
     Attributes:
-        epochs: passes over the attacker's images.
-        batch_size: images per step.
-        lr: of Adam, annealed to 0 along a cosine. (The paper's text says 0.005, its code 0.001.)
-        weight_decay: of Adam.
-        width: channels of every layer.
-        blocks: residual blocks before upsampling.
-        hold_out: fraction of the attacker's images that only judge: they choose the epoch and show convergence.
-        precision: `auto`, `fp32` or `bf16`.
-        seed: of initial weights, order and noise.
+        epochs: Passes over the attacker's images.
+        batch_size: Images per step.
+        lr: Learning rate of Adam. Annealed to 0 along a cosine. (The paper's text says 0.005, its code 0.001.)
+        weight_decay: Weight decay of Adam.
+        width: Channels of every layer.
+        blocks: Residual blocks before upsampling.
+        hold_out: Fraction of the attacker's images that only judge. They choose the epoch and show convergence.
+        precision: Floating-point format of the networks.
+        seed: Random seed of initial weights, order and noise.
     """
 
     epochs: int = 50

@@ -24,18 +24,20 @@ class GanConfig:
     """Settings of the GAN attack; the defaults are those of the authors' code.
 
     Attributes:
-        epochs: passes over the attacker's images.
-        batch_size: images per step.
-        generator_lr: of the generator's Adam, annealed to 0 along a cosine.
-        critic_lr: of the critic's Adam, likewise. (The paper's text gives this 0.005 as the only rate.)
-        critic_steps: steps of the critic for each one of the generator.
-        mse_weight: of the MSE in the generator's loss.
-        gradient_penalty: its weight in the critic's loss.
-        width: channels of the generator's layers and of the critic's first one.
-        blocks: residual blocks of the generator before upsampling.
-        hold_out: fraction of the attacker's images that only judge: they choose the epoch and show convergence.
-        precision: `auto`, `fp32` or `bf16`; the gradient penalty, differentiated twice, stays in float32.
-        seed: of initial weights, order and noise.
+        epochs: Passes over the attacker's images.
+        batch_size: Images per step.
+        generator_lr: Learning rate of the generator's Adam. Annealed to 0 along a cosine.
+        critic_lr: Learning rate of the critic's Adam. Annealed likewise. (The paper's text gives this 0.005 as
+            the only rate.)
+        critic_steps: Steps of the critic for each one of the generator.
+        mse_weight: Weight of the MSE in the generator's loss.
+        gradient_penalty: Weight of the gradient penalty in the critic's loss.
+        width: Channels of the generator's layers and of the critic's first one.
+        blocks: Residual blocks of the generator before upsampling.
+        hold_out: Fraction of the attacker's images that only judge. They choose the epoch and show convergence.
+        precision: Floating-point format of the networks. The gradient penalty, differentiated twice, stays in
+            float32.
+        seed: Random seed of initial weights, order and noise.
     """
 
     epochs: int = 150

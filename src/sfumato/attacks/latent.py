@@ -32,22 +32,23 @@ class LatentConfig:
     """Settings of optimisation in a generator's latent space.
 
     Attributes:
-        epochs: passes over the attacker's images in which the generator is trained.
-        batch_size: images per step.
-        lr: of the generator's Adam, annealed to 0 along a cosine.
-        code: dimension of the latent space.
-        noise: standard deviation of a pixel given its code: the smaller, the closer the generator keeps to its images.
-        width: channels of the generator's layers.
-        blocks: residual blocks of the generator.
-        images: how many images of a set it is tried on; each costs `restarts` times `iterations` passes.
-        iterations: steps of Adam on the code.
-        step: of Adam on the code.
-        restarts: starting points: the code of the linear solution, 0, then draws from N(0, I).
-        prior: weight of the code's Gaussian prior; none takes the best of a few on held-out images.
-        choose_on: held-out images for that choice.
-        hold_out: fraction of the attacker's images that only judge.
-        precision: `auto`, `fp32` or `bf16`, of which only fp32 is used here.
-        seed: of initial weights, order, noise and starts.
+        epochs: Passes over the attacker's images in which the generator is trained.
+        batch_size: Images per step.
+        lr: Learning rate of the generator's Adam. Annealed to 0 along a cosine.
+        code: Dimension of the latent space.
+        noise: Standard deviation of a pixel given its code. The smaller, the closer the generator keeps to its
+            images.
+        width: Channels of the generator's layers.
+        blocks: Residual blocks of the generator.
+        images: How many images of a set it is tried on. Each costs `restarts` times `iterations` passes.
+        iterations: Steps of Adam on the code.
+        step: Step size of Adam on the code.
+        restarts: Starting points. The code of the linear solution, 0, then draws from N(0, I).
+        prior: Weight of the code's Gaussian prior. None takes the best of a few on held-out images.
+        choose_on: Held-out images for that choice.
+        hold_out: Fraction of the attacker's images that only judge.
+        precision: Floating-point format; only fp32 is used here.
+        seed: Random seed of initial weights, order, noise and starts.
     """
 
     epochs: int = 30

@@ -27,11 +27,11 @@ class NearestConfig:
     """Settings of the nearest-neighbour attack.
 
     Attributes:
-        draws: releases that are averaged for the feature of each of the attacker's images.
-        values: the most feature values to keep in memory, images times dimensions; of more images a random part is
+        draws: Releases that are averaged for the feature of each of the attacker's images.
+        values: Most feature values to keep in memory. Images times dimensions; of more images a random part is
             taken, and the outcome says so.
-        hold_out: fraction of the attacker's images that only choose the number of neighbours.
-        seed: of the noise and of what is held out.
+        hold_out: Fraction of the attacker's images that only choose the number of neighbours.
+        seed: Random seed of the noise and of what is held out.
     """
 
     draws: int = 8

@@ -29,16 +29,18 @@ class OptimizationConfig:
     """Settings of white-box optimisation.
 
     Attributes:
-        images: how many images of a set it is tried on; each costs `restarts` times `iterations` passes.
-        iterations: steps of Adam.
-        lr: of Adam, in grey values, annealed to 0 along a cosine.
-        restarts: starting points: the linear solution, the mean image, then the linear solution with noise on it.
-        anchor: centre of the Gaussian prior, `linear` solution or `mean` image.
-        tv: weight of the total variation in nats; none takes the best of a few on held-out images.
-        prior: weight of the Gaussian prior; none likewise. 1 is the variance that the centre's errors have.
-        choose_on: held-out images for these choices.
-        hold_out: fraction of the attacker's images that only judge.
-        seed: of starts, noise and what is held out.
+        images: How many images of a set it is tried on. Each costs `restarts` times `iterations` passes.
+        iterations: Steps of Adam.
+        lr: Step size of Adam in grey values. Annealed to 0 along a cosine.
+        restarts: Starting points. The linear solution, the mean image, then the linear solution with noise on
+            it.
+        anchor: Centre of the Gaussian prior. The `linear` solution or the `mean` image.
+        tv: Weight of the total variation in nats. None takes the best of a few on held-out images.
+        prior: Weight of the Gaussian prior. 1 is the variance that the centre's errors have; none takes the
+            best of a few.
+        choose_on: Held-out images for the choice of weights.
+        hold_out: Fraction of the attacker's images that only judge.
+        seed: Random seed of starts, noise and what is held out.
     """
 
     images: int = 64

@@ -22,10 +22,11 @@ class RidgeConfig:
     """Settings of the linear attack.
 
     Attributes:
-        draws: releases of every image to learn from, so that the noise is in the moments and not in the coefficients.
-        size: the largest system of equations; with more features and more rows than this, rows are left out.
-        hold_out: fraction of the attacker's images that only choose the regularisation.
-        seed: of the noise and of what is held out.
+        draws: Releases of every image to learn from. The noise is then in the moments and not in the
+            coefficients.
+        size: Largest system of equations. With more features and more rows than this, rows are left out.
+        hold_out: Fraction of the attacker's images that only choose the regularisation.
+        seed: Random seed of the noise and of what is held out.
     """
 
     draws: int = 4

@@ -31,19 +31,20 @@ class StrongConfig:
     """Settings of the strong decoding attack.
 
     Attributes:
-        epochs: passes over the attacker's images.
-        batch_size: images per step.
-        lr: of Adam, annealed to 0 along a cosine.
-        weight_decay: of Adam.
-        average: decay per step of the moving average of the weights, which is what reconstructs.
-        loss: `mse`, `ssim` (1 - SSIM), or `mse+ssim` (MSE over the mean image's MSE, plus 1 - SSIM).
-        views: what else the attacker has encoded: `none`, `flip`, `flip+shift`, or `auto`: the most that does not
-            worsen the linear attack on held-out images.
-        width: channels of every layer.
-        blocks: residual blocks before upsampling.
-        hold_out: fraction of the attacker's images that only judge: they choose the epoch and show convergence.
-        precision: `auto`, `fp32` or `bf16`.
-        seed: of initial weights, order, views and noise.
+        epochs: Passes over the attacker's images.
+        batch_size: Images per step.
+        lr: Learning rate of Adam. Annealed to 0 along a cosine.
+        weight_decay: Weight decay of Adam.
+        average: Decay per step of the moving average of the weights. That average is what reconstructs.
+        loss: What is minimised. `mse`, `ssim` (1 - SSIM), or `mse+ssim` (MSE over the mean image's MSE, plus 1
+            - SSIM).
+        views: What else the attacker has encoded. `none`, `flip`, `flip+shift`, or `auto`: the most that does
+            not worsen the linear attack on held-out images.
+        width: Channels of every layer.
+        blocks: Residual blocks before upsampling.
+        hold_out: Fraction of the attacker's images that only judge. They choose the epoch and show convergence.
+        precision: Floating-point format of the networks.
+        seed: Random seed of initial weights, order, views and noise.
     """
 
     epochs: int = 150

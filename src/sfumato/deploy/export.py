@@ -46,15 +46,16 @@ class ExportConfig:
     """How a bundle is made.
 
     Attributes:
-        name: of the served model: letters, digits and `._-`.
-        version: of the served model, a whole number from 1.
-        quantize_bits: bits per value on the wire, 1 to 16; none takes what the run was trained with, or 8.
-        floats: send floats, rounded to a grid far finer than the noise, instead of levels.
-        reveal: what a server answers: `logits`, `top_k` or `label`; the less, the harder the model is to copy.
-        top_k: how many classes `top_k` reveals.
-        resize: `bilinear` stretches images of other sizes as training did, `exact` refuses them.
-        without_noise: export a run that was trained without noise: nothing protects what it sends.
-        unbounded: export an encoder whose feature nothing bounds, so that it may outgrow the noise.
+        name: Name of the served model: letters, digits and `._-`.
+        version: Version of the served model, a whole number from 1.
+        quantize_bits: Bits per value on the wire, 1 to 16. If not given, what the run was trained with, or 8.
+        floats: Send floats instead of levels. They are rounded to a grid far finer than the noise.
+        reveal: What a server answers. The less, the harder the model is to copy.
+        top_k: How many classes `top_k` reveals.
+        resize: What becomes of images of other sizes. `bilinear` stretches them as training did, `exact`
+            refuses them.
+        without_noise: Export a run that was trained without noise. Nothing protects what it sends.
+        unbounded: Export an encoder whose feature nothing bounds. It may then outgrow the noise.
     """
 
     name: str
