@@ -25,7 +25,7 @@ LAYERS = [
     {"health", "information", "published", "split", "models", "data", "metrics"},
     {"mixture"},
     {"bounds", "schedules", "paper", "checkpoint", "evidence", "execution"},
-    {"files", "importing", "modes", "ranks", "replay", "seeds"},
+    {"files", "importing", "modes", "ranks", "replay", "seeds", "settings"},
     {"errors"},
 ]
 LEVEL = {room: len(LAYERS) - index for index, layer in enumerate(LAYERS) for room in layer}
@@ -84,7 +84,6 @@ def test_training_and_attacking_need_no_optional_package():
         "numpy",
         "safetensors",
         "filelock",
-        "jsonargparse",
         "rich",
         "PIL",
         "simplejpeg",
@@ -159,7 +158,6 @@ def test_import_loads_torch_and_little_else():
     heavy = [
         "matplotlib",
         "jinja2",
-        "jsonargparse",
         "rich",
         "sklearn",
         "skimage",

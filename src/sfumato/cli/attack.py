@@ -3,55 +3,21 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from sfumato import attacks
 from sfumato.cli.console import progress_bar, say, table
-from sfumato.cli.fields import fields_of, names_in
-from sfumato.cli.parser import CommandParser, add_plugins, add_setting, load_plugins, save_json
+from sfumato.cli.parser import Parsed, load_plugins, save_json
+from sfumato.compute import device_of
+from sfumato.report.pictures import save_side_by_side
+from sfumato.training import load_data, load_run
+from sfumato.training.inversion import Suite, attack_folder, attack_suite, stored_settings
 
-if TYPE_CHECKING:
-    from sfumato.training.inversion import Suite
-
-__all__ = ["parser", "run"]
-
-
-def parser() -> CommandParser:
-    """What `sfumato attack` understands: the settings of all attacks, none of them set."""
-    made = CommandParser(
-        "attack",
-        "Reconstruct the inputs of a finished run from what leaves the device, and measure how well that works. The "
-        "attacks in closed form (ridge, nearest) run beside the chosen one; the strongest comes first. A second call "
-        "resumes an interrupted attack with its settings and shows a finished one.",
-        "sfumato attack runs/first --attack gan --epochs 50",
-    )
-    registered = {name: words[-1] for name, words in names_in("sfumato.attacks.registry:ATTACKS").items()}
-    made.add_argument("run", type=str, metavar="RUN", help="Folder of a finished run.")
-    made.add_argument("--attack", choices=registered, default=next(iter(registered)), help="Which attack.")
-    made.add_argument("--data_dir", type=str, help="Where the data lies now, if it has moved.")
-    made.add_argument("--device", type=str, default="auto", help="Where to compute: auto, cpu or cuda.")
-    add_plugins(made)
-    made.section("settings of the attacks")
-    owners: dict[str, dict[str, Any]] = {}
-    for attack, config in registered.items():
-        for one in fields_of(f"sfumato.attacks.registry:{config}"):
-            owners.setdefault(one.name, {})[attack] = one
-    for among in owners.values():
-        defaults = {attack: one.default for attack, one in among.items()}
-        same = len(among) == len(registered) and len(set(defaults.values())) == 1
-        shown = ", ".join(f"{attack} {value}" for attack, value in defaults.items() if value is not None)
-        add_setting(made, next(iter(among.values())), None if same else shown)
-    return made
+__all__ = ["run"]
 
 
-def run(words: Sequence[str]) -> None:
-    """Parse and attack."""
-    parsed = parser().read(words)
-    from sfumato import attacks
-    from sfumato.compute import device_of
-    from sfumato.report.pictures import save_side_by_side
-    from sfumato.training import load_data, load_run
-    from sfumato.training.inversion import attack_folder, attack_suite, stored_settings
-
+def run(parsed: Parsed) -> None:
+    """Attack, resume, or show."""
     load_plugins(parsed)
     known = {name for entry in attacks.ATTACKS.values() for name in entry.config.__dataclass_fields__}
     given = {name: value for name, value in vars(parsed).items() if name in known}
@@ -102,13 +68,13 @@ def _show_leakage(leakage: Mapping[str, Any]) -> None:
             say(f"certificate {words}: no attack identifies more than {leakage[name]:.1%}")
 
 
-def _on_all(suite: "Suite", name: str) -> bool:
+def _on_all(suite: Suite, name: str) -> bool:
     """Whether an attack shows the same images as the strongest; a search image by image affords only some."""
     ours, theirs = (suite.attacks[one].originals for one in (name, suite.strongest))
     return ours.shape == theirs.shape and bool((ours == theirs).all())
 
 
-def _show(title: str, suite: "Suite", by_error: Sequence[str]) -> None:
+def _show(title: str, suite: Suite, by_error: Sequence[str]) -> None:
     rows = [
         (
             f"{name} attack on {words}" + " (strongest)" * (name == suite.strongest and part == "test"),

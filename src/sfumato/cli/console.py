@@ -18,15 +18,15 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["Bar", "leave_standard_output", "progress_bar", "say", "table"]
+__all__ = ["Bar", "console", "leave_standard_output", "progress_bar", "say", "table"]
 
 _errors = Console(stderr=True, soft_wrap=True)
-_out = Console(soft_wrap=True)
+console = Console(soft_wrap=True)
 
 
 def leave_standard_output() -> None:
     """Print everything to standard error from now on: `--json -` has standard output for itself."""
-    _out.stderr = True
+    console.stderr = True
 
 
 class Bar:
@@ -69,7 +69,7 @@ def progress_bar(label: str, *, shown: bool = True) -> Iterator[Bar]:
 
 def say(text: str) -> None:
     """Print a sentence to standard output."""
-    _out.print(text, highlight=False, markup=False)
+    console.print(text, highlight=False, markup=False)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, whole: bool = False) -> None:
@@ -83,7 +83,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, 
     for row in rows:
         shown.add_row(*map(Text, row))  # a text is printed as it is; "[red]" in a file's name is no colour
     if whole:
-        wanted = Measurement.get(_out, _out.options.update(max_width=10_000), shown).maximum
-        _out.print(shown, width=max(wanted, _out.width))
+        wanted = Measurement.get(console, console.options.update(max_width=10_000), shown).maximum
+        console.print(shown, width=max(wanted, console.width))
     else:
-        _out.print(shown)
+        console.print(shown)

@@ -1,12 +1,12 @@
 """`sfumato demo`: the main job on the embedded handwritten digits, attacked and explained."""
 
-from collections.abc import Sequence
+import shlex
 from pathlib import Path
 from typing import Any
 
 from sfumato.attacks import suite_verdict
 from sfumato.cli.console import Bar, progress_bar, say, table
-from sfumato.cli.parser import CommandParser, save_json
+from sfumato.cli.parser import Parsed, save_json
 from sfumato.experiments.demo import run_demo
 from sfumato.experiments.study import run_study
 from sfumato.report.demo import demo_table, write_demo_report
@@ -16,21 +16,8 @@ from sfumato.report.verdict import demo_verdict
 __all__ = ["run"]
 
 
-def run(words: Sequence[str]) -> None:
-    """Parse and show."""
-    parser = CommandParser(
-        "demo",
-        "Train split models on handwritten digits without a defence, with noise at several levels, and with noise and "
-        "CEM; attack each; compare at equal accuracy; write a report. The same command resumes an interrupted demo.",
-        "sfumato demo --run runs/demo",
-    )
-    parser.add_argument("--run", type=str, default="runs/demo", help="folder of results and report")
-    parser.add_argument(
-        "--thorough",
-        action="store_true",
-        help="five folds over all 1,797 digits, CEM against the noise-only curve",
-    )
-    parsed = parser.read(words)
+def run(parsed: Parsed) -> None:
+    """Run the demo and show it."""
     folder = Path(parsed.run)
     if parsed.thorough:
         _thorough(folder, parsed.json)
@@ -50,7 +37,7 @@ def _short(folder: Path, json_path: str | None) -> None:
     for sentence in (verdict.headline, *verdict.notes):
         say(sentence)
     say(f"{result['seconds']:.0f} s. Report: {folder / 'report.html'}")
-    say(f"next: sfumato audit {folder / 'models' / 'noise+cem-s0'} --minutes 2")
+    say(f"next: sfumato audit {shlex.quote(str(folder / 'models' / 'noise+cem-s0'))} --minutes 2")
     save_json(json_path, result)
 
 

@@ -1,60 +1,23 @@
 """`sfumato train`: train a split model in a run folder."""
 
 import shlex
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sfumato.cli.console import progress_bar, say, table
-from sfumato.cli.parser import CommandParser, add_plugins, add_settings, given, load_plugins, save_json
+from sfumato.cli.parser import Parsed, given, load_plugins, save_json
+from sfumato.cli.stopping import until_stopped
+from sfumato.data import DataSets
+from sfumato.defenses import expand
+from sfumato.ranks import Ranks, joined, launched
+from sfumato.training import TrainConfig, load_data, train_run
+from sfumato.watch import TensorBoard
 
-if TYPE_CHECKING:
-    from sfumato.data import DataSets
-    from sfumato.ranks import Ranks
-    from sfumato.training import TrainConfig
-    from sfumato.watch import TensorBoard
-
-__all__ = ["add_train_settings", "parser", "run", "settled"]
-
-_CONFIG = "sfumato.training.config:TrainConfig"
-_SECTIONS = {
-    "data": "data data_dir size limit test_limit hold_out augment rotation",
-    "network": "model cut bottleneck width bound",
-    "defence": "defense cem lam noise_std",
-    "parts of --defense, one by one": "clip_norm quantize_bits lam_schedule covariance clusters_per_class "
-    "scaling update fit refresh_every",
-    "training": "epochs batch_size lr lr_schedule momentum weight_decay seed",
-    "machine": "device precision engine micro_batch checkpoint_seconds watch",
-}
-
-
-def parser() -> CommandParser:
-    """What `sfumato train` understands."""
-    made = CommandParser(
-        "train",
-        "Train a split model. Called again with the same folder, it resumes that run with its stored settings. Started "
-        "by torchrun, the processes train one model together.",
-        'sfumato train --data digits --defense "cem(0.3) + noise(0.1)" --epochs 30 --run runs/first',
-    )
-    made.add_argument("--run", type=str, help="Folder of the run; a name is made up if none is given.")
-    made.add_argument("--as_printed", action="store_true", help="Train with CEM as Algorithm 1 of the paper prints it.")
-    made.add_argument("--tensorboard", action="store_true", help="Also write event files to RUN/tensorboard.")
-    add_plugins(made)
-    add_train_settings(made)
-    return made
-
-
-def add_train_settings(made: CommandParser, *, skip: set[str] | None = None, names_only: bool = False) -> None:
-    """Offer the settings of a training, in sections."""
-    for title, names in _SECTIONS.items():
-        made.section(title, names_only=names_only or title.startswith("parts"))
-        add_settings(made, _CONFIG, only=names.split(), skip=skip)
+__all__ = ["run", "settled"]
 
 
 def settled(values: dict[str, Any]) -> dict[str, Any]:
     """The settings that were given, with the line of the defence written out and the data's folder as a whole path."""
-    from sfumato.defenses import expand
-
     values = expand(values)
     folder = Path(values.get("data_dir") or "").expanduser()
     if values.get("data_dir") and (values.get("data") != "hub" or folder.exists()):  # a name on a hub is no path
@@ -62,22 +25,14 @@ def settled(values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def run(words: Sequence[str]) -> None:
-    """Parse and train."""
-    parsed = parser().read(words)
-    from sfumato.cli.stopping import until_stopped
-    from sfumato.ranks import joined, launched
-    from sfumato.training import TrainConfig, train_run
-    from sfumato.watch import TensorBoard
-
+def run(parsed: Parsed) -> None:
+    """Train, or resume."""
     load_plugins(parsed)
     asked = settled(given(parsed, TrainConfig))
-    folder = None if parsed.run is None else Path(parsed.run)
-    stored = None if folder is None else TrainConfig.of_run(folder, asked)
-    if stored is None or parsed.as_printed:
-        stored = TrainConfig.as_printed(**asked) if parsed.as_printed else TrainConfig(**asked)
-    config = stored
-    folder = folder or Path(f"runs/{config.data}-{config.network}-{config.digest()}")
+    if parsed.as_printed:
+        asked = TrainConfig.printed(asked)
+    config = TrainConfig(**asked) if parsed.run is None else TrainConfig.of_run(Path(parsed.run), asked)
+    folder = Path(parsed.run or f"runs/{config.data}-{config.network}-{config.line.compact}-{config.digest()}")
     with joined(config.device) as ranks:
         sets = _read(config, ranks)
         board = TensorBoard(folder / "tensorboard") if parsed.tensorboard and ranks.is_first else None
@@ -95,11 +50,9 @@ def run(words: Sequence[str]) -> None:
         save_json(parsed.json, result)
 
 
-def _read(config: "TrainConfig", ranks: "Ranks") -> "DataSets":
+def _read(config: TrainConfig, ranks: Ranks) -> DataSets:
     """The images; on every machine one rank reads them first, the others then find what it has prepared."""
-    from sfumato.training import load_data
-
-    found = []
+    found: list[DataSets] = []
     for turn in (True, False):
         with ranks.together():
             if ranks.leads_machine == turn:
@@ -108,7 +61,7 @@ def _read(config: "TrainConfig", ranks: "Ranks") -> "DataSets":
     return found[0]
 
 
-def _show(result: dict[str, Any], folder: Path, config: "TrainConfig") -> None:
+def _show(result: dict[str, Any], folder: Path, config: TrainConfig) -> None:
     rows = [("defence", str(config.line)), ("accuracy, test", f"{result['accuracy']:.2%}")]
     if result["accuracy_held_out"] is not None:
         rows.append(("accuracy, validation set", f"{result['accuracy_held_out']:.2%}"))
@@ -122,7 +75,7 @@ def _show(result: dict[str, Any], folder: Path, config: "TrainConfig") -> None:
     say(f"next: sfumato attack {shlex.quote(str(folder))}")
 
 
-def _tell(print_line: Any, line: dict[str, Any], epochs: int, board: "TensorBoard | None") -> None:
+def _tell(print_line: Any, line: dict[str, Any], epochs: int, board: TensorBoard | None) -> None:
     if board is not None:
         board.write(line)
     text = f"epoch {line['epoch'] + 1}/{epochs}  loss {line['loss']:.3f}  accuracy {line['accuracy_train']:.1%}"

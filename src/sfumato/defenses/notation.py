@@ -14,7 +14,7 @@ from sfumato.errors import ConfigError, nearest
 from sfumato.settings import check_type
 from sfumato.split import Channel
 
-__all__ = ["DefenseLine", "Mechanism", "defense", "expand", "in_notation_only"]
+__all__ = ["SETTINGS", "DefenseLine", "Mechanism", "defense", "expand", "in_notation_only"]
 
 Value = int | float | str | bool | None
 _LONGEST = 1000  # characters of a line
@@ -52,6 +52,9 @@ _OWN: dict[str, tuple[Callable[..., Any], dict[str, str]]] = {
     "clip": (_clip, {"radius": "clip_norm"}),
     "levels": (_levels, {"bits": "quantize_bits"}),
 }
+
+SETTINGS = frozenset({"defense", "defense_options", "cem"}.union(*(names.values() for _, names in _OWN.values())))
+"""The settings of a training that a line stands for."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,11 @@ class DefenseLine:
 
     def __str__(self) -> str:
         return " + ".join(map(str, self.mechanisms)) or "none"
+
+    @property
+    def compact(self) -> str:
+        """The line without blanks, for names of files; it reads back, too."""
+        return str(self).replace(" ", "")
 
     def settings(self) -> dict[str, Any]:
         """The same as settings of `sfumato.training.TrainConfig`: what the line does not name is not among them.

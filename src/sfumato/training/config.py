@@ -56,7 +56,7 @@ class TrainConfig:
     """Settings of one training run.
 
     Attributes:
-        data: Name of a data set: digits, fashion-mnist, mnist, cifar10, folder, hub and others.
+        data: Name of a data set, such as digits, fashion-mnist, cifar10, folder or hub.
         data_dir: Where the data set lies. `digits` needs none, nor does `fashion-mnist` where Debian's package is.
         size: Side to which images are resized. For data sets without a size of their own; if not given, they stay as
             they are.
@@ -188,6 +188,11 @@ class TrainConfig:
             >>> config.fit, config.update, config.lam, config.hold_out
             ('em', 'running', 16.0, 0.0)
         """
+        return cls(**cls.printed(given))
+
+    @staticmethod
+    def printed(given: dict[str, Any]) -> dict[str, Any]:
+        """The given settings with those of `as_printed` that are missing; errors as there."""
         given = defenses.expand(given)
         for name, value in _PRINTED.items():
             if name in given and given[name] != value:
@@ -196,33 +201,33 @@ class TrainConfig:
                     f"Algorithm 1 as printed has {name} {value}, not {given[name]}; leave out {option}, or give the "
                     "settings one by one without --as-printed"
                 )
-        return cls(**(_PRINTED_DEFAULTS | given | _PRINTED))
+        return _PRINTED_DEFAULTS | given | _PRINTED
 
     @classmethod
-    def of_run(cls, folder: Path, given: dict[str, Any]) -> Self | None:
-        """The settings that a run folder was made with; None where there is no run yet.
+    def of_run(cls, folder: Path, given: dict[str, Any]) -> Self:
+        """The settings that a run folder was made with, or the given ones where there is no run yet.
 
         Args:
             folder: of the run.
             given: settings that are asked for. Those of storage and of the machine take the place of the stored ones.
 
         Raises:
-            CheckpointError: another setting has another value than the stored one, or the folder cannot be read.
+            CheckpointError: another one has another value than the stored one, or the folder cannot be read.
         """
         path = folder / "config.json"
         if not path.exists():
-            return None
+            return cls(**given)
         stored = cls.from_dict(read_json(path).get("config", {}))
-        free = {name: value for name, value in given.items() if name in MACHINE}
         wanted = replace(stored, **given)
-        for name in given:
-            ours, theirs = wanted.identity().get(name), stored.identity().get(name)
-            if ours != theirs:
-                raise CheckpointError(
-                    f"{folder} holds a run with {name} {getattr(stored, name)}, not {getattr(wanted, name)}; leave out "
-                    "the setting to resume that run, or choose another --run folder"
-                )
-        return replace(stored, **free)
+        ours, theirs = wanted.identity(), stored.identity()
+        if changed := [name for name in given if ours.get(name) != theirs.get(name)]:
+            lines = f"the defence {stored.line}, not {wanted.line}"
+            plain = f"{changed[0]} {getattr(stored, changed[0])}, not {getattr(wanted, changed[0])}"
+            raise CheckpointError(
+                f"{folder} holds a run with {lines if stored.line != wanted.line else plain}; leave that out to resume "
+                "the run, or choose another --run folder"
+            )
+        return replace(stored, **{name: value for name, value in given.items() if name in MACHINE})
 
     @property
     def line(self) -> defenses.DefenseLine:

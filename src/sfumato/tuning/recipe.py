@@ -5,6 +5,7 @@ import shlex
 from dataclasses import MISSING, fields
 from typing import Any
 
+from sfumato.defenses.notation import SETTINGS
 from sfumato.training import TrainConfig
 
 __all__ = ["train_command", "train_yaml"]
@@ -17,9 +18,6 @@ def train_command(config: TrainConfig, run: str, plugins: tuple[str, ...] = ()) 
         option = f"--{name.replace('_', '-')}"
         if isinstance(value, bool):
             words.append(option if value else f"--no-{name.replace('_', '-')}")
-        elif isinstance(value, dict):
-            for key, one in value.items():
-                words += [f"--{name}.{key}", str(one)]
         else:
             words += [option, str(value)]
     if plugins:
@@ -33,9 +31,9 @@ def train_yaml(config: TrainConfig) -> str:
 
 
 def _changed(config: TrainConfig) -> dict[str, Any]:
-    found = {}
+    found = {} if config.line == TrainConfig().line else {"defense": str(config.line)}
     for field in fields(TrainConfig):
         default = field.default if field.default_factory is MISSING else field.default_factory()
-        if (value := getattr(config, field.name)) != default:
+        if (value := getattr(config, field.name)) != default and field.name not in SETTINGS:
             found[field.name] = value
     return found
