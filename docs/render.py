@@ -235,9 +235,9 @@ def render(text: str) -> str:
 def commands() -> str:
     """The reference of the command line, from the parsers."""
     parts = [
-        "# Command line\n\n`sfumato COMMAND [options]`. Exit codes: 0 fine; 1 what the command gates is so; 2 a mistake "
-        "in the input; 3 not judged, or failed inside; 130 interrupted. `--help` has the short texts, this page the whole "
-        "ones; it is written by `make docs`.\n"
+        "# Command line\n\n`sfumato COMMAND [options]`. Exit codes: 0 fine; 1 what the command gates is so; 2 a "
+        "mistake in the input; 3 not judged, or failed inside; 130 interrupted. `--help` has the short texts, this "
+        "page the whole ones; it is written by `make docs`.\n"
     ]
     for command in COMMANDS:
         parser = parser_of(command)

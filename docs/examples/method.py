@@ -2,9 +2,9 @@
 
     python docs/examples/method.py
 
-A network is cut in two. The device computes the first half and sends its feature z = z_hat + noise; a server computes the
-rest. Whoever sees z may try to reconstruct the image. Conditional entropy maximization (CEM) trains the first half so that
-z tells less about the image than the server needs to know about the class.
+A network is cut in two. The device computes the first half and sends its feature z = z_hat + noise; a server computes
+the rest. Whoever sees z may try to reconstruct the image. Conditional entropy maximization (CEM) trains the first half
+so that z tells little more about the image than the server needs to know about the class.
 """
 
 import torch
@@ -20,8 +20,8 @@ SIGMA, LAMBDA, EPOCHS = 0.15, 0.5, 25
 sets = data.load("digits")
 x, y = sets.train.float(), sets.train.labels
 
-# 1. Cut. Any network will do; this one is cut behind its sigmoid, which keeps the feature in (0, 1): without a bound the
-#    encoder could outgrow the noise.
+# 1. Cut. Any network will do; this one is cut behind its sigmoid, which keeps the feature in (0, 1): without a bound
+#    the encoder could outgrow the noise.
 network = nn.Sequential(
     nn.Conv2d(1, 16, 3, padding=1),
     nn.ReLU(),
@@ -39,7 +39,7 @@ model = sfumato.SplitModel(edge, sfumato.defense(f"noise({SIGMA})").channel(), c
 cem = sfumato.CEM(num_classes=10, clusters_per_class=3, noise_std=SIGMA, covariance="diagonal")
 optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
 
-for epoch in range(EPOCHS):
+for _ in range(EPOCHS):
     # 3. Refresh. Theorem 2 bounds what z tells about the image by the clusters of z_hat, three in each class:
     #    I(z; z_hat) <= sum_j pi_j (-log pi_j + 1/2 log |Sigma_j + sigma^2| / |sigma^2|).
     #    Once an epoch they are fitted to the features of the whole training set.

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from sfumato.attacks.base import Observer
 from sfumato.attacks.learned import LearnedAttack
 from sfumato.attacks.learner import Learner
-from sfumato.attacks.settings import check_common
+from sfumato.attacks.settings import check_attack
 from sfumato.attacks.steps import Turn
 from sfumato.compute import Precision, autocast
 from sfumato.models import ReconstructionNet
@@ -44,7 +44,7 @@ class DecoderConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_common(self)
+        check_attack(self)
 
 
 class DecoderAttack(LearnedAttack[DecoderConfig]):

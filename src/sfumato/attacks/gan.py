@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from sfumato.attacks.base import Observer
 from sfumato.attacks.learned import LearnedAttack
 from sfumato.attacks.learner import Learner
-from sfumato.attacks.settings import check_common
+from sfumato.attacks.settings import check_attack
 from sfumato.attacks.steps import Turn
 from sfumato.compute import Precision, autocast
-from sfumato.errors import ConfigError
 from sfumato.models import Critic, ReconstructionNet
 
 __all__ = ["GanAttack", "GanConfig", "gradient_penalty"]
@@ -54,11 +53,7 @@ class GanConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_common(self)
-        if self.critic_steps < 1:
-            raise ConfigError(f"critic_steps is {self.critic_steps}; give at least 1")
-        if min(self.mse_weight, self.gradient_penalty) < 0:
-            raise ConfigError("mse_weight and gradient_penalty must not be negative")
+        check_attack(self)
 
 
 class GanAttack(LearnedAttack[GanConfig]):

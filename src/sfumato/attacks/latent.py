@@ -13,10 +13,10 @@ from sfumato.attacks.descent import Likelihood, descend, need_white_box
 from sfumato.attacks.learned import LearnedAttack
 from sfumato.attacks.learner import Learner
 from sfumato.attacks.linear import Linear, best_linear
-from sfumato.attacks.settings import check_common
+from sfumato.attacks.settings import check_attack
 from sfumato.attacks.steps import Turn
 from sfumato.compute import Precision
-from sfumato.errors import ConfigError, NotFittedError
+from sfumato.errors import NotFittedError
 from sfumato.metrics import mse
 from sfumato.models import Autoencoder
 from sfumato.modes import evaluating
@@ -69,11 +69,7 @@ class LatentConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_common(self)
-        if min(self.code, self.images, self.iterations, self.restarts, self.choose_on) < 1:
-            raise ConfigError("code, images, iterations, restarts and choose_on must be at least 1")
-        if min(self.noise, self.step) <= 0:
-            raise ConfigError("noise and step of the latent attack must be above 0")
+        check_attack(self)
 
 
 class LatentAttack(LearnedAttack[LatentConfig]):

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from sfumato.attacks.base import Attack, Fit, Observer, Progress, hold_out
 from sfumato.attacks.linear import part_of
-from sfumato.attacks.settings import check_share
-from sfumato.errors import ConfigError, NotFittedError
+from sfumato.attacks.settings import check_attack
+from sfumato.errors import NotFittedError
 from sfumato.metrics import mse
 from sfumato.seeds import generator
 
@@ -40,9 +40,7 @@ class NearestConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_share(self.hold_out)
-        if min(self.draws, self.values) < 1:
-            raise ConfigError("draws and values of the nearest attack must be at least 1")
+        check_attack(self)
 
 
 class NearestAttack(Attack):

@@ -13,8 +13,8 @@ from sfumato import checkpoint
 from sfumato.attacks.base import Attack, Fit, Observer, Progress, hold_out
 from sfumato.attacks.descent import Likelihood, descend, need_white_box, total_variation
 from sfumato.attacks.linear import Linear, best_linear
-from sfumato.attacks.settings import check_share
-from sfumato.errors import CheckpointError, ConfigError, Interrupted, NotFittedError
+from sfumato.attacks.settings import check_attack
+from sfumato.errors import CheckpointError, Interrupted, NotFittedError
 from sfumato.metrics import mse
 from sfumato.seeds import derive_seed, generator
 
@@ -55,13 +55,7 @@ class OptimizationConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_share(self.hold_out)
-        if min(self.images, self.iterations, self.restarts, self.choose_on) < 1 or self.lr <= 0:
-            raise ConfigError("images, iterations, restarts and choose_on must be at least 1, and lr above 0")
-        if self.anchor not in ("linear", "mean"):
-            raise ConfigError(f"unknown anchor {self.anchor!r}; choose linear or mean")
-        if min(self.tv or 0.0, self.prior or 0.0) < 0:
-            raise ConfigError("tv and prior must not be negative")
+        check_attack(self)
 
 
 class OptimizationAttack(Attack):

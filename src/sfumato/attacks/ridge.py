@@ -11,8 +11,8 @@ from torch import Tensor
 
 from sfumato.attacks.base import Attack, Fit, Observer, Progress, hold_out
 from sfumato.attacks.linear import Linear, best_linear, learned_from, part_of
-from sfumato.attacks.settings import check_share
-from sfumato.errors import ConfigError, NotFittedError
+from sfumato.attacks.settings import check_attack
+from sfumato.errors import NotFittedError
 
 __all__ = ["RidgeAttack", "RidgeConfig"]
 
@@ -35,9 +35,7 @@ class RidgeConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_share(self.hold_out)
-        if min(self.draws, self.size) < 1:
-            raise ConfigError("draws and size of the ridge attack must be at least 1")
+        check_attack(self)
 
 
 class RidgeAttack(Attack):

@@ -11,11 +11,10 @@ from sfumato.attacks.base import Observer, hold_out
 from sfumato.attacks.learned import LearnedAttack
 from sfumato.attacks.learner import Learner
 from sfumato.attacks.linear import best_linear
-from sfumato.attacks.settings import check_common
+from sfumato.attacks.settings import check_attack
 from sfumato.attacks.steps import Turn
 from sfumato.attacks.views import VIEWS, Views, view
 from sfumato.compute import Precision, autocast
-from sfumato.errors import ConfigError
 from sfumato.metrics import ssim
 from sfumato.models import ReconstructionNet
 
@@ -61,13 +60,7 @@ class StrongConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_common(self)
-        if not 0 <= self.average < 1:
-            raise ConfigError(f"average is {self.average}; give a decay from 0 to below 1, such as 0.99")
-        if self.loss not in ("mse", "ssim", "mse+ssim"):
-            raise ConfigError(f"unknown loss {self.loss!r}; choose one of mse, ssim, mse+ssim")
-        if self.views != "auto" and self.views not in VIEWS:
-            raise ConfigError(f"unknown views {self.views!r}; choose one of auto, {', '.join(VIEWS)}")
+        check_attack(self)
 
 
 class StrongAttack(LearnedAttack[StrongConfig]):

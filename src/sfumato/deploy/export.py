@@ -29,6 +29,7 @@ from sfumato.deploy.onnxfile import output_range, to_onnx
 from sfumato.deploy.parity import Parity, check_rows, measure_parity
 from sfumato.deploy.signing import sign
 from sfumato.errors import ConfigError, SfumatoWarning
+from sfumato.settings import check_settings
 from sfumato.split import Channel, SplitModel
 
 if TYPE_CHECKING:
@@ -69,21 +70,20 @@ class ExportConfig:
     unbounded: bool = False
 
     def __post_init__(self) -> None:
+        check_settings(
+            self, least={"version": 1, "quantize_bits": 1, "top_k": 1}, below={"version": 10**9, "quantize_bits": 17}
+        )
         if not NAME.fullmatch(self.name):
             raise ConfigError(
                 f"the name {self.name!r} is not made of letters, digits and ._-; give one that is (--name)"
             )
-        if not 1 <= self.version < 10**9:
-            raise ConfigError(f"version is {self.version}; give a whole number from 1")
-        if (self.top_k is None) == (self.reveal == "top_k") or (self.top_k or 1) < 1:
+        if (self.top_k is None) == (self.reveal == "top_k"):
             raise ConfigError(
                 f"reveal is {self.reveal} and top_k is {self.top_k}; give the number of classes with top_k, and only "
                 "with it, such as --reveal top_k --top-k 3"
             )
         if self.floats and self.quantize_bits is not None:
             raise ConfigError("floats and quantize_bits exclude each other; give one of them")
-        if self.quantize_bits is not None and not 1 <= self.quantize_bits <= 16:
-            raise ConfigError(f"quantize_bits is {self.quantize_bits}; give a whole number from 1 to 16")
 
 
 @dataclass(frozen=True)

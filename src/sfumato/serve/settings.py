@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from sfumato.errors import ConfigError
+from sfumato.settings import check_settings
 
 __all__ = ["EngineName", "Reveal", "ServeConfig"]
 
@@ -21,7 +22,12 @@ _LEAST = {
     "queue": 1,
     "max_request_bytes": 1024,
     "max_connections": 1,
+    "max_delay_ms": 0,
+    "drain_seconds": 0,
+    "port": 0,
+    "top_k": 1,
 }
+_ABOVE = dict.fromkeys(("deadline_ms", "client_timeout", "shutdown_seconds"), 0)
 
 
 @dataclass(frozen=True)
@@ -87,25 +93,13 @@ class ServeConfig:
     def __post_init__(self) -> None:
         if not self.bundles:
             raise ConfigError("no bundle is given; name at least one folder made by `sfumato export`")
-        for name, least in _LEAST.items():
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} is {getattr(self, name)}; give at least {least}")
-        for name in ("deadline_ms", "client_timeout", "shutdown_seconds"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ConfigError(f"{name} is {getattr(self, name)}; give a finite number above 0")
-        for name in ("max_delay_ms", "drain_seconds"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ConfigError(f"{name} is {getattr(self, name)}; give a finite number from 0")
-        if not 0 <= self.port <= 65535:
-            raise ConfigError(f"port is {self.port}; give 0 to 65535")
+        check_settings(self, least=_LEAST, above=_ABOVE, below={"port": 65536})
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ConfigError("tls_cert and tls_key belong together; give both or none")
         if self.client_ca is not None and self.tls_cert is None:
             raise ConfigError("client_ca asks for mutual TLS, which needs the server's own tls_cert and tls_key")
         if (self.top_k is not None) != (self.reveal == "top_k"):
             raise ConfigError("reveal top_k and top_k belong together, e.g. --reveal top_k --top-k 3")
-        if self.top_k is not None and self.top_k < 1:
-            raise ConfigError(f"top_k is {self.top_k}; give at least 1")
 
     @property
     def inference_threads(self) -> int:

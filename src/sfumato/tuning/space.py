@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from sfumato.errors import ConfigError
+from sfumato.settings import check_settings
 
 __all__ = ["BASELINE", "Setting", "Space", "Trial"]
 
@@ -103,13 +104,12 @@ class Space:
     defenses: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        check_settings(self, least={"baselines": 1})
         object.__setattr__(self, "defenses", tuple(dict.fromkeys(self.defenses)))
         object.__setattr__(self, "noise_stds", _levels("noise_stds", self.noise_stds, "0.05 0.15 0.4"))
         object.__setattr__(self, "lams", _levels("lams", self.lams, "0.1 0.3 1"))
         if self.folds < 2:
             raise ConfigError(f"folds is {self.folds}; give at least 2, so that every image is once held out")
-        if self.baselines < 1:
-            raise ConfigError(f"baselines is {self.baselines}; give at least 1 training of the baseline per fold")
         if not 1 <= self.draws <= 9:
             raise ConfigError(f"draws is {self.draws}; give 1 to 9 noise draws per held-out image")
         if not 0.5 <= self.confidence < 1:
