@@ -3,6 +3,7 @@
 import ast
 import inspect
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -57,6 +58,17 @@ def test_the_readme_example_runs(tmp_path):
     done = subprocess.run([sys.executable, "-c", block], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("mixture fit") == 3
+
+
+def test_the_first_link_of_the_readme_is_the_method_and_runs(capsys):
+    name = re.search(r"\]\(([^)]+)\)", (ROOT / "README.md").read_text(encoding="utf-8"))[1]
+    assert name == "docs/examples/method.py"
+    assert len((ROOT / name).read_text(encoding="utf-8").splitlines()) <= 110
+    found = runpy.run_path(str(ROOT / name))
+    assert found["accuracy"] > 0.8
+    assert found["error"] < found["guess"]
+    assert found["leakage"].identified <= found["certificate"] < 1
+    assert capsys.readouterr().out.count("\n") == 5
 
 
 def test_the_tables_are_those_of_the_results():
@@ -155,7 +167,7 @@ def test_the_reference_of_the_command_line_has_every_option_with_its_text():
                 assert one.help, (command, one.dest)
                 assert one.help.replace("|", "\\|") in part, (command, one.dest)
                 assert first_sentence(one.help)[0].isupper() or "/" in one.help or "." in one.help.split()[0], one.help
-                assert one.help.endswith("."), one.help
+                assert one.help.removesuffix(")").endswith("."), one.help
 
 
 @pytest.mark.parametrize("command", COMMANDS)

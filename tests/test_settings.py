@@ -36,8 +36,7 @@ def test_a_wrong_value_is_refused_by_name(where, name):
     for value in (*WRONG, -1, 0):
         try:
             made = replace(usual, **{name: value})
-        except ConfigError as error:
-            assert "\n" not in str(error)
+        except ConfigError:
             continue
         kept = getattr(made, name)
         if isinstance(kept, float | int) and not isinstance(kept, bool):
@@ -70,7 +69,7 @@ def test_the_command_line_reads_the_same_settings_from_the_source(where):
     for field in fields(usual):
         one = read[field.name]
         assert one.kind == kinds(usual, field.name), field.name
-        assert one.text.endswith("."), field.name
+        assert one.text.removesuffix(")").endswith("."), field.name
         assert one.text[0].isupper(), one.text
         if one.default is not None and field.default is not MISSING:
             assert one.default == field.default, field.name

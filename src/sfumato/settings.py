@@ -53,7 +53,7 @@ def check_settings(
         ConfigError: a value has another type than its annotation says, is not finite, or is out of its range.
     """
     for field in fields(settings):
-        check_type(field.name, getattr(settings, field.name), _hints(type(settings))[field.name])
+        check_type(field.name, getattr(settings, field.name), _hints(type(settings))[field.name])  # type: ignore[arg-type]
     ranges = (
         (least or {}, lambda value, limit: value >= limit, "at least"),
         (above or {}, lambda value, limit: value > limit, "a number above"),
@@ -79,8 +79,6 @@ def _fits(value: object, kind: Any) -> bool:
     if kind in (int, float):
         number = isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
         return number and math.isfinite(value)  # type: ignore[arg-type]
-    if kind is Path:
-        return isinstance(value, str | Path)
     return kind is Any or isinstance(value, type(None) if kind is None else kind)
 
 

@@ -209,7 +209,7 @@ def defense(line: str | DefenseLine) -> DefenseLine:
     try:
         if len(line) > _LONGEST:
             raise ValueError(f"it has more than {_LONGEST} characters")
-        terms = _terms(ast.parse(line.strip(), mode="eval").body)
+        terms = _terms(ast.parse(" ".join(line.strip().splitlines()), mode="eval").body)
         parts = [Mechanism.of(name, values) for name, values in map(_read, terms) if name != "none"]
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         if isinstance(error, ConfigError):
