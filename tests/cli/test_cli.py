@@ -96,7 +96,7 @@ def test_a_run_folder_knows_its_settings(run_folder, capsys):
 
 
 def test_an_unfinished_run_is_resumed_with_its_settings(tmp_path):
-    assert main(["train", *TINY, "--defense", "dropout(0.1) + noise(0.2)", "--run", str(tmp_path / "a")]) == 0
+    assert main(["train", *TINY[:-2], "--defense", "dropout(0.1) + noise(0.2)", "--run", str(tmp_path / "a")]) == 0
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "config.json").write_text((tmp_path / "a" / "config.json").read_text())
     assert main(["train", "--run", str(tmp_path / "b")]) == 0

@@ -18,15 +18,12 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["Bar", "console", "leave_standard_output", "progress_bar", "say", "table"]
+__all__ = ["Bar", "console", "progress_bar", "say", "table"]
 
 _errors = Console(stderr=True, soft_wrap=True)
 console = Console(soft_wrap=True)
 
-
-def leave_standard_output() -> None:
-    """Print everything to standard error from now on: `--json -` has standard output for itself."""
-    console.stderr = True
+"""Where results go: standard output, unless `--json -` has that for itself."""
 
 
 class Bar:

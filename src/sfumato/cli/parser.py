@@ -93,10 +93,10 @@ class CommandParser(argparse.ArgumentParser):
         if rest:
             known = [name for one in self.options().values() for name in one.option_strings]
             self.error(f"unknown option {rest[0]}{nearest(rest[0].partition('=')[0], known)}")
-        if parsed.json == "-":
-            from sfumato.cli.console import leave_standard_output
+        if parsed.json == "-" or "sfumato.cli.console" in sys.modules:  # a server has no rich
+            from sfumato.cli.console import console
 
-            leave_standard_output()
+            console.stderr = parsed.json == "-"
         return parsed
 
     def error(self, message: str) -> NoReturn:
