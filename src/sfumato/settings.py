@@ -90,4 +90,6 @@ def _in_words(kind: Any) -> str:
         return f"one of {', '.join(parts)}"
     if origin is tuple:
         return f"several, each {_in_words(parts[0])}"
+    if origin is dict:
+        return f"a dictionary whose values are {_in_words(parts[1])}"
     return "None" if kind in (None, type(None)) else _WORDS.get(kind, f"a {getattr(kind, '__name__', kind)}")

@@ -137,7 +137,7 @@ class TrainConfig:
     clip_norm: float | None = None
     quantize_bits: int | None = None
     defense: str = "none"
-    defense_options: dict[str, int | float | str] = field(default_factory=dict)
+    defense_options: dict[str, int | float | str | bool | None] = field(default_factory=dict)
     cem: bool = False
     lam: float = defenses.LAMBDA
     lam_schedule: Literal["ramp", "lr_coupled", "constant"] = "constant"
