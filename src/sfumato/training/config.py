@@ -56,7 +56,7 @@ class TrainConfig:
     """Settings of one training run.
 
     Attributes:
-        data: Name of a data set, such as digits, fashion-mnist, cifar10, folder or hub.
+        data: Name of a data set, such as digits, cifar10, folder or hub.
         data_dir: Where the data set lies. `digits` needs none, nor does `fashion-mnist` where Debian's package is.
         size: Side to which images are resized. For data sets without a size of their own; if not given, they stay as
             they are.
