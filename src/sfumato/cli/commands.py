@@ -43,7 +43,7 @@ def _add_row(parser: CommandParser, row: str) -> None:
     kind = Literal[tuple(words)] if len(words) > 1 else _KINDS.get(words[0], str)
     default = (kind(usual) if kind in (int, float) else usual) if usual else None
     if not name.startswith("-"):
-        nargs = "?" if head.startswith("[") else "+" if many else None
+        nargs: int | str | None = "?" if head.startswith("[") else "+" if many else None
         parser.add_argument(name.lower() + "s" * many, type=kind, metavar=name, nargs=nargs, default=default, help=text)
     elif not values:
         parser.add_argument(name, action="store_true", help=text)

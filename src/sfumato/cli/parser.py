@@ -50,7 +50,7 @@ class CommandParser(argparse.ArgumentParser):
         """Begin a section of the help; with `names_only` it lists the options without their texts."""
         self.sections.append(_Section(title, names_only))
 
-    def add_argument(self, *names: str, type: Any = None, usual: str | None = None, **options: Any) -> argparse.Action:  # type: ignore[override]
+    def add_argument(self, *names: str, type: Any = None, usual: str | None = None, **options: Any) -> argparse.Action:
         """As argparse's, for annotated types (`int | None`, `Literal[...]`); `usual` is shown as the default."""
         if type is not None:
             options["type"] = _reader(type)

@@ -178,8 +178,9 @@ class DefenseLine:
         found: list[Defense] = []
         for part in self.mechanisms:
             if part.name == "cem":
+                values: dict[str, Any] = dict(part.settings)
                 noise_std = self.settings().get("noise_std", 0.0)
-                found.append(build_cem(**dict(part.settings), num_classes=num_classes, noise_std=noise_std, seed=seed))
+                found.append(build_cem(**values, num_classes=num_classes, noise_std=noise_std, seed=seed))
             elif part.name not in _OWN:
                 found.append(registry.build(part.name, **dict(part.settings)))
         return found

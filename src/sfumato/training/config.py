@@ -158,7 +158,9 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         if isinstance(self.defense, defenses.DefenseLine) or not _is_name(self.defense):
-            usual = {field.name: {} if field.name == "defense_options" else field.default for field in fields(self)}
+            usual: dict[str, Any] = {
+                field.name: {} if field.name == "defense_options" else field.default for field in fields(self)
+            }
             given = {name: value for name, value in vars(self).items() if value != usual[name]}
             for name, value in defenses.expand(given).items():
                 object.__setattr__(self, name, value)
