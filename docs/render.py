@@ -4,12 +4,15 @@ import json
 import re
 import statistics
 import sys
+from argparse import Action
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from sfumato.attacks import suite_verdict
 from sfumato.audit import METRICS
+from sfumato.cli.commands import COMMANDS, parser_of
+from sfumato.cli.parser import head_of
 from sfumato.files import write_text
 from sfumato.report.demo import demo_table
 from sfumato.report.study import study_markdown
@@ -34,6 +37,7 @@ PAGES = (
     "docs/tune.md",
     "docs/distributed.md",
     "docs/audit.md",
+    "docs/cli.md",
 )
 
 
@@ -229,15 +233,34 @@ def render(text: str) -> str:
     return re.sub(r"<!-- begin (\w+) -->.*?<!-- end \1 -->", block, text, flags=re.S)
 
 
+def commands() -> str:
+    """The reference of the command line, from the parsers."""
+    parts = [
+        "# Command line\n\n`sfumato COMMAND [options]`. Exit codes: 0 fine; 1 what the command gates is so; 2 a "
+        "mistake in the input; 3 not judged, or failed inside; 130 interrupted. `--help` has the short texts, this "
+        "page the whole ones; it is written by `make docs`.\n"
+    ]
+    for command in COMMANDS:
+        parser = parser_of(command)
+        parts.append(f"## sfumato {command}\n\n{parser.description}\n\n```\n{parser.example}\n```\n")
+        for section in parser.sections:
+            rows = [f"| `{head}` | {text} |" for head, text in map(option_row, section.actions)]
+            parts.append("\n".join([f"| {section.title} | |", "|---|---|", *rows, ""]))
+    return "\n".join(parts)
+
+
+def option_row(one: Action) -> tuple[str, str]:
+    """An option and its text, as cells of a table."""
+    return head_of(one).replace("|", "\\|"), f"{one.help}{one.values}".replace("|", "\\|")  # type: ignore[attr-defined]
+
+
 def main() -> int:
     """Rewrite the pages; with --check only say which are stale, and fail if any is."""
     stale = []
     for name in PAGES:
         path = ROOT / name
-        if not path.exists():
-            continue
-        before = path.read_text(encoding="utf-8")
-        after = render(before)
+        before = path.read_text(encoding="utf-8") if path.exists() else ""
+        after = commands() if name == "docs/cli.md" else render(before)
         if before != after:
             stale.append(name)
             if "--check" not in sys.argv:

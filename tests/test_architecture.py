@@ -24,7 +24,7 @@ LAYERS = [
     {"split", "models", "data", "metrics"},
     {"mixture"},
     {"bounds", "paper", "checkpoint", "evidence"},
-    {"files", "importing", "modes", "ranks", "replay", "seeds"},
+    {"files", "importing", "modes", "ranks", "replay", "seeds", "settings"},
     {"errors"},
 ]
 LEVEL = {room: len(LAYERS) - index for index, layer in enumerate(LAYERS) for room in layer}
@@ -83,7 +83,6 @@ def test_training_and_attacking_need_no_optional_package():
         "numpy",
         "safetensors",
         "filelock",
-        "jsonargparse",
         "rich",
         "PIL",
         "simplejpeg",
@@ -158,7 +157,6 @@ def test_import_loads_torch_and_little_else():
     heavy = [
         "matplotlib",
         "jinja2",
-        "jsonargparse",
         "rich",
         "sklearn",
         "skimage",

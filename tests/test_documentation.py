@@ -3,6 +3,7 @@
 import ast
 import inspect
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -15,8 +16,8 @@ import torch
 
 from doc_blocks import blocks
 from sfumato import attacks, defenses, paper
-from sfumato.cli.main import COMMANDS
-from sfumato.cli.parser import CommandParser, settings
+from sfumato.cli.commands import COMMANDS, parser_of
+from sfumato.cli.parser import first_sentence, given
 from sfumato.defenses import Batch, Site
 from sfumato.errors import ConfigError
 from sfumato.studies import EXECUTORS
@@ -47,28 +48,6 @@ def commands(text: str) -> list[str]:
     return [line for line in lines if re.match(r"sfumato [a-z]+ .", line)]
 
 
-class _ReadByTest(Exception):
-    def __init__(self, parser: CommandParser) -> None:
-        self.parser = parser
-
-
-@pytest.fixture
-def parser_of(monkeypatch):
-    """The parser of a command, which runs nothing."""
-
-    def stop(parser: CommandParser, _words: list[str]) -> None:
-        raise _ReadByTest(parser)
-
-    def of(command: str) -> CommandParser:
-        with monkeypatch.context() as patch:
-            patch.setattr(CommandParser, "read", stop)
-            with pytest.raises(_ReadByTest) as caught:
-                import_module(f"sfumato.cli.{command}").run([])
-        return caught.value.parser
-
-    return of
-
-
 @pytest.fixture(scope="module")
 def _example():
     defenses.load_plugin(EXAMPLE)
@@ -79,6 +58,18 @@ def test_the_readme_example_runs(tmp_path):
     done = subprocess.run([sys.executable, "-c", block], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("mixture fit") == 3
+
+
+@pytest.mark.filterwarnings("ignore::sfumato.errors.SfumatoWarning")  # a short training may deserve one
+def test_the_first_link_of_the_readme_is_the_method_and_runs(capsys):
+    name = re.search(r"\]\(([^)]+)\)", (ROOT / "README.md").read_text(encoding="utf-8"))[1]
+    assert name == "docs/examples/method.py"
+    assert len((ROOT / name).read_text(encoding="utf-8").splitlines()) <= 110
+    found = runpy.run_path(str(ROOT / name))
+    assert found["accuracy"] > 0.8
+    assert found["error"] < found["guess"]
+    assert 0 < found["certificate"] < 1
+    assert capsys.readouterr().out.count("\n") == 5
 
 
 def test_the_tables_are_those_of_the_results():
@@ -109,7 +100,7 @@ def test_python_blocks_are_python(path):
 
 @pytest.mark.usefixtures("_example")
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
-def test_command_lines_are_understood(path, parser_of, monkeypatch):
+def test_command_lines_are_understood(path, monkeypatch):
     monkeypatch.chdir(ROOT)
     for line in commands(path.read_text(encoding="utf-8")):
         _, command, *words = shlex.split(line, comments=True)
@@ -123,15 +114,12 @@ def test_command_lines_are_understood(path, parser_of, monkeypatch):
 
 def _check_values(command: str, parsed: Any) -> None:
     """What is checked only when a command runs."""
-    for plugin in parsed.get("plugin") or []:
+    for plugin in getattr(parsed, "plugin", None) or []:
         assert Path(plugin).exists()
     if command == "train":
-        config = settings(parsed, TrainConfig)
-        if config.defense != "none":
-            defenses.build(config.defense, **config.defense_options)
+        TrainConfig(**defenses.expand(given(parsed, TrainConfig)))
     elif command == "attack":
-        given = [field for field in attacks.ATTACKS[parsed.attack].config.__dataclass_fields__ if field in parsed]
-        attacks.config_from_dict(parsed.attack, {name: parsed[name] for name in given})
+        attacks.config_from_dict(parsed.attack, given(parsed, attacks.ATTACKS[parsed.attack].config))
     elif command == "reproduce":
         names = paper_names() if "all" in parsed.names else parsed.names
         budget = load_budget(parsed.budget, as_published=parsed.as_published, as_printed=parsed.as_printed)
@@ -141,10 +129,11 @@ def _check_values(command: str, parsed: Any) -> None:
                 select_rows(load_spec(name), rows, parsed.rows)
             load_spec(name)
         assert all(set(parsed.seeds or []) <= set(seeds_of(load_spec(name), budget)) for name in names)
-        assert set(parsed.executor_options) <= set(inspect.signature(EXECUTORS[parsed.executor]).parameters)
+        executor = EXECUTORS["local" if parsed.executor == "auto" else parsed.executor]
+        assert set(parsed.executor_options or {}) <= set(inspect.signature(executor).parameters)
 
 
-def test_a_wrong_command_line_would_be_found(parser_of):
+def test_a_wrong_command_line_would_be_found():
     assert commands("see `sfumato train\n--cem` and\n```\nsfumato attack a \\\n  b\nsfumato.CEM\n```\n") == [
         "sfumato attack a    b",
         "sfumato train --cem",
@@ -155,14 +144,39 @@ def test_a_wrong_command_line_would_be_found(parser_of):
         _check_values("reproduce", parser_of("reproduce").read(["table1", "--budget", "big"]))
 
 
-def test_options_in_running_text_exist(parser_of):
-    known = set(re.findall(r"--[a-z][a-z-]*", " ".join(parser_of(command).format_help() for command in COMMANDS)))
+def test_options_in_running_text_exist():
+    known = {
+        name for command in COMMANDS for one in parser_of(command).options().values() for name in one.option_strings
+    }
     known |= {"--bf"}  # of the tests, `pytest --bf16`
     for path in PAGES:
         prose = re.sub(r"^```.*?^```$", "", path.read_text(encoding="utf-8"), flags=re.S | re.M)
         for code in re.findall(r"`([^`]+)`", prose):
             options = re.findall(r"(?<![\w-])--[a-z][a-z-]*", code)
             assert set(options) <= known, f"{path.name}: {code}"
+
+
+def test_the_reference_of_the_command_line_has_every_option_with_its_text():
+    text = page("cli.md")
+    for command in COMMANDS:
+        part = text[text.index(f"\n## sfumato {command}\n") :]
+        part = part[: part.find("\n## sfumato ", 1)]
+        parser = parser_of(command)
+        assert parser.example in part
+        for section in parser.sections:
+            for one in section.actions:
+                assert one.help, (command, one.dest)
+                assert one.help.replace("|", "\\|") in part, (command, one.dest)
+                assert first_sentence(one.help)[0].isupper() or "/" in one.help or "." in one.help.split()[0], one.help
+                assert one.help.removesuffix(")").endswith("."), one.help
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_example_of_a_command_is_understood(command):
+    assert commands(f"`{parser_of(command).example}`")
+    parsed = parser_of(command).read(shlex.split(parser_of(command).example)[2:])
+    _check_values(command, parsed)
+    assert len(parser_of(command).format_help().splitlines()) <= 60
 
 
 def test_the_page_of_a_budget_says_what_the_budget_is():

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sfumato import bounds, metrics
     from sfumato.cem import CEM
+    from sfumato.defenses import defense
     from sfumato.integrations import Monitor
     from sfumato.mixture.held_out import HeldOutInformation, held_out_information
     from sfumato.modes import as_in_training, exact_batch_norm
@@ -25,6 +26,7 @@ __all__ = [
     "as_in_training",
     "bounds",
     "cuts",
+    "defense",
     "exact_batch_norm",
     "held_out_information",
     "load_split",
@@ -41,6 +43,7 @@ _HOME = {
     "SplitModel": "sfumato.split",
     "as_in_training": "sfumato.modes",
     "cuts": "sfumato.split",
+    "defense": "sfumato.defenses",
     "exact_batch_norm": "sfumato.modes",
     "held_out_information": "sfumato.mixture.held_out",
     "load_split": "sfumato.split",

@@ -1,4 +1,23 @@
-"""What can go wrong because of an input: one class per reason, one sentence with cause and remedy each."""
+"""What can go wrong because of an input: one class per reason, one sentence with cause and remedy each.
+
+SfumatoError             a ValueError; the command line prints its sentence and exits with 2, or with 3 where it says so
+├─ ConfigError           a setting has no meaning, or contradicts another one
+├─ DataError             a data set is missing, damaged, or not what it claims to be
+├─ DivergedError         the loss became NaN or infinite
+├─ FeatureError          a feature or label tensor has the wrong shape, dtype or values
+├─ NotFittedError        something was asked for before the call that computes it
+├─ CheckpointError       a checkpoint or run folder is of another model, another version, or damaged
+├─ BundleError           a bundle is missing, damaged, forged, or too new
+├─ RemoteError           a server cannot be reached, or refused a query
+├─ StorageError          a file could not be written
+├─ Interrupted           a stop was asked for, and what was done is saved
+├─ NotJudgedError        a verdict rests on what failed or was not measured (exit code 3)
+└─ RankLost              another process of a distributed training ended (exit code 3)
+SfumatoWarning           a UserWarning: something works, but not as the user hopes; the text names the remedy
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 __all__ = [
     "BundleError",
@@ -16,6 +35,7 @@ __all__ = [
     "SfumatoWarning",
     "StorageError",
     "first_line",
+    "nearest",
 ]
 
 
@@ -93,3 +113,13 @@ def first_line(error: BaseException) -> str:
     'TimeoutError'
     """
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """What was meant, perhaps, in brackets.
+
+    >>> nearest("resfl", ["ressfl", "patrol"])
+    ' (did you mean ressfl?)'
+    """
+    found = get_close_matches(word, list(known), 1)
+    return f" (did you mean {found[0]}?)" if found else ""

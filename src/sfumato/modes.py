@@ -67,6 +67,13 @@ def as_in_training(module: nn.Module) -> Iterator[None]:
 
     Raises:
         ConfigError: the module is in evaluation mode.
+
+    >>> net = nn.BatchNorm1d(1)
+    >>> with as_in_training(net):
+    ...     print(f"{net(torch.tensor([[1.0], [3.0]])).abs().mean():.1f}")
+    1.0
+    >>> float(net.running_mean)  # no trace
+    0.0
     """
     if not module.training:
         raise ConfigError("the module is in evaluation mode, in which no training step runs; call .train() on it first")
@@ -101,6 +108,12 @@ def exact_batch_norm(module: nn.Module) -> Iterator[None]:
 
     Args:
         module: in training mode; its frozen parts in evaluation mode.
+
+    >>> net = nn.BatchNorm1d(1)
+    >>> with exact_batch_norm(net):
+    ...     _ = net(torch.tensor([[1.0], [3.0]]))
+    >>> float(net.running_mean), float(net.running_var)
+    (2.0, 2.0)
     """
     layers = [(part, part.momentum, _statistics(part)) for part in module.modules() if _follows(part)]
     before = [[value.clone() for value in statistics] for _, _, statistics in layers]

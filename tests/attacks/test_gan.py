@@ -152,8 +152,8 @@ def test_the_defaults_are_the_published_ones():
     ("setting", "text"),
     [
         ({"critic_steps": 0}, "critic_steps is 0; give at least 1"),
-        ({"mse_weight": -1.0}, "mse_weight and gradient_penalty must not be negative"),
-        ({"gradient_penalty": -1.0}, "must not be negative"),
+        ({"mse_weight": -1.0}, "mse_weight is -1.0; give at least 0"),
+        ({"gradient_penalty": -1.0}, "gradient_penalty is -1.0; give at least 0"),
     ],
 )
 def test_meaningless_settings_are_refused(setting, text):

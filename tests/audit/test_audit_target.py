@@ -87,7 +87,7 @@ def test_a_run_folder_brings_its_channel_and_its_data(tmp_path):
     subject = load_target(str(tmp_path / "run"))
     assert subject.kind == "run"
     assert subject.model.channel.noise_std == 0.1
-    assert (subject.defense, subject.setting) == ("noise", "σ 0.1")
+    assert (subject.defense, subject.setting) == ("noise", "noise(0.1)")
     assert subject.data_options["limit"] == 60
     with pytest.raises(ConfigError, match="the run folder says what happens on the wire; leave --noise-std out"):
         load_target(str(tmp_path / "run"), ChannelOptions(noise_std=0.2))

@@ -47,10 +47,8 @@ def test_help_and_version(capsys):
 
 def test_an_unknown_command_lists_the_known_ones(capsys):
     assert main(["trian"]) == 2
-    assert (
-        "unknown command 'trian'; choose one of demo, train, attack, audit, tune, reproduce, bench"
-        in capsys.readouterr().err
-    )
+    told = capsys.readouterr().err
+    assert "unknown command 'trian' (did you mean train?); choose one of demo, train, attack, audit, tune," in told
 
 
 def test_a_run_folder_holds_everything(run_folder):
@@ -79,8 +77,32 @@ def test_a_second_call_with_the_same_folder_trains_nothing(run_folder, capsys):
 def test_another_configuration_in_the_same_folder_is_refused(run_folder, capsys):
     before = (run_folder / "config.json").read_text()
     assert main(["train", *TINY, "--cem", "--lam", "7", "--run", str(run_folder)]) == 2
-    assert "holds another run (lam 0.3 -> 7.0); choose another --run folder" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert (
+        "holds a run with the defence cem(0.3) + noise(0.1), not cem(7) + noise(0.1); leave that out to resume" in told
+    )
+    assert main(["train", "--epochs", "3", "--run", str(run_folder)]) == 2
+    assert "holds a run with epochs 2, not 3; leave that out to resume the run, or choose" in capsys.readouterr().err
     assert (run_folder / "config.json").read_text() == before
+
+
+def test_a_run_folder_knows_its_settings(run_folder, capsys):
+    """Also where a storage setting differs, and as data on standard output."""
+    before = (run_folder / "model.safetensors").stat().st_mtime_ns
+    assert main(["train", "--run", str(run_folder), "--device", "cpu", "--json", "-"]) == 0
+    assert (run_folder / "model.safetensors").stat().st_mtime_ns == before
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["config"]["epochs"] == 2
+    assert "cem(0.3) + noise(0.1)" in " ".join(shown.err.split())
+
+
+def test_an_unfinished_run_is_resumed_with_its_settings(tmp_path):
+    assert main(["train", *TINY[:-2], "--defense", "dropout(0.1) + noise(0.2)", "--run", str(tmp_path / "a")]) == 0
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "config.json").write_text((tmp_path / "a" / "config.json").read_text())
+    assert main(["train", "--run", str(tmp_path / "b")]) == 0
+    ours, theirs = (checkpoint.load(tmp_path / name / "model.safetensors")[0] for name in "ab")
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
 def test_attack_writes_figures_and_a_picture(run_folder, tmp_path, capsys):
@@ -101,8 +123,10 @@ def test_attack_writes_figures_and_a_picture(run_folder, tmp_path, capsys):
     assert f"{told['strongest']} attack on test images (strongest)" in out
     assert "identified, which of" in out
     assert "NOT CONVERGED" in out  # two epochs show nothing
-    assert main(["attack", str(run_folder), *TINY_ATTACK]) == 0
-    assert capsys.readouterr().out == out  # a finished attack is shown again
+    assert main(["attack", str(run_folder), "--device", "cpu"]) == 0
+    assert capsys.readouterr().out == out  # a finished attack is shown again, with the settings that it had
+    assert main(["attack", str(run_folder), "--epochs", "3", "--device", "cpu"]) == 2
+    assert "holds another attack (epochs 2 -> 3)" in capsys.readouterr().err
 
 
 def test_the_gan_attack_has_its_own_settings_and_place(run_folder, tmp_path, capsys):
@@ -121,9 +145,9 @@ def test_help_of_attack_has_the_settings_of_all_attacks(capsys):
     with pytest.raises(SystemExit):
         main(["attack", "--help"])
     text = " ".join(capsys.readouterr().out.split())
-    assert "passes over the attacker's images (default: decoder 50, gan 150, strong 150, latent 30)" in text
-    assert "steps of the critic for each one of the generator (default: gan 10)" in text
-    assert "images per step (default: decoder 256, gan 256, strong 64, latent 64)" in text
+    assert "Passes over the attacker's images. (default: decoder 50, gan 150, strong 150, latent 30)" in text
+    assert "Steps of the critic for each one of the generator. (default: gan 10)" in text
+    assert "Images per step. (default: decoder 256, gan 256, strong 64, latent 64)" in text
 
 
 def test_tables_print_texts_as_they_are(capsys):
@@ -142,6 +166,60 @@ def test_settings_come_from_a_yaml_file_and_options_override_it(tmp_path):
     assert main(words) == 0
     config = json.loads((tmp_path / "run" / "config.json").read_text())["config"]
     assert (config["epochs"], config["limit"], config["cem"]) == (1, 100, True)
+
+
+def test_a_file_of_settings_holds_settings_only(tmp_path, capsys):
+    path = tmp_path / "settings.yaml"
+    for text, sentence in (
+        ("plugin: [own.py]", "plugin in {path} cannot be set by a file; take it out"),
+        ("epoch: 3", "epoch in {path} is no setting (did you mean epochs?); take it out"),
+        ("- 3", "{path} holds no settings; write lines such as"),
+        ("a: [", "cannot read {path} (while parsing"),
+    ):
+        path.write_text(text)
+        assert main(["train", "--config", str(path)]) == 2
+        assert sentence.format(path=path) in capsys.readouterr().err
+    assert main(["train", "--config", str(tmp_path / "none.yaml")]) == 2
+    assert "No such file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["train", "--epo", "3"], "unknown option --epo (did you mean --epochs?); `sfumato train --help` shows"),
+        (["train", "--epochs", "3.5"], "--epochs: '3.5' has no meaning here; give a whole number"),
+        (
+            ["train", "--covariance", "spherica"],
+            "(did you mean spherical?); choose one of full, tied, diagonal, spherical",
+        ),
+        (["attack"], "the following arguments are required: RUN"),
+        (["bench", "trainin"], "(did you mean training?)"),
+        (["reproduce", "table1", "--executor-options", "3"], "give a mapping"),
+    ],
+)
+def test_a_mistake_in_the_words_is_one_sentence_with_a_remedy(words, sentence, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("sfumato: error: ")
+    assert sentence in error
+    assert error.count("\n") == 1
+
+
+def test_words_are_read_before_torch_is_loaded():
+    code = (
+        "import contextlib, io, sys\n"
+        "from sfumato.cli.main import main\n"
+        "from sfumato.cli.commands import COMMANDS\n"
+        "for words in [[name, word] for name in COMMANDS for word in ('--help', '--no-such-option')]:\n"
+        "    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):\n"
+        "        main(words)\n"
+        "print(sorted({'torch', 'numpy', 'matplotlib', 'onnxruntime', 'rich', 'yaml'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+    assert done.stderr.count("shows the options") == 13
 
 
 @pytest.mark.parametrize(
@@ -176,7 +254,7 @@ def test_an_unknown_attack_lists_the_known_ones(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["attack", "any", "--attack", "banana"])
     assert stop.value.code == 2
-    assert "invalid choice: 'banana' (choose from 'decoder', 'gan', 'ridge', 'nearest'," in capsys.readouterr().err
+    assert "--attack: 'banana' is not known; choose one of decoder, gan, ridge, nearest," in capsys.readouterr().err
 
 
 def test_an_unknown_covariance_lists_the_known_ones(capsys):

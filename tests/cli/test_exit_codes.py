@@ -1,13 +1,15 @@
 """0 fine, 1 the gate's condition holds, 2 a mistake in the input, 3 not judged or failed inside."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
 from sfumato.attacks import NearestAttack
 from sfumato.audit.suite import Piece
-from sfumato.cli.main import COMMANDS, main
+from sfumato.cli.commands import COMMANDS, parser_of
+from sfumato.cli.main import main
 from sfumato.errors import ConfigError, NotJudgedError, RankLost
 
 SUITE = (Piece("ridge", "attack", "ridge", 1, 0), Piece("nearest", "attack", "nearest", 1, 0))
@@ -26,7 +28,7 @@ def test_a_failure_inside_any_command_is_one_sentence_and_3(command, monkeypatch
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
     monkeypatch.setattr(f"sfumato.cli.{command}.run", raising(ZeroDivisionError("by\nzero")))
-    assert main([command]) == 3
+    assert main(shlex.split(parser_of(command).example)[1:]) == 3
     told = capsys.readouterr().err
     assert told.startswith(
         f"sfumato: error: {command} failed inside (ZeroDivisionError: by zero); the traceback is in "

@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 from serve_support import make_bundle
 
-from sfumato.cli.serve import parser
+from sfumato.cli.commands import parser_of
 
 ROOT = Path(__file__).parents[2]
 SERVER = ROOT / "packaging" / "server"
@@ -52,7 +52,7 @@ def lines():
 def test_the_image_holds_the_extra_and_what_the_command_line_needs():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extra = project["optional-dependencies"]["serve"]
-    core = [line for line in project["dependencies"] if names([line]) <= {"numpy", "jsonargparse", "pyyaml"}]
+    core = [line for line in project["dependencies"] if names([line]) <= {"numpy", "pyyaml"}]
     assert set(lines()) == {*extra, *core}
 
 
@@ -78,7 +78,7 @@ def test_the_manifest_of_the_cluster_and_the_image_agree():
     assert f'"--port", "{port}"' in container
     for command in (spec["args"], re.findall(r'"([^"]*)"', container.rpartition("CMD ")[2])):
         assert command[0] == "/mnt/models"
-        parsed = parser().read(command)
+        parsed = parser_of("serve").read(command)
         assert parsed.host == "0.0.0.0"
     for path in re.findall(r"COPY (?:--from=\S+ )?(\S+) \S+$", container, re.M):
         assert path.startswith("/") or (ROOT / path).exists(), path

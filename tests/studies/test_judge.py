@@ -166,7 +166,7 @@ def test_a_floor_in_words():
         ({"lams": (0.1, -1.0)}, "lams holds -1; give values above 0"),
         ({"folds": 1}, "give at least 2, so that every image is once held out"),
         ({"draws": 10}, "draws is 10; give 1 to 9"),
-        ({"baselines": 0}, "give at least 1 training of the baseline per fold"),
+        ({"baselines": 0}, "baselines is 0; give at least 1"),
         ({"confidence": 1.0}, "confidence is 1; give a share from 0.5 to below 1"),
     ],
 )

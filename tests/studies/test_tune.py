@@ -11,8 +11,9 @@ from torch import nn
 import sfumato
 from sfumato import data
 from sfumato.attacks import invert
+from sfumato.cli.commands import parser_of
 from sfumato.cli.main import main
-from sfumato.cli.parser import CommandParser, add_settings, settings
+from sfumato.cli.parser import given
 from sfumato.errors import CheckpointError, ConfigError, DataError
 from sfumato.report.tune import tune_curves, write_tune_report
 from sfumato.studies import Floor, Limits, Setting, Space, Workspace, tune_with
@@ -228,20 +229,16 @@ def test_the_command_line_trains_what_was_found():
     )
     words = shlex.split(train_command(config, "runs/x"))
     assert words[:2] == ["sfumato", "train"]
-    parser = CommandParser("train", "", "")
-    parser.add_argument("--run", type=str)
-    add_settings(parser, TrainConfig)
-    parsed = parser.read(words[2:])
-    assert settings(parsed, TrainConfig) == config
+    parsed = parser_of("train").read(words[2:])
+    assert TrainConfig(**given(parsed, TrainConfig)) == config
     assert parsed.run == "runs/x"
 
 
 def test_the_yaml_file_trains_it_too(tmp_path):
     config = replace(CONFIG, cem=True, lam=0.25, defense="distcorr", defense_options={"alpha": 0.3})
     (tmp_path / "train.yaml").write_text(train_yaml(config))
-    parser = CommandParser("train", "", "")
-    add_settings(parser, TrainConfig)
-    assert settings(parser.read(["--config", str(tmp_path / "train.yaml")]), TrainConfig) == config
+    parsed = parser_of("train").read(["--config", str(tmp_path / "train.yaml")])
+    assert TrainConfig(**given(parsed, TrainConfig)) == config
 
 
 WORDS = [

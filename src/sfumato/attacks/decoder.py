@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from sfumato.attacks.base import Observer
 from sfumato.attacks.learned import LearnedAttack
 from sfumato.attacks.learner import Learner
-from sfumato.attacks.settings import check_common
+from sfumato.attacks.settings import check_attack
 from sfumato.attacks.steps import Turn
 from sfumato.compute import Precision, autocast
 from sfumato.models import ReconstructionNet
@@ -22,15 +22,16 @@ class DecoderConfig:
     """Settings of the decoding attack; the defaults are those of the authors' code.
 
     Attributes:
-        epochs: passes over the attacker's images.
-        batch_size: images per step.
-        lr: of Adam, annealed to 0 along a cosine. (The paper's text says 0.005, its code 0.001.)
-        weight_decay: of Adam.
-        width: channels of every layer.
-        blocks: residual blocks before upsampling.
-        hold_out: fraction of the attacker's images that only judge: they choose the epoch and show convergence.
-        precision: `auto` and `fp32` compute in float32 on every machine; `bf16` does not.
-        seed: of initial weights, order and noise.
+        epochs: Passes over the attacker's images.
+        batch_size: Images per step.
+        lr: Learning rate of Adam. Annealed to 0 along a cosine. (The paper's text says 0.005, its code 0.001.)
+        weight_decay: Weight decay of Adam.
+        width: Channels of every layer.
+        blocks: Residual blocks before upsampling.
+        hold_out: Fraction of the attacker's images that only judge. They choose the epoch and show convergence.
+        precision: Floating-point format of the networks. `auto` and `fp32` compute in float32 on every machine; `bf16`
+            does not.
+        seed: Random seed of initial weights, order and noise.
     """
 
     epochs: int = 50
@@ -44,7 +45,7 @@ class DecoderConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_common(self)
+        check_attack(self)
 
 
 class DecoderAttack(LearnedAttack[DecoderConfig]):

@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from sfumato.attacks.base import Observer
 from sfumato.attacks.learned import LearnedAttack
 from sfumato.attacks.learner import Learner
-from sfumato.attacks.settings import check_common
+from sfumato.attacks.settings import check_attack
 from sfumato.attacks.steps import Turn
 from sfumato.compute import Precision, autocast
-from sfumato.errors import ConfigError
 from sfumato.models import Critic, ReconstructionNet
 
 __all__ = ["GanAttack", "GanConfig", "gradient_penalty"]
@@ -24,18 +23,20 @@ class GanConfig:
     """Settings of the GAN attack; the defaults are those of the authors' code.
 
     Attributes:
-        epochs: passes over the attacker's images.
-        batch_size: images per step.
-        generator_lr: of the generator's Adam, annealed to 0 along a cosine.
-        critic_lr: of the critic's Adam, likewise. (The paper's text gives this 0.005 as the only rate.)
-        critic_steps: steps of the critic for each one of the generator.
-        mse_weight: of the MSE in the generator's loss.
-        gradient_penalty: its weight in the critic's loss.
-        width: channels of the generator's layers and of the critic's first one.
-        blocks: residual blocks of the generator before upsampling.
-        hold_out: fraction of the attacker's images that only judge: they choose the epoch and show convergence.
-        precision: `auto` and `fp32` compute in float32 on every machine; with `bf16` only the gradient penalty does.
-        seed: of initial weights, order and noise.
+        epochs: Passes over the attacker's images.
+        batch_size: Images per step.
+        generator_lr: Learning rate of the generator's Adam. Annealed to 0 along a cosine.
+        critic_lr: Learning rate of the critic's Adam. Annealed likewise. (The paper's text gives this 0.005 as
+            the only rate.)
+        critic_steps: Steps of the critic for each one of the generator.
+        mse_weight: Weight of the MSE in the generator's loss.
+        gradient_penalty: Weight of the gradient penalty in the critic's loss.
+        width: Channels of the generator's layers and of the critic's first one.
+        blocks: Residual blocks of the generator before upsampling.
+        hold_out: Fraction of the attacker's images that only judge. They choose the epoch and show convergence.
+        precision: Floating-point format of the networks. `auto` and `fp32` compute in float32 on every machine; with
+            `bf16` only the gradient penalty does.
+        seed: Random seed of initial weights, order and noise.
     """
 
     epochs: int = 150
@@ -52,11 +53,7 @@ class GanConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_common(self)
-        if self.critic_steps < 1:
-            raise ConfigError(f"critic_steps is {self.critic_steps}; give at least 1")
-        if min(self.mse_weight, self.gradient_penalty) < 0:
-            raise ConfigError("mse_weight and gradient_penalty must not be negative")
+        check_attack(self)
 
 
 class GanAttack(LearnedAttack[GanConfig]):

@@ -13,10 +13,9 @@ from sfumato.attacks.descent import Likelihood, descend, need_white_box
 from sfumato.attacks.learned import LearnedAttack
 from sfumato.attacks.learner import Learner
 from sfumato.attacks.linear import Linear, best_linear
-from sfumato.attacks.settings import check_common
+from sfumato.attacks.settings import check_attack
 from sfumato.attacks.steps import Turn
 from sfumato.compute import Precision
-from sfumato.errors import ConfigError
 from sfumato.metrics import mse
 from sfumato.models import Autoencoder
 from sfumato.modes import evaluating
@@ -32,22 +31,23 @@ class LatentConfig:
     """Settings of optimisation in a generator's latent space.
 
     Attributes:
-        epochs: passes over the attacker's images in which the generator is trained.
-        batch_size: images per step.
-        lr: of the generator's Adam, annealed to 0 along a cosine.
-        code: dimension of the latent space.
-        noise: standard deviation of a pixel given its code: the smaller, the closer the generator keeps to its images.
-        width: channels of the generator's layers.
-        blocks: residual blocks of the generator.
-        images: how many images of a set it is tried on; each costs `restarts` times `iterations` passes.
-        iterations: steps of Adam on the code.
-        step: of Adam on the code.
-        restarts: starting points: the code of the linear solution, 0, then draws from N(0, I).
-        prior: weight of the code's Gaussian prior; none takes the best of a few on held-out images.
-        choose_on: held-out images for that choice.
-        hold_out: fraction of the attacker's images that only judge.
-        precision: not used; everything is computed in float32.
-        seed: of initial weights, order, noise and starts.
+        epochs: Passes over the attacker's images in which the generator is trained.
+        batch_size: Images per step.
+        lr: Learning rate of the generator's Adam. Annealed to 0 along a cosine.
+        code: Dimension of the latent space.
+        noise: Standard deviation of a pixel given its code. The smaller, the closer the generator keeps to its
+            images.
+        width: Channels of the generator's layers.
+        blocks: Residual blocks of the generator.
+        images: How many images of a set it is tried on. Each costs `restarts` times `iterations` passes.
+        iterations: Steps of Adam on the code.
+        step: Step size of Adam on the code.
+        restarts: Starting points. The code of the linear solution, 0, then draws from N(0, I).
+        prior: Weight of the code's Gaussian prior. None takes the best of a few on held-out images.
+        choose_on: Held-out images for that choice.
+        hold_out: Fraction of the attacker's images that only judge.
+        precision: Floating-point format; only fp32 is used here.
+        seed: Random seed of initial weights, order, noise and starts.
     """
 
     epochs: int = 30
@@ -68,11 +68,7 @@ class LatentConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_common(self)
-        if min(self.code, self.images, self.iterations, self.restarts, self.choose_on) < 1:
-            raise ConfigError("code, images, iterations, restarts and choose_on must be at least 1")
-        if min(self.noise, self.step) <= 0:
-            raise ConfigError("noise and step of the latent attack must be above 0")
+        check_attack(self)
 
 
 class LatentAttack(LearnedAttack[LatentConfig]):

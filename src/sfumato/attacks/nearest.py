@@ -11,8 +11,7 @@ from torch import Tensor
 
 from sfumato.attacks.base import Attack, Fit, Observer, Progress, hold_out
 from sfumato.attacks.linear import Linear, best_linear, part_of
-from sfumato.attacks.settings import check_share
-from sfumato.errors import ConfigError
+from sfumato.attacks.settings import check_attack
 from sfumato.metrics import mse
 from sfumato.seeds import generator
 
@@ -26,11 +25,11 @@ class NearestConfig:
     """Settings of the nearest-neighbour attack.
 
     Attributes:
-        draws: releases that are averaged for the feature of each of the attacker's images.
-        values: the most feature values to keep in memory, images times dimensions; of more images a random part is
+        draws: Releases that are averaged for the feature of each of the attacker's images.
+        values: Most feature values to keep in memory. Images times dimensions; of more images a random part is
             taken, and the outcome says so.
-        hold_out: fraction of the attacker's images that only choose the number of neighbours.
-        seed: of the noise and of what is held out.
+        hold_out: Fraction of the attacker's images that only choose the number of neighbours.
+        seed: Random seed of the noise and of what is held out.
     """
 
     draws: int = 8
@@ -39,9 +38,7 @@ class NearestConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_share(self.hold_out)
-        if min(self.draws, self.values) < 1:
-            raise ConfigError("draws and values of the nearest attack must be at least 1")
+        check_attack(self)
 
 
 class NearestAttack(Attack):

@@ -12,8 +12,8 @@ from sfumato import checkpoint
 from sfumato.attacks.base import Attack, Fit, Observer, Progress, hold_out
 from sfumato.attacks.descent import Likelihood, descend, need_white_box, total_variation
 from sfumato.attacks.linear import Linear, best_linear
-from sfumato.attacks.settings import check_share
-from sfumato.errors import CheckpointError, ConfigError, Interrupted
+from sfumato.attacks.settings import check_attack
+from sfumato.errors import CheckpointError, Interrupted
 from sfumato.metrics import mse
 from sfumato.seeds import derive_seed, generator
 
@@ -28,16 +28,18 @@ class OptimizationConfig:
     """Settings of white-box optimisation.
 
     Attributes:
-        images: how many images of a set it is tried on; each costs `restarts` times `iterations` passes.
-        iterations: steps of Adam.
-        lr: of Adam, in grey values, annealed to 0 along a cosine.
-        restarts: starting points: the linear solution, the mean image, then the linear solution with noise on it.
-        anchor: centre of the Gaussian prior, `linear` solution or `mean` image.
-        tv: weight of the total variation in nats; none takes the best of a few on held-out images.
-        prior: weight of the Gaussian prior; none likewise. 1 is the variance that the centre's errors have.
-        choose_on: held-out images for these choices.
-        hold_out: fraction of the attacker's images that only judge.
-        seed: of starts, noise and what is held out.
+        images: How many images of a set it is tried on. Each costs `restarts` times `iterations` passes.
+        iterations: Steps of Adam.
+        lr: Step size of Adam in grey values. Annealed to 0 along a cosine.
+        restarts: Starting points. The linear solution, the mean image, then the linear solution with noise on
+            it.
+        anchor: Centre of the Gaussian prior. The `linear` solution or the `mean` image.
+        tv: Weight of the total variation in nats. None takes the best of a few on held-out images.
+        prior: Weight of the Gaussian prior. 1 is the variance that the centre's errors have; none takes the
+            best of a few.
+        choose_on: Held-out images for the choice of weights.
+        hold_out: Fraction of the attacker's images that only judge.
+        seed: Random seed of starts, noise and what is held out.
     """
 
     images: int = 64
@@ -52,13 +54,7 @@ class OptimizationConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_share(self.hold_out)
-        if min(self.images, self.iterations, self.restarts, self.choose_on) < 1 or self.lr <= 0:
-            raise ConfigError("images, iterations, restarts and choose_on must be at least 1, and lr above 0")
-        if self.anchor not in ("linear", "mean"):
-            raise ConfigError(f"unknown anchor {self.anchor!r}; choose linear or mean")
-        if min(self.tv or 0.0, self.prior or 0.0) < 0:
-            raise ConfigError("tv and prior must not be negative")
+        check_attack(self)
 
 
 class OptimizationAttack(Attack):

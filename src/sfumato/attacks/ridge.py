@@ -10,9 +10,8 @@ from torch import Tensor
 
 from sfumato.attacks.base import Attack, Fit, Observer, Progress, hold_out
 from sfumato.attacks.linear import STRENGTHS, Linear, best_linear, dual_path, learned_from, part_of
-from sfumato.attacks.settings import check_share
+from sfumato.attacks.settings import check_attack
 from sfumato.attacks.whitening import whiten
-from sfumato.errors import ConfigError
 
 __all__ = ["Reading", "RidgeAttack", "RidgeConfig", "rank_activations"]
 
@@ -22,10 +21,11 @@ class RidgeConfig:
     """Settings of the linear attack.
 
     Attributes:
-        draws: releases of every image to learn from, so that the noise is in the moments and not in the coefficients.
-        size: the largest system of equations; with more features and more rows than this, rows are left out.
-        hold_out: fraction of the attacker's images that only choose the regularisation.
-        seed: of the noise and of what is held out.
+        draws: Releases of every image to learn from. The noise is then in the moments and not in the
+            coefficients.
+        size: Largest system of equations. With more features and more rows than this, rows are left out.
+        hold_out: Fraction of the attacker's images that only choose the regularisation.
+        seed: Random seed of the noise and of what is held out.
     """
 
     draws: int = 4
@@ -34,9 +34,7 @@ class RidgeConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_share(self.hold_out)
-        if min(self.draws, self.size) < 1:
-            raise ConfigError("draws and size of the ridge attack must be at least 1")
+        check_attack(self)
 
 
 class RidgeAttack(Attack):

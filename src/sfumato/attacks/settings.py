@@ -3,9 +3,26 @@
 from typing import Any, ClassVar, Protocol
 
 from sfumato.compute import Precision
-from sfumato.errors import ConfigError
+from sfumato.settings import check_settings
 
-__all__ = ["AttackConfig", "LearnedConfig", "check_common", "check_share"]
+__all__ = ["AttackConfig", "LearnedConfig", "check_attack"]
+
+_SIZES = (
+    "epochs",
+    "batch_size",
+    "width",
+    "critic_steps",
+    "draws",
+    "size",
+    "values",
+    "images",
+    "iterations",
+    "restarts",
+)
+_WEIGHTS = ("blocks", "mse_weight", "gradient_penalty", "tv", "prior", "average", "weight_decay")
+_LEAST = dict.fromkeys((*_SIZES, "choose_on", "code"), 1) | dict.fromkeys(_WEIGHTS, 0)
+_ABOVE = dict.fromkeys(("lr", "generator_lr", "critic_lr", "noise", "step", "hold_out"), 0)
+_BELOW = {"hold_out": 1, "average": 1}
 
 
 class AttackConfig(Protocol):
@@ -34,22 +51,14 @@ class LearnedConfig(AttackConfig, Protocol):
     def precision(self) -> Precision: ...
 
 
-def check_common(config: LearnedConfig) -> None:
-    """Refuse meaningless values of the settings that all learned attacks have.
+def check_attack(config: AttackConfig) -> None:
+    """Check all settings of an attack: of the annotated type, finite, and in the range that their names have.
 
     Raises:
-        ConfigError: one of them is out of its range.
+        ConfigError: one of them is not.
     """
-    if min(config.epochs, config.batch_size, config.width) < 1 or config.blocks < 0:
-        raise ConfigError("epochs, batch_size and width of an attack must be at least 1, blocks at least 0")
-    check_share(config.hold_out)
 
+    def own(table: dict[str, int]) -> dict[str, int]:
+        return {name: limit for name, limit in table.items() if name in config.__dataclass_fields__}
 
-def check_share(hold_out: float) -> None:
-    """Refuse a share that leaves nothing to learn from, or nothing to judge on.
-
-    Raises:
-        ConfigError: it is not between 0 and 1.
-    """
-    if not 0 < hold_out < 1:
-        raise ConfigError(f"hold_out is {hold_out}; give a fraction between 0 and 1, such as 0.1")
+    check_settings(config, least=own(_LEAST), above=own(_ABOVE), below=own(_BELOW))

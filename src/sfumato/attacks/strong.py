@@ -11,11 +11,10 @@ from sfumato.attacks.base import Observer, hold_out
 from sfumato.attacks.learned import LearnedAttack
 from sfumato.attacks.learner import Learner
 from sfumato.attacks.linear import best_linear
-from sfumato.attacks.settings import check_common
+from sfumato.attacks.settings import check_attack
 from sfumato.attacks.steps import Turn
 from sfumato.attacks.views import VIEWS, Views, view
 from sfumato.compute import Precision, autocast
-from sfumato.errors import ConfigError
 from sfumato.metrics import ssim
 from sfumato.models import ReconstructionNet
 
@@ -31,19 +30,21 @@ class StrongConfig:
     """Settings of the strong decoding attack.
 
     Attributes:
-        epochs: passes over the attacker's images.
-        batch_size: images per step.
-        lr: of Adam, annealed to 0 along a cosine.
-        weight_decay: of Adam.
-        average: decay per step of the moving average of the weights, which is what reconstructs.
-        loss: `mse`, `ssim` (1 - SSIM), or `mse+ssim` (MSE over the mean image's MSE, plus 1 - SSIM).
-        views: what else the attacker has encoded: `none`, `flip`, `flip+shift`, or `auto`: the most that does not
-            worsen the linear attack on held-out images.
-        width: channels of every layer.
-        blocks: residual blocks before upsampling.
-        hold_out: fraction of the attacker's images that only judge: they choose the epoch and show convergence.
-        precision: `auto` and `fp32` compute in float32 on every machine; `bf16` does not.
-        seed: of initial weights, order, views and noise.
+        epochs: Passes over the attacker's images.
+        batch_size: Images per step.
+        lr: Learning rate of Adam. Annealed to 0 along a cosine.
+        weight_decay: Weight decay of Adam.
+        average: Decay per step of the moving average of the weights. That average is what reconstructs.
+        loss: What is minimised. `mse`, `ssim` (1 - SSIM), or `mse+ssim` (MSE over the mean image's MSE, plus 1
+            - SSIM).
+        views: What else the attacker has encoded. `none`, `flip`, `flip+shift`, or `auto`: the most that does
+            not worsen the linear attack on held-out images.
+        width: Channels of every layer.
+        blocks: Residual blocks before upsampling.
+        hold_out: Fraction of the attacker's images that only judge. They choose the epoch and show convergence.
+        precision: Floating-point format of the networks. `auto` and `fp32` compute in float32 on every machine; `bf16`
+            does not.
+        seed: Random seed of initial weights, order, views and noise.
     """
 
     epochs: int = 150
@@ -60,13 +61,7 @@ class StrongConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_common(self)
-        if not 0 <= self.average < 1:
-            raise ConfigError(f"average is {self.average}; give a decay from 0 to below 1, such as 0.99")
-        if self.loss not in ("mse", "ssim", "mse+ssim"):
-            raise ConfigError(f"unknown loss {self.loss!r}; choose one of mse, ssim, mse+ssim")
-        if self.views != "auto" and self.views not in VIEWS:
-            raise ConfigError(f"unknown views {self.views!r}; choose one of auto, {', '.join(VIEWS)}")
+        check_attack(self)
 
 
 class StrongAttack(LearnedAttack[StrongConfig]):

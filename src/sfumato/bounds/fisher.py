@@ -25,6 +25,9 @@ def fisher_factor(jacobians: ArrayLike, noise_covariance: ArrayLike) -> Tensor:
     Raises:
         FeatureError: the Jacobians have another shape, are empty, or hold NaN.
         ConfigError: a noise covariance that is not positive definite or has the wrong shape.
+
+    >>> fisher_factor([[[2.0]]], 4.0).tolist()  # a slope of 2 through noise of variance 4
+    [[1.0]]
     """
     white = _whitened(jacobians, noise_covariance)
     return white.reshape(-1, white.shape[2]) / len(white) ** 0.5
@@ -46,6 +49,9 @@ def fisher_information(jacobians: ArrayLike, noise_covariance: ArrayLike) -> Ten
     Raises:
         FeatureError: the Jacobians have another shape, are empty, or hold NaN.
         ConfigError: a noise covariance that is not positive definite or has the wrong shape.
+
+    >>> fisher_information([[[6.0]]], 4.0).tolist()
+    [[9.0]]
     """
     factor = fisher_factor(jacobians, noise_covariance)
     total = factor.new_zeros(factor.shape[1], factor.shape[1])
@@ -72,6 +78,9 @@ def dfil(jacobians: ArrayLike, noise_covariance: ArrayLike) -> Tensor:
     Raises:
         FeatureError: the Jacobians have another shape, are empty, or hold NaN.
         ConfigError: a noise covariance that is not positive definite or has the wrong shape.
+
+    >>> dfil([[[2.0, 0.0]]], 4.0).tolist()  # (2^2 / 4 + 0) / 2
+    [0.5]
     """
     white = _whitened(jacobians, noise_covariance)
     return white.square().sum((1, 2)) / white.shape[2]

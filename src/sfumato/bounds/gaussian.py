@@ -31,6 +31,9 @@ def gaussian_entropy(covariance: ArrayLike, *, family: Family = "full", dim: int
     Raises:
         FeatureError: wrong shape, NaN, not symmetric, or singular (the entropy would be minus infinity).
         ConfigError: unknown family, `dim` missing or contradicting the shape.
+
+    >>> print(f"{gaussian_entropy([[1.0]]):.4f}")  # 1/2 log(2 pi e)
+    1.4189
     """
     (values,) = as_tensors(covariance=covariance)
     form, full = covariance_form(values, family, dim, name="covariance")
@@ -81,6 +84,9 @@ def gaussian_information(
         FeatureError: a covariance has a wrong shape, NaN, or is not symmetric positive semidefinite.
         ConfigError: the noise has a zero variance (the information is unbounded) or the wrong shape; unknown
             family; `dim` missing or contradicting the shape.
+
+    >>> print(f"{gaussian_information([[3.0]], 1.0):.4f}")  # 1/2 log 4
+    0.6931
     """
     values, noise = as_tensors(covariance=covariance, noise_covariance=noise_covariance)
     form, full = covariance_form(values, family, dim, name="covariance")

@@ -15,6 +15,10 @@ class Separation(NamedTuple):
     """What `min |mu_i - mu_j|^2 >> Tr Sigma_p >> max Tr(Sigma_i + Sigma_j)` compares, and the two ratios.
 
     All are tensors of the batch shape, 0-d for one mixture, in squared feature units.
+
+    >>> lengths = [torch.tensor(value) for value in (25.0, 1.0, 0.5, 25.0, 2.0)]
+    >>> float(Separation(*lengths).noise_over_spread)
+    2.0
     """
 
     mean_gap: Tensor
@@ -49,6 +53,10 @@ def separation(weights: ArrayLike, means: ArrayLike, covariances: ArrayLike, noi
     Raises:
         FeatureError: shapes that do not match, NaN, or an invalid mixture.
         ConfigError: a noise covariance of the wrong shape or with negative variances.
+
+    >>> found = separation([0.5, 0.5], [[0.0, 0.0], [3.0, 4.0]], [[0.1, 0.1], [0.1, 0.1]], 0.5)
+    >>> print([round(float(value), 2) for value in found[:3]])  # 5^2, 2 * 0.5, 4 * 0.1
+    [25.0, 1.0, 0.4]
     """
     pi, mu, sigma, noise = as_tensors(
         weights=weights, means=means, covariances=covariances, noise_covariance=noise_covariance

@@ -49,6 +49,9 @@ def mixture_information(
             positive semidefinite, weights that do not sum to 1).
         ConfigError: the noise has a zero variance (the bound would be infinite), is not positive definite or
             has the wrong shape; `dim` is missing or contradicts the shape.
+
+    >>> print(f"{mixture_information([0.5, 0.5], [[[3.0]], [[3.0]]], 1.0):.4f}")  # log 2 + 1/2 log 4
+    1.3863
     """
     pi, sigma, noise = as_tensors(weights=weights, covariances=covariances, noise_covariance=noise_covariance)
     occupied, pi, form, full = mixture_form(pi, sigma, dim)

@@ -44,6 +44,10 @@ def cluster_posterior(
     Raises:
         FeatureError: shapes that do not match, NaN, or an invalid mixture.
         ConfigError: a noise covariance that is not positive definite or has the wrong shape.
+
+    >>> posterior = cluster_posterior([[0.0]], [0.5, 0.5], [[0.0], [2.0]], [[[0.5]], [[0.5]]], 0.5)
+    >>> print(f"{posterior[0, 0]:.4f}")  # 1 / (1 + exp(-2))
+    0.8808
     """
     features, pi, mu, sigma, noise = as_tensors(
         z=z, weights=weights, means=means, covariances=covariances, noise_covariance=noise_covariance
@@ -105,6 +109,10 @@ def own_cluster_posterior(
     Raises:
         FeatureError: assignments that are not N integers in 0..k-1, no sample, or as in `cluster_posterior`.
         ConfigError: as in `cluster_posterior`.
+
+    >>> mixture = [0.5, 0.5], [[0.0], [2.0]], [[[0.5]], [[0.5]]]
+    >>> print(f"{own_cluster_posterior([[0.0], [2.0]], [0, 1], *mixture, 0.5):.4f}")
+    0.8808
     """
     posterior = cluster_posterior(z, weights, means, covariances, noise_covariance)
     samples, components = posterior.shape

@@ -32,6 +32,9 @@ def minimal_mse(conditional_entropy: ArrayLike, dim: int) -> Tensor:
     Raises:
         FeatureError: NaN.
         ConfigError: `dim` is not a positive integer.
+
+    >>> print(f"{minimal_mse(1.4189385, dim=1):.4f}")  # the entropy of N(0, 1)
+    1.0000
     """
     (entropy,) = as_tensors(conditional_entropy=conditional_entropy)
     _require_no_nan("conditional_entropy", entropy)
@@ -56,6 +59,9 @@ def maximal_conditional_entropy(mse: ArrayLike, dim: int) -> Tensor:
     Raises:
         FeatureError: NaN or a negative error.
         ConfigError: `dim` is not a positive integer.
+
+    >>> print(f"{maximal_conditional_entropy(1.0, dim=1):.4f}")
+    1.4189
     """
     (error,) = as_tensors(mse=mse)
     _require_no_nan("mse", error)
@@ -82,6 +88,9 @@ def posterior_mse(posterior_covariance: ArrayLike, *, family: Family = "full", d
     Raises:
         FeatureError: wrong shape, no sample at all, NaN, not symmetric, or negative variances.
         ConfigError: unknown family, `dim` missing or contradicting the shape.
+
+    >>> float(posterior_mse([[2.0, 0.0], [0.0, 4.0]]))
+    3.0
     """
     (values,) = as_tensors(posterior_covariance=posterior_covariance)
     if values.numel() == 0:
@@ -106,6 +115,9 @@ def conditional_entropy(input_entropy: ArrayLike, information: ArrayLike) -> Ten
 
     Raises:
         FeatureError: NaN, or shapes that cannot be broadcast.
+
+    >>> float(conditional_entropy(10.0, 4.0))
+    6.0
     """
     entropy, known = as_tensors(input_entropy=input_entropy, information=information)
     _require_no_nan("input_entropy", entropy)

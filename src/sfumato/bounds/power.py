@@ -30,6 +30,9 @@ def clipped_power_information(radius: ArrayLike, noise_std: ArrayLike, dim: int)
         ConfigError: sigma is not positive (the bound would be infinite), R is negative, either is NaN, or
             `dim` is not a positive integer.
         FeatureError: shapes that cannot be broadcast.
+
+    >>> print(f"{clipped_power_information(1.0, 0.5, dim=4):.4f}")  # 2 log 2
+    1.3863
     """
     bound, sigma = as_tensors(radius=radius, noise_std=noise_std)
     size = require_dim(dim)

@@ -28,6 +28,9 @@ def floor_ratio(information: ArrayLike, dim: int) -> Tensor:
     Raises:
         FeatureError: NaN or negative information.
         ConfigError: `dim` is not a positive integer.
+
+    >>> print(f"{floor_ratio(2.0, dim=4):.4f}")  # 1 / e
+    0.3679
     """
     (nats,) = as_tensors(information=information)
     if bool((nats.detach() < 0).any()) or bool(torch.isnan(nats.detach()).any()):

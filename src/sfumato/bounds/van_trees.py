@@ -34,6 +34,9 @@ def van_trees(data_information: ArrayLike, prior_information: ArrayLike) -> Tens
     Raises:
         FeatureError: shapes that do not match, or NaN.
         ConfigError: the sum is not positive definite: some direction is seen neither by the prior nor in the feature.
+
+    >>> print(f"{van_trees([[3.0]], [[1.0]]):.2f}")
+    0.25
     """
     information, prior = as_tensors(data_information=data_information, prior_information=prior_information)
     if information.ndim != 2 or information.shape[0] != information.shape[1] or information.numel() == 0:
@@ -71,6 +74,9 @@ def van_trees_low_rank(factor: ArrayLike, prior_information: ArrayLike) -> Tenso
     Raises:
         FeatureError: shapes that do not match, or NaN.
         ConfigError: J_P is a matrix or not positive.
+
+    >>> print(f"{van_trees_low_rank([[1.0, 0.0]], [1.0, 1.0]):.2f}")  # (1 / 2 + 1) / 2
+    0.75
     """
     rows, prior = as_tensors(factor=factor, prior_information=prior_information)
     if rows.ndim != 2 or rows.shape[1] == 0:

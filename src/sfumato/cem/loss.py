@@ -118,6 +118,13 @@ class CEM(nn.Module):
 
     Raises:
         ConfigError: a setting without meaning, such as noise_std = 0 (the bound would be infinite).
+
+    >>> import torch, sfumato
+    >>> z_hat = torch.randn(400, 2, generator=torch.Generator().manual_seed(0))
+    >>> cem = sfumato.CEM(num_classes=2, clusters_per_class=1, noise_std=1.0)
+    >>> cem.refresh(z_hat, torch.arange(400) % 2)
+    >>> print(f"{cem.information:.1f} nats")  # log 2 + 2/2 log(1 + 1)
+    1.4 nats
     """
 
     _pulls: Tensor

@@ -1,42 +1,29 @@
 """`sfumato attack`: reconstruct a run's inputs from what leaves the device."""
 
-import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sfumato import attacks
-from sfumato.attacks import ATTACKS, measure_leakage
 from sfumato.cli.console import progress_bar, say, table
-from sfumato.cli.parser import CommandParser, add_plugins, field_texts, load_plugins, save_json
+from sfumato.cli.parser import Parsed, load_plugins, save_json
 from sfumato.compute import device_of
 from sfumato.report.pictures import save_side_by_side
 from sfumato.training import load_data, load_run
-from sfumato.training.inversion import Suite, attack_folder, attack_suite
+from sfumato.training.inversion import Suite, attack_folder, attack_suite, stored_settings
 
 __all__ = ["run"]
 
 
-def run(words: Sequence[str]) -> None:
-    """Parse and attack."""
-    parser = CommandParser(
-        "attack",
-        "Reconstruct the inputs of a finished run from what leaves the device, and measure how well that works. The "
-        "attacks in closed form (ridge, nearest) run beside the chosen one; the strongest comes first. A second call "
-        "resumes an interrupted attack and shows a finished one.",
-        "sfumato attack runs/first --attack gan --epochs 50",
-    )
-    parser.add_argument("run", type=str, help="folder of a finished run")
-    parser.add_argument("--attack", choices=list(ATTACKS), default=next(iter(ATTACKS)), help="which attack")
-    parser.add_argument("--data_dir", type=str | None, default=None, help="where the data lies now, if it has moved")
-    parser.add_argument("--device", type=str, default="auto", help="auto, cpu or cuda")
-    offered = _add_settings(parser)
-    add_plugins(parser)
-    parsed = parser.read(words)
+def run(parsed: Parsed) -> None:
+    """Attack, resume, or show."""
     load_plugins(parsed)
-    chosen = attacks.config_from_dict(parsed.attack, {name: parsed[name] for name in offered if name in parsed})
+    known = {name for entry in attacks.ATTACKS.values() for name in entry.config.__dataclass_fields__}
+    given = {name: value for name, value in vars(parsed).items() if name in known}
+    attacks.config_from_dict(parsed.attack, given)
     victim = load_run(Path(parsed.run))
+    chosen = attacks.config_from_dict(parsed.attack, stored_settings(victim, parsed.attack) | given)
     config = victim.config if parsed.data_dir is None else replace(victim.config, data_dir=parsed.data_dir)
     with progress_bar(f"read {config.data}") as bar:
         sets = load_data(config, bar.at)
@@ -46,19 +33,19 @@ def run(words: Sequence[str]) -> None:
             bar.at(done, total)
             if total > 1:
                 bar.line(
-                    f"{name}: epoch {done}/{total}  error {figures['mse']:.5f}  on held-out images "
+                    f"{name}: epoch {done}/{total}  error {figures['mse']:.5f}  on the validation set "
                     f"{figures['held_out_mse']:.5f}"
                 )
 
         suite = attack_suite(
             victim, sets, [chosen], device=device_of(parsed.device), progress=progress, reconstructing=bar.at
         )
-    leakage = measure_leakage(victim.model, sets.test, seed=chosen.seed).as_dict()
+    leakage = attacks.measure_leakage(victim.model, sets.test, seed=chosen.seed).as_dict()
     picture = attack_folder(victim, parsed.attack) / "reconstructions.png"
     by_error = sorted(suite.attacks, key=lambda name: suite.attacks[name].result["test"]["mse"])
     rows = {f"{name} attack": suite.attacks[name].test.images for name in by_error if _on_all(suite, name)}
     save_side_by_side(picture, suite.attacks[suite.strongest].originals, rows)
-    _show(f"{victim.folder}", suite, by_error)
+    _show(f"{victim.folder}, {victim.config.line}", suite, by_error)
     _show_leakage(leakage)
     say(f"originals beside reconstructions: {picture}")
     save_json(
@@ -66,23 +53,6 @@ def run(words: Sequence[str]) -> None:
         suite.attacks[parsed.attack].result
         | {"strongest": suite.strongest, "attacks": suite.figures(), "leakage": leakage},
     )
-
-
-def _add_settings(parser: CommandParser) -> list[str]:
-    """Offer the settings of all attacks, none of them set: what is not given takes the chosen attack's default."""
-    owners: dict[str, list[str]] = {}
-    for attack, entry in ATTACKS.items():
-        for field in fields(entry.config):
-            owners.setdefault(field.name, []).append(attack)
-    for name, attack_names in owners.items():
-        first = ATTACKS[attack_names[0]].config
-        field = first.__dataclass_fields__[name]
-        defaults = {attack: ATTACKS[attack].config.__dataclass_fields__[name].default for attack in attack_names}
-        same = len(attack_names) == len(ATTACKS) and len(set(defaults.values())) == 1
-        shown = field.default if same else ", ".join(f"{attack} {value}" for attack, value in defaults.items())
-        text = f"{field_texts(first)[name].rstrip('.')} (default: {shown})"
-        parser.add_argument(f"--{name}", type=field.type, default=argparse.SUPPRESS, help=text)
-    return list(owners)
 
 
 def _show_leakage(leakage: Mapping[str, Any]) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from sfumato.audit import (
-    METRICS,
     ChannelOptions,
     DataOptions,
     Threshold,
@@ -21,9 +20,8 @@ from sfumato.audit import (
     run_audit,
 )
 from sfumato.audit.compare import compare
-from sfumato.audit.requirements import LEAST_IMAGES
 from sfumato.cli.console import progress_bar, say, table
-from sfumato.cli.parser import CommandParser, add_plugins, load_plugins, save_json
+from sfumato.cli.parser import Parsed, load_plugins, save_json
 from sfumato.compute import device_of
 from sfumato.errors import ConfigError, NotJudgedError
 from sfumato.files import write_json
@@ -34,14 +32,13 @@ from sfumato.report.comparison import write_comparison_report
 __all__ = ["run"]
 
 
-def run(words: Sequence[str]) -> int:
-    """Parse, audit, judge; 1 where a threshold says that the audit fails.
+def run(parsed: Parsed) -> int:
+    """Audit, judge; 1 where a threshold says that the audit fails.
 
     Raises:
         NotJudgedError: there are thresholds, none holds, and something is missing that a pass needs.
     """
     began = time.monotonic()
-    parsed = _parser().read(words)
     load_plugins(parsed)
     thresholds = [parse_threshold(text) for text in parsed.fail_if or []]
     if parsed.minutes <= 0:
@@ -73,85 +70,6 @@ def run(words: Sequence[str]) -> int:
         if verdict["outcome"] == "not judged":
             raise NotJudgedError(f"{name} is {verdict['sentence'][0].lower()}{verdict['sentence'][1:]}")
     return 0
-
-
-def _parser() -> CommandParser:
-    parser = CommandParser(
-        "audit",
-        "Attack any split model as hard as the time allows, put the bounds beside the attacks, and write a report. "
-        "With several targets: one report that compares them. Interrupted, the same command resumes; with more "
-        "--minutes it is extended. Exit code 0: passed, or no --fail-if was given; 1: a --fail-if holds; 2: a mistake "
-        "in the input; 3: not judged, because something is missing that a pass needs (the report says what), or an "
-        "attack lies below a bound that holds.",
-        "sfumato audit runs/first --minutes 10 --fail-if 'psnr_worst5 > 20'",
-    )
-    parser.add_argument(
-        "targets",
-        nargs="+",
-        type=str,
-        metavar="TARGET",
-        help="folder of a run or of save_split, encoder.pt2[,decoder.pt2], encoder.pt[,decoder.pt], encoder.onnx, "
-        "package.module:function, or the folder of an earlier audit",
-    )
-    parser.add_argument(
-        "--data", type=str | None, default=None, help="a folder of images or a data set's name (a run knows its own)"
-    )
-    parser.add_argument("--data_dir", type=str | None, default=None, help="where a named data set lies")
-    parser.add_argument(
-        "--other",
-        type=str | None,
-        default=None,
-        help="a folder or a data set's name: images of another origin, for an attacker who lacks the training set",
-    )
-    parser.add_argument("--other_dir", type=str | None, default=None, help="where that named data set lies")
-    parser.add_argument("--size", type=int | None, default=None, help="side to which images are resized")
-    parser.add_argument("--limit", type=int | None, default=None, help="use only that many of the attacker's images")
-    parser.add_argument("--out", type=str | None, default=None, help="folder of the audit (default: runs/audit-NAME)")
-    parser.add_argument(
-        "--minutes",
-        type=float,
-        default=10.0,
-        help="for everything, over all calls; more minutes than an earlier call had extend its audit",
-    )
-    parser.add_argument(
-        "--fail_if",
-        nargs="+",
-        type=str,
-        default=[],
-        metavar="EXPR",
-        help="conditions such as 'psnr_worst5 > 20', each of which makes the exit code 1; metrics: "
-        + ", ".join(METRICS),
-    )
-    parser.add_argument(
-        "--least_images",
-        type=int,
-        default=LEAST_IMAGES,
-        help="attacker and test images below which no audit passes",
-    )
-    parser.add_argument("--only", nargs="+", type=str, default=[], metavar="PIECE", help="run only these pieces")
-    parser.add_argument(
-        "--skip", nargs="+", type=str, default=[], metavar="PIECE", help="leave these pieces out, such as gan or latent"
-    )
-    parser.add_argument(
-        "--trust",
-        action="store_true",
-        help="open a TARGET that is code (exported programs, TorchScript, saved splits, functions) and was not made by "
-        "you on this machine; opening it runs it",
-    )
-    parser.add_argument("--noise_std", type=float | None, default=None, help="noise on the wire of a bare encoder")
-    parser.add_argument(
-        "--clip_norm", type=float | None, default=None, help="L2 radius to which its feature is clipped"
-    )
-    parser.add_argument("--quantize_bits", type=int | None, default=None, help="bits per value on its wire")
-    parser.add_argument(
-        "--seed",
-        type=int,
-        default=0,
-        help="Random seed; the same seed on the same machine and version gives the same result.",
-    )
-    parser.add_argument("--device", type=str, default="auto", help="auto, cpu or cuda")
-    add_plugins(parser)
-    return parser
 
 
 def _audit(

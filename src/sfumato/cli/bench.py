@@ -1,11 +1,10 @@
 """`sfumato bench`: speed as ratios to baselines measured in the same run."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from sfumato.bench import Ratio, run_bench
 from sfumato.cli.console import progress_bar, say, table
-from sfumato.cli.parser import CommandParser, save_json
+from sfumato.cli.parser import Parsed, save_json
 from sfumato.errors import ConfigError
 
 __all__ = ["run"]
@@ -13,33 +12,8 @@ __all__ = ["run"]
 _ROWS = {"training": 11, "serving": 10}  # for the progress bar
 
 
-def run(words: Sequence[str]) -> None:
-    """Parse and measure."""
-    parser = CommandParser(
-        "bench",
-        "Measure speed as ratios to baselines that run side by side with ours. Leave the machine alone meanwhile.",
-        "sfumato bench serving --json results/bench-serving.json",
-    )
-    parser.add_argument(
-        "what",
-        nargs="?",
-        choices=list(_ROWS),
-        default="training",
-        help="What to measure: the training step, the attack and the mixture, or the device and the server.",
-    )
-    parser.add_argument(
-        "--rounds",
-        type=int | None,
-        default=None,
-        help="How often each variant runs; by default 15 times, and 9 times for serving.",
-    )
-    parser.add_argument("--seconds", type=float, default=2.0, help="Seconds of one run of one variant of serving.")
-    parser.add_argument(
-        "--quick",
-        action="store_true",
-        help="Use tiny sizes, which show that the benchmark runs and say nothing about speed.",
-    )
-    parsed = parser.read(words)
+def run(parsed: Parsed) -> None:
+    """Measure and show."""
     if parsed.rounds is not None and parsed.rounds < 2:
         raise ConfigError(f"rounds is {parsed.rounds}; a median needs at least 2")
     if not 0 < parsed.seconds < float("inf"):

@@ -20,8 +20,9 @@ from rich.text import Text
 
 __all__ = ["Bar", "console", "progress_bar", "say", "table"]
 
-console = Console(soft_wrap=True)
 _errors = Console(stderr=True, soft_wrap=True)
+console = Console(soft_wrap=True)
+"""Where results go: standard output, unless `--json -` has that for itself."""
 
 
 class Bar:
@@ -79,6 +80,6 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, 
         shown.add_row(*map(Text, row))  # a text is printed as it is; "[red]" in a file's name is no colour
     if whole:
         wanted = Measurement.get(console, console.options.update(max_width=10_000), shown).maximum
-        Console(soft_wrap=True, width=max(wanted, console.width)).print(shown)
+        console.print(shown, width=max(wanted, console.width))
     else:
         console.print(shown)

@@ -1,7 +1,6 @@
 """`sfumato cuts`: where can a model be cut, and what does each cut cost?"""
 
 import re
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -9,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.cli.console import say, table
-from sfumato.cli.parser import CommandParser, save_json
+from sfumato.cli.parser import Parsed, save_json
 from sfumato.errors import ConfigError
 from sfumato.importing import call_named, import_named
 from sfumato.split import Cut, cuts
@@ -19,30 +18,8 @@ __all__ = ["run"]
 _INPUTS = 2  # of a made-up batch: enough to see what depends on its size
 
 
-def run(words: Sequence[str]) -> None:
-    """Parse, run the model once, list."""
-    parser = CommandParser(
-        "cuts",
-        "List the layers behind which a model can be cut in two: size of the feature and bytes on the wire for one "
-        "input, share of the multiply-adds and number of parameters on the device, and whether the feature is bounded. "
-        "With --all also the layers without a cut, with the reason.",
-        "sfumato cuts mypackage.models:build --input-shape 3,32,32",
-    )
-    parser.add_argument(
-        "target",
-        type=str,
-        metavar="TARGET",
-        help="package.module:function that returns a model, or a model and an example batch; it is run",
-    )
-    parser.add_argument(
-        "--input_shape",
-        type=str | None,
-        default=None,
-        metavar="C,H,W",
-        help="shape of one input, where the function gives no example; its values are random from 0 to 1",
-    )
-    parser.add_argument("--all", action="store_true", help="list the layers without a cut, too")
-    parsed = parser.read(words)
+def run(parsed: Parsed) -> None:
+    """Run the model once, list."""
     model, example = _load(parsed.target, parsed.input_shape)
     listed = cuts(model, example)
     possible = [cut for cut in listed if cut.possible]

@@ -1,12 +1,12 @@
 """`sfumato demo`: the main job on the embedded handwritten digits, attacked and explained."""
 
-from collections.abc import Sequence
+import shlex
 from pathlib import Path
 from typing import Any
 
 from sfumato.attacks import suite_verdict
 from sfumato.cli.console import Bar, progress_bar, say, table
-from sfumato.cli.parser import CommandParser, save_json
+from sfumato.cli.parser import Parsed, save_json
 from sfumato.report.demo import demo_table, write_demo_report
 from sfumato.report.verdict import demo_verdict
 from sfumato.studies.demo import run_demo
@@ -14,16 +14,8 @@ from sfumato.studies.demo import run_demo
 __all__ = ["run"]
 
 
-def run(words: Sequence[str]) -> None:
-    """Parse and show."""
-    parser = CommandParser(
-        "demo",
-        "Train split models on handwritten digits without a defence, with noise at several levels, and with noise and "
-        "CEM; attack each; compare at equal accuracy; write a report. The same command resumes an interrupted demo.",
-        "sfumato demo --run runs/demo",
-    )
-    parser.add_argument("--run", type=str, default="runs/demo", help="folder of results and report")
-    parsed = parser.read(words)
+def run(parsed: Parsed) -> None:
+    """Run the demo and show it."""
     folder = Path(parsed.run)
     with progress_bar("train and attack") as bar:
         result, originals, reconstructed = run_demo(folder, report=_teller(bar))
@@ -36,7 +28,7 @@ def run(words: Sequence[str]) -> None:
     for sentence in (verdict.headline, *verdict.notes):
         say(sentence)
     say(f"{result['seconds']:.0f} s. Report: {folder / 'report.html'}")
-    say(f"next: sfumato audit {folder / 'models' / 'noise+cem-s0'} --minutes 2")
+    say(f"next: sfumato audit {shlex.quote(str(folder / 'models' / 'noise+cem-s0'))} --minutes 2")
     save_json(parsed.json, result)
 
 

@@ -12,26 +12,11 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from sfumato import __version__
-from sfumato.errors import ConfigError, NotJudgedError, RankLost, SfumatoError, SfumatoWarning
+from sfumato.cli.commands import COMMANDS, parser_of
+from sfumato.errors import ConfigError, NotJudgedError, RankLost, SfumatoError, SfumatoWarning, nearest
 from sfumato.ranks import launched, may_tell
 
 __all__ = ["main"]
-
-COMMANDS = {
-    "demo": "train, attack and explain on the embedded handwritten digits",
-    "train": "train a split model, with or without defences",
-    "attack": "reconstruct the inputs of a trained run from what leaves the device",
-    "audit": "attack any split model as hard as the time allows, bounds beside it, and gate a release",
-    "tune": "find the strongest noise and lambda that cost no more accuracy than allowed",
-    "reproduce": "run the paper's tables and figures, ours beside the published numbers",
-    "bench": "measure speed as ratios to baselines in the same run",
-    "cuts": "list where any model can be cut, with work on the device and bytes on the wire",
-    "export": "write a run's two halves as a bundle for devices and servers",
-    "verify": "check that a bundle is complete, unchanged and signed",
-    "serve": "answer over the Open Inference Protocol",
-    "reload": "have a running server take what is on the disk now",
-    "query": "ask a served bundle about images, as a device does",
-}
 
 # Commands that several processes, started by torchrun, work on together.
 TOGETHER = {"train"}
@@ -59,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     command, rest = words[0], words[1:]
     if command not in COMMANDS:
         print(
-            f"sfumato: error: unknown command {command!r}; choose one of {', '.join(COMMANDS)}",
+            f"sfumato: error: unknown command {command!r}{nearest(command, COMMANDS)}; choose one of "
+            f"{', '.join(COMMANDS)}",
             file=sys.stderr,
         )
         return 2
@@ -68,7 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             warnings.showwarning = _warn  # type: ignore[assignment]
             if launched() and command not in TOGETHER:
                 raise ConfigError(f"{command} runs in one process; start it without torchrun")
-            code: int | None = import_module(f"sfumato.cli.{command}").run(rest)
+            parsed = parser_of(command).read(rest)  # before anything heavy is loaded
+            code: int | None = import_module(f"sfumato.cli.{command}").run(parsed)
     except SfumatoError as error:
         if may_tell():
             print(f"sfumato: error: {error}", file=sys.stderr, flush=True)

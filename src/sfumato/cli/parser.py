@@ -1,123 +1,254 @@
-"""One parser for all commands: settings come from a dataclass, a YAML file and the command line, in that order."""
+"""One parser for all commands: argparse with whole names only, typed settings, files of settings and a short help."""
 
-import re
-from collections.abc import Sequence
-from dataclasses import MISSING, fields
+import argparse
+import json
+import shutil
+import sys
+import textwrap
+import types
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 
-from jsonargparse import ActionYesNo, ArgumentParser, Namespace
-
+from sfumato.cli.fields import SettingField
+from sfumato.errors import ConfigError, nearest
 from sfumato.files import write_json
 from sfumato.ranks import may_tell
 
-__all__ = [
-    "CommandParser",
-    "add_plugins",
-    "add_settings",
-    "field_texts",
-    "given",
-    "load_plugins",
-    "save_json",
-    "settings",
-]
+__all__ = ["CommandParser", "Parsed", "first_sentence", "given", "head_of", "load_plugins", "save_json"]
+
+_WIDTH, _COLUMN = 118, 26
+_GENERAL = {"config", "json", "help"}
+_NOT_IN_FILES = {*_GENERAL, "plugin"}
+_METAVARS = {int: "N", float: "X", Path: "PATH"}
+_WORDS = {int: "a whole number", float: "a number"}
+
+Parsed = argparse.Namespace
+"""What was parsed: settings that were not given are not in it."""
 
 
-class CommandParser(ArgumentParser):
-    """jsonargparse with dashes in option names (`--data-dir`), an example in the help and `--json`."""
+@dataclass
+class _Section:
+    title: str
+    names_only: bool = False
+    actions: list[argparse.Action] = field(default_factory=list)
+
+
+class CommandParser(argparse.ArgumentParser):
+    """The options of one command, in sections, with an example, `--config` and `--json`."""
 
     def __init__(self, command: str, description: str, example: str) -> None:
-        super().__init__(prog=f"sfumato {command}", description=f"{description}\n\nexample:\n  {example}")
-        self.add_argument("--config", action="config", help="YAML file with settings; options override it")
-        self.add_argument(
-            "--json", type=str | None, default=None, metavar="PATH", help="write the figures there as JSON"
-        )
+        super().__init__(prog=f"sfumato {command}", description=description, allow_abbrev=False, add_help=False)
+        self.example = example
+        self.sections = [_Section("options")]
+        self.add_argument("--config", metavar="FILE", help="YAML file with settings; options override it.")
+        self.add_argument("--json", metavar="PATH", help="Write the figures there as JSON; - is standard output.")
+        self.add_argument("--help", action="help", help="Show this help.")
 
-    def read(self, words: Sequence[str]) -> Namespace:
-        """Parse, taking `--data-dir` and `--data_dir` alike."""
-        return self.parse_args([_underscored(word) for word in words])
+    def section(self, title: str, *, names_only: bool = False) -> None:
+        """Begin a section of the help; with `names_only` it lists the options without their texts."""
+        self.sections.append(_Section(title, names_only))
 
-    def given(self, words: Sequence[str]) -> Namespace:
-        """Only what the command line and a file of settings say, without defaults."""
-        return self.parse_args([_underscored(word) for word in words], defaults=False)
+    def add_argument(self, *names: str, type: Any = None, usual: str | None = None, **options: Any) -> argparse.Action:
+        """As argparse's, for annotated types (`int | None`, `Literal[...]`); `usual` is shown as the default."""
+        if type is not None:
+            options["type"] = _reader(type)
+        action: argparse.Action = super().add_argument(*names, **options)
+        if usual is None:
+            usual = "" if action.default in (None, False, argparse.SUPPRESS) else str(action.default)
+        choices = _choices(type)
+        action.values = (f" [{'|'.join(choices)}]" if choices else "") + (f" (default: {usual})" if usual else "")  # type: ignore[attr-defined]
+        self.sections[-1].actions.append(action)
+        return action
 
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Say what is wrong and exit with 2; of several processes only one says it."""
-        if not may_tell():
-            self.exit(2)
-        super().error(message, ex)
-
-    def format_help(self, formatter: Any = None) -> str:
-        """Help with dashes."""
-        text = super().format_help(formatter)
-        return re.sub(r"--(?:no_)?[a-z][a-z_]*", lambda match: match[0].replace("_", "-"), text)
-
-
-def add_settings(parser: CommandParser, cls: type, *, skip: set[str] | None = None) -> None:
-    """Offer every field of a settings dataclass as an option; booleans as `--name` and `--no-name`."""
-    skip = skip or set()
-    flags = {field.name for field in fields(cls) if field.type is bool and field.name not in skip}
-    texts = field_texts(cls)
-    for field in fields(cls):
-        if field.name in flags:
-            parser.add_argument(
-                f"--{field.name}",
-                action=ActionYesNo(no_prefix="no_"),
-                default=field.default,
-                help=texts.get(field.name),
+    def add_setting(self, one: SettingField, usual: str | None = None) -> None:
+        """Offer a setting of a dataclass, which keeps its default; booleans as `--name` and `--no-name`."""
+        options: dict[str, Any] = {"default": argparse.SUPPRESS, "dest": one.name, "help": one.text}
+        parts = [part for part in _parts(one.kind) if part is not types.NoneType]
+        if usual is None:
+            usual = (
+                " ".join(map(str, one.default))
+                if isinstance(one.default, tuple)
+                else ""
+                if one.default in (None, "none", ())
+                else str(one.default)
             )
-        elif field.name not in skip:
-            default = field.default if field.default_factory is MISSING else field.default_factory()
-            parser.add_argument(f"--{field.name}", type=field.type, default=default, help=texts.get(field.name))
+        if one.kind is bool:
+            options |= {"action": argparse.BooleanOptionalAction, "usual": "on" if one.default else "off"}
+        elif get_origin(one.kind) is tuple:
+            options |= {"type": get_args(one.kind)[0], "nargs": "+", "usual": usual, "metavar": "VALUE"}
+        else:
+            metavar = "NAME" if _choices(one.kind) else _METAVARS.get(parts[-1], "TEXT")
+            options |= {"type": one.kind, "usual": usual, "metavar": metavar}
+        self.add_argument(f"--{one.name.replace('_', '-')}", **options)
+
+    def read(self, words: Sequence[str]) -> Parsed:
+        """Parse, taking `--data-dir` and `--data_dir` alike; a mistake ends with a sentence and exit code 2."""
+        words = [_dashed(word) for word in words]
+        if (at := next((i for i, word in enumerate(words) if word.partition("=")[0] == "--config"), None)) is not None:
+            path = words[at].partition("=")[2] or "".join(words[at + 1 : at + 2])
+            words = [*self._words_of(Path(path)), *words]
+        parsed, rest = self.parse_known_args(words)
+        if rest:
+            known = [name for one in self.options().values() for name in one.option_strings]
+            self.error(f"unknown option {rest[0]}{nearest(rest[0].partition('=')[0], known)}")
+        if parsed.json == "-" or "sfumato.cli.console" in sys.modules:  # a server has no rich
+            from sfumato.cli.console import console
+
+            console.stderr = parsed.json == "-"
+        return parsed
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and exit with 2; of several processes only one says it."""
+        if may_tell():
+            message = message.removeprefix("argument ")
+            print(f"sfumato: error: {message}; `{self.prog} --help` shows the options", file=sys.stderr, flush=True)
+        self.exit(2)
+
+    def format_help(self) -> str:
+        """Usage, purpose, example, and a line for every option; the pages have the long texts."""
+        width = min(shutil.get_terminal_size((_WIDTH, 24)).columns, _WIDTH)
+        arguments = [one for section in self.sections for one in section.actions if not one.option_strings]
+        usage = [
+            self.prog,
+            *(f"[{one.metavar}]" if one.nargs == "?" else head_of(one) for one in arguments),
+            "[options]",
+        ]
+        lines = [f"usage: {' '.join(usage)}", "", *textwrap.wrap(self.description or "", width)]
+        lines += ["", f"example: {self.example}"]
+        for section in self.sections:
+            lines += ["", f"{section.title}:"]
+            if section.names_only:
+                names = "  ".join(map(head_of, section.actions))
+                lines += textwrap.wrap(
+                    names, width, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False
+                )
+            else:
+                for one in sorted(section.actions, key=lambda one: (bool(one.option_strings), one.dest in _GENERAL)):
+                    lines += _row(one, width)
+        return "\n".join(lines) + "\n"
+
+    def options(self) -> dict[str, argparse.Action]:
+        """All options by the name of what they set."""
+        return {one.dest: one for section in self.sections for one in section.actions if one.option_strings}
+
+    def _words_of(self, path: Path) -> list[str]:
+        """The words that a file of settings stands for."""
+        import yaml
+
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise ConfigError(f"cannot read {path} ({' '.join(str(error).split())}); give a YAML file") from None
+        if not isinstance(values, dict):
+            raise ConfigError(f"{path} holds no settings; write lines such as `epochs: 30`")
+        options, words = {name: one for name, one in self.options().items() if name not in _NOT_IN_FILES}, []
+        for key, value in values.items():
+            name = str(key).replace("-", "_")
+            if name not in options:
+                why = "cannot be set by a file" if name in _NOT_IN_FILES else f"is no setting{nearest(name, options)}"
+                raise ConfigError(f"{key} in {path} {why}; take it out, or see `{self.prog} --help`")
+            option, *negative = options[name].option_strings
+            if isinstance(value, bool):
+                words += [option] if value else negative
+            elif isinstance(value, list):
+                words += [option, *map(str, value)]
+            elif value is not None:
+                words.append(f"{option}={json.dumps(value) if isinstance(value, dict) else value}")
+        return words
 
 
-def add_plugins(parser: CommandParser) -> None:
-    """Offer `--plugin`: files that register defences of the user's own."""
-    parser.add_argument(
-        "--plugin", nargs="+", type=str, default=[], metavar="FILE", help="Python files that register your own defences"
-    )
-
-
-def load_plugins(parsed: Namespace) -> None:
+def load_plugins(parsed: Parsed) -> None:
     """Run the files that `--plugin` names.
 
     Raises:
         ConfigError: a file is missing or registers nothing.
     """
-    if not parsed.plugin:
-        return
-    from sfumato import defenses  # loads torch, which the commands of device and server do without
+    from sfumato.defenses import load_plugin  # loads torch, which the commands of device and server do without
 
-    for plugin in parsed.plugin:
-        defenses.load_plugin(plugin)
+    for plugin in parsed.plugin or ():
+        load_plugin(plugin)
 
 
-def settings(parsed: Namespace, cls: type) -> Any:
-    """The settings dataclass from what was parsed."""
-    return cls(**given(parsed, cls))
-
-
-def given(parsed: Namespace, cls: type) -> dict[str, Any]:
-    """The values that were parsed for the fields of a settings dataclass."""
-    return {field.name: parsed[field.name] for field in fields(cls) if field.name in parsed}
+def given(parsed: Parsed, cls: type) -> dict[str, Any]:
+    """What was given of the fields of a settings dataclass."""
+    values = {name: getattr(parsed, name) for name in cls.__dataclass_fields__ if name in parsed}  # type: ignore[attr-defined]
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
 def save_json(path: str | None, value: Any) -> None:
     """Write the figures where `--json` says."""
-    if path is not None:
+    if path == "-":
+        print(json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False))
+    elif path is not None:
         write_json(Path(path), value)
 
 
-def _underscored(word: str) -> str:
-    if not word.startswith("--"):
-        return word
+def first_sentence(text: str) -> str:
+    """What the short help says of a longer text.
+
+    >>> first_sentence("Images per step. Of all ranks together.")
+    'Images per step.'
+    """
+    head, dot, _ = text.partition(". ")
+    return head + dot.strip()
+
+
+def _row(one: argparse.Action, width: int) -> list[str]:
+    text = first_sentence(one.help or "") + one.values  # type: ignore[attr-defined]
+    lines, head = textwrap.wrap(text, width - _COLUMN - 2), f"  {head_of(one)}"
+    rows = [head] if len(head) > _COLUMN else [f"{head:<{_COLUMN}}  {lines.pop(0)}"]
+    return rows + [" " * (_COLUMN + 2) + line for line in lines]
+
+
+def head_of(one: argparse.Action) -> str:
+    """An option as it is typed, with a word for its value."""
+    value = " ".join(one.metavar) if isinstance(one.metavar, tuple) else one.metavar or ""
+    value += "..." * (one.nargs == "+")
+    if isinstance(one, argparse.BooleanOptionalAction):
+        return f"--[no-]{one.option_strings[0][2:]}"
+    return " ".join([*one.option_strings, value]).strip()
+
+
+def _parts(kind: Any) -> tuple[Any, ...]:
+    return get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+
+
+def _choices(kind: Any) -> tuple[str, ...]:
+    return tuple(choice for part in _parts(kind) if get_origin(part) is Literal for choice in get_args(part))
+
+
+def _reader(kind: Any) -> Callable[[str], Any]:
+    """A function that turns a word into a value of that type."""
+
+    def read(word: str) -> Any:
+        for part in _parts(kind):
+            if part is types.NoneType:
+                if word in ("none", "null"):
+                    return None
+            elif get_origin(part) is Literal:
+                if word in get_args(part):
+                    return word
+            elif get_origin(part) is dict:
+                import yaml
+
+                if isinstance(value := yaml.safe_load(word), dict):
+                    return value
+            else:
+                try:
+                    return part(word)
+                except ValueError:
+                    continue
+        if choices := _choices(kind):
+            reason = f"{word!r} is not known{nearest(word, choices)}; choose one of {', '.join(choices)}"
+        else:
+            reason = f"{word!r} has no meaning here; give {_WORDS.get(_parts(kind)[0], 'a mapping')}"
+        raise argparse.ArgumentTypeError(reason)
+
+    return read
+
+
+def _dashed(word: str) -> str:
     name, equals, value = word.partition("=")
-    return "--" + name[2:].replace("-", "_") + equals + value
-
-
-def field_texts(cls: type) -> dict[str, str]:
-    """Help texts from the `Attributes:` section of the docstring, so that they exist once."""
-    text = (cls.__doc__ or "").partition("Attributes:")[2]
-    return {
-        name: " ".join(body.split()) for name, body in re.findall(r"\n {8}(\w+): (.*?)(?=\n {8}\w+:|\Z)", text, re.S)
-    }
+    return name.replace("_", "-") + equals + value if word.startswith("--") else word

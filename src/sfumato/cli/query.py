@@ -1,10 +1,9 @@
 """`sfumato query`: ask a served bundle about images, as a device does."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from sfumato.cli.console import table
-from sfumato.cli.parser import CommandParser, save_json
+from sfumato.cli.parser import Parsed, save_json
 from sfumato.deploy.edge import EdgeClient
 from sfumato.errors import ConfigError
 
@@ -13,40 +12,8 @@ __all__ = ["run"]
 _SHOWN = 3
 
 
-def run(words: Sequence[str]) -> None:
-    """Parse, ask and show."""
-    parser = CommandParser(
-        "query",
-        "Encode images here, add noise, and ask a server what they show; only the noisy feature is sent.",
-        "sfumato query bundles/first photo.png --url http://127.0.0.1:8080",
-    )
-    parser.add_argument("bundle", type=str, help="folder with manifest.json and encoder.onnx")
-    parser.add_argument("images", type=str, nargs="+", help="image files")
-    parser.add_argument("--url", type=str | None, default=None, help="of the server")
-    parser.add_argument("--offline", action="store_true", help="run the bundle's own decoder here instead of asking")
-    parser.add_argument("--token_file", type=str | None, default=None, help="file with the bearer token")
-    parser.add_argument(
-        "--ca", type=str | None, default=None, help="PEM of the authority behind the server's certificate"
-    )
-    parser.add_argument(
-        "--cert",
-        type=str | None,
-        nargs=2,
-        default=None,
-        metavar=("CHAIN", "KEY"),
-        help="PEM files that the client shows",
-    )
-    parser.add_argument("--device_key", type=str | None, default=None, help="the device's secret; made if missing")
-    parser.add_argument(
-        "--key",
-        type=str | None,
-        default=None,
-        help="PEM file with Ed25519 public keys, any one of which must have signed the bundle",
-    )
-    parser.add_argument("--allow_no_noise", action="store_true", help="accept a bundle that adds no noise")
-    parser.add_argument("--timeout", type=float, default=10.0, help="seconds for the whole query")
-    parser.add_argument("--retries", type=int, default=3, help="how often the same bytes are sent again")
-    parsed = parser.read(words)
+def run(parsed: Parsed) -> None:
+    """Ask and show."""
     if (parsed.url is None) != parsed.offline:
         raise ConfigError("say whom to ask: --url ADDRESS, or --offline for the bundle's own decoder")
     client = EdgeClient(

@@ -3,11 +3,11 @@
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from sfumato import defenses
 from sfumato.cli.console import Bar, progress_bar, say
-from sfumato.cli.parser import CommandParser, add_plugins, load_plugins, save_json
+from sfumato.cli.parser import Parsed, load_plugins, save_json
 from sfumato.compute import device_of
 from sfumato.errors import ConfigError, SfumatoError
 from sfumato.studies import Store, Summary, Trial, build_executor, run_trials
@@ -15,48 +15,13 @@ from sfumato.studies.efficiency import Timing
 from sfumato.studies.experiment import Experiment, located
 from sfumato.studies.plan import experiments_of
 from sfumato.studies.presentation import Presentation, present, save
-from sfumato.studies.spec import Budget, RowSpec, load_budget, load_rows, load_spec, paper_names, spec_names
+from sfumato.studies.spec import Budget, RowSpec, load_budget, load_rows, load_spec, paper_names
 
 __all__ = ["run"]
 
 
-def run(words: Sequence[str]) -> None:
-    """Parse, run what is missing, show."""
-    parser = CommandParser(
-        "reproduce",
-        f"Run a table or figure of the paper ({', '.join(spec_names())}, or all) and show it beside the published "
-        "numbers. Only what has no result yet is run; the same command resumes what was interrupted.",
-        "sfumato reproduce table1 --budget lite --data-dir ~/data --minutes 60",
-    )
-    parser.add_argument("names", nargs="+", type=str, help="tables and figures, or all")
-    parser.add_argument("--budget", type=str, default="lite", help="smoke (seconds), lite (two cores) or paper (a GPU)")
-    parser.add_argument("--show", action="store_true", help="run nothing, show what there is")
-    parser.add_argument("--minutes", type=float | None, default=None, help="stop cleanly after that time")
-    parser.add_argument(
-        "--data_dir", type=str | None, default=None, help="the data set, or a folder with cifar10/, tinyimagenet/, ..."
-    )
-    parser.add_argument("--results", type=str, default="results", help="folder of the store, one JSON per experiment")
-    parser.add_argument("--work", type=str, default="runs/reproduce", help="folder of checkpoints and rendered tables")
-    parser.add_argument("--rows", nargs="+", type=str, help="only these rows, such as ressfl patrol")
-    parser.add_argument("--seeds", nargs="+", type=int, help="only these seeds, such as 0")
-    parser.add_argument("--as_published", action="store_true", help="with the settings that only the authors' code has")
-    parser.add_argument("--as_printed", action="store_true", help="with Algorithm 1 as the paper prints it")
-    parser.add_argument("--device", type=str, default="auto", help="auto, cpu or cuda")
-    parser.add_argument(
-        "--executor",
-        type=Literal["local", "slurm", "ray"],
-        default="local",
-        help="Where the experiments run: in processes of this machine, as Slurm jobs, or on a Ray cluster.",
-    )
-    parser.add_argument(
-        "--workers", type=int | None, default=None, help="Experiments side by side; 1 on a GPU, else one per core."
-    )
-    parser.add_argument(
-        "--executor_options", type=dict[str, Any], default={}, help="such as '{partition: gpu, gpus: 1}'"
-    )
-    add_plugins(parser)
-    parser.add_argument("--keep", action="store_true", help="keep the trained models in the work folder")
-    parsed = parser.read(words)
+def run(parsed: Parsed) -> None:
+    """Run what is missing, show."""
     if parsed.minutes is not None and parsed.minutes <= 0:
         raise ConfigError(f"minutes is {parsed.minutes}; give a positive number")
     budget = load_budget(parsed.budget, as_published=parsed.as_published, as_printed=parsed.as_printed)
@@ -101,7 +66,7 @@ def _run(
                 experiments.setdefault(one.key, one)
     data_dir = None if budget.stand_in else parsed.data_dir
     trials += located(list(experiments.values()), store, data_dir=data_dir, device=parsed.device, keep=parsed.keep)
-    options = dict(parsed.executor_options)
+    options = dict(parsed.executor_options or {})
     if parsed.executor == "local":
         on_gpu = device_of(parsed.device).type == "cuda"  # whose memory each process would take a part of
         options |= {"workers": parsed.workers or (1 if on_gpu else None)}
@@ -115,7 +80,7 @@ def _run(
             store,
             Path(parsed.work),
             deadline=deadline,
-            plugins=parsed.plugin,
+            plugins=parsed.plugin or [],
             keep_going=True,
             report=_reporter(bar),
         )

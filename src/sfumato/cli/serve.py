@@ -1,32 +1,18 @@
 """`sfumato serve`: decoders behind the Open Inference Protocol."""
 
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
-from sfumato.cli.parser import CommandParser, add_settings, settings
+from sfumato.cli.parser import Parsed, given
+from sfumato.errors import ConfigError
 from sfumato.serve import ServeConfig, serve
 
-__all__ = ["parser", "run"]
+__all__ = ["run"]
 
 
-def run(words: Sequence[str]) -> None:
-    """Parse and serve until told to stop."""
-    parsed = parser().read(words)
-    chosen = settings(parsed, ServeConfig)
+def run(parsed: Parsed) -> None:
+    """Serve until told to stop."""
+    if parsed.json == "-":
+        raise ConfigError("--json - is no file that `sfumato reload` could read the address from; give a path")
     announce = None if parsed.json is None else Path(parsed.json)
-    serve(replace(chosen, bundles=tuple(map(Path, parsed.bundles)), announce=announce))
-
-
-def parser() -> CommandParser:
-    """What `sfumato serve` understands."""
-    made = CommandParser(
-        "serve",
-        "Serve the decoders of exported bundles over REST (Open Inference Protocol 2) until SIGTERM. SIGHUP or "
-        "`sfumato reload` reads bundles, tokens and certificates again without dropping a request. Events are JSON "
-        "lines on standard error; --json writes the address once requests are answered.",
-        "sfumato serve bundles/first --port 8080",
-    )
-    made.add_argument("bundles", nargs="+", type=str, help="folders made by `sfumato export`")
-    add_settings(made, ServeConfig, skip={"bundles", "announce"})
-    return made
+    own = {"bundles": tuple(map(Path, parsed.bundles)), "announce": announce}
+    serve(ServeConfig(**given(parsed, ServeConfig) | own))

@@ -1,49 +1,38 @@
 """`sfumato train`: train a split model in a run folder."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+import shlex
 from pathlib import Path
 from typing import Any
 
 from sfumato.cli.console import progress_bar, say, table
-from sfumato.cli.parser import CommandParser, add_plugins, add_settings, given, load_plugins, save_json, settings
+from sfumato.cli.parser import Parsed, given, load_plugins, save_json
 from sfumato.cli.stopping import until_stopped
 from sfumato.data import DataSets
+from sfumato.defenses import expand
 from sfumato.integrations import TensorBoard
 from sfumato.ranks import Ranks, joined, launched
 from sfumato.training import TrainConfig, load_data, train_run
 
-__all__ = ["run"]
+__all__ = ["run", "settled"]
 
 
-def run(words: Sequence[str]) -> None:
-    """Parse and train."""
-    parser = CommandParser(
-        "train",
-        "Train a split model. A second call with the same folder resumes an interrupted training. Started by torchrun, "
-        "the processes train one model together.",
-        "sfumato train --data cifar10 --data-dir ~/cifar10 --cem --epochs 30 --run runs/first",
-    )
-    parser.add_argument(
-        "--run", type=str | None, default=None, help="run folder; a name is made up where none is given"
-    )
-    parser.add_argument(
-        "--as_printed", action="store_true", help="train with CEM as Algorithm 1 of the paper prints it"
-    )
-    parser.add_argument("--tensorboard", action="store_true", help="also write event files to RUN/tensorboard")
-    add_settings(parser, TrainConfig)
-    add_plugins(parser)
-    parsed = parser.read(words)
+def settled(values: dict[str, Any]) -> dict[str, Any]:
+    """The settings that were given, with the line of the defence written out and the data's folder as a whole path."""
+    values = expand(values)
+    folder = Path(values.get("data_dir") or "").expanduser()
+    if values.get("data_dir") and (values.get("data") != "hub" or folder.exists()):  # a name on a hub is no path
+        values["data_dir"] = str(folder.resolve())
+    return values
+
+
+def run(parsed: Parsed) -> None:
+    """Train, or resume."""
     load_plugins(parsed)
-    config: TrainConfig = (
-        TrainConfig.as_printed(**given(parser.given(words), TrainConfig))
-        if parsed.as_printed
-        else settings(parsed, TrainConfig)
-    )
-    # A name on a hub is no path.
-    if config.data_dir is not None and (config.data != "hub" or Path(config.data_dir).expanduser().exists()):
-        config = replace(config, data_dir=str(Path(config.data_dir).expanduser().resolve()))
-    folder = Path(parsed.run or f"runs/{config.data}-{config.network}-{config.digest()}")
+    asked = settled(given(parsed, TrainConfig))
+    if parsed.as_printed:
+        asked = TrainConfig.printed(asked)
+    config = TrainConfig(**asked) if parsed.run is None else TrainConfig.of_run(Path(parsed.run), asked)
+    folder = Path(parsed.run or f"runs/{config.data}-{config.network}-{config.line.compact}-{config.digest()}")
     with joined(config.device) as ranks:
         sets = _read(config, ranks)
         if ranks.is_first:
@@ -59,7 +48,7 @@ def run(words: Sequence[str]) -> None:
                 should_stop=stopped,
             )
     if ranks.is_first:
-        _show(result, folder)
+        _show(result, folder, config)
         save_json(parsed.json, result)
 
 
@@ -74,10 +63,10 @@ def _read(config: TrainConfig, ranks: Ranks) -> DataSets:
     return found[0]
 
 
-def _show(result: dict[str, Any], folder: Path) -> None:
-    rows = [("accuracy, test", f"{result['accuracy']:.2%}")]
+def _show(result: dict[str, Any], folder: Path, config: TrainConfig) -> None:
+    rows = [("defence", str(config.line)), ("accuracy, test", f"{result['accuracy']:.2%}")]
     if result["accuracy_held_out"] is not None:
-        rows.append(("accuracy, held-out part of the training set", f"{result['accuracy_held_out']:.2%}"))
+        rows.append(("accuracy, validation set", f"{result['accuracy_held_out']:.2%}"))
     if result["information"] is not None:
         error = result["information_bounds"]["standard_error"]
         rows.append(("information, test images, held out", f"{result['information']:.1f} ± {error:.1f} nats"))
@@ -85,7 +74,7 @@ def _show(result: dict[str, Any], folder: Path) -> None:
     table(str(folder), ("measured", "value"), rows)
     if result["caveat"]:
         say(result["caveat"])
-    say(f"next: sfumato attack {folder}")
+    say(f"next: sfumato attack {shlex.quote(str(folder))}")
 
 
 def _tell(print_line: Any, line: dict[str, Any], epochs: int, board: TensorBoard | None) -> None:
@@ -93,7 +82,7 @@ def _tell(print_line: Any, line: dict[str, Any], epochs: int, board: TensorBoard
         board.write(line)
     text = f"epoch {line['epoch'] + 1}/{epochs}  loss {line['loss']:.3f}  accuracy {line['accuracy_train']:.1%}"
     if "accuracy_held_out" in line:
-        text += f"  held out {line['accuracy_held_out']:.1%}"
+        text += f"  validation {line['accuracy_held_out']:.1%}"
     if (information := line.get("information")) is not None:
         text += f"  information {information:.0f} nats held out"
     elif (information := line.get("cem_information")) is not None:

@@ -1,33 +1,17 @@
 """`sfumato verify`: whether a bundle is complete, unchanged, signed, and holds only what the exporter writes."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from sfumato.cli.console import say, table
-from sfumato.cli.parser import CommandParser, save_json
+from sfumato.cli.parser import Parsed, save_json
 from sfumato.deploy.edge import EdgeClient
 from sfumato.deploy.manifest import Manifest
 
 __all__ = ["run"]
 
 
-def run(words: Sequence[str]) -> None:
-    """Parse and verify."""
-    parser = CommandParser(
-        "verify",
-        "Check a bundle: size and digest of every file, the signature, that both networks hold only operators that the "
-        "exporter writes, and that the noise is not below what was audited.",
-        "sfumato verify bundles/first --key keys/release.pem.pub",
-    )
-    parser.add_argument("bundle", type=str, help="folder made by `sfumato export`")
-    parser.add_argument(
-        "--key",
-        type=str | None,
-        default=None,
-        help="PEM file with Ed25519 public keys, any one of which must have signed the bundle",
-    )
-    parser.add_argument("--allow_no_noise", action="store_true", help="accept a bundle that adds no noise")
-    parsed = parser.read(words)
+def run(parsed: Parsed) -> None:
+    """Verify."""
     folder = Path(parsed.bundle)
     manifest = Manifest.load(folder, require_signature=parsed.key)
     signer = None

@@ -5,6 +5,7 @@ from sfumato.defenses.cem import LAMBDA, CEMDefense
 from sfumato.defenses.distcorr import DistCorr, distance_correlation
 from sfumato.defenses.dropout import Dropout
 from sfumato.defenses.label_smoothing import LabelSmoothing
+from sfumato.defenses.notation import DefenseLine, Mechanism, defense, expand, in_notation_only
 from sfumato.defenses.patrol import Patrol
 from sfumato.defenses.registry import build, load_plugin, names, options, register, version
 from sfumato.defenses.ressfl import ResSFL
@@ -14,15 +15,20 @@ __all__ = [
     "Batch",
     "CEMDefense",
     "Defense",
+    "DefenseLine",
     "DistCorr",
     "Dropout",
     "Epoch",
     "LabelSmoothing",
+    "Mechanism",
     "Patrol",
     "ResSFL",
     "Site",
     "build",
+    "defense",
     "distance_correlation",
+    "expand",
+    "in_notation_only",
     "load_plugin",
     "names",
     "options",

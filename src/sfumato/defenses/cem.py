@@ -1,7 +1,7 @@
 """Conditional entropy maximization as a defence: a thin adapter around `sfumato.CEM`."""
 
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from sfumato.cem import CEM, schedule
 from sfumato.defenses.base import Batch, Defense, Epoch
 from sfumato.errors import ConfigError, FeatureError
 
-__all__ = ["LAMBDA", "CEMDefense"]
+__all__ = ["LAMBDA", "CEMDefense", "build_cem"]
 
 LAMBDA = 0.3
 """The default lambda, per dimension; see the ablation for what it costs and gains."""
@@ -135,3 +135,48 @@ class CEMDefense(Defense):
         """Weight, fit and competence over the epoch; information, Eq. 4 and the conditions of section 3.4."""
         line = {"lam": float(self.weight), "fit": self.cem.mixture_fit, "competence": self.cem.competence}
         return line | (self.cem.diagnostics().as_dict() if self.cem.mixture.refreshes else {"information": None})
+
+
+def build_cem(
+    lam: float = LAMBDA,
+    schedule: Literal["ramp", "lr_coupled", "constant"] = "constant",
+    covariance: Literal["full", "tied", "diagonal", "spherical"] | None = None,
+    clusters: int | None = None,
+    scaling: Literal["per_dimension", "literal", "as_published"] = "per_dimension",
+    update: Literal["epoch", "running", "steps"] | None = None,
+    fit: Literal["kmeans", "em"] = "kmeans",
+    refresh: int = 1,
+    *,
+    num_classes: int,
+    noise_std: float,
+    seed: int = 0,
+) -> CEMDefense:
+    """CEM as a training has it: `cem(lam, schedule=, ...)` of the notation, with what only the training knows.
+
+    Args:
+        lam: lambda of Eq. 8, in the units of the scaling.
+        schedule: of lambda (`sfumato.cem.schedules`).
+        covariance: form of the covariances; `tied` if `update` is `steps`, else `full`, where none is given.
+        clusters: mixture components per class; 1 if `update` is `steps`, else 3, where none is given.
+        scaling: units of the loss.
+        update: `steps` if the scaling is `per_dimension`, else `epoch`, where none is given.
+        fit: `kmeans` inside each class, or `em` over all classes as Algorithm 1 prints it.
+        refresh: epochs between two fits of the mixture.
+        num_classes: of the classifier.
+        noise_std: of the channel.
+        seed: of the partition.
+
+    Raises:
+        ConfigError: as `sfumato.CEM` and `CEMDefense`.
+    """
+    cem = CEM(
+        num_classes=num_classes,
+        noise_std=noise_std,
+        clusters_per_class=clusters,
+        covariance=covariance,
+        scaling=scaling,
+        update=update or ("steps" if scaling == "per_dimension" else "epoch"),
+        fit=fit,
+        seed=seed,
+    )
+    return CEMDefense(cem, lam=lam, lam_schedule=schedule, refresh_every=refresh, competence=fit == "kmeans")

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from sfumato.defenses.base import Defense
 from sfumato.errors import ConfigError
 
-__all__ = ["build", "load_plugin", "names", "options", "register", "version"]
+__all__ = ["build", "load_plugin", "lookup", "names", "options", "register", "version"]
 
 _Class = TypeVar("_Class", bound=type[Defense])
 
@@ -45,7 +45,7 @@ def names() -> tuple[str, ...]:
 
 def options(name: str) -> tuple[str, ...]:
     """The options that a defence takes."""
-    return tuple(inspect.signature(_lookup(name)).parameters)
+    return tuple(inspect.signature(lookup(name)).parameters)
 
 
 def version(name: str) -> str | None:
@@ -64,7 +64,7 @@ def build(name: str, **values: Any) -> Defense:
         raise ConfigError(
             f"defence {name!r} has no option {unknown[0]!r}; it takes {', '.join(known) if known else 'none'}"
         )
-    builder: Callable[..., Defense] = _lookup(name)
+    builder: Callable[..., Defense] = lookup(name)
     for option, value in values.items():
         wanted = inspect.signature(builder).parameters[option].annotation
         if wanted in (int, float) and (isinstance(value, bool | str) or (wanted is int and value != int(value))):
@@ -107,7 +107,12 @@ def load_plugin(path: Path | str) -> None:
         raise ConfigError(f"{path} registers no defence; decorate its class with @sfumato.defenses.register")
 
 
-def _lookup(name: str) -> type[Defense]:
+def lookup(name: str) -> type[Defense]:
+    """The class that is registered under a name.
+
+    Raises:
+        ConfigError: there is none; the text lists the known ones.
+    """
     if name not in _CLASSES:
         raise ConfigError(
             f"unknown defence {name!r}; known are none, {', '.join(names())} "

@@ -29,6 +29,7 @@ from sfumato.deploy.onnxfile import output_range, to_onnx
 from sfumato.deploy.parity import Parity, check_rows, measure_parity
 from sfumato.deploy.signing import sign
 from sfumato.errors import ConfigError, SfumatoWarning
+from sfumato.settings import check_settings
 from sfumato.split import Channel, SplitModel
 
 if TYPE_CHECKING:
@@ -46,15 +47,16 @@ class ExportConfig:
     """How a bundle is made.
 
     Attributes:
-        name: of the served model: letters, digits and `._-`.
-        version: of the served model, a whole number from 1.
-        quantize_bits: bits per value on the wire, 1 to 16; none takes what the run was trained with, or 8.
-        floats: send floats, rounded to a grid far finer than the noise, instead of levels.
-        reveal: what a server answers: `logits`, `top_k` or `label`; the less, the harder the model is to copy.
-        top_k: how many classes `top_k` reveals.
-        resize: `bilinear` stretches images of other sizes as training did, `exact` refuses them.
-        without_noise: export a run that was trained without noise: nothing protects what it sends.
-        unbounded: export an encoder whose feature nothing bounds, so that it may outgrow the noise.
+        name: Name of the served model: letters, digits and `._-`.
+        version: Version of the served model, a whole number from 1.
+        quantize_bits: Bits per value on the wire, 1 to 16. If not given, what the run was trained with, or 8.
+        floats: Send floats instead of levels. They are rounded to a grid far finer than the noise.
+        reveal: What a server answers. The less, the harder the model is to copy.
+        top_k: How many classes `top_k` reveals.
+        resize: What becomes of images of other sizes. `bilinear` stretches them as training did, `exact`
+            refuses them.
+        without_noise: Export a run that was trained without noise. Nothing protects what it sends.
+        unbounded: Export an encoder whose feature nothing bounds. It may then outgrow the noise.
     """
 
     name: str
@@ -68,21 +70,20 @@ class ExportConfig:
     unbounded: bool = False
 
     def __post_init__(self) -> None:
+        check_settings(
+            self, least={"version": 1, "quantize_bits": 1, "top_k": 1}, below={"version": 10**9, "quantize_bits": 17}
+        )
         if not NAME.fullmatch(self.name):
             raise ConfigError(
                 f"the name {self.name!r} is not made of letters, digits and ._-; give one that is (--name)"
             )
-        if not 1 <= self.version < 10**9:
-            raise ConfigError(f"version is {self.version}; give a whole number from 1")
-        if (self.top_k is None) == (self.reveal == "top_k") or (self.top_k or 1) < 1:
+        if (self.top_k is None) == (self.reveal == "top_k"):
             raise ConfigError(
                 f"reveal is {self.reveal} and top_k is {self.top_k}; give the number of classes with top_k, and only "
                 "with it, such as --reveal top_k --top-k 3"
             )
         if self.floats and self.quantize_bits is not None:
             raise ConfigError("floats and quantize_bits exclude each other; give one of them")
-        if self.quantize_bits is not None and not 1 <= self.quantize_bits <= 16:
-            raise ConfigError(f"quantize_bits is {self.quantize_bits}; give a whole number from 1 to 16")
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,13 @@ class Monitor(EpochFigures):
 
     Raises:
         ConfigError: too few samples, or TensorBoard is wanted and missing.
+
+    >>> import torch, sfumato
+    >>> x = torch.rand(64, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+    >>> model = sfumato.SplitModel(torch.nn.Sigmoid(), sfumato.Channel(noise_std=0.1), torch.nn.Flatten())
+    >>> monitor = sfumato.Monitor(model, train=(x[:32], None), held_out=(x[32:], None), show=False)
+    >>> monitor.epoch(loss=1.0)["loss"]
+    1.0
     """
 
     def __init__(

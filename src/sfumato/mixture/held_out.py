@@ -35,6 +35,9 @@ class HeldOutInformation:
     Attributes:
         value: the unbiased estimate, in nats; by chance it may lie slightly below 0.
         standard_error: its standard error over features, in nats.
+
+    >>> print(f"{HeldOutInformation(1.5, 0.1).at_most:.1f}")
+    1.8
     """
 
     value: float

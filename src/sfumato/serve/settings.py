@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from sfumato.errors import ConfigError
+from sfumato.settings import check_settings
 
 __all__ = ["EngineName", "Reveal", "ServeConfig"]
 
@@ -21,7 +22,12 @@ _LEAST = {
     "queue": 1,
     "max_request_bytes": 1024,
     "max_connections": 1,
+    "max_delay_ms": 0,
+    "drain_seconds": 0,
+    "port": 0,
+    "top_k": 1,
 }
+_ABOVE = dict.fromkeys(("deadline_ms", "client_timeout", "shutdown_seconds"), 0)
 
 
 @dataclass(frozen=True)
@@ -29,31 +35,33 @@ class ServeConfig:
     """Settings of `sfumato serve`.
 
     Attributes:
-        bundles: folders of exported bundles, each served under its manifest's name and version.
-        host: address to listen on; the default is reachable from this machine alone.
-        port: to listen on; 0 takes a free one.
-        workers: processes that serve; one that dies is replaced.
-        threads: inference threads of each worker, one call of the network in each; 0 means one for each core.
-        engine: what runs the networks: onnxruntime, or openvino where it is installed.
-        max_batch: most rows that are put together from several requests for one call of the network.
-        max_rows: most rows in one request; one with more than `max_batch` runs alone.
-        max_delay_ms: how long a lone request waits for company while a thread is idle.
-        queue: most requests waiting, of each model, and at most half of the connections; one more is refused (429).
-        deadline_ms: longest wait in the queue; then the request is refused (503).
-        token_file: file of bearer tokens, one a line; without it everybody is served.
-        tls_cert: certificate chain in PEM.
-        tls_key: its private key in PEM.
-        client_ca: certificates in PEM that must have signed the client's certificate (mutual TLS).
+        bundles: Folders of exported bundles. Each is served under its manifest's name and version.
+        host: Address to listen on. The default is reachable from this machine alone.
+        port: Port to listen on; 0 takes a free one.
+        workers: Processes that serve. One that dies is replaced.
+        threads: Inference threads of each worker, one call of the network in each; 0 means one for each core.
+        engine: What runs the networks. OpenVINO has to be installed.
+        max_batch: Most rows of several requests that are put together for one call of the network.
+        max_rows: Most rows in one request. One with more than `max_batch` runs alone.
+        max_delay_ms: How long a lone request waits for company while a thread is idle.
+        queue: Most requests waiting, of each model; one more is refused (429). At most half of the connections.
+        deadline_ms: Longest wait in the queue; then the request is refused (503).
+        token_file: File of bearer tokens, one a line; without it everybody is served.
+        tls_cert: Certificate chain in PEM.
+        tls_key: Private key of the certificate in PEM.
+        client_ca: Certificates in PEM that must have signed the client's certificate (mutual TLS).
         require_signature: Ed25519 public key in PEM that must have signed every bundle.
-        reveal: logits, top_k or label; gives away less than the manifest allows, never more.
-        top_k: how many classes `reveal top_k` gives.
-        max_request_bytes: largest body of a request.
-        max_connections: most connections of each worker; the one that waits longest makes room for another.
-        client_timeout: seconds in which a client has to deliver a request it has begun.
-        drain_seconds: how long to keep serving after SIGTERM while readiness says no, so that balancers notice.
-        shutdown_seconds: longest wait for answers that are still due after that.
-        log_requests: write one JSON line for each request.
-        announce: file that gets the address and more as JSON once requests are answered; `sfumato reload` reads it.
+        reveal: What is answered. It gives away less than the manifest allows, never more.
+        top_k: How many classes `reveal top_k` gives.
+        max_request_bytes: Largest body of a request.
+        max_connections: Most connections of each worker. The one that waits longest makes room for another.
+        client_timeout: Seconds in which a client has to deliver a request it has begun.
+        drain_seconds: How long to keep serving after SIGTERM. Readiness says no meanwhile, so that balancers
+            notice.
+        shutdown_seconds: Longest wait for answers that are still due after that.
+        log_requests: Write one JSON line for each request.
+        announce: File that gets the address and more as JSON once requests are answered. `sfumato reload` reads
+            it.
     """
 
     bundles: tuple[Path, ...]
@@ -85,25 +93,13 @@ class ServeConfig:
     def __post_init__(self) -> None:
         if not self.bundles:
             raise ConfigError("no bundle is given; name at least one folder made by `sfumato export`")
-        for name, least in _LEAST.items():
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} is {getattr(self, name)}; give at least {least}")
-        for name in ("deadline_ms", "client_timeout", "shutdown_seconds"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ConfigError(f"{name} is {getattr(self, name)}; give a finite number above 0")
-        for name in ("max_delay_ms", "drain_seconds"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ConfigError(f"{name} is {getattr(self, name)}; give a finite number from 0")
-        if not 0 <= self.port <= 65535:
-            raise ConfigError(f"port is {self.port}; give 0 to 65535")
+        check_settings(self, least=_LEAST, above=_ABOVE, below={"port": 65536})
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ConfigError("tls_cert and tls_key belong together; give both or none")
         if self.client_ca is not None and self.tls_cert is None:
             raise ConfigError("client_ca asks for mutual TLS, which needs the server's own tls_cert and tls_key")
         if (self.top_k is not None) != (self.reveal == "top_k"):
             raise ConfigError("reveal top_k and top_k belong together, e.g. --reveal top_k --top-k 3")
-        if self.top_k is not None and self.top_k < 1:
-            raise ConfigError(f"top_k is {self.top_k}; give at least 1")
 
     @property
     def inference_threads(self) -> int:

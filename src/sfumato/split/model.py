@@ -43,6 +43,11 @@ class SplitModel(nn.Module):
 
     Raises:
         ConfigError: a part is not a module, or the channel is not a `Channel`.
+
+    >>> model = SplitModel(nn.Sigmoid(), Channel(noise_std=0.5), nn.Flatten())
+    >>> sent = model.encode(torch.zeros(1, 1, 50, 50), generator=torch.Generator().manual_seed(0))
+    >>> print(f"{sent.mean():.1f} ± {sent.std():.1f}")
+    0.5 ± 0.5
     """
 
     def __init__(self, edge: nn.Module, channel: Channel, cloud: nn.Module) -> None:

@@ -74,6 +74,12 @@ def load_split(folder: str | Path, *, device: torch.device | str = "cpu") -> Spl
 
     Raises:
         CheckpointError: the folder holds none, or it is damaged, changed, or of a newer version.
+
+    >>> import tempfile
+    >>> x = torch.ones(2, 1, 2, 2)
+    >>> model = SplitModel(torch.nn.Sigmoid(), Channel(noise_std=0.1), torch.nn.Flatten())
+    >>> load_split(save_split(model, tempfile.mkdtemp(), example_input=x)).channel.noise_std
+    0.1
     """
     return read_split(folder).model.to(device)
 
@@ -171,6 +177,12 @@ def save_split(
         ConfigError: the model cannot be recorded, a recorded half computes something else than the module, or an
             argument has no meaning.
         StorageError: the folder cannot be written.
+
+    >>> import tempfile
+    >>> model = SplitModel(torch.nn.Sigmoid(), Channel(), torch.nn.Flatten())
+    >>> folder = save_split(model, tempfile.mkdtemp(), example_input=torch.ones(2, 1, 2, 2))
+    >>> len(list(folder.iterdir()))
+    3
     """
     folder = Path(folder)
     if not isinstance(model, SplitModel):

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from sfumato.errors import ConfigError
+from sfumato.settings import check_settings
 
 __all__ = ["BASELINE", "Floor", "Setting", "Space", "Training", "floor_of"]
 
@@ -65,16 +66,21 @@ class Space:
     """The grid that the search walks on, and how it judges.
 
     Attributes:
-        noise_stds: standard deviations of the noise; in units of the feature, which a sigmoid bounds to (0, 1).
-        lams: weights of the CEM loss, in any order; noise alone (0) is always among what is tried.
-        folds: parts into which the training images are dealt; each setting is trained once without each of them.
-        baselines: trainings of the undefended baseline per fold, averaged: their luck would be in every comparison.
-        draws: noise draws with which a held-out image is classified, 1 to 9.
-        confidence: one-sided, with which both halves of the held-out images together have to show the floor met.
-        attack: what attacks every training: `ridge` (the attacks in closed form, ridge and nearest) or `decoder` (a
-            short training beside them). The error of the strongest is made as large as possible.
-        seed: of folds, halves, trainings and noise.
-        defenses: registered names to choose among, each with its default options; none given: that of the settings.
+        noise_stds: Standard deviations of the noise to try. In units of the feature, which a sigmoid bounds to
+            (0, 1).
+        lams: Weights of the CEM loss to try. Noise alone (0) is always among what is tried.
+        folds: Parts into which the training images are dealt. Each setting is trained once without each of
+            them.
+        baselines: Trainings of the undefended baseline per fold. They are averaged: their luck would be in
+            every comparison.
+        draws: Noise draws with which a held-out image is classified, 1 to 9.
+        confidence: One-sided confidence with which the floor has to be met. Both halves of the held-out images
+            together show it.
+        attack: What attacks every training. `ridge` are the attacks in closed form, ridge and nearest;
+            `decoder` adds a short training. The error of the strongest is made as large as possible.
+        seed: Random seed of folds, halves, trainings and noise.
+        defenses: Registered defences to choose among, each with its usual settings. If none is given, that of
+            the settings.
 
     Raises:
         ConfigError: a value has no meaning.
@@ -91,13 +97,12 @@ class Space:
     defenses: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        check_settings(self, least={"baselines": 1})
         object.__setattr__(self, "defenses", tuple(dict.fromkeys(self.defenses)))
         object.__setattr__(self, "noise_stds", _levels("noise_stds", self.noise_stds, "0.05 0.15 0.4"))
         object.__setattr__(self, "lams", _levels("lams", self.lams, "0.1 0.3 1"))
         if self.folds < 2:
             raise ConfigError(f"folds is {self.folds}; give at least 2, so that every image is once held out")
-        if self.baselines < 1:
-            raise ConfigError(f"baselines is {self.baselines}; give at least 1 training of the baseline per fold")
         if not 1 <= self.draws <= 9:
             raise ConfigError(f"draws is {self.draws}; give 1 to 9 noise draws per held-out image")
         if not 0.5 <= self.confidence < 1:

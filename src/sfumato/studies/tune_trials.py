@@ -12,6 +12,7 @@ from typing import Any
 from sfumato.attacks import CLOSED_FORM
 from sfumato.compute import device_of
 from sfumato.data import ImageSet
+from sfumato.defenses.notation import SETTINGS
 from sfumato.errors import ConfigError, DivergedError
 from sfumato.evidence import evidence
 from sfumato.seeds import derive_seed
@@ -143,9 +144,6 @@ def train_command(config: TrainConfig, run: str, plugins: tuple[str, ...] = ()) 
         option = f"--{name.replace('_', '-')}"
         if isinstance(value, bool):
             words.append(option if value else f"--no-{name.replace('_', '-')}")
-        elif isinstance(value, dict):
-            for key, entry in value.items():
-                words += [f"--{name}.{key}", str(entry)]
         else:
             words += [option, str(value)]
     if plugins:
@@ -198,9 +196,9 @@ def _read(data: str, data_dir: str | None, size: int | None, limit: int | None, 
 
 
 def _changed(config: TrainConfig) -> dict[str, Any]:
-    found = {}
+    found: dict[str, Any] = {} if config.line == TrainConfig().line else {"defense": str(config.line)}
     for field in fields(TrainConfig):
         default = field.default if field.default_factory is MISSING else field.default_factory()
-        if (value := getattr(config, field.name)) != default:
+        if (value := getattr(config, field.name)) != default and field.name not in SETTINGS:
             found[field.name] = value
     return found

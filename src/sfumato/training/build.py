@@ -4,12 +4,11 @@ from typing import Any
 
 import torch
 
-from sfumato import defenses, models
-from sfumato.cem import CEM
+from sfumato import models
 from sfumato.data import ImageSet
-from sfumato.defenses import CEMDefense, Defense, Site
+from sfumato.defenses import Defense, DefenseLine, Site
 from sfumato.seeds import derive_seed
-from sfumato.split import Channel, SplitModel
+from sfumato.split import SplitModel
 from sfumato.training.config import TrainConfig
 
 __all__ = ["build_defenses", "build_model"]
@@ -17,28 +16,7 @@ __all__ = ["build_defenses", "build_model"]
 
 def build_defenses(config: TrainConfig, num_classes: int) -> list[Defense]:
     """The defences that the settings name: `[X]`, `[CEM]`, `[X, CEM]` or none."""
-    found: list[Defense] = []
-    if config.defense != "none":
-        found.append(defenses.build(config.defense, **config.defense_options))
-    if config.cem:
-        cem = CEM(
-            num_classes=num_classes,
-            noise_std=config.noise_std,
-            scaling=config.scaling,
-            **config.mixture,
-            fit=config.fit,
-            seed=config.seed,
-        )
-        found.append(
-            CEMDefense(
-                cem,
-                lam=config.lam,
-                lam_schedule=config.lam_schedule,
-                refresh_every=config.refresh_every,
-                competence=config.fit == "kmeans",
-            )
-        )
-    return found
+    return DefenseLine.of(config).build(num_classes, seed=config.seed)
 
 
 def build_model(config: TrainConfig, images: ImageSet, chosen: list[Defense]) -> SplitModel:
@@ -62,13 +40,7 @@ def build_model(config: TrainConfig, images: ImageSet, chosen: list[Defense]) ->
             **options,
         )
     transforms = [module for defense in chosen if (module := defense.transform()) is not None]
-    channel = Channel(
-        noise_std=config.noise_std,
-        clip_norm=config.clip_norm,
-        quantize_bits=config.quantize_bits,
-        transforms=transforms,
-    )
-    model = SplitModel(edge, channel, cloud)
+    model = SplitModel(edge, DefenseLine.of(config).channel(transforms=transforms), cloud)
     site = Site(model.feature_shape(images.image_shape), images.image_shape, images.num_classes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.seed, "defenses"))

@@ -2,14 +2,16 @@
 
 import hashlib
 import json
-import math
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from sfumato import defenses
 from sfumato.compute import Engine, Precision
 from sfumato.errors import CheckpointError, ConfigError
+from sfumato.files import read_json
 from sfumato.models import default_cut
+from sfumato.settings import check_settings
 
 __all__ = ["CEM_VERSION", "TrainConfig"]
 
@@ -38,6 +40,15 @@ _PRINTED: dict[str, Any] = {
     "hold_out": 0.0,
 }
 _PRINTED_DEFAULTS: dict[str, Any] = {"lam": 16.0, "clusters_per_class": 3}
+# Settings of storage and of the machine: a run may be resumed with others.
+# `skip_unreadable`: the fingerprint of the images says which of them were left out.
+MACHINE = frozenset({"checkpoint_seconds", "data_dir", "device", "engine", "micro_batch", "skip_unreadable", "watch"})
+_LEAST = {
+    **dict.fromkeys(("size", "limit", "test_limit", "width", "epochs", "batch_size", "micro_batch"), 1),
+    **dict.fromkeys(("clusters_per_class", "refresh_every", "quantize_bits"), 1),
+    **dict.fromkeys(("bottleneck", "momentum", "weight_decay", "rotation", "noise_std", "lam", "hold_out"), 0),
+    "checkpoint_seconds": 0,
+}
 _NETWORKS = {"digits": "digits", "fashion-mnist": "vgg5", "mnist": "vgg5", "tinyimagenet": "resnet20"}
 
 
@@ -46,55 +57,64 @@ class TrainConfig:
     """Settings of one training run.
 
     Attributes:
-        data: name of a data set (`digits`, `fashion-mnist`, `cifar10`, `folder`, ...).
-        data_dir: where it lies; `digits` needs none, nor does `fashion-mnist` where Debian's package installed it.
-        size: side to which images are resized, for data sets without a size of their own; none takes them as they are.
-        limit: use only that many training images, balanced over the classes.
-        test_limit: likewise for the test images.
-        skip_unreadable: leave out image files that cannot be read instead of refusing the data set.
-        model: `auto` (the small network for digits, VGG5 for Fashion-MNIST and MNIST, ResNet-20 for TinyImageNet, VGG11
-            otherwise) or a network's name.
-        cut: where the network is cut: a convolution's number (VGG5, VGG11: 1 to 3) or a block's name (ResNet-20); none
-            takes the network's usual cut.
-        bottleneck: channels of the released feature; 0 releases the raw feature without a bottleneck.
-        width: channels of the small network's first convolution; its own default where none is given.
-        epochs: passes over the training set.
-        batch_size: images per step.
-        lr: peak learning rate.
-        lr_schedule: `one_cycle` (short trainings) or `paper` (x 0.2 at 1/4, 1/2, 3/4 and 7/8 of the training).
-        momentum: of SGD.
-        weight_decay: of SGD.
-        augment: random crop and flip (for `digits` and `mnist` shifts only, for `fashion-mnist` flips only).
-        rotation: with `augment`, also turn the images by up to so many degrees.
-        noise_std: standard deviation of the noise on the wire.
-        bound: `sigmoid`, or `none` for a feature without bounds, which only `clip_norm` then bounds.
-        clip_norm: L2 radius to which the feature is clipped, or none.
-        quantize_bits: bits per value on the wire, or none for floats.
-        defense: besides noise and CEM: `none`, `distcorr`, `dropout`, `patrol`, `ressfl`, `label_smoothing`.
-        defense_options: its settings, such as `--defense-options.alpha 0.3`.
-        cem: train with conditional entropy maximization.
-        lam: lambda, the weight of the CEM loss.
-        lam_schedule: `constant`, `ramp` or `lr_coupled`; all are multiplied by the competence of the classifier, so
+        data: Name of a data set, such as digits, cifar10, folder or hub.
+        data_dir: Where the data set lies. `digits` needs none, nor does `fashion-mnist` where Debian's package is.
+        size: Side to which images are resized. For data sets without a size of their own; if not given, they stay as
+            they are.
+        limit: Use only that many training images, balanced over the classes.
+        test_limit: Use only that many test images.
+        skip_unreadable: Leave out image files that cannot be read. Without it they are named and the data set refused.
+        model: Name of a network, or auto. That is the small network for digits, VGG5 for Fashion-MNIST and MNIST,
+            ResNet-20 for TinyImageNet, and VGG11 otherwise.
+        cut: Where the network is cut. A convolution's number (VGG5, VGG11: 1 to 3) or a block's name (ResNet-20).
+        bottleneck: Channels of the released feature. 0 releases the raw feature without a bottleneck.
+        width: Channels of the first convolution of the network for digits.
+        epochs: Passes over the training set.
+        batch_size: Images per step.
+        lr: Peak learning rate.
+        lr_schedule: How the learning rate moves. `one_cycle` is for short trainings; `paper` multiplies by 0.2 at 1/4,
+            1/2, 3/4 and 7/8 of the training.
+        momentum: Momentum of SGD.
+        weight_decay: Weight decay of SGD.
+        augment: Crop and flip the training images at random. For `digits` and `mnist` shifts only, for `fashion-mnist`
+            flips only.
+        rotation: Also turn the images by up to so many degrees.
+        noise_std: Standard deviation of the noise on the wire. The same as `noise(std)` in the defence.
+        bound: What bounds the feature. `none` leaves it to `clip`, without which noise protects nothing.
+        clip_norm: L2 radius to which the feature is clipped. The same as `clip(radius)` in the defence.
+        quantize_bits: Bits per value on the wire. The same as `levels(bits)` in the defence; floats
+            are sent if not given.
+        defense: The defence in one line, such as 'ressfl + cem(0.1) + noise(0.15) + clip(1)'. What it does not name has
+            its usual setting: noise of 0.1, no CEM, no clip. Stored are the settings that it stands for, and here the
+            name of the registered defence alone.
+        defense_options: Settings of the registered defence. The command line takes them in brackets behind its name.
+        cem: Train with conditional entropy maximization. The same as `cem` in the defence.
+        lam: Weight lambda of the CEM loss. The same as `cem(lam)`; 0.3 where none is given.
+        lam_schedule: How lambda moves, `cem(schedule=...)`. It is multiplied by the competence of the classifier, so
             that a training at chance has no penalty; not as printed.
-        covariance: `full`, `tied`, `diagonal` or `spherical`; `tied` if `update` is `steps`, else `full`, if not given.
-        clusters_per_class: mixture components per class; 1 if `update` is `steps`, else 3 as in the paper, if
-            not given.
-        scaling: `per_dimension`, `literal` or `as_published`.
-        update: `steps` (the moments follow the features of the steps), `epoch` (a pass over the training set before
-            each epoch) or `running` (that, and Eq. 5 and 6); `steps` if the scaling is `per_dimension`, else `epoch`.
-        fit: `kmeans` inside each class, or `em` over all classes and with noise, as Algorithm 1 prints it.
-        refresh_every: epochs between two fits of the mixture, if `update` is not `steps`.
-        hold_out: fraction of the training set that is not learned from and serves every choice.
-        precision: `auto`, `fp32` or `bf16`.
-        device: `auto`, `cpu`, `cuda`.
-        engine: `auto` replays the step as a CUDA graph where there is a GPU; `eager` never does; `compiled` also
-            compiles both halves of the network (a C++ compiler or Triton is needed); `deterministic` is eager with
-            reproducible kernels. The result is the same up to rounding.
-        micro_batch: compute a step in parts of so many images, where the whole batch does not fit the memory; batch
+        covariance: Form of the mixture's covariances, `cem(covariance=...)`. `tied` if `update` is `steps`, else
+            `full`.
+        clusters_per_class: Mixture components per class, `cem(clusters=...)`. 1 if `update` is `steps`, else 3 as in
+            the paper.
+        scaling: Units of the CEM loss, `cem(scaling=...)`.
+        update: When the mixture follows, `cem(update=...)`. `steps` (the moments follow the features of the steps),
+            `epoch` (a pass over the training set before each epoch) or `running` (that, and Eq. 5 and 6); `steps` if
+            the scaling is `per_dimension`, else `epoch`.
+        fit: How the mixture is fitted, `cem(fit=...)`. `kmeans` inside each class, or `em` over all classes and with
+            noise, as Algorithm 1 prints it.
+        refresh_every: Epochs between two fits of the mixture, `cem(refresh=...)`. Without effect if `update` is
+            `steps`.
+        hold_out: Fraction of the training set that is not learned from. Every choice is made on that validation set.
+        precision: Floating-point format of the networks.
+        device: Where to compute: auto, cpu or cuda.
+        engine: How a step is computed. `auto` replays the step as a CUDA graph where there is a GPU; `eager` never
+            does; `compiled` also compiles both halves of the network (a C++ compiler or Triton is needed);
+            `deterministic` is eager with reproducible kernels. The result is the same up to rounding.
+        micro_batch: Compute a step in parts of so many images. For batches that do not fit the memory; batch
             normalisation and penalties that compare the images of a batch then see the parts.
-        seed: of everything random.
-        checkpoint_seconds: how much work a crash may cost at most.
-        watch: measure the information and a linear attacker's error after every epoch, on a few hundred images.
+        seed: Random seed; the same seed on the same machine and version gives the same result.
+        checkpoint_seconds: Seconds of work that a crash may cost at most.
+        watch: Measure information and a linear attacker's error after every epoch. On a few hundred images.
     """
 
     data: str = "digits"
@@ -120,7 +140,7 @@ class TrainConfig:
     clip_norm: float | None = None
     quantize_bits: int | None = None
     defense: str = "none"
-    defense_options: dict[str, int | float | str] = field(default_factory=dict)
+    defense_options: dict[str, int | float | str | bool | None] = field(default_factory=dict)
     cem: bool = False
     lam: float = defenses.LAMBDA
     lam_schedule: Literal["ramp", "lr_coupled", "constant"] = "constant"
@@ -140,24 +160,18 @@ class TrainConfig:
     watch: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "clusters_per_class", "refresh_every"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; give at least 1")
-        if self.micro_batch is not None and self.micro_batch < 1:
-            raise ConfigError(f"micro_batch is {self.micro_batch}; give the images of a part, at least 1")
-        for name in ("limit", "test_limit"):
-            if (limit := getattr(self, name)) is not None and limit < 1:
-                raise ConfigError(f"{name} is {limit}; give the number of images to use, at least 1")
-        if self.bottleneck < 0:
-            raise ConfigError(f"bottleneck is {self.bottleneck}; give channels, or 0 for no bottleneck")
+        if isinstance(self.defense, defenses.DefenseLine) or not _is_name(self.defense):
+            usual: dict[str, Any] = {
+                field.name: {} if field.name == "defense_options" else field.default for field in fields(self)
+            }
+            given = {name: value for name, value in vars(self).items() if value != usual[name]}
+            for name, value in defenses.expand(given).items():
+                object.__setattr__(self, name, value)
+        check_settings(self, least=_LEAST, above={"lr": 0, "clip_norm": 0}, below={"hold_out": 1, "quantize_bits": 17})
+        if isinstance(self.cut, int) and self.cut < 1:
+            raise ConfigError(f"cut is {self.cut}; give a convolution's number from 1, or a block's name")
         if self.defense == "none" and self.defense_options:
             raise ConfigError("defense_options are given without a defence; name one with --defense")
-        if not 0 <= self.hold_out < 1:
-            raise ConfigError(f"hold_out is {self.hold_out}; give a fraction of the training set below 1, such as 0.1")
-        if not (math.isfinite(self.lr) and self.lr > 0):
-            raise ConfigError(f"lr is {self.lr}; give a positive learning rate such as 0.05")
-        if not (math.isfinite(self.noise_std) and self.noise_std >= 0):
-            raise ConfigError(f"noise_std is {self.noise_std}; give a standard deviation of 0 or more")
         if self.cem and self.noise_std == 0:
             raise ConfigError(
                 "noise_std = 0 with CEM: without noise the information in a feature is infinite, nothing can be "
@@ -179,6 +193,12 @@ class TrainConfig:
             >>> config.fit, config.update, config.lam, config.hold_out
             ('em', 'running', 16.0, 0.0)
         """
+        return cls(**cls.printed(given))
+
+    @staticmethod
+    def printed(given: dict[str, Any]) -> dict[str, Any]:
+        """The given settings with those of `as_printed` that are missing; errors as there."""
+        given = defenses.expand(given)
         for name, value in _PRINTED.items():
             if name in given and given[name] != value:
                 option = f"--{name.replace('_', '-')}"
@@ -186,7 +206,42 @@ class TrainConfig:
                     f"Algorithm 1 as printed has {name} {value}, not {given[name]}; leave out {option}, or give the "
                     "settings one by one without --as-printed"
                 )
-        return cls(**(_PRINTED_DEFAULTS | given | _PRINTED))
+        return _PRINTED_DEFAULTS | given | _PRINTED
+
+    @classmethod
+    def of_run(cls, folder: Path, given: dict[str, Any]) -> Self:
+        """The settings that a run folder was made with, or the given ones where there is no run yet.
+
+        Args:
+            folder: of the run.
+            given: settings that are asked for. Those of storage and of the machine take the place of the stored ones.
+
+        Raises:
+            CheckpointError: another one has another value than the stored one, or the folder cannot be read.
+        """
+        path = folder / "config.json"
+        if not path.exists():
+            return cls(**given)
+        stored = cls.from_dict(read_json(path).get("config", {}))
+        wanted = replace(stored, **given)
+        ours, theirs = wanted.identity(), stored.identity()
+        if changed := [name for name in given if ours.get(name) != theirs.get(name)]:
+            lines = f"the defence {stored.line}, not {wanted.line}"
+            plain = f"{changed[0]} {getattr(stored, changed[0])}, not {getattr(wanted, changed[0])}"
+            raise CheckpointError(
+                f"{folder} holds a run with {lines if stored.line != wanted.line else plain}; leave that out to resume "
+                "the run, or choose another --run folder"
+            )
+        return replace(stored, **{name: value for name, value in given.items() if name in MACHINE})
+
+    @property
+    def line(self) -> defenses.DefenseLine:
+        """The whole defence as one line, which `defense` and `--defense` take.
+
+        >>> print(TrainConfig(defense="cem(0.1) + ressfl").line)
+        ressfl(0.3) + cem(0.1) + noise(0.1)
+        """
+        return defenses.DefenseLine.of(self)
 
     @property
     def network(self) -> str:
@@ -220,9 +275,7 @@ class TrainConfig:
         Args:
             cem_version: 1 gives the name under which a training of the first version's CEM is stored.
         """
-        # The fingerprint of the images says which of them were left out.
-        ignored = {"checkpoint_seconds", "data_dir", "device", "engine", "micro_batch", "skip_unreadable", "watch"}
-        kept = {name: value for name, value in self.as_dict().items() if name not in ignored}
+        kept = {name: value for name, value in self.as_dict().items() if name not in MACHINE}
         if self.bound == "sigmoid":  # this and `fit` came later: results stored before keep their names
             del kept["bound"]
         if not self.cem:
@@ -253,3 +306,8 @@ class TrainConfig:
                 f"the run was made by another version: unknown setting {', '.join(foreign)}; upgrade sfumato"
             )
         return cls(**values)
+
+
+def _is_name(defense: object) -> bool:
+    """Whether that is no line but the bare name of a registered defence, perhaps of a plugin that is not loaded."""
+    return not isinstance(defense, str) or (defense.isidentifier() and not defenses.in_notation_only(defense))

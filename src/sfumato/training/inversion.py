@@ -1,5 +1,6 @@
 """Attacking a finished run, in the run's own folder.
 
+attacks/NAME/config.json             settings, written first
 attacks/NAME/state.safetensors          checkpoint while the attack trains
 attacks/NAME/reconstructed-*.safetensors what was reconstructed so far, while an attack works image by image
 attacks/NAME/attack.safetensors         weights of what reconstructs
@@ -22,11 +23,11 @@ from sfumato.attacks import AttackConfig, Convergence, Observer, Reconstruction,
 from sfumato.data import DataSets, ImageSet
 from sfumato.errors import CheckpointError
 from sfumato.evidence import evidence
-from sfumato.files import write_json
+from sfumato.files import read_json, write_json
 from sfumato.seeds import generator
 from sfumato.training.run import Run
 
-__all__ = ["Attacked", "Suite", "attack_folder", "attack_run", "attack_suite"]
+__all__ = ["Attacked", "Suite", "attack_folder", "attack_run", "attack_suite", "stored_settings"]
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,16 @@ def attack_folder(run: Run, name: str) -> Path:
     return run.folder / "attacks" / name
 
 
+def stored_settings(run: Run, name: str) -> dict[str, Any]:
+    """The settings of the attack that the run's folder has under this name, finished or not; nothing if there is none.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    path = attack_folder(run, name) / "config.json"
+    return read_json(path) if path.exists() else {}
+
+
 def attack_run(
     run: Run,
     sets: DataSets,
@@ -151,6 +162,7 @@ def attack_run(
     }
     if (stored := _stored(folder, identity, sets.test)) is not None:
         return stored
+    write_json(folder / "config.json", identity["config"])
     observer = Observer(run.model, sets.train, device=device)
     state = folder / "state.safetensors"
     attack.fit(observer, state=state, progress=progress, should_stop=should_stop)

@@ -29,7 +29,7 @@ class Trained:
         classifies: whether the outputs are logits of classes.
         digest: identifies the weights and the channel.
         defense: a short name such as `noise+cem`.
-        setting: a few words that tell models of one defence apart.
+        setting: the defence of a run as one line, or a few words that tell models of one defence apart.
         config: settings of a run, which name its data; None where nobody says which data it was trained on.
         provenance: what made the weights, plain values.
     """
@@ -84,7 +84,7 @@ def _read_run(folder: Path) -> Trained:
         classifies=True,
         digest=sha256_of(folder / "model.safetensors"),
         defense=_family(config.defense, config.noise_std) + ("+cem" if config.cem else ""),
-        setting=f"σ {config.noise_std:g}" + (f", λ {config.lam:g}" if config.cem else ""),
+        setting=str(config.line),
         config=config,
         provenance={"config": kept, "digest": config.digest(), **measured},
     )
