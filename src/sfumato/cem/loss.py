@@ -1,10 +1,4 @@
-"""Conditional entropy maximization (CEM), the plug-in of the paper, for any training loop.
-
-cem = sfumato.CEM(num_classes=10, noise_std=0.1, update="steps")
-for x, y in loader:
-z_hat = encoder(x)
-loss = task_loss + lam * cem(z_hat, y, task_loss)
-"""
+"""Conditional entropy maximization, the plug-in of the paper: `loss = task_loss + lam * cem(z_hat, y, task_loss)`."""
 
 import math
 import warnings
@@ -32,8 +26,8 @@ class CEM(nn.Module):
     r"""The bound of Theorem 2 on I(z; z_hat) as a loss.
 
     The features z_hat (bounded, clipped, *before* noise; flattened row-major to D dimensions) are partitioned into
-    k = num_classes x clusters_per_class clusters by k-means, a sample belonging to the nearest centre of its own
-    class. With the exact moments (pi_j, mu_j, Sigma_j) of these clusters and noise N(0, sigma^2 I) on the wire,
+    k = num_classes x clusters_per_class clusters by k-means inside each class. With their exact moments and the noise
+    N(0, sigma^2 I) on the wire,
 
         I(z; z_hat) <= L_C = sum_j pi_j ( -log pi_j + 1/2 log |Sigma_j + sigma^2 I| / |sigma^2 I| )   (Eq. 7, nats)
 
@@ -82,13 +76,10 @@ class CEM(nn.Module):
       z = z_hat + eps, whose noise is drawn here from torch's global generator. Labels are not looked at; a sample
       belongs to the nearest mean. The value is then no bound, which takes the moments of a hard partition.
 
-    Full covariances of clusters that have far fewer samples than dimensions are kept in the dual form: n_j x n_j
-    matrices instead of D x D ones, exact, without shrinkage (sigma^2 I makes every B_j regular).
+    Full covariances of clusters with far fewer samples than dimensions are kept in the exact dual form, n_j x n_j.
 
-    In data-parallel training, where torch.distributed is initialised, every rank passes the features of its own samples
-    and all get the mixture of all samples, in rank order. The losses of the ranks are such that the average of their
-    gradients, which DistributedDataParallel takes, is that of one process with the whole batch, if the ranks have
-    equally many samples (or their losses are weighed by their shares).
+    In data-parallel training every rank passes the features of its own samples and all get the mixture of all. The
+    average of the ranks' gradients is that of one process with the whole batch, if the ranks have equally many samples.
 
     Args:
         num_classes: number of classes n; None for targets that are no classes (numbers, several labels per sample): one
@@ -105,14 +96,13 @@ class CEM(nn.Module):
         seed: of the first k-means++ start; later refreshes start from the last centres.
         distributed: whose samples make the mixture: True (default) those of all ranks where torch.distributed is
             initialised, a process group those of its ranks, False those of this process. All ranks have to call
-            `refresh` together; with `running` or `literal`, the loss too. Without it ranks would minimise bounds of
-            different mixtures, and nothing would say so.
+            `refresh` together; with `running` or `literal`, the loss too.
 
     Attributes:
         weights: (k,), pi_j.
         means: (k, D), mu_j.
         covariances: (k, D, D), (k, D) or (k,), Sigma_j.
-        information: L_C of the features of the last refresh (with `running` and `steps`: of the carried moments), nats;
+        information: L_C of the last refresh (with `running` and `steps`: of the carried moments), nats;
             in-sample, hence a training signal and no bound, see `sfumato.held_out_information`.
         mixture_fit: observed over expected pull, see above; None before a training batch.
 
