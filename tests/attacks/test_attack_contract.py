@@ -36,7 +36,8 @@ def test_more_noise_leaves_more_error(config):
     for noise in (0.02, 0.2, 2.0):
         attack, model = fitted(replace(config, epochs=10), noise)
         errors.append(float(invert(attack, model, images(100, seed=1)).mse.mean()))
-    assert errors == sorted(errors)
+    assert errors[0] < 0.98 * errors[1]
+    assert errors[1] < 1.02 * errors[2]  # where the noise hides all, all attacks end near the mean image
 
 
 def test_killed_after_any_epoch_it_ends_with_the_same_network(config, tmp_path):

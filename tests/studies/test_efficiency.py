@@ -4,12 +4,12 @@ import pytest
 
 from sfumato.report.tables import to_markdown
 from sfumato.studies import Workspace
-from sfumato.studies.efficiency import Timing, efficiency_table
+from sfumato.studies.efficiency import TimingTrial, efficiency_table
 from sfumato.studies.spec import load_budget, load_spec
 
 
 def test_sizes_are_the_papers_and_times_are_ratios(tmp_path):
-    timing = Timing(load_budget("smoke"), "cpu")
+    timing = TimingTrial(load_budget("smoke"), "cpu")
     assert (timing.key, timing.alone) == ("table9-smoke", True)
     measured = timing.measure(Workspace(tmp_path, tmp_path / "none.png"))
     others, patrol = measured["rows"]["others"], measured["rows"]["patrol"]

@@ -7,7 +7,7 @@ import pytest
 
 from sfumato.errors import ConfigError
 from sfumato.studies import Store
-from sfumato.studies.efficiency import Timing
+from sfumato.studies.efficiency import TimingTrial
 from sfumato.studies.plan import build_experiment, experiments_of
 from sfumato.studies.spec import budget_names, load_budget, load_rows, load_spec, paper_names, spec_names
 from sfumato.training import TrainConfig
@@ -18,7 +18,7 @@ ROWS = load_rows()
 
 def test_every_table_and_figure_of_the_paper_is_there():
     assert set(paper_names()) == {*(f"table{n}" for n in range(1, 10)), "fig3", "fig4a", "fig4b", "fig4c", "fig5"}
-    assert set(spec_names()) == {*paper_names(), "ablation", "digits"}
+    assert set(spec_names()) == {*paper_names(), "ablation", "ablation_fashion", "digits"}
 
 
 @pytest.mark.parametrize("name", [name for name in spec_names() if name != "table9"])
@@ -108,7 +108,7 @@ def test_every_stored_result_is_found_under_the_key_of_a_spec():
     store = Store(ROOT / "results" / "lite")
     files = {path.stem for path in store.folder.glob("*.json")}
     budgets = [load_budget("lite"), load_budget("lite", as_published=True), load_budget("lite", as_printed=True)]
-    known = {Timing(budget).key for budget in budgets}
+    known = {TimingTrial(budget).key for budget in budgets}
     for spec in map(load_spec, spec_names()):
         for one in (one for budget in budgets for one in experiments_of(spec, budget, ROWS)):
             known |= {one.key, one.older_key}
@@ -145,7 +145,8 @@ def test_unknown_names_list_the_known_ones():
     with pytest.raises(ConfigError, match="unknown budget 'huge'; choose one of smoke, lite, paper"):
         load_budget("huge")
     with pytest.raises(
-        ConfigError, match="unknown table or figure 'table10'; choose one of ablation, .*table9, or all"
+        ConfigError,
+        match="unknown table or figure 'table10'; choose one of ablation, ablation_fashion, .*table9, or all",
     ):
         load_spec("table10")
     with pytest.raises(ConfigError, match="table1 has no row 'resfl'; its rows are none, .*ressfl"):

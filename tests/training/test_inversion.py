@@ -42,13 +42,16 @@ def test_a_finished_attack_is_read_back_and_not_made_again(run, sets, name, monk
     folder = run.folder / "attacks" / name
     assert {path.name for path in folder.iterdir()} == {
         "attack.safetensors",
+        "config.json",
         "pictures.safetensors",
         "result.json",
     }
     assert json.loads((folder / "result.json").read_text())["attack"] == name
     assert first.result["seconds"] > 0
     weights, meta = checkpoint.load(folder / "attack.safetensors")
-    ReconstructionNet(sets_feature(run, sets), (1, 8, 8), width=4, blocks=0).load_state_dict(weights)
+    assert {name for name in weights if name.startswith("whitening.")} >= {"whitening.mean", "whitening.scale"}
+    network = {name: value for name, value in weights.items() if not name.startswith("whitening.")}
+    ReconstructionNet(sets_feature(run, sets), (1, 8, 8), width=4, blocks=0).load_state_dict(network)
     assert meta["config"]["epochs"] == 1
 
     monkeypatch.setattr("sfumato.attacks.LearnedAttack.fit", lambda *_, **__: pytest.fail("fitted again"))

@@ -101,8 +101,8 @@ def cloud_activations(model: SplitModel, x: Tensor) -> list[Activation]:
 
     >>> from sfumato.split import Channel
     >>> model = SplitModel(nn.Flatten(), Channel(), nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)))
-    >>> [tuple(one) for one in cloud_activations(model, torch.rand(2, 1, 2, 2))]
-    [('0 0 addmm', 3), ('1 1 relu', 3), ('2 2 addmm', 2)]
+    >>> print(*(f"{one.name}: {one.dimension}" for one in cloud_activations(model, torch.rand(2, 1, 2, 2))), sep=", ")
+    0 0 addmm: 3, 1 1 relu: 3, 2 2 addmm: 2
     """
     with evaluating(model):
         z = model.encode(x)

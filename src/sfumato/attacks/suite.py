@@ -19,8 +19,8 @@ def with_closed_forms(*configs: AttackConfig, seed: int = 0) -> tuple[AttackConf
     """The settings of a suite: those given, then the attacks in closed form that are not among them.
 
     >>> from sfumato.attacks import DecoderConfig, RidgeConfig
-    >>> [type(one).__name__ for one in with_closed_forms(DecoderConfig(), RidgeConfig(draws=2))]
-    ['DecoderConfig', 'RidgeConfig', 'NearestConfig']
+    >>> print(*(type(one).__name__ for one in with_closed_forms(DecoderConfig(), RidgeConfig(draws=2))))
+    DecoderConfig RidgeConfig NearestConfig
     """
     given = {name_of(config) for config in configs}
     return (*configs, *(one for one in (RidgeConfig(seed=seed), NearestConfig(seed=seed)) if name_of(one) not in given))

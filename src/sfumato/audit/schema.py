@@ -23,11 +23,11 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 Count = Annotated[int, Meta(ge=0)]
 
 
-class _Part(msgspec.Struct, forbid_unknown_fields=True):
+class _Entry(msgspec.Struct, forbid_unknown_fields=True):
     """Entries that nobody knows are refused."""
 
 
-class Channel(_Part):
+class ChannelEntry(_Entry):
     """What happens to the feature before it leaves."""
 
     noise_std: Annotated[float, Meta(ge=0)]
@@ -38,7 +38,7 @@ class Channel(_Part):
     transforms: list[str]
 
 
-class Target(_Part):
+class Target(_Entry):
     """What was audited. `weights`, `behaviour` and `versions` say which audit may stand for which model."""
 
     name: str
@@ -51,10 +51,10 @@ class Target(_Part):
     gradients: bool
     feature_shape: list[Count]
     feature_values: Count
-    channel: Channel
+    channel: ChannelEntry
 
 
-class Data(_Part):
+class Data(_Entry):
     """The attacker's images and the test images; `shared`: test images that are training images too, bit for bit."""
 
     name: str
@@ -69,7 +69,7 @@ class Data(_Part):
     fingerprint: dict[Literal["train", "test"], str]
 
 
-class Spread(_Part):
+class Spread(_Entry):
     """A measure over images; `pessimistic`: the end of the 95 % interval at which more has leaked."""
 
     mean: float
@@ -79,7 +79,7 @@ class Spread(_Part):
     pessimistic: dict[Literal["mean", "worst5", "worst"], float]
 
 
-class Figures(_Part):
+class Figures(_Entry):
     """How well images were reconstructed."""
 
     images: Annotated[int, Meta(ge=1)]
@@ -88,7 +88,7 @@ class Figures(_Part):
     ssim: Spread
 
 
-class Epoch(_Part):
+class EpochEntry(_Entry):
     """A line of an attack's training."""
 
     epoch: Count
@@ -96,7 +96,7 @@ class Epoch(_Part):
     mse: float | None = None
 
 
-class SameImages(_Part):
+class SameImages(_Entry):
     """What the strongest attack made of the images that this one was tried on."""
 
     attack: str
@@ -105,7 +105,7 @@ class SameImages(_Part):
     error: float
 
 
-class Attack(_Part):
+class AttackEntry(_Entry):
     """An attack; `history` is empty where it does not train in epochs."""
 
     name: str
@@ -115,29 +115,29 @@ class Attack(_Part):
     converged: bool | None
     reason: str
     held_out_mse: float | None
-    history: list[Epoch]
+    history: list[EpochEntry]
     train: Figures
     test: Figures
     seconds: float
     same_images: SameImages | None = None
 
 
-class PerImage(_Part):
+class PerImageEntry(_Entry):
     """The best attacker of each image, and how many images each reconstructs best."""
 
     summary: Figures
     counts: dict[str, Count]
 
 
-class Best(_Part):
+class Best(_Entry):
     """The name of the strongest attack of each measure."""
 
     train: dict[Literal["mse", "psnr", "ssim"], str]
     test: dict[Literal["mse", "psnr", "ssim"], str]
-    per_image: PerImage
+    per_image: PerImageEntry
 
 
-class Point(Figures):
+class SweepPoint(Figures):
     """One attacker of a sweep; `queries` where it asks for one image more than once."""
 
     label: str = ""
@@ -145,13 +145,13 @@ class Point(Figures):
     queries: int | None = None
 
 
-class Sweep(_Part):
+class Sweep(_Entry):
     """One attack by attackers who ask more than once, or know less."""
 
     name: str
     attack: str
     label: str
-    points: Annotated[list[Point], Meta(min_length=1)]
+    points: Annotated[list[SweepPoint], Meta(min_length=1)]
     note: str
     converged: bool | None
     reason: str
@@ -159,7 +159,7 @@ class Sweep(_Part):
     seconds: float
 
 
-class Probe(_Part):
+class ProbeEntry(_Entry):
     """What else is read, from the feature or from a reconstruction."""
 
     name: str
@@ -172,7 +172,7 @@ class Probe(_Part):
     images: Count
 
 
-class Leakage(_Part):
+class LeakageEntry(_Entry):
     """Which of `candidates` images was sent: identified, and at most."""
 
     identified: Share
@@ -186,7 +186,7 @@ class Leakage(_Part):
     sentence: str
 
 
-class Bound(_Part):
+class Bound(_Entry):
     """What is provable, with its assumption; `gates`: it holds here, so that no attack may beat it."""
 
     name: str
@@ -205,7 +205,7 @@ class Bound(_Part):
     per_image: list[float] | None = None
 
 
-class Violation(_Part):
+class Violation(_Entry):
     """An attack below a bound that holds: a bug."""
 
     attack: str
@@ -216,14 +216,14 @@ class Violation(_Part):
     sentence: str
 
 
-class Consistency(_Part):
+class Consistency(_Entry):
     """The bounds and certificates that were checked."""
 
     checked: list[str]
     violations: list[Violation]
 
 
-class Requirement(_Part):
+class Requirement(_Entry):
     """What `passed` needs, whether it is there, and a sentence."""
 
     name: str
@@ -231,7 +231,7 @@ class Requirement(_Part):
     sentence: str
 
 
-class Untested(_Part):
+class UntestedEntry(_Entry):
     """A piece that did not run; `left_out`: it could have, with more time or memory, or was left out by request."""
 
     what: str
@@ -239,7 +239,7 @@ class Untested(_Part):
     left_out: bool = False
 
 
-class Judged(_Part):
+class Judged(_Entry):
     """A condition; `holds` is null where that cannot be said. It is judged at the `pessimistic` end of the interval."""
 
     expression: str
@@ -250,7 +250,7 @@ class Judged(_Part):
     holds: bool | None
 
 
-class Verdict(_Part):
+class VerdictEntry(_Entry):
     """The outcome in one sentence, what was found, and what weakens that."""
 
     outcome: Literal["passed", "failed", "not judged", "no condition"]
@@ -259,7 +259,7 @@ class Verdict(_Part):
     notes: list[str]
 
 
-class Obfuscation(_Part):
+class ObfuscationEntry(_Entry):
     """How far one grey level of one pixel moves the feature, over the distance to another image."""
 
     moved: float
@@ -267,7 +267,7 @@ class Obfuscation(_Part):
     threshold: float
 
 
-class Audit(_Part):
+class Audit(_Entry):
     """What `sfumato audit` found."""
 
     schema: Literal["https://sfumato.dev/schema/audit-2.json"] = msgspec.field(name="$schema")
@@ -279,23 +279,23 @@ class Audit(_Part):
     reference: dict[Literal["train", "test"], float]
     worst_share: float
     calibration: float | None
-    obfuscation: Obfuscation | None
-    attacks: Annotated[list[Attack], Meta(min_length=1)]
+    obfuscation: ObfuscationEntry | None
+    attacks: Annotated[list[AttackEntry], Meta(min_length=1)]
     best: Best
     queries: list[Sweep]
     knowledge: list[Sweep]
-    probes: list[Probe]
-    leakage: Leakage
+    probes: list[ProbeEntry]
+    leakage: LeakageEntry
     bounds: list[Bound]
     consistency: Consistency
     requirements: list[Requirement]
-    not_tested: list[Untested]
+    not_tested: list[UntestedEntry]
     failed: list[dict[Literal["what", "kind", "why"], str]]
     thresholds: list[Judged]
     metrics: dict[str, float | None]
     pessimistic: dict[str, float | None]
     evidence: dict[str, Any]
-    verdict: Verdict
+    verdict: VerdictEntry
 
 
 def checked(value: dict[str, Any]) -> dict[str, Any]:

@@ -80,6 +80,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, 
         shown.add_row(*map(Text, row))  # a text is printed as it is; "[red]" in a file's name is no colour
     if whole:
         wanted = Measurement.get(console, console.options.update(max_width=10_000), shown).maximum
-        console.print(shown, width=max(wanted, console.width))
+        # `print(width=...)` gives no more than the terminal has.
+        Console(file=console.file, soft_wrap=True, width=max(wanted, console.width)).print(shown)
     else:
         console.print(shown)

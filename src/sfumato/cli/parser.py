@@ -108,7 +108,7 @@ class CommandParser(argparse.ArgumentParser):
 
     def format_help(self) -> str:
         """Usage, purpose, example, and a line for every option; the pages have the long texts."""
-        width = min(shutil.get_terminal_size((_WIDTH, 24)).columns, _WIDTH)
+        width = min(shutil.get_terminal_size().columns, _WIDTH) if sys.stdout.isatty() else _WIDTH
         arguments = [one for section in self.sections for one in section.actions if not one.option_strings]
         usage = [
             self.prog,

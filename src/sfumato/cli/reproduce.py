@@ -11,7 +11,7 @@ from sfumato.cli.parser import Parsed, load_plugins, save_json
 from sfumato.compute import device_of
 from sfumato.errors import ConfigError, SfumatoError
 from sfumato.studies import Store, Summary, Trial, build_executor, run_trials
-from sfumato.studies.efficiency import Timing
+from sfumato.studies.efficiency import TimingTrial
 from sfumato.studies.experiment import Experiment, located
 from sfumato.studies.plan import experiments_of
 from sfumato.studies.presentation import Presentation, present, save
@@ -60,7 +60,7 @@ def _run(
     trials: list[Trial] = []
     for spec in specs:
         if spec["kind"] == "efficiency":
-            trials.append(Timing(budget, parsed.device))
+            trials.append(TimingTrial(budget, parsed.device))
         else:
             for one in experiments_of(spec, budget, rows, wanted=parsed.rows, seeds=parsed.seeds):
                 experiments.setdefault(one.key, one)

@@ -294,7 +294,7 @@ def _shown(value: Value) -> str:
     if isinstance(value, str):
         plain = value.isidentifier() and value not in ("none", "true", "false") and not _is_keyword(value)
         return value if plain else repr(value)
-    return repr(value).removesuffix(".0")
+    return repr(value + 0).removesuffix(".0")  # -0.0 is 0
 
 
 def _is_keyword(word: str) -> bool:

@@ -65,8 +65,7 @@ class Clusters(nn.Module):
         scale: of moments that follow the steps, how far the features of the last batches have outgrown the factors.
         layout: counts up whenever a tensor that a step reads has moved to another address.
         kept: up to 512 features, evenly spread over the data set or the latest ones: a sample to measure on. Before
-        moments
-            that follow the steps have begun, all features so far.
+            moments that follow the steps have begun, all features so far.
         kept_clusters: their clusters; before that, their labels.
     """
 

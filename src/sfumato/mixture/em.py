@@ -69,8 +69,8 @@ class GaussianMixture:
     Example:
         >>> import torch
         >>> fitted = GaussianMixture(2, "spherical").fit(torch.tensor([[0.0], [2.0], [10.0], [12.0]]))
-        >>> [round(float(mean), 2) for mean in fitted.means_.sort(0).values]
-        [1.0, 11.0]
+        >>> print(*(round(float(mean), 2) for mean in fitted.means_.sort(0).values))
+        1.0 11.0
     """
 
     weights_: Tensor

@@ -18,7 +18,7 @@ from sfumato.report.cells import Cell, Row, Table
 from sfumato.studies.engine import Trial, Workspace
 from sfumato.studies.spec import Budget
 
-__all__ = ["Timing", "efficiency_table"]
+__all__ = ["TimingTrial", "efficiency_table"]
 
 _IMAGE = (3, 32, 32)
 _STEM = 16
@@ -28,7 +28,7 @@ _WARM_UP = 2  # repetitions
 
 
 @dataclass(frozen=True)
-class Timing(Trial):
+class TimingTrial(Trial):
     """Table 9's one measurement: alone, since whatever ran beside it would be in its times.
 
     Attributes:

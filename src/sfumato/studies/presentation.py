@@ -17,7 +17,7 @@ from sfumato.studies.ablation import ablation_figures, ablation_table, measure_v
 from sfumato.studies.comparison import circumstances, comparison_table, progress, remarks
 from sfumato.studies.curves import collect_curves, draw, points_table
 from sfumato.studies.digits import digits_study
-from sfumato.studies.efficiency import Timing, efficiency_table
+from sfumato.studies.efficiency import TimingTrial, efficiency_table
 from sfumato.studies.gains import equal_accuracy_gains, gains_table
 from sfumato.studies.image_strips import read_strip
 from sfumato.studies.plan import experiments_of
@@ -58,7 +58,7 @@ def present(spec: dict[str, Any], budget: Budget, rows: dict[str, RowSpec], stor
     """Everything that a table or figure shows, from what the store holds."""
     shown = Presentation(spec["name"], spec["title"])
     if spec["kind"] == "efficiency":
-        if (measured := store.read(Timing(budget).key)) is not None:
+        if (measured := store.read(TimingTrial(budget).key)) is not None:
             shown.tables.append(efficiency_table(spec, measured))
             shown.evidence = measured["evidence"]
         return shown

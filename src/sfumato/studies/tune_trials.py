@@ -94,13 +94,13 @@ class OwnTrial(Trial):
 
     Attributes:
         training: setting and fold.
-        train: the user's function.
+        own: the user's function.
         images: of the search.
         space: of the search.
     """
 
     training: Training
-    train: Train
+    own: Train
     images: ImageSet
     space: Space
 
@@ -114,7 +114,7 @@ class OwnTrial(Trial):
         began, space, setting = time.monotonic(), self.space, self.training.setting
         learn, held = parts(self.images, space.folds, self.training.fold, space.seed)
         seed = training_seed(space, self.training)
-        model = self.train(learn, setting.lam, setting.noise_std, seed)
+        model = self.own(learn, setting.lam, setting.noise_std, seed)
         if not isinstance(model, SplitModel):
             raise ConfigError(
                 f"train gave a {type(model).__name__}; return a trained sfumato.SplitModel(edge, channel, cloud)"
