@@ -176,7 +176,7 @@ def test_import_loads_torch_and_little_else():
 
 # These lists only shrink: whoever mends an entry takes it out.
 TWIN_NAMES = {"Dropout", "Fit"}
-LONG_FILES = {"training/trainer.py"}
+LONG_FILES: set[str] = set()
 
 
 def sources() -> list[tuple[str, str]]:

@@ -62,7 +62,7 @@ def test_statistics_of_batch_norm_are_those_of_the_last_weights_and_not_of_a_lag
     layer.momentum = 1e-6  # a running average that goes nowhere
     one.run()
     with torch.no_grad():
-        before = one.model.edge[:2](one._pixels.float() / 255)
+        before = one.model.edge[:2](one._passes.pixels.float() / 255)
     assert torch.allclose(layer.running_mean, before.mean((0, 2, 3)), rtol=0.05, atol=0.01)
     assert torch.allclose(layer.running_var, before.var((0, 2, 3)), rtol=0.05, atol=0.01)
     assert layer.momentum == 1e-6
@@ -72,14 +72,14 @@ def test_statistics_of_batch_norm_are_those_of_the_last_weights_and_not_of_a_lag
 def test_the_images_for_the_statistics_are_whole_batches(batch_size, monkeypatch):
     one = trainer(replace(CONFIG, epochs=1, cem=False, batch_size=batch_size), images=1200)
     seen = []
-    real = one._batches
+    real = one._passes.batches
 
     def batches(name, epoch, most=None):
         for indices, x, part in real(name, epoch, most):
             seen.append(len(x))
             yield indices, x, part
 
-    monkeypatch.setattr(one, "_batches", batches)
+    monkeypatch.setattr(one._passes, "batches", batches)
     one.run()
     assert set(seen) == {batch_size}
 

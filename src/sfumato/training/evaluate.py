@@ -1,15 +1,20 @@
 """Measuring a split model: accuracy through the wire, and features for the mixture."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from sfumato.compute import autocast, memory_format
 from sfumato.data import ImageSet
+from sfumato.defenses import Defense
+from sfumato.integrations import FEWEST, MOST, EpochFigures
 from sfumato.modes import evaluating
 from sfumato.seeds import generator
 from sfumato.split import SplitModel
+from sfumato.training.config import TrainConfig
 
-__all__ = ["accuracy", "collect_features", "recognised"]
+__all__ = ["accuracy", "collect_features", "epoch_figures", "recognised"]
 
 _CHUNK = 512
 _CPU_CHUNK = 32  # the widest maps of so many images stay in the cache: twice as fast as 512
@@ -51,3 +56,18 @@ def collect_features(model: SplitModel, pixels: Tensor, *, bf16: bool = False) -
     if features is None:
         raise ValueError("no images")
     return features
+
+
+def epoch_figures(
+    model: SplitModel, defenses: Sequence[Defense], train: ImageSet, held_out: ImageSet | None, config: TrainConfig
+) -> EpochFigures | None:
+    """What measures the features after every epoch, if there are images held out for it."""
+    if not config.watch or held_out is None or min(len(train), len(held_out)) < FEWEST:
+        return None
+    pairs = [
+        (part.float(chosen), part.labels[chosen])
+        for part, name in ((train, "train"), (held_out, "held_out"))
+        for chosen in [torch.randperm(len(part), generator=generator(config.seed, "watch", name))[:MOST]]
+    ]
+    mixture = next((cem for defense in defenses if (cem := getattr(defense, "cem", None)) is not None), None)
+    return EpochFigures(model, *pairs, cem=mixture, seed=config.seed)

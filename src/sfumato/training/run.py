@@ -26,10 +26,11 @@ from sfumato.seeds import derive_seed
 from sfumato.split import SplitModel
 from sfumato.split.saved import SPLIT
 from sfumato.training.build import build_defenses, build_model
+from sfumato.training.checks import check_enough, check_ranks
 from sfumato.training.config import TrainConfig
 from sfumato.training.evaluate import accuracy
 from sfumato.training.information import measure_information
-from sfumato.training.trainer import OnEpoch, OnStep, Trainer, check_enough, check_ranks
+from sfumato.training.trainer import OnEpoch, OnStep, Trainer
 
 __all__ = ["Run", "load_data", "load_run", "split_training_set", "train_run"]
 

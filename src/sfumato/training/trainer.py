@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,26 +12,25 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from sfumato import checkpoint
-from sfumato.compute import arranged, autocast, device_of, kernels, memory_format, use_bf16
-from sfumato.data import Augmentation, ImageSet
+from sfumato.compute import arranged, autocast, device_of, kernels, use_bf16
+from sfumato.data import ImageSet
 from sfumato.defenses import Batch, Defense, Epoch
-from sfumato.errors import CheckpointError, ConfigError, DivergedError, Interrupted, SfumatoError
-from sfumato.integrations import FEWEST, MOST, EpochFigures
+from sfumato.errors import CheckpointError, DivergedError, Interrupted, SfumatoError
 from sfumato.models.layers import Dropout
 from sfumato.models.widths import fit_to_state
-from sfumato.modes import ENOUGH_FOR_STATISTICS, as_in_training, exact_batch_norm, has_batch_norm, wake
+from sfumato.modes import wake
 from sfumato.ranks import Gradients, Part, Ranks, share_batch_norm
 from sfumato.replay import Replay
 from sfumato.seeds import derive_seed, generator
 from sfumato.split import SplitModel
+from sfumato.training.checks import check_learning, check_ranks
 from sfumato.training.config import TrainConfig
-from sfumato.training.evaluate import accuracy
+from sfumato.training.evaluate import accuracy, epoch_figures
+from sfumato.training.passes import Passes
 from sfumato.training.rates import learning_rate
 
 __all__ = ["Trainer"]
 
-_SHARE_FOR_STATISTICS = 8  # of a large set, an eighth makes the statistics of batch norm exact: 4 % of an epoch
-_FEWEST_STEPS_TO_LEARN = 50
 
 OnStep = Callable[[int, int], None]
 OnEpoch = Callable[[dict[str, Any]], None]
@@ -73,7 +73,6 @@ class Trainer:
         self.config = config
         self.train = train
         self.held_out = held_out
-        self._format = memory_format(self.device, train.image_shape)
         self.model = model.to(self.device)
         arranged(model.edge, self.device, train.image_shape)
         arranged(model.cloud, self.device, model.feature_shape(train.image_shape))
@@ -83,13 +82,11 @@ class Trainer:
             config.precision, self.device, model.cloud, model.feature_shape(train.image_shape)
         )
         self.optimizer = self._optimizer()
-        self.augmentation = _augmentation(config)
         self.steps = math.ceil(len(train) / config.batch_size)
         self.history: list[dict[str, Any]] = []
         self.ranks = Ranks.current()
         self._gradients = Gradients((), (), Ranks.ALONE)
-        self._pixels = train.images.to(self.device)
-        self._labels = train.labels.to(self.device)
+        self._passes = Passes(model, train, config, self.device, self.ranks, self.bf16)
         self._place = _Place(0, 0)
         self._sums = torch.zeros(3, dtype=torch.float64, device=self.device)
         self._seconds = 0.0
@@ -108,7 +105,7 @@ class Trainer:
             and all(defense.replayable for defense in defenses),
         )
         self._layout: tuple[int, ...] = ()
-        self._watcher = self._watching()
+        self._watcher = epoch_figures(self.model, self.defenses, train, held_out, config)
 
     def run(
         self,
@@ -246,11 +243,10 @@ class Trainer:
         self._sums.zero_()
         self._seconds = 0.0
         replaced: list[bool] = []
+        mark_replaced = partial(replaced.append, True)
         for defense in self.defenses:
             defense.on_epoch(
-                Epoch(
-                    epoch, self.config.epochs, lambda: self._collect(epoch), self.model, lambda: replaced.append(True)
-                )
+                Epoch(epoch, self.config.epochs, partial(self._passes.collect, epoch), self.model, mark_replaced)
             )
         if replaced:
             self.optimizer = self._optimizer()
@@ -261,47 +257,6 @@ class Trainer:
             self._whole_step.forget()
         wake(self.model)
         wake(self._modules)
-
-    def _collect(self, epoch: int) -> tuple[Tensor, Tensor]:
-        """z_hat of all training images as the steps of this epoch compute it, and labels; of each rank its shard.
-
-        Augmented, in the same batches and with the statistics of the batch: a mixture of other features, such as those
-        of evaluation mode, would not be that of the features which the penalty pulls at.
-        """
-        where: list[Tensor] = []
-        rows: list[Tensor] = []
-        with as_in_training(self.model):
-            for indices, x, part in self._batches("refresh", epoch):
-                with part.working(), autocast(self.device, self.bf16):
-                    rows.append(self.model.features(x).flatten(1).float()[: None if part.counted else 0])
-                where.append(indices[: len(rows[-1])])
-        found, order = self.ranks.gather(torch.cat(rows)), self.ranks.gather(torch.cat(where))
-        features = torch.empty_like(found)
-        features[order] = found
-        own = self.ranks.shard(len(features))
-        return features[own], self._labels[own]
-
-    def _make_statistics_exact(self, epoch: int) -> None:
-        """Batch-norm statistics for the weights of now (those of the steps lag behind), before anybody measures."""
-        if not has_batch_norm(self.model):
-            return
-        size = self.config.micro_batch or self.config.batch_size
-        most = max(ENOUGH_FOR_STATISTICS, len(self._labels) // _SHARE_FOR_STATISTICS)
-        most = max(1, most // size) * size  # whole batches: a rest of one image has no variance
-        with exact_batch_norm(self.model):
-            for _, x, part in self._batches("statistics", epoch, most):
-                with part.working(), autocast(self.device, self.bf16):
-                    self.model.outputs(x, self._random["step"])
-
-    def _batches(self, name: str, epoch: int, most: int | None = None) -> Iterator[tuple[Tensor, Tensor, Part]]:
-        """Training images as the steps see them, in another order: indices and images of this rank's parts."""
-        random = torch.Generator(self.device)
-        order = torch.randperm(len(self._labels), generator=generator(self.config.seed, name, epoch))[:most]
-        for number, batch in enumerate(order.to(self.device).split(self.config.micro_batch or self.config.batch_size)):
-            part = self.ranks.split(len(batch))
-            indices = batch[part.rows]
-            random.manual_seed(derive_seed(self.config.seed, name, epoch, number, *part.stream))
-            yield indices, self.augmentation(self._pixels[indices], random, memory_format=self._format), part
 
     def step(self, epoch: int, step: int, indices: Tensor) -> None:
         """One step on the images at `indices`; a pure function of the state, the seed, the epoch and the step."""
@@ -326,11 +281,11 @@ class Trainer:
     def _compute(self, indices: Tensor, part: Part | None = None) -> None:
         """What happens on the device in a step, with this rank's images, and may be captured; see `Replay`."""
         part = part or Part(slice(0, len(indices)))
-        images = self.augmentation(self._pixels[indices], self._random["augment"], memory_format=self._format)
+        images = self._passes.augmented(indices, self._random["augment"])
         sizes = part.sizes(self.config.micro_batch)
         self.optimizer.zero_grad(set_to_none=True)
         left = len(sizes)
-        for x, labels in zip(images.split(sizes), self._labels[indices].split(sizes), strict=True):
+        for x, labels in zip(images.split(sizes), self._passes.labels[indices].split(sizes), strict=True):
             left -= 1
             batch = self._backward(x, labels, part.weight * len(x) / len(indices), part.counted, last=left == 0)
         self.optimizer.step()
@@ -361,25 +316,11 @@ class Trainer:
             raise DivergedError(f"the loss became {loss} in epoch {epoch}; lower --lr or --lam and start a new run")
         for defense in self.defenses:
             defense.end_epoch()
-        self._check_learning(epoch, right)
-        self._make_statistics_exact(epoch)
+        if self.defenses:
+            check_learning(epoch + 1, self.config.epochs, self.steps, right, self._passes.labels)
+        self._passes.make_statistics_exact(epoch, self._random["step"])
         self.history.append(self.ranks.first(lambda: self._line(epoch, loss, task, right)))
         self._place = _Place(epoch + 1, 0)
-
-    def _check_learning(self, epoch: int, right: float) -> None:
-        """A defended training that is at chance after its first third would only use up time."""
-        done = epoch + 1
-        if not self.defenses or 3 * done < self.config.epochs or done * self.steps < _FEWEST_STEPS_TO_LEARN:
-            return
-        count = len(self._labels)
-        chance = float(torch.bincount(self._labels).max()) / count
-        if right <= chance + 3 * math.sqrt(chance * (1 - chance) / count):
-            raise DivergedError(
-                f"after {done} of {self.config.epochs} epochs the accuracy on the training images is {right:.1%}, "
-                "which is "
-                "chance: the defence wins against the classifier; lower --lam or the defence's strength, or --lr, and "
-                "start a new run"
-            )
 
     def _line(self, epoch: int, loss: float, task: float, right: float) -> dict[str, Any]:
         line: dict[str, Any] = {
@@ -399,18 +340,6 @@ class Trainer:
         for defense in self.defenses:
             line |= {f"{defense.name}_{name}": value for name, value in defense.report().items()}
         return line
-
-    def _watching(self) -> EpochFigures | None:
-        """What measures the features after every epoch, if there are images held out for it."""
-        if not self.config.watch or self.held_out is None or min(len(self.train), len(self.held_out)) < FEWEST:
-            return None
-        pairs = [
-            (part.float(chosen), part.labels[chosen])
-            for part, name in ((self.train, "train"), (self.held_out, "held_out"))
-            for chosen in [torch.randperm(len(part), generator=generator(self.config.seed, "watch", name))[:MOST]]
-        ]
-        mixture = next((cem for defense in self.defenses if (cem := getattr(defense, "cem", None)) is not None), None)
-        return EpochFigures(self.model, *pairs, cem=mixture, seed=self.config.seed)
 
     def _identity(self) -> dict[str, Any]:
         return {"config": self.config.identity(), "data": self.train.fingerprint(), "bf16": self.bf16}
@@ -463,41 +392,3 @@ class Trainer:
         self._seconds = meta["seconds"]
         wake(self.model)
         wake(self._modules)
-
-
-def _augmentation(config: TrainConfig) -> Augmentation:
-    if not config.augment:
-        return Augmentation(pad=0, flip=False)
-    if config.data in ("digits", "mnist"):
-        return Augmentation(pad=1, flip=False, rotation=config.rotation)  # a mirrored digit is another sign
-    pad = 0 if config.data == "fashion-mnist" else 4  # its clothes lie centred and fill the image
-    return Augmentation(pad=pad, flip=True, rotation=config.rotation)
-
-
-def check_enough(train: ImageSet, config: TrainConfig) -> None:
-    """Refuse sets that a training cannot use.
-
-    Raises:
-        ConfigError: fewer images than classes.
-    """
-    if len(train) < train.num_classes:
-        raise ConfigError(
-            f"{len(train)} training images for {train.num_classes} classes are too few; raise --limit or lower "
-            "--hold-out"
-        )
-
-
-def check_ranks(ranks: Ranks, train: ImageSet, config: TrainConfig) -> None:
-    """Refuse ranks that do not do the same training, and more of them than a batch has images.
-
-    Raises:
-        ConfigError: settings or images differ, there is not one image per rank, or the engine knows one process only.
-    """
-    settings = {f"setting {name}": value for name, value in config.identity().items()}
-    ranks.check_same(settings | {"setting micro_batch": config.micro_batch}, "start all ranks with the same command")
-    ranks.check_same({"data fingerprint": train.fingerprint()}, "give all ranks the same images with --data-dir")
-    for count, what in ((config.batch_size, "a batch has"), (len(train), "the training set has")):
-        if count < ranks.size:
-            raise ConfigError(f"{what} {count} images, fewer than the {ranks.size} ranks; start fewer processes")
-    if config.engine == "compiled" and not ranks.alone:
-        raise ConfigError("engine compiled works in one process; give --engine eager")
