@@ -196,4 +196,4 @@ def test_mistakes_are_explained(features, labels, noise_std, error, match):
 
 
 def test_examples_print_what_they_say():
-    assert doctest.testmod(held_out, extraglobs={"math": math}) == (0, 4)
+    assert doctest.testmod(held_out, extraglobs={"math": math}) == (0, 5)

@@ -92,4 +92,4 @@ def test_workers_stay_for_the_next_round_and_end_with_the_block(hire):
     assert [len(one) for one in rounds] == [2, 0, 1]
     assert os.getpid() not in {value for one in rounds for value in one}
     for number in {value for one in rounds for value in one}:
-        wait_for_end(str(number))
+        wait_for_end(str(number), 60.0)  # a cluster takes its time

@@ -258,7 +258,7 @@ def test_the_command_finds_shows_writes_and_resumes(tmp_path, capsys):
     assert result["status"] == "found"
     assert result["command"] in out
     assert result["settings"]["noise_std"] == 0.1
-    assert "cem: true" in (folder / "train.yaml").read_text()
+    assert 'defense: "cem(' in (folder / "train.yaml").read_text()
     assert 2 < result["trainings"] <= result["grid_trainings"] == 6
     page = (folder / "report.html").read_text()
     assert result["headline"].split(":")[0] in page

@@ -319,7 +319,9 @@ def _parameters(name: str) -> dict[str, inspect.Parameter]:
             f"unknown mechanism {name!r}{nearest(name, known)}; known are {', '.join(map(_usage, known))} "
             "(one of your own becomes known with --plugin FILE.py)"
         )
-    return dict(inspect.signature(registry.lookup(name)).parameters)
+    given = inspect.signature(registry.lookup(name)).parameters
+    anything = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)  # of a class without an __init__
+    return {key: one for key, one in given.items() if one.kind not in anything}
 
 
 def _usage(name: str) -> str:
