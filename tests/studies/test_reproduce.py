@@ -40,6 +40,7 @@ def finished(folder: Path) -> list[Path]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_all_rows_of_table_1_with_both_attacks_survive_kill_9(tmp_path, capsys):
     process = start(tmp_path, "table1", "--budget", "smoke")
     deadline = time.monotonic() + 200
