@@ -58,7 +58,7 @@ def write_audit_report(
     weak = weak if len(weak) < len(names) else []
     shown = [name for name in names if name not in weak]
     loose = [f"{one['name']}: {one['reason']}" for one in attacks if one["converged"] is False]
-    shape, tried = "×".join(map(str, target["feature_shape"])), _either(data, "reconstructed", "redrawn")["test"]
+    shape, tried = "×".join(map(str, target["feature_shape"])), data["reconstructed"]["test"]
     wire = [noise, *([f"clipped to norm {channel['clip_norm']:g}"] if channel["clip_norm"] else []),
             *([f"{channel['quantize_bits']} bits"] if channel["quantize_bits"] else []),
             *channel["transforms"]]  # fmt: skip
@@ -72,9 +72,7 @@ def write_audit_report(
         else [],
         "The gate": [_gate(one) for one in result["thresholds"]],
         "What a pass needs": required,
-        "This audit contradicts itself": [
-            (f"{one['sentence']}.", "") for one in _either(result, "consistency", "law")["violations"]
-        ],
+        "This audit contradicts itself": [(f"{one['sentence']}.", "") for one in result["consistency"]["violations"]],
     }
     headings = {"worst": "Worst: the unseen images that are reconstructed best",
                 "typical": "Typical: unseen images drawn at random"}  # fmt: skip
@@ -129,11 +127,6 @@ def write_audit_report(
         seconds=result["budget"]["seconds"],
         evidence=result["evidence"],
     )
-
-
-def _either(values: Mapping[str, Any], new: str, old: str) -> Any:
-    """A field of an audit, under the name that older ones had for it."""
-    return values[new] if new in values else values[old]
 
 
 def _told(entries: Results) -> list[tuple[str, str]]:
