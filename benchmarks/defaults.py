@@ -88,16 +88,17 @@ def main() -> int:
     parser.add_argument("--data", nargs="+", choices=SETTINGS, default=["digits"])
     parser.add_argument("--cifar10", help="folder of CIFAR-10")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--rows", choices=("attacked", "grid"), help="half of the rows, for a file of its own")
     words = parser.parse_args()
     torch.set_num_threads(1)
     stored: dict[str, Any] = json.loads(words.out.read_text(encoding="utf-8")) if words.out.exists() else {"rows": {}}
     for data in words.data:
         for seed in words.seeds:
             for number, config in enumerate(configurations(data, seed, words.cifar10 if data == "cifar10" else None)):
-                key = f"{data}-s{seed}-{config.digest()}"
-                if key in stored["rows"]:
+                key, attacked = f"{data}-s{seed}-{config.digest()}", number < 2
+                if key in stored["rows"] or words.rows == ("grid" if attacked else "attacked"):
                     continue
-                row = measure(config, attacked=number < 2)
+                row = measure(config, attacked=attacked)
                 stored["rows"][key] = row | {"settings": asdict(config) | {"data_dir": None}}
                 stored["evidence"] = evidence("cpu")
                 write_json(words.out, stored)
