@@ -86,10 +86,11 @@ def test_nothing_to_do(hire):
     assert list(run(hire(), [], act)) == []
 
 
-def test_workers_stay_for_the_next_round_and_end_with_the_block(hire):
+def test_workers_stay_for_the_next_round_and_end_with_the_block(hire, request):
     with hire(1) as executor:
         rounds = [[outcome.value for outcome in executor.run(items, pid)] for items in ((1, 2), (), (3,))]
     assert [len(one) for one in rounds] == [2, 0, 1]
     assert os.getpid() not in {value for one in rounds for value in one}
-    for number in {value for one in rounds for value in one}:
-        wait_for_end(str(number), 60.0)  # a cluster takes its time
+    if "ray" not in request.node.name:  # an idle worker of a cluster that was there before is the cluster's own
+        for number in {value for one in rounds for value in one}:
+            wait_for_end(str(number))
