@@ -31,7 +31,7 @@ def begin(folder: str, name: str) -> int:
     return before
 
 
-def wait_for(path: Path, seconds: float = 60.0) -> None:
+def wait_for(path: Path, seconds: float = 300.0) -> None:
     deadline = time.monotonic() + seconds
     while not path.exists():
         assert time.monotonic() < deadline, f"{path} never came"
@@ -44,7 +44,7 @@ def lives(number: str) -> bool:
     return state != "" and not (state.startswith("Z") and "l" not in state)
 
 
-def wait_for_end(number: str, seconds: float = 15.0) -> None:
+def wait_for_end(number: str, seconds: float = 120.0) -> None:
     deadline = time.monotonic() + seconds
     while lives(number):
         assert time.monotonic() < deadline, f"process {number} is still there"
