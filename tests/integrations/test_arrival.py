@@ -175,7 +175,13 @@ def test_what_a_distributed_sampler_repeats_is_left_out():
 
 
 def test_a_set_is_mixed_and_persistent_workers_are_not_disturbed():
-    loader = DataLoader(TensorDataset(torch.arange(96.0)), batch_size=12, num_workers=1, persistent_workers=True)
+    loader = DataLoader(
+        TensorDataset(torch.arange(96.0)),
+        batch_size=12,
+        num_workers=1,
+        persistent_workers=True,
+        multiprocessing_context="spawn",
+    )  # a fork of a process with threads may hang
     training = iter(loader)
     first = next(training)[0].tolist()
     assert values(own_batches(loader)) == MIXED.float().tolist()

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -172,6 +173,19 @@ def test_a_step_that_never_ends_is_given_up(tmp_path):
         process.kill()
     assert process.returncode == 130
     assert errors.strip().startswith("sfumato: told to stop, and no step ended within 0.3 s; the same command goes on")
+
+
+def test_a_descriptor_that_was_closed_meanwhile_is_not_given_back():
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    before = signal.set_wakeup_fd(theirs.fileno())
+    try:
+        with until_stopped(catch=True):
+            ours.close()
+            theirs.close()
+        assert signal.set_wakeup_fd(-1) == -1
+    finally:
+        signal.set_wakeup_fd(before)
 
 
 def test_a_signal_becomes_a_question_and_a_second_one_acts():

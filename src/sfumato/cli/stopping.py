@@ -89,7 +89,10 @@ def _given_up_after(seconds: float) -> Iterator[None]:
         yield
     finally:
         over.set()
-        signal.set_wakeup_fd(previous)
+        try:
+            signal.set_wakeup_fd(previous)
+        except (OSError, ValueError):  # whoever had set it (an event loop) has closed it meanwhile
+            signal.set_wakeup_fd(-1)
         told.close()
         watcher.join()
         heard.close()
