@@ -46,11 +46,7 @@ def whiten_covariances(covariances: Tensor, full: bool, root: Tensor) -> tuple[T
 
 
 def factor(whitened: Tensor) -> Tensor:
-    """The lower Cholesky factor of I + W for whitened covariances W (..., D, D).
-
-    Raises:
-        FeatureError: I + W is not positive definite, hence W is not positive semidefinite.
-    """
+    """The lower Cholesky factor of I + W for whitened covariances W (..., D, D)."""
     identity = torch.eye(whitened.shape[-1], dtype=whitened.dtype, device=whitened.device)
     root, info = torch.linalg.cholesky_ex(identity + whitened)
     if bool((info != 0).any()):

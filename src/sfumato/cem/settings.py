@@ -34,11 +34,7 @@ def check_settings(
     fit: Fit,
     class_conditional: bool,
 ) -> Settings:
-    """The settings with their defaults filled in.
-
-    Raises:
-        ConfigError: a setting without meaning, or two that contradict each other.
-    """
+    """The settings with their defaults filled in."""
     _check_choice("scaling", scaling, ("per_dimension", "literal", "as_published"))
     _check_choice("update", update, ("epoch", "running", "steps"))
     _check_choice("fit", fit, ("kmeans", "em"))

@@ -160,11 +160,7 @@ class CommandParser(argparse.ArgumentParser):
 
 
 def load_plugins(parsed: Parsed) -> None:
-    """Run the files that `--plugin` names.
-
-    Raises:
-        ConfigError: a file is missing or registers nothing.
-    """
+    """Run the files that `--plugin` names."""
     from sfumato.defenses import load_plugin  # loads torch, which the commands of device and server do without
 
     for plugin in parsed.plugin or ():

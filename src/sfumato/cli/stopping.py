@@ -24,14 +24,7 @@ Shorter than the 30 seconds after which torchrun kills without a word.
 
 @contextmanager
 def until_stopped(*, catch: bool) -> Iterator[Callable[[], bool] | None]:
-    """Turn Ctrl-C and SIGTERM, which torchrun and schedulers send, into a flag; a second one acts at once.
-
-    Args:
-        catch: False changes nothing and gives None: one process may stop anywhere.
-
-    Raises:
-        KeyboardInterrupt: the work inside raised `Interrupted`.
-    """
+    """Turn Ctrl-C and SIGTERM, which torchrun and schedulers send, into a flag; a second one acts at once."""
     if not catch:
         yield None
         return

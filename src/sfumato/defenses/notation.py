@@ -305,11 +305,7 @@ def _is_keyword(word: str) -> bool:
 
 
 def _parameters(name: str) -> dict[str, inspect.Parameter]:
-    """The settings of a mechanism.
-
-    Raises:
-        ConfigError: it is not known; the sentence names those that are, with their settings.
-    """
+    """The settings of a mechanism."""
     if name in _OWN:
         builder, settings = _OWN[name]
         return {key: one for key, one in inspect.signature(builder).parameters.items() if key in settings}

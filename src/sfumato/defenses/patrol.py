@@ -109,9 +109,6 @@ def size_without_stem(edge: nn.Module, stem: int, image_channels: int) -> int:
 def prune_to(edge: nn.Module, budget: int) -> None:
     """Keep the largest common share of the channels of every inner layer with which `edge` has at most `budget`
     parameters.
-
-    Raises:
-        ConfigError: not even one channel per layer is small enough.
     """
     groups = prunable(edge)
     widths = [group.producer.out_channels for group in groups]

@@ -108,11 +108,7 @@ def load_plugin(path: Path | str) -> None:
 
 
 def lookup(name: str) -> type[Defense]:
-    """The class that is registered under a name.
-
-    Raises:
-        ConfigError: there is none; the text lists the known ones.
-    """
+    """The class that is registered under a name."""
     if name not in _CLASSES:
         raise ConfigError(
             f"unknown defence {name!r}; known are none, {', '.join(names())} "

@@ -87,23 +87,7 @@ def plain_halves(
     stem: int | None = None,
     squash: bool = True,
 ) -> tuple[OrderedDict[str, nn.Module], OrderedDict[str, nn.Module]]:
-    """The layers of encoder and decoder of a plain network, by name, without the decoder's head.
-
-    Args:
-        plan: channels of each 3x3 convolution (followed by BatchNorm and ReLU), and "pool" for MaxPool2.
-        cut: the encoder ends behind this convolution, counted from 1, and behind a pool that follows it.
-        cuts: the last convolution behind which a cut is offered.
-        bottleneck: channels b of the feature. The encoder then ends in Conv3x3(C -> b) and a sigmoid, the decoder
-            begins with Conv3x3(b -> C). None leaves both out.
-        image_shape: (C, H, W).
-        mean: of `Normalize`, the encoder's first layer.
-        std: likewise.
-        stem: channels of one more convolution with BatchNorm and ReLU in front, or None.
-        squash: False leaves the sigmoid behind the bottleneck out; the feature is then unbounded.
-
-    Raises:
-        ConfigError: the cut is not offered, or a number of channels is below 1.
-    """
+    """The layers of encoder and decoder of a plain network, by name, without the decoder's head."""
     if type(cut) is not int or not 1 <= cut <= cuts:
         raise ConfigError(f"this network can be cut behind convolution 1 to {cuts}, not {cut!r}; set cut accordingly")
     for name, value in (("bottleneck", bottleneck), ("stem", stem)):

@@ -92,12 +92,6 @@ def fit_to_state(module: nn.Module, state: Mapping[str, Tensor]) -> bool:
 
     Pruned networks are narrower than their settings say; this makes room for `load_state_dict`. Layers that fit are
     left alone.
-
-    Returns:
-        Whether any parameter was replaced.
-
-    Raises:
-        CheckpointError: a stored tensor is wider than the layer: no pruning does that.
     """
     changed = False
     for name, part in module.named_modules():

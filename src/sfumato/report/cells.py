@@ -94,10 +94,6 @@ class Table:
         rows: at least one.
         notes: sentences on seeds, budget, data and oddities of the published table.
         corner: head of the first column.
-
-    Raises:
-        ConfigError: no rows, a row that does not fit the columns, a name given twice, or a column in which only some
-            figures are percentages.
     """
 
     title: str

@@ -20,15 +20,7 @@ _PLAIN = {"mse_worst5": None, "psnr_mean": 1, "ssim_mean": 2}
 
 
 def write_comparison_report(path: Path, comparison: Mapping[str, Any]) -> None:
-    """Write a comparison as one HTML file that needs nothing else.
-
-    Args:
-        path: of the page.
-        comparison: as in `comparison.json`.
-
-    Raises:
-        StorageError: the file could not be written.
-    """
+    """Write a comparison as one HTML file that needs nothing else."""
     subjects, sections = comparison["subjects"], []
     for field, words in (("mse_mean", "Mean error of the strongest attack"), ("mse_worst5", "Worst-served 5 %")):
         if all(one["accuracy"] is not None for one in subjects):

@@ -46,14 +46,6 @@ def to_svg(
 
     Colours of the style become CSS variables with the light colour as fallback, fonts are those of the page, and the
     same figure gives the same bytes.
-
-    Args:
-        figure: a `matplotlib.figure.Figure`, built inside `style.drawing()`.
-        key: begins every id, so that several figures can share a page.
-        title: read out by screen readers, shown as a tooltip.
-        description: what the figure shows, for those who cannot see it.
-        rows: as in `Drawn`.
-        remarks: as in `Drawn`.
     """
     stream = io.StringIO()
     with drawing():

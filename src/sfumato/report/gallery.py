@@ -30,15 +30,7 @@ class GalleryRow:
 
 
 def gallery(originals: Tensor, reconstructed: Sequence[GalleryRow]) -> bytes:
-    """A PNG: the originals in the first row, then one row per defence and attack, one image per column.
-
-    Args:
-        originals: (n, C, H, W) in [0, 1], C = 1 (grey) or 3 (RGB); values outside are clipped.
-        reconstructed: the rows below, from top to bottom.
-
-    Raises:
-        FeatureError: the shapes do not belong together, two rows have one label, or there is nothing to show.
-    """
+    """A PNG: the originals in the first row, then one row per defence and attack, one image per column."""
     rows = {"original": originals}
     for entry in reconstructed:
         name = f"{label(entry.defense)}\n{entry.attack}" + (f", {entry.detail}" if entry.detail else "")

@@ -66,11 +66,7 @@ def write_page(
     evidence: Mapping[str, Any],
     settings: Sequence[tuple[str, str]] = (),
 ) -> None:
-    """Write one page atomically: a headline, sections (None is left out), facts and evidence, settings folded away.
-
-    Raises:
-        StorageError: the file could not be written.
-    """
+    """Write one page atomically: a headline, sections (None is left out), facts and evidence, settings folded away."""
     shown = [one for one in sections if one is not None]
     every = [*facts, ("time", f"{seconds:.0f} s"), *evidence_list(evidence)]
     values = {"title": title, "verdict": verdict, "sections": shown, "facts": every, "settings": settings}

@@ -41,12 +41,6 @@ def labelled_rows(rows: Mapping[str, Tensor]) -> bytes:
     """A PNG on white: one row of magnified images per entry, its label on the left.
 
     The lines of a label after the first are written smaller.
-
-    Args:
-        rows: label -> (n, C, H, W) in [0, 1], as for `save_side_by_side`; all of one shape.
-
-    Raises:
-        FeatureError: the shapes do not belong together, or there is nothing to show.
     """
     from PIL import Image, ImageDraw
 

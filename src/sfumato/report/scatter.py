@@ -40,21 +40,7 @@ def entropy_scatter(
     key: str = "entropy",
     errors: str = "errors",
 ) -> Drawn:
-    """The attacker's error (upwards) against the conditional entropy (to the right), as inline SVG.
-
-    Args:
-        series: what to show.
-        looks: style per defence; chosen from the series where None.
-        x_label: of the horizontal axis, with its unit (nats, or nats per dimension).
-        y_label: of the vertical axis.
-        reference: the error of answering with the mean image, drawn as a line. A series in which no attack does better
-            has no fit drawn: there the error says nothing about the entropy.
-        key: begins the ids inside the SVG, for several figures on one page.
-        errors: what the error bars show.
-
-    Raises:
-        ConfigError: there is nothing to draw, or a fit is no curve.
-    """
+    """The attacker's error (upwards) against the conditional entropy (to the right), as inline SVG."""
     shown = [one for one in series if one.points]
     if not shown:
         raise ConfigError("the entropy figure has no dots; give at least one measured model")

@@ -22,15 +22,7 @@ _NOTE = (
 
 
 def write_tune_report(path: Path, result: Mapping[str, Any]) -> None:
-    """Write the search as one HTML file that needs nothing else.
-
-    Args:
-        path: of the page.
-        result: as in `tune.json`.
-
-    Raises:
-        StorageError: the file could not be written.
-    """
+    """Write the search as one HTML file that needs nothing else."""
     space, count = result["space"], f"{result['trainings']} of {result['grid_trainings']} on the whole grid"
     sections: list[Section | None] = []
     if result.get("command"):

@@ -85,11 +85,7 @@ def trade_off_points(
 
 
 def exponential_fit(x: Sequence[float], y: Sequence[float]) -> Fit:
-    """Least squares of log y on x: `y = a exp(b x)`, with R^2 on the logarithmic scale.
-
-    Raises:
-        ConfigError: fewer than two different x.
-    """
+    """Least squares of log y on x: `y = a exp(b x)`, with R^2 on the logarithmic scale."""
     if len(set(x)) < 2:
         raise ConfigError("an exponential fit needs at least two different points; measure another one")
     logs = [math.log(value) for value in y]

@@ -64,14 +64,7 @@ def demo_experiments(folder: Path) -> list[Experiment]:
 def run_demo(
     folder: Path, *, report: Report | None = None
 ) -> tuple[dict[str, Any], torch.Tensor, dict[str, torch.Tensor]]:
-    """Run what is missing and write `result.json`.
-
-    Returns:
-        The result, the original digits and, by the name of the run folder without its seed, the reconstructed ones.
-
-    Raises:
-        SfumatoError: a worker was killed again and again (out of memory, usually); what is finished is kept.
-    """
+    """Run what is missing and write `result.json`."""
     began, store, experiments = time.monotonic(), Store(folder / "jobs"), demo_experiments(folder)
     # Each worker computes on one thread: small networks gain nothing from two, and trainings side by side do.
     with LocalExecutor(threads=1) as executor:

@@ -46,13 +46,6 @@ def compare_over_folds(
 
     Accuracies and errors are averaged over folds first, since one fold's accuracy is too coarse to interpolate with.
     The standard error of the log ratio is the delete-one-fold jackknife's, its 95 % interval uses Student's t.
-
-    Args:
-        levels: noise and, by fold, accuracy and error of noise alone, in order of increasing noise.
-        points: noise, lambda and the same of CEM.
-
-    Returns:
-        None where fewer than two folds have all levels and a point that is as accurate as the noisiest network.
     """
     curve, counted = [values for _, values in levels], []
     rows: list[dict[str, Any]] = []

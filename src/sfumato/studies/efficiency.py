@@ -46,12 +46,7 @@ class TimingTrial(Trial):
         return f"table9-{self.budget.name}"
 
     def measure(self, workspace: Workspace) -> dict[str, Any]:
-        """Sizes and times; both variants run in turn, so that a ratio compares the same seconds of the machine.
-
-        Returns:
-            `{"rows": {"patrol": {..}, "others": {..}}, "ratio": {"encoder": .., "decoder": ..}, ..}` with times in
-            milliseconds per batch (median).
-        """
+        """Sizes and times; both variants run in turn, so that a ratio compares the same seconds of the machine."""
         with torch.no_grad():
             return self._measured(workspace)
 

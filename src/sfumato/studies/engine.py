@@ -188,11 +188,7 @@ class _Assignment:
 
 
 def _do(given: _Assignment) -> str:
-    """Measure one trial and store its result; says `done`, `found` (somebody else had done it) or `busy`.
-
-    Raises:
-        Interrupted: the deadline passed; the same assignment is resumed from the checkpoint.
-    """
+    """Measure one trial and store its result; says `done`, `found` (somebody else had done it) or `busy`."""
     for plugin in given.plugins:
         defenses.load_plugin(plugin)
     key, store = given.trial.key, Store(given.results, locks=given.locks)

@@ -162,9 +162,6 @@ def located(
 
     What is needed is loaded once: a missing data set is one sentence, not one per worker, and results of other images
     never stand beside new ones.
-
-    Raises:
-        DataError: a data set is missing, or a stored result was measured on other images than those in `data_dir`.
     """
     loaded: dict[tuple[str, int | None], DataSets] = {}
     wanted = {(one.train.data, one.train.size) for one in missing(experiments, store) if isinstance(one, Experiment)}

@@ -31,14 +31,7 @@ class Estimate:
 
 
 class Book:
-    """What has been measured, and what follows from it.
-
-    Args:
-        measured: of every training that is done.
-        floor: what has to be left.
-        space: of the search.
-        chance: share of the most frequent class, which needs no model.
-    """
+    """What has been measured, and what follows from it."""
 
     def __init__(
         self, measured: Mapping[Training, Measured], floor: Floor, space: Space, *, chance: float = 0.0

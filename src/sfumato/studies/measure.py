@@ -72,11 +72,7 @@ class Measured:
 
 
 def parts(images: ImageSet, folds: int, fold: int, seed: int) -> tuple[ImageSet, ImageSet]:
-    """The images to learn from and those held out, in fold `fold`; stratified by class.
-
-    Raises:
-        DataError: a class would have no image to learn from.
-    """
+    """The images to learn from and those held out, in fold `fold`; stratified by class."""
     learn, held = data.folds(images, folds, seed)[fold]
     if len(learn.labels.unique()) < len(images.labels.unique()):
         raise DataError(
@@ -116,17 +112,7 @@ def measured(
     halves: int,
     bf16: bool = False,
 ) -> Measured:
-    """Measure a trained model.
-
-    Args:
-        model: on the device where it is to be measured.
-        attackers: fitted to it; the strongest counts.
-        held: images that neither has seen.
-        draws: of the noise per image.
-        seed: of the noise.
-        halves: seed of the halves, the same for all trainings that are compared.
-        bf16: whether the model computes in it.
-    """
+    """Measure a trained model."""
     right = recognised(model, held, seed=derive_seed(seed, "tune"), draws=draws, bf16=bf16).double() / draws
     half = selecting(held.labels, halves)
     found = {name: invert(attacker, model, held, seed=seed) for name, attacker in attackers.items()}

@@ -65,11 +65,7 @@ def build_experiment(
 
 
 def select_rows(spec: dict[str, Any], rows: dict[str, RowSpec], wanted: Sequence[str] | None) -> list[RowSpec]:
-    """The rows of a table, or the wanted ones of them.
-
-    Raises:
-        ConfigError: a wanted row is not known; the text lists those of the table.
-    """
+    """The rows of a table, or the wanted ones of them."""
     known = [*spec.get("rows", ()), *spec.get("baselines", ()), *spec.get("added", ())]
     if wanted is None:
         return [rows[name] for name in known]
@@ -91,11 +87,7 @@ def experiments_of(
     wanted: Sequence[str] | None = None,
     seeds: Sequence[int] | None = None,
 ) -> list[Experiment]:
-    """The experiments behind a spec, all rows of the first seed before the second seed.
-
-    Raises:
-        ConfigError: a wanted row is unknown.
-    """
+    """The experiments behind a spec, all rows of the first seed before the second seed."""
     found = [
         one
         for seed in (seeds_of(spec, budget) if seeds is None else seeds)

@@ -97,11 +97,7 @@ def present(spec: dict[str, Any], budget: Budget, rows: dict[str, RowSpec], stor
 
 
 def save(shown: Presentation, folder: Path, budget: Budget) -> list[Path]:
-    """Write the files that people read; give their paths.
-
-    Raises:
-        StorageError: the folder cannot be written.
-    """
+    """Write the files that people read; give their paths."""
     base = f"{shown.name}-{budget.name}"
     paths = []
     if shown.study is not None:

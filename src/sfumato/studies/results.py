@@ -126,13 +126,7 @@ def smallest_error(result: Result, names: Iterable[str]) -> float:
 
 
 def metric(result: Result, name: str) -> float | None:
-    """A figure of a result; None where it was not measured, as in results older than the measure.
-
-    Args:
-        result: of the store.
-        name: `accuracy`; `ATTACK_MEASURE_PART` such as `decoder_mse_test`, with `strongest` for the attack with the
-            smallest error, those in closed form among them; or a figure of the leakage: `identified`, `information`.
-    """
+    """A figure of a result; None where it was not measured, as in results older than the measure."""
     if name == "accuracy":
         return float(result["accuracy"])
     if "_" not in name:
@@ -161,11 +155,6 @@ def cell(name: str, figure: Figure | None, published: float | None = None) -> Ce
 def gain(averages: Callable[[bool, str], float | None], attacks: Sequence[str], part: str) -> float | None:
     """What CEM adds to the attackers' MSE, by the paper's rule: the ratio of the averages over rows, less 1, averaged
     over the attacks.
-
-    Args:
-        averages: `(with CEM, metric)` -> average over the rows; None where it is missing.
-        attacks: names of the attacks.
-        part: `train` or `test`.
     """
     ratios = []
     for attack in attacks:

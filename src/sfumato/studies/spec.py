@@ -81,11 +81,7 @@ def paper_names() -> tuple[str, ...]:
 
 
 def load_budget(name: str, *, as_published: bool = False, as_printed: bool = False) -> Budget:
-    """A budget by name, with the settings of the authors' code or those of the printed Algorithm 1 laid over it.
-
-    Raises:
-        ConfigError: the name is unknown (the text lists the known ones), or both are to be laid over it.
-    """
+    """A budget by name, with the settings of the authors' code or those of the printed Algorithm 1 laid over it."""
     if as_published and as_printed:
         raise ConfigError(
             "--as-published is the authors' code and --as-printed the paper's text, which differ; give one of them"
@@ -117,11 +113,7 @@ def load_rows() -> dict[str, RowSpec]:
 
 
 def load_spec(name: str) -> dict[str, Any]:
-    """A table or figure as data.
-
-    Raises:
-        ConfigError: the name is unknown; the text lists the known ones.
-    """
+    """A table or figure as data."""
     if name not in spec_names():
         raise ConfigError(f"unknown table or figure {name!r}; choose one of {', '.join(spec_names())}, or all")
     return {"name": name, **_read(f"tables/{name}.yaml")}
