@@ -9,8 +9,6 @@ from torch import Tensor
 
 from sfumato.errors import ConfigError, FeatureError
 
-__all__ = ["factor", "half_log_ratio", "noise_root", "whiten_covariances", "whiten_vectors"]
-
 
 def noise_root(noise: Tensor) -> Tensor:
     """A square root L of the noise covariance: 0-d and (D,) standard deviations, (D, D) lower triangular."""

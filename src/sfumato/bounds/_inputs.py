@@ -10,17 +10,6 @@ from torch import Tensor
 
 from sfumato.errors import ConfigError, FeatureError
 
-__all__ = [
-    "ArrayLike",
-    "Family",
-    "as_tensors",
-    "covariance_form",
-    "mixture_form",
-    "noise_form",
-    "require_dim",
-    "require_finite",
-]
-
 ArrayLike: TypeAlias = Tensor | np.ndarray | Sequence[Any] | float
 Family: TypeAlias = Literal["full", "diagonal", "spherical"]
 

@@ -6,8 +6,6 @@ from torch import Tensor
 from sfumato.bounds._channel import half_log_ratio
 from sfumato.bounds._inputs import ArrayLike, as_tensors, mixture_form, noise_form
 
-__all__ = ["mixture_information"]
-
 
 def mixture_information(
     weights: ArrayLike,

@@ -8,8 +8,6 @@ from torch import Tensor
 from sfumato.bounds._inputs import ArrayLike, Family, as_tensors, covariance_form, require_dim
 from sfumato.errors import FeatureError
 
-__all__ = ["conditional_entropy", "maximal_conditional_entropy", "minimal_mse", "posterior_mse"]
-
 
 def minimal_mse(conditional_entropy: ArrayLike, dim: int) -> Tensor:
     """Smallest mean squared error of any reconstruction, `xi >= exp(2 H(x|z) / d) / (2 pi e)` (Theorem 1).

@@ -6,8 +6,6 @@ from torch import Tensor
 from sfumato.bounds._inputs import ArrayLike, as_tensors, require_dim
 from sfumato.errors import ConfigError, FeatureError
 
-__all__ = ["clipped_power_information"]
-
 
 def clipped_power_information(radius: ArrayLike, noise_std: ArrayLike, dim: int) -> Tensor:
     """Information of a clipped feature, `I(z; z_hat) <= D/2 log(1 + R^2 / (D sigma^2))`, in nats.

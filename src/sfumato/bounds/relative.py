@@ -6,8 +6,6 @@ from torch import Tensor
 from sfumato.bounds._inputs import ArrayLike, as_tensors, require_dim
 from sfumato.errors import FeatureError
 
-__all__ = ["floor_ratio"]
-
 
 def floor_ratio(information: ArrayLike, dim: int) -> Tensor:
     """Floor of Theorem 1 with I nats released, over the floor with nothing released, `exp(-2 I / d)`.

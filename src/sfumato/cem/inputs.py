@@ -6,8 +6,6 @@ from torch import Tensor
 from sfumato.errors import FeatureError
 from sfumato.modes import free_to_look
 
-__all__ = ["DIVERGED", "check_finite", "check_graph", "check_labels", "flatten"]
-
 DIVERGED = "the features contain NaN or infinity; the training has diverged: lower the learning rate or lambda"
 
 _NO_CLASSES = {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.bool, torch.complex64}

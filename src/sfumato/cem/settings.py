@@ -6,8 +6,6 @@ from typing import Literal, NamedTuple
 from sfumato.errors import ConfigError
 from sfumato.mixture import Covariance, check_covariance
 
-__all__ = ["Fit", "Scaling", "Settings", "Update", "check_settings"]
-
 Scaling = Literal["per_dimension", "literal", "as_published"]
 Update = Literal["epoch", "running", "steps"]
 Fit = Literal["kmeans", "em"]
@@ -50,7 +48,7 @@ def check_settings(
                 "covariance='full' and update='epoch' or 'running', or the default scaling"
             )
     class_conditional = class_conditional and fit == "kmeans"
-    if fit == "em" and (covariance == "tied" or update == "steps"):
+    if fit == "em" and (covariance != "full" or update == "steps"):
         raise ConfigError("fit='em' is Algorithm 1 as printed; give update='running' and covariance='full'")
     if not (math.isfinite(noise_std) and noise_std > 0):
         raise ConfigError(

@@ -6,8 +6,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-__all__ = ["SettingField", "fields_of", "names_in"]
-
 _PACKAGE = Path(__file__).parents[1]
 _TYPES = {"Literal": Literal, "Path": Path, "Any": Any}
 

@@ -16,8 +16,6 @@ from sfumato.errors import ConfigError, nearest
 from sfumato.files import write_json
 from sfumato.ranks import may_tell
 
-__all__ = ["CommandParser", "Parsed", "first_sentence", "given", "head_of", "load_plugins", "save_json"]
-
 _WIDTH, _COLUMN = 118, 26
 _GENERAL = {"config", "json", "help"}
 _NOT_IN_FILES = {*_GENERAL, "plugin"}

@@ -17,8 +17,6 @@ from sfumato.studies.plan import experiments_of
 from sfumato.studies.presentation import Presentation, present, save
 from sfumato.studies.spec import Budget, RowSpec, load_budget, load_rows, load_spec, paper_names
 
-__all__ = ["run"]
-
 
 def run(parsed: Parsed) -> None:
     """Run what is missing, show."""

@@ -13,8 +13,6 @@ from typing import Any
 from sfumato.errors import Interrupted
 from sfumato.ranks import may_tell
 
-__all__ = ["until_stopped"]
-
 GRACE = 20.0
 """Seconds until a process that was told to stop, and does not come to the question, ends all the same.
 

@@ -11,8 +11,6 @@ from sfumato.report.tune import write_tune_report
 from sfumato.studies import Limits, Setting, Space, floor_of, tune
 from sfumato.training import TrainConfig, load_data
 
-__all__ = ["run"]
-
 _SEARCHED = {"noise_std", "cem", "lam"}
 
 

@@ -9,8 +9,6 @@ from sfumato.defenses.base import Defense
 from sfumato.defenses.registry import register
 from sfumato.errors import ConfigError
 
-__all__ = ["Dropout", "RandomDrop"]
-
 
 class RandomDrop(nn.Module):
     """Every coordinate becomes 0 with probability `rate`, anew in every call; the others are not rescaled."""

@@ -14,8 +14,6 @@ from sfumato.errors import ConfigError, nearest
 from sfumato.settings import check_type
 from sfumato.split import Channel
 
-__all__ = ["SETTINGS", "DefenseLine", "Mechanism", "defense", "expand", "in_notation_only"]
-
 Value = int | float | str | bool | None
 _LONGEST = 1000  # characters of a line
 

@@ -12,8 +12,6 @@ from sfumato.errors import ConfigError
 from sfumato.models import count_parameters
 from sfumato.models.widths import Prunable, keep_channels, prunable
 
-__all__ = ["Patrol", "prune_to"]
-
 _GRID = 1000
 
 

@@ -11,8 +11,6 @@ from typing import Any, TypeVar
 from sfumato.defenses.base import Defense
 from sfumato.errors import ConfigError
 
-__all__ = ["build", "load_plugin", "lookup", "names", "options", "register", "version"]
-
 _Class = TypeVar("_Class", bound=type[Defense])
 
 _CLASSES: dict[str, type[Defense]] = {}

@@ -1,4 +1,4 @@
-"""ResSFL: the encoder is trained against an inner adversary that redraws the image."""
+"""ResSFL: the encoder is trained against an inner adversary that reconstructs the image."""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -14,8 +14,6 @@ from sfumato.errors import ConfigError, NotFittedError
 from sfumato.metrics import ssim
 from sfumato.models import ReconstructionNet
 from sfumato.ranks import whole
-
-__all__ = ["ResSFL"]
 
 
 @register

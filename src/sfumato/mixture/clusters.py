@@ -22,8 +22,6 @@ from sfumato.modes import free_to_look
 from sfumato.ranks import Ranks
 from sfumato.seeds import generator
 
-__all__ = ["Clusters"]
-
 _FIRST_ITERATIONS = 20
 _WARM_ITERATIONS = 2
 _EM_ITERATIONS = 20
@@ -219,9 +217,9 @@ class Clusters(nn.Module):
         start = None
         if self.refreshes:
             widened = self.spread.clone()
-            (widened.diagonal(dim1=1, dim2=2) if self.covariance == "full" else widened).add_(self.variance)
+            widened.diagonal(dim1=1, dim2=2).add_(self.variance)
             start = Parameters(self.weights, self.means, widened)
-        found = GaussianMixture(self.size, self.covariance, max_iter=_EM_ITERATIONS).fit(
+        found = GaussianMixture(self.size, max_iter=_EM_ITERATIONS).fit(
             ranks.gather(z), init=start, generator=torch.Generator(device=z.device).manual_seed(self.seed)
         )
         self._put("weights", found.weights_.to(z.dtype))

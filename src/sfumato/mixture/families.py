@@ -15,8 +15,6 @@ from sfumato.mixture._inputs import (
 )
 from sfumato.ranks import Ranks
 
-__all__ = ["Covariance", "Moments", "check_covariance", "moments"]
-
 Covariance = Literal["full", "tied", "diagonal", "spherical"]
 
 
@@ -34,18 +32,16 @@ class Moments(NamedTuple):
     covariances: Tensor
 
 
-def check_covariance(name: str, *, tied: bool = True) -> Covariance:
+def check_covariance(name: str) -> Covariance:
     """The name of a covariance family, checked.
 
     Args:
         name: of the family.
-        tied: whether `tied` is one of those that are offered.
 
     Raises:
         ConfigError: the name is none of `full`, `tied`, `diagonal`, `spherical`.
     """
-    known = [family for family in get_args(Covariance) if tied or family != "tied"]
-    if name not in known:
+    if name not in (known := get_args(Covariance)):
         raise ConfigError(f"covariance is {name!r}; choose one of {', '.join(known)}")
     return cast(Covariance, name)
 

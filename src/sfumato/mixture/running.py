@@ -8,8 +8,6 @@ from sfumato.mixture._inputs import check_assignment, check_features
 from sfumato.mixture.families import Covariance, check_covariance
 from sfumato.mixture.precision import group_rows
 
-__all__ = ["batch_covariances", "subtract_noise", "update_covariances", "update_weights"]
-
 
 def update_weights(weights: Tensor, counts: Tensor, total: int, batch: int) -> Tensor:
     r"""Eq. 5: `pi_j <- (pi_j (N - N_batch) + n_j) / N`.

@@ -8,8 +8,6 @@ from torch import Tensor, nn
 
 from sfumato.errors import CheckpointError
 
-__all__ = ["Prunable", "fit_to_state", "keep_channels", "prunable"]
-
 
 @dataclass(frozen=True)
 class Prunable:

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 
 from sfumato.errors import ConfigError
 
-__all__ = ["MISSING", "Cell", "Row", "Table"]
-
 MISSING = "–"
 """What stands where there is no figure."""
 

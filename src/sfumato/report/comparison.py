@@ -6,11 +6,10 @@ from typing import Any
 
 from sfumato.report.averages import group
 from sfumato.report.cells import Cell, Row, Table
-from sfumato.report.figures import Curve, Point, trade_off
+from sfumato.report.chart import Curve, Point
+from sfumato.report.figures import trade_off
 from sfumato.report.page import Section, figure, part, table, write_page
 from sfumato.report.verdict import Verdict
-
-__all__ = ["write_comparison_report"]
 
 _CAPTION = (
     "Each point is a target under its strongest attack; up and to the right is better. Lines join settings of one "

@@ -12,8 +12,6 @@ from xml.etree import ElementTree
 from sfumato.files import write_atomic
 from sfumato.report.style import VARIABLES, drawing
 
-__all__ = ["Drawn", "save_figure", "to_svg"]
-
 _VARIABLE = {light: f"var(--{name}, {light})" for name, (light, _) in VARIABLES.items()}
 _COLOUR = re.compile(r"#[0-9a-f]{6}\b")
 _REFERENCE = re.compile(r"#([\w.-]+)")

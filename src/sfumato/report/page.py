@@ -14,8 +14,6 @@ from sfumato.report.drawn import Drawn
 from sfumato.report.style import VARIABLES
 from sfumato.report.verdict import Verdict
 
-__all__ = ["CONVERGED", "Section", "evidence_list", "figure", "part", "table", "write_page"]
-
 CONVERGED = "had converged: its error on held-out images no longer fell notably."
 _EVIDENCE = {"python": "Python", "torch": "PyTorch", "sfumato": "Sfumato"}
 _ORDER = ("device", "threads", "precision", "python", "torch", "sfumato", "commit")

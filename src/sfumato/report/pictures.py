@@ -13,8 +13,6 @@ from torch import Tensor
 from sfumato.errors import FeatureError
 from sfumato.files import write_atomic
 
-__all__ = ["data_uri", "labelled_rows", "png_data_uri", "save_side_by_side"]
-
 _SIDE, _GAP = 64, 4
 _SIZES = (15, 12)  # of the first line of a label and of the others
 

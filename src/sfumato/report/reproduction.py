@@ -6,13 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from sfumato.errors import ConfigError
+from sfumato.report.cells import Table
 from sfumato.report.drawn import Drawn, save_figure
 from sfumato.report.page import Section, figure, part, table, write_page
 from sfumato.report.pictures import data_uri
-from sfumato.report.tables import Table
 from sfumato.report.verdict import Verdict
-
-__all__ = ["write_reproduction_page"]
 
 _ID = re.compile(r'\bid="([^"]*)"')
 

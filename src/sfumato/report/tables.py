@@ -4,9 +4,7 @@ import csv
 import io
 import re
 
-from sfumato.report.cells import Cell, Row, Table
-
-__all__ = ["Cell", "Row", "Table", "to_csv", "to_latex", "to_markdown"]
+from sfumato.report.cells import Row, Table
 
 _LATEX = {
     **{character: f"\\{character}" for character in "{}$&#_%"},

@@ -8,11 +8,10 @@ from typing import Any
 from sfumato.attacks import NOT_JUDGED
 from sfumato.report.averages import percent_text
 from sfumato.report.cells import Cell, Row, Table
-from sfumato.report.figures import Curve, Point, trade_off
+from sfumato.report.chart import Curve, Point
+from sfumato.report.figures import trade_off
 from sfumato.report.page import Section, figure, part, table, write_page
 from sfumato.report.verdict import Verdict
-
-__all__ = ["tune_curves", "tune_table", "write_tune_report"]
 
 _NOTE = (
     "Accuracy, error (MSE) and identification on all held-out images; points lost against the baseline on the same "

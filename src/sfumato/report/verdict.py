@@ -7,8 +7,6 @@ from typing import Any
 from sfumato.attacks import NOT_JUDGED, Convergence, suite_verdict
 from sfumato.report.averages import error_text, percent_text
 
-__all__ = ["Verdict", "convergence_notes", "demo_verdict", "study_verdict"]
-
 
 @dataclass(frozen=True)
 class Verdict:

@@ -4,17 +4,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sfumato.report.averages import Mean
 from sfumato.report.cells import Cell, Row, Table
+from sfumato.report.chart import Curve
 from sfumato.report.drawn import Drawn
-from sfumato.report.figures import Curve, trade_off
+from sfumato.report.figures import trade_off
 from sfumato.studies.curves import trade_off_points
 from sfumato.studies.equal_accuracy import Comparison, compare
 from sfumato.studies.plan import level_experiments, seeds_of, variant_experiments
-from sfumato.studies.results import Figure, SeedResults, collect, seeds_note, shared_attacks
+from sfumato.studies.results import SeedResults, collect, seeds_note, shared_attacks
 from sfumato.studies.spec import Budget
 from sfumato.studies.store import Store
-
-__all__ = ["Variant", "ablation_figures", "ablation_table", "collect_variants", "measure_variants"]
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def _judged(variant: Variant, default: Variant, curve: Sequence[SeedResults]) ->
     return Variant(variant.axis, variant.label, variant.results, over_noise, over_default, len(points))
 
 
-def _range(figures: Sequence[Figure | None], *, percent: bool = False) -> Cell:
+def _range(figures: Sequence[Mean | None], *, percent: bool = False) -> Cell:
     means = [figure.mean for figure in figures if figure is not None]
     if not means:
         return Cell()

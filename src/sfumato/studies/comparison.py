@@ -6,13 +6,12 @@ from typing import Any
 
 from sfumato import paper
 from sfumato.attacks import NOT_JUDGED
+from sfumato.report.averages import Mean
 from sfumato.report.cells import Row, Table
 from sfumato.studies.plan import experiments_of, seeds_of
-from sfumato.studies.results import Figure, SeedResults, cell, collect, gain, seeds_note
+from sfumato.studies.results import SeedResults, cell, collect, gain, seeds_note
 from sfumato.studies.spec import Budget, RowSpec
 from sfumato.studies.store import Store
-
-__all__ = ["circumstances", "comparison_table", "progress", "remarks"]
 
 _LEAKAGE = {
     "strongest MSE, test": "strongest_mse_test",
@@ -110,7 +109,7 @@ def _averages(spec: dict[str, Any], rows: dict[str, RowSpec], found: Rows, metri
         cells = []
         for metric in metrics:
             mean = _average(found, names, cem, metric)
-            figure = None if mean is None else Figure(mean, None)
+            figure = None if mean is None else Mean(mean, None, 1)
             cells.append(cell(metric, figure, printed[cem].get(metric)))
         note = f"ours over {len(names)} of 7 defences"
         lines.append(Row(f"Average {'w/' if cem else 'w/o'} CEM", tuple(cells), note=note, emphasis=True))

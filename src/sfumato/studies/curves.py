@@ -7,14 +7,12 @@ from typing import Any
 
 from sfumato.errors import ConfigError
 from sfumato.report.cells import Row, Table
-from sfumato.report.figures import Curve, Point, trade_off
-from sfumato.report.scatter import Dot, Fit, Series, entropy_scatter
+from sfumato.report.chart import Curve, Fit, Point
+from sfumato.report.figures import entropy_scatter, trade_off
 from sfumato.studies.plan import curve_experiments
 from sfumato.studies.results import SeedResults, cell, collect, seeds_note, shared_attacks
 from sfumato.studies.spec import Budget, RowSpec
 from sfumato.studies.store import Store
-
-__all__ = ["collect_curves", "draw", "exponential_fit", "points_table", "trade_off_points"]
 
 _COLUMNS = {
     "accuracy": "accuracy",
@@ -79,7 +77,7 @@ def trade_off_points(
     for one in results:
         accuracy, error = one.figure("accuracy"), one.error(names)
         if accuracy is not None and error is not None:
-            spreads, converged = (error.spread, accuracy.spread), not one.unconverged
+            spreads, converged = (error.sd, accuracy.sd), not one.unconverged
             points.append(Point(error.mean, accuracy.mean, *spreads, note(one), converged=converged))
     return tuple(points)
 
@@ -104,11 +102,11 @@ def _draw_entropy(spec: dict[str, Any], found: Curves, names: Sequence[str], mos
             information, error = one.figure("information"), one.error(names)
             if information is not None and error is not None:
                 entropy, converged = most - information.mean, not one.unconverged
-                dots.append(Dot(entropy, error.mean, None, error.spread, _variance(one), converged=converged))
+                dots.append(Point(entropy, error.mean, None, error.sd, _variance(one), converged=converged))
         if dots:
-            several = len({dot.entropy for dot in dots}) > 1
-            fit = exponential_fit([dot.entropy for dot in dots], [dot.mse for dot in dots]) if several else None
-            series.append(Series(curve["row"] + "+cem", tuple(dots), name=curve["label"], fit=fit))
+            several = len({dot.x for dot in dots}) > 1
+            fit = exponential_fit([dot.x for dot in dots], [dot.y for dot in dots]) if several else None
+            series.append(Curve(curve["row"] + "+cem", tuple(dots), name=curve["label"], fit=fit))
     svg = entropy_scatter(series, key=spec["name"], errors=_SPREAD)
     caption = (
         f"{spec['title']}\nThe entropy is relative: H(x) is unknown and replaced by the constant that puts the first "

@@ -24,8 +24,6 @@ from sfumato.studies.local import LocalExecutor
 from sfumato.studies.store import Store
 from sfumato.training import TrainConfig
 
-__all__ = ["LAM", "NOISES", "NOISE_STD", "SEEDS", "demo_experiments", "equal_accuracy", "run_demo"]
-
 # The demo's defaults, all in this place. CEM is compared at equal accuracy with noise alone along NOISES.
 NOISE_STD = 0.1  # of CEM
 LAM = 2.0

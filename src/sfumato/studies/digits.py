@@ -14,8 +14,6 @@ from sfumato.studies.results import SeedResults, shared_attacks, smallest_error
 from sfumato.studies.spec import Budget
 from sfumato.studies.store import Store
 
-__all__ = ["compare_over_folds", "digits_study"]
-
 
 def digits_study(spec: dict[str, Any], budget: Budget, store: Store) -> dict[str, Any] | None:
     """What `report.study` shows, from what the store holds; None while there is too little to compare."""

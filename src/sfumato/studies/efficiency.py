@@ -18,8 +18,6 @@ from sfumato.report.cells import Cell, Row, Table
 from sfumato.studies.engine import Trial, Workspace
 from sfumato.studies.spec import Budget
 
-__all__ = ["TimingTrial", "efficiency_table"]
-
 _IMAGE = (3, 32, 32)
 _STEM = 16
 _ROWS = {"patrol": "PATROL (pruned)", "others": "Others"}

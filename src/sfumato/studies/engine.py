@@ -18,8 +18,6 @@ from sfumato.files import write_json
 from sfumato.studies.executor import Executor, Here
 from sfumato.studies.store import Store
 
-__all__ = ["Report", "Summary", "Trial", "Workspace", "is_late", "missing", "run_trials"]
-
 Report = Callable[[float, int, dict[str, Any] | None], None]
 """`(trials done, trials in all, the result that has just come or None)`; the first is a fraction while some are run.
 

@@ -14,8 +14,6 @@ import torch
 
 from sfumato.errors import ConfigError, SfumatoError, first_line
 
-__all__ = ["Death", "Executor", "Here", "Outcome", "Reply", "at_least_one", "perform", "usable_cores"]
-
 _POLL_SECONDS = 0.5  # a stop is noticed after at most this long, even while nothing finishes
 
 Work = Callable[[Any], Any]

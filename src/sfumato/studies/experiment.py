@@ -23,8 +23,6 @@ from sfumato.training import TrainConfig, load_data, load_run, train_run
 from sfumato.training.config import CEM_VERSION
 from sfumato.training.inversion import attack_suite
 
-__all__ = ["FOLDS", "PICTURE", "Experiment", "located"]
-
 FOLDS = 5
 _FOLDERS = {
     "cifar10": ("cifar10", "cifar-10"),

@@ -12,8 +12,6 @@ from sfumato.studies.results import SeedResults, collect, shared_attacks
 from sfumato.studies.spec import Budget, RowSpec, load_spec, spec_names
 from sfumato.studies.store import Store
 
-__all__ = ["Gain", "equal_accuracy_gains", "gains_table"]
-
 _COMPARED = ("comparison", "pictures", "curves", "entropy")
 
 

@@ -9,8 +9,6 @@ from torch import Tensor
 
 from sfumato.files import write_atomic
 
-__all__ = ["read_strip", "write_strip"]
-
 
 def write_strip(path: Path, rows: Mapping[str, Tensor]) -> None:
     """Rows of images (n, C, H, W) in [0, 1], all of one shape, without gaps, as a PNG that knows its rows' names."""

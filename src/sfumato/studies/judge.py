@@ -12,8 +12,6 @@ from sfumato.studies.equal_accuracy import non_increasing
 from sfumato.studies.measure import Measured
 from sfumato.studies.space import BASELINE, Floor, Setting, Space, Training
 
-__all__ = ["Book", "Estimate", "Half"]
-
 # In standard errors of the selecting half, which has half of the images: what it lets pass is confirmed afterwards.
 _FAILS = 1.0
 _PASSES = 0.5

@@ -26,8 +26,6 @@ from sfumato.studies.executor import (
     usable_cores,
 )
 
-__all__ = ["LocalExecutor"]
-
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _GRACE_SECONDS = 5.0
 

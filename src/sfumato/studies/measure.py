@@ -15,8 +15,6 @@ from sfumato.seeds import derive_seed, generator
 from sfumato.split import SplitModel
 from sfumato.training.evaluate import recognised
 
-__all__ = ["Measured", "fitted", "measured", "nothing", "parts", "selecting"]
-
 _ATTACKS: dict[str, Callable[[int], AttackConfig]] = {
     "ridge": lambda seed: RidgeConfig(seed=seed),
     "decoder": lambda seed: DecoderConfig(epochs=15, batch_size=128, lr=3e-3, width=32, blocks=2, seed=seed),

@@ -7,8 +7,6 @@ from sfumato.studies.judge import Book
 from sfumato.studies.search import Searched
 from sfumato.studies.space import BASELINE, Floor, Setting
 
-__all__ = ["describe"]
-
 
 def describe(found: Searched, floor: Floor) -> dict[str, Any]:
     """`status`, `headline`, `notes`, `chosen`, `baseline`, `curve` and `asked` of `tune.json`.

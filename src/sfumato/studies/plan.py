@@ -9,16 +9,6 @@ from sfumato.studies.experiment import FOLDS, Experiment
 from sfumato.studies.spec import Budget, RowSpec
 from sfumato.training import TrainConfig
 
-__all__ = [
-    "build_experiment",
-    "curve_experiments",
-    "experiments_of",
-    "level_experiments",
-    "seeds_of",
-    "select_rows",
-    "variant_experiments",
-]
-
 _SIZES = {"cifar10": 32, "cifar100": 32, "tinyimagenet": 64, "facescrub": 48}
 _NETWORKS = {"cifar10": "vgg11", "cifar100": "vgg11", "tinyimagenet": "resnet20", "facescrub": "vgg11"}
 _PAPER_LAMBDA = 16.0

@@ -26,8 +26,6 @@ from sfumato.studies.executor import (
     usable_cores,
 )
 
-__all__ = ["RayExecutor"]
-
 _KNOCK_SECONDS = 10.0
 _STORE_BYTES = 100_000_000  # results are small; Ray alone would take a third of the memory
 _CAUSES = {

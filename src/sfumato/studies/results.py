@@ -6,34 +6,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sfumato.attacks import CLOSED_FORM, NOT_JUDGED, Convergence, judged, strongest
+from sfumato.report.averages import Mean, average
 from sfumato.report.cells import Cell
 from sfumato.studies.experiment import Experiment
 from sfumato.studies.store import Store
-
-__all__ = [
-    "Figure",
-    "SeedResults",
-    "cell",
-    "collect",
-    "gain",
-    "metric",
-    "seeds_note",
-    "shared_attacks",
-    "smallest_error",
-]
 
 Result = dict[str, Any]
 
 _DIGITS = {"ssim": 3, "psnr": 2, "identified": 1, "information": 1}
 _SHARES = ("accuracy", "identified")
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A mean over seeds, and the standard deviation; None for one seed."""
-
-    mean: float
-    spread: float | None
 
 
 @dataclass(frozen=True)
@@ -48,14 +29,14 @@ class SeedResults:
     experiment: Experiment
     results: Mapping[int, Result]
 
-    def figure(self, name: str) -> Figure | None:
+    def figure(self, name: str) -> Mean | None:
         """A metric's mean and spread; None where nothing was measured."""
-        return _figure([value for result in self.results.values() if (value := metric(result, name)) is not None])
+        return average(metric(result, name) for result in self.results.values())
 
-    def error(self, names: Iterable[str]) -> Figure | None:
+    def error(self, names: Iterable[str]) -> Mean | None:
         """The error on unseen images of the strongest of these attacks; None where nothing was measured."""
         found = tuple(names)
-        return _figure([smallest_error(result, found) for result in self.results.values()])
+        return average(smallest_error(result, found) for result in self.results.values())
 
     def by_seed(self, names: Iterable[str]) -> dict[int, tuple[float, float]]:
         """Accuracy and the error of the strongest of these attacks, by seed."""
@@ -81,12 +62,6 @@ class SeedResults:
     def unjudged(self) -> int:
         """Attacks whose result is too old to tell."""
         return sum(verdict.converged is None for verdict in self.verdicts)
-
-
-def _figure(values: Sequence[float]) -> Figure | None:
-    if not values:
-        return None
-    return Figure(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
 
 
 def collect(experiments: Iterable[Experiment], store: Store) -> list[SeedResults]:
@@ -141,14 +116,14 @@ def metric(result: Result, name: str) -> float | None:
     return None if attack not in figures else float(figures[attack][part][measure])
 
 
-def cell(name: str, figure: Figure | None, published: float | None = None) -> Cell:
+def cell(name: str, figure: Mean | None, published: float | None = None) -> Cell:
     """A metric as tables write it.
 
-    >>> cell("accuracy", Figure(0.9, None)).shown
+    >>> cell("accuracy", Mean(0.9, None, 1)).shown
     '90.00'
     """
     digits, percent = _DIGITS.get(name.split("_")[1] if "_" in name else name), name in _SHARES
-    mean, spread = (None, None) if figure is None else (figure.mean, figure.spread)
+    mean, spread = (None, None) if figure is None else (figure.mean, figure.sd)
     return Cell(mean, spread, published, digits=digits, percent=percent)
 
 

@@ -21,8 +21,6 @@ from sfumato.studies.judge import Book
 from sfumato.studies.measure import Measured
 from sfumato.studies.space import BASELINE, Floor, Setting, Space, Training
 
-__all__ = ["Decision", "Measure", "Progress", "Searched", "advance", "expected_trainings", "search"]
-
 Record = dict[str, Any]
 """What a training leaves in the store."""
 

@@ -17,8 +17,6 @@ from sfumato.studies.executor import (
     usable_cores,
 )
 
-__all__ = ["SlurmExecutor"]
-
 _LOOK_SECONDS = 0.1
 _GRACE_SECONDS = 5.0
 

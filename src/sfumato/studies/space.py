@@ -10,8 +10,6 @@ from torch import Tensor
 from sfumato.errors import ConfigError
 from sfumato.settings import check_settings
 
-__all__ = ["BASELINE", "Floor", "Setting", "Space", "Training", "floor_of"]
-
 
 @dataclass(frozen=True, order=True)
 class Setting:

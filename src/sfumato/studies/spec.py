@@ -9,8 +9,6 @@ import yaml
 
 from sfumato.errors import ConfigError
 
-__all__ = ["Budget", "RowSpec", "budget_names", "load_budget", "load_rows", "load_spec", "paper_names", "spec_names"]
-
 _TITLES = {
     "as_published": "with the settings of the authors' code",
     "as_printed": "with Algorithm 1 as the paper prints it",

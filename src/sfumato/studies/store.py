@@ -10,8 +10,6 @@ from filelock import FileLock, Timeout
 
 from sfumato.files import write_json
 
-__all__ = ["Store"]
-
 
 class Store:
     """A folder of results by key, where the key holds a digest of everything that decides the result.

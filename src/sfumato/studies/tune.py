@@ -26,8 +26,6 @@ from sfumato.studies.store import Store
 from sfumato.studies.tune_trials import ConfiguredTrial, OwnTrial, Train, config_of, train_command, train_yaml
 from sfumato.training import TrainConfig, load_data
 
-__all__ = ["Limits", "tune", "tune_with"]
-
 _LEAST = 40  # held-out images per half: below, one of them is more than two points
 _SEARCHED = ("noise_std", "cem", "lam")
 

@@ -22,8 +22,6 @@ from sfumato.studies.measure import fitted, measured, nothing, parts
 from sfumato.studies.space import BASELINE, Setting, Space, Training
 from sfumato.training import TrainConfig, Trainer, build_defenses, build_model, load_data
 
-__all__ = ["ConfiguredTrial", "OwnTrial", "Train", "config_of", "train_command", "train_yaml", "training_seed"]
-
 Train = Callable[[ImageSet, float, float, int], SplitModel]
 """`(images to learn from, lam, noise_std, seed) -> trained split model`; both strengths 0: the undefended baseline."""
 
