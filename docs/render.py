@@ -29,7 +29,6 @@ from growth import scaling_figure  # noqa: E402
 PAGES = (
     "README.md",
     "docs/index.md",
-    "docs/digits.md",
     "docs/speed.md",
     "docs/serving.md",
     "docs/ablation.md",

@@ -221,7 +221,7 @@ def test_every_oddity_of_the_published_tables_is_listed():
 
 
 def test_the_page_shows_the_example_itself():
-    assert EXAMPLE.read_text(encoding="utf-8") in fenced(page("add-a-defence.md"), "python")
+    assert EXAMPLE.read_text(encoding="utf-8") in fenced(page("defences.md"), "python")
 
 
 def test_the_attack_of_the_page_attacks(monkeypatch):
@@ -281,7 +281,7 @@ class TestTheExample:
         monkeypatch.chdir(ROOT)
         contract = import_module("test_contract")
         table: dict[str, Any] = {}
-        (snippet,) = [block for block in fenced(page("add-a-defence.md"), "python") if "SINGLE" in block]
+        (snippet,) = [block for block in fenced(page("defences.md"), "python") if "SINGLE" in block]
         exec(snippet, {"SINGLE": table})
         for check in (
             contract.test_it_says_truly_what_it_does,
