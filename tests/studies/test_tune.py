@@ -297,7 +297,7 @@ def test_the_command_chooses_among_defences(tmp_path, capsys):
     ("extra", "text"),
     [
         (["--defenses", "none", "magic"], "unknown defence 'magic'"),
-        (["--lose-at-most", "a bit"], "lose_at_most is 'a bit', which is no number"),
+        (["--lose-at-most", "a bit"], "'a bit' has no meaning here; give a number"),
         (["--lose-at-most", "0"], "give points of accuracy above 0"),
         (["--accuracy-at-least", "1.5"], "give a share above 0 and below 1"),
         (["--lose-at-most", "1", "--accuracy-at-least", "0.9"], "give one floor"),

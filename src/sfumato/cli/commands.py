@@ -8,7 +8,7 @@ from typing import Any, Literal
 from sfumato.cli.fields import SettingField, fields_of, names_in
 from sfumato.cli.parser import CommandParser
 
-_KINDS: dict[str, Any] = {"N": int, "X": float, "MAPPING": dict[str, Any]}
+_KINDS: dict[str, Any] = {"N": int, **dict.fromkeys(("X", "POINTS", "SHARE"), float), "MAPPING": dict[str, Any]}
 _PAGE = files("sfumato.cli").joinpath("commands.txt").read_text(encoding="utf-8")
 _BLOCKS = {found[1]: found for found in re.finditer(r"^== (\w+): (.*)\n((?s:.*?))(?=^== |\Z)", _PAGE, re.M)}
 COMMANDS = {name: found[2] for name, found in _BLOCKS.items()}

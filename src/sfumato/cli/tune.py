@@ -8,7 +8,7 @@ from sfumato.cli.parser import Parsed, given, load_plugins, save_json
 from sfumato.cli.train import settled
 from sfumato.errors import ConfigError
 from sfumato.report.tune import write_tune_report
-from sfumato.studies import Limits, Setting, Space, floor_of, tune
+from sfumato.studies import Floor, Limits, Setting, Space, tune
 from sfumato.training import TrainConfig, load_data
 
 _SEARCHED = {"noise_std", "cem", "lam"}
@@ -16,7 +16,8 @@ _SEARCHED = {"noise_std", "cem", "lam"}
 
 def run(parsed: Parsed) -> int:
     """Search, show; 1 where no setting is known to meet the floor."""
-    floor = floor_of(parsed.lose_at_most, parsed.accuracy_at_least)
+    lose, least = parsed.lose_at_most, parsed.accuracy_at_least
+    floor = Floor(1.0 if lose is None and least is None else lose, least)
     limits = Limits(parsed.trainings, parsed.minutes)
     space = Space(**given(parsed, Space))
     load_plugins(parsed)

@@ -14,7 +14,7 @@ from sfumato.studies.executor import Executor, Outcome, usable_cores
 from sfumato.studies.local import LocalExecutor
 from sfumato.studies.ray_cluster import RayExecutor
 from sfumato.studies.slurm import SlurmExecutor
-from sfumato.studies.space import BASELINE, Floor, Setting, Space, Training, floor_of
+from sfumato.studies.space import BASELINE, Floor, Setting, Space, Training
 from sfumato.studies.store import Store
 from sfumato.studies.tune import Limits, tune, tune_with
 
@@ -36,7 +36,6 @@ __all__ = [
     "Trial",
     "Workspace",
     "build_executor",
-    "floor_of",
     "run_trials",
     "tune",
     "tune_with",
