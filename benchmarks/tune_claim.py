@@ -20,9 +20,8 @@ from sfumato.evidence import evidence
 from sfumato.files import write_json
 from sfumato.studies import BASELINE, Floor, Limits, LocalExecutor, Setting, Space, Store, run_trials, tune
 from sfumato.studies.judge import Book
-from sfumato.studies.measure import Measured
 from sfumato.studies.space import Training
-from sfumato.studies.tune_trials import ConfiguredTrial
+from sfumato.studies.tune_trials import ConfiguredTrial, Measured
 from sfumato.training import TrainConfig
 
 __all__ = ["CONFIG", "FLOOR", "judge_seed", "main", "summarise"]

@@ -21,8 +21,7 @@ from sfumato.cli.parser import first_sentence, given
 from sfumato.defenses import Batch, Site
 from sfumato.errors import ConfigError
 from sfumato.studies import EXECUTORS
-from sfumato.studies.plan import seeds_of, select_rows
-from sfumato.studies.spec import budget_names, load_budget, load_rows, load_spec, paper_names
+from sfumato.studies.plan import budget_names, load_budget, load_rows, load_spec, paper_names, seeds_of, select_rows
 from sfumato.training import TrainConfig, train_run
 
 ROOT = Path(__file__).parents[1]

@@ -3,11 +3,11 @@ import torch
 from report_data import EVIDENCE, check_self_contained
 
 from sfumato.errors import ConfigError
-from sfumato.report.cells import Cell, Row, Table
 from sfumato.report.chart import Curve, Point
 from sfumato.report.figures import entropy_scatter, trade_off
 from sfumato.report.pictures import labelled_rows
 from sfumato.report.reproduction import write_reproduction_page
+from sfumato.report.tables import Cell, Row, Table
 
 EVIL = "<script>alert('x')</script>&\"$x_1"
 

@@ -7,8 +7,7 @@ from report_data import Page
 
 from sfumato.errors import ConfigError
 from sfumato.report import page
-from sfumato.report.cells import Cell, Row, Table
-from sfumato.report.tables import to_csv, to_latex, to_markdown
+from sfumato.report.tables import Cell, Row, Table, to_csv, to_latex, to_markdown
 
 NASTY = '<script>a|b</script> & $x_1$ {50%} #~^\\ *_[y](z)_* `q` "é"\nλ'
 

@@ -13,7 +13,7 @@ from sfumato.errors import ConfigError
 from sfumato.studies import BASELINE, Floor, Setting, Space, Training
 from sfumato.studies.equal_accuracy import non_increasing
 from sfumato.studies.judge import Book
-from sfumato.studies.measure import Measured, selecting
+from sfumato.studies.tune_trials import Measured, selecting
 
 SPACE = Space(noise_stds=(0.1,), lams=(0.5, 1.0), folds=2, baselines=1)
 ONE = Setting(0.1, 0.5)

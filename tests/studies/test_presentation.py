@@ -3,11 +3,10 @@
 import torch
 from experiment_data import filled
 
-from sfumato.studies.image_strips import write_strip
-from sfumato.studies.plan import experiments_of
+from sfumato.studies.engine import Store
+from sfumato.studies.experiment import write_strip
+from sfumato.studies.plan import experiments_of, load_budget, load_rows, load_spec
 from sfumato.studies.presentation import present, save
-from sfumato.studies.spec import load_budget, load_rows, load_spec
-from sfumato.studies.store import Store
 
 ROWS, LITE, TABLE1 = load_rows(), load_budget("lite"), load_spec("table1")
 

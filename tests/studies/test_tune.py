@@ -17,9 +17,17 @@ from sfumato.cli.parser import given
 from sfumato.errors import CheckpointError, ConfigError, DataError
 from sfumato.report.tune import tune_curves, write_tune_report
 from sfumato.studies import Floor, Limits, Setting, Space, Workspace, tune_with
-from sfumato.studies.measure import fitted, measured, parts
 from sfumato.studies.space import BASELINE, Training
-from sfumato.studies.tune_trials import ConfiguredTrial, OwnTrial, config_of, train_command, train_yaml
+from sfumato.studies.tune_trials import (
+    ConfiguredTrial,
+    OwnTrial,
+    config_of,
+    fitted,
+    measured,
+    parts,
+    train_command,
+    train_yaml,
+)
 from sfumato.training import TrainConfig
 
 SPACE = Space(noise_stds=(0.1, 0.3), lams=(0.1, 1.0), folds=2, baselines=1, draws=2)

@@ -8,7 +8,14 @@ from torch import Tensor, nn
 
 from sfumato.errors import CheckpointError
 from sfumato.mixture.em import GaussianMixture, Parameters
-from sfumato.mixture.families import Covariance, moments
+from sfumato.mixture.families import (
+    Covariance,
+    batch_covariances,
+    moments,
+    subtract_noise,
+    update_covariances,
+    update_weights,
+)
 from sfumato.mixture.partition import Partition
 from sfumato.mixture.precision import (
     Precision,
@@ -17,7 +24,6 @@ from sfumato.mixture.precision import (
     diagonal_precision,
     low_rank_precision,
 )
-from sfumato.mixture.running import batch_covariances, subtract_noise, update_covariances, update_weights
 from sfumato.modes import free_to_look
 from sfumato.ranks import Ranks
 from sfumato.seeds import generator

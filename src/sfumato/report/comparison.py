@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from sfumato.report.averages import group
-from sfumato.report.cells import Cell, Row, Table
 from sfumato.report.chart import Curve, Point
 from sfumato.report.figures import trade_off
 from sfumato.report.page import Section, figure, part, table, write_page
+from sfumato.report.tables import Cell, Row, Table
 from sfumato.report.verdict import Verdict
 
 _CAPTION = (

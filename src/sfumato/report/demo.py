@@ -9,12 +9,12 @@ from torch import Tensor
 from sfumato.attacks import NOT_JUDGED, strongest, suite_verdict
 from sfumato.errors import ConfigError
 from sfumato.report.averages import Mean, average, error_text, group
-from sfumato.report.cells import MISSING, Cell, Row, Table
 from sfumato.report.chart import Curve, Point
 from sfumato.report.figures import information_curve, trade_off
 from sfumato.report.page import CONVERGED, Section, figure, part, table, write_page
 from sfumato.report.pictures import png_data_uri
 from sfumato.report.style import Style, styles
+from sfumato.report.tables import MISSING, Cell, Row, Table
 from sfumato.report.verdict import demo_verdict
 
 _MEASURES: dict[str, tuple[str, int | None, bool]] = {

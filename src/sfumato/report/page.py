@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sfumato.files import write_text
-from sfumato.report.cells import Table
 from sfumato.report.drawn import Drawn
 from sfumato.report.style import VARIABLES
+from sfumato.report.tables import Table
 from sfumato.report.verdict import Verdict
 
 CONVERGED = "had converged: its error on held-out images no longer fell notably."

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from sfumato.errors import ConfigError
-from sfumato.report.cells import Table
 from sfumato.report.drawn import Drawn, save_figure
 from sfumato.report.page import Section, figure, part, table, write_page
 from sfumato.report.pictures import data_uri
+from sfumato.report.tables import Table
 from sfumato.report.verdict import Verdict
 
 _ID = re.compile(r'\bid="([^"]*)"')

@@ -7,10 +7,10 @@ from typing import Any
 
 from sfumato.attacks import NOT_JUDGED
 from sfumato.report.averages import percent_text
-from sfumato.report.cells import Cell, Row, Table
 from sfumato.report.chart import Curve, Point
 from sfumato.report.figures import trade_off
 from sfumato.report.page import Section, figure, part, table, write_page
+from sfumato.report.tables import Cell, Row, Table
 from sfumato.report.verdict import Verdict
 
 _NOTE = (

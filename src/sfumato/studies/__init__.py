@@ -9,13 +9,12 @@ from collections.abc import Callable
 from typing import Any
 
 from sfumato.errors import ConfigError
-from sfumato.studies.engine import Summary, Trial, Workspace, run_trials
+from sfumato.studies.engine import Store, Summary, Trial, Workspace, run_trials
 from sfumato.studies.executor import Executor, Outcome, usable_cores
 from sfumato.studies.local import LocalExecutor
 from sfumato.studies.ray_cluster import RayExecutor
 from sfumato.studies.slurm import SlurmExecutor
 from sfumato.studies.space import BASELINE, Floor, Setting, Space, Training
-from sfumato.studies.store import Store
 from sfumato.studies.tune import Limits, tune, tune_with
 
 __all__ = [

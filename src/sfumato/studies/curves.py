@@ -6,13 +6,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from sfumato.errors import ConfigError
-from sfumato.report.cells import Row, Table
 from sfumato.report.chart import Curve, Fit, Point
 from sfumato.report.figures import entropy_scatter, trade_off
-from sfumato.studies.plan import curve_experiments
+from sfumato.report.tables import Row, Table
+from sfumato.studies.engine import Store
+from sfumato.studies.plan import Budget, RowSpec, curve_experiments
 from sfumato.studies.results import SeedResults, cell, collect, seeds_note, shared_attacks
-from sfumato.studies.spec import Budget, RowSpec
-from sfumato.studies.store import Store
 
 _COLUMNS = {
     "accuracy": "accuracy",

@@ -15,13 +15,11 @@ from sfumato.errors import CheckpointError
 from sfumato.evidence import evidence
 from sfumato.files import write_json
 from sfumato.metrics import mse
-from sfumato.studies.engine import Report, run_trials
+from sfumato.studies.engine import Report, Store, run_trials
 from sfumato.studies.equal_accuracy import Comparison, Seeds, compare
 from sfumato.studies.executor import usable_cores
-from sfumato.studies.experiment import PICTURE, Experiment
-from sfumato.studies.image_strips import read_strip
+from sfumato.studies.experiment import PICTURE, Experiment, read_strip
 from sfumato.studies.local import LocalExecutor
-from sfumato.studies.store import Store
 from sfumato.training import TrainConfig
 
 # The demo's defaults, all in this place. CEM is compared at equal accuracy with noise alone along NOISES.

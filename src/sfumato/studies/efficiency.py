@@ -14,9 +14,9 @@ from sfumato.compute import arranged, device_of, memory_format
 from sfumato.defenses.patrol import prune_to, size_without_stem
 from sfumato.evidence import evidence
 from sfumato.models import count_macs, count_parameters
-from sfumato.report.cells import Cell, Row, Table
+from sfumato.report.tables import Cell, Row, Table
 from sfumato.studies.engine import Trial, Workspace
-from sfumato.studies.spec import Budget
+from sfumato.studies.plan import Budget
 
 _IMAGE = (3, 32, 32)
 _STEM = 16

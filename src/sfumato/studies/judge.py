@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 
 from sfumato.studies.equal_accuracy import non_increasing
-from sfumato.studies.measure import Measured
 from sfumato.studies.space import BASELINE, Floor, Setting, Space, Training
+from sfumato.studies.tune_trials import Measured
 
 # In standard errors of the selecting half, which has half of the images: what it lets pass is confirmed afterwards.
 _FAILS = 1.0

@@ -8,23 +8,26 @@ from torch import Tensor
 
 from sfumato.evidence import evidence
 from sfumato.files import write_json, write_text
-from sfumato.report.cells import Table
 from sfumato.report.pictures import labelled_rows
 from sfumato.report.reproduction import write_reproduction_page
 from sfumato.report.study import study_markdown, write_study_report
 from sfumato.report.style import label
-from sfumato.report.tables import to_csv, to_latex, to_markdown
-from sfumato.studies.ablation import ablation_figures, ablation_table, measure_variants
-from sfumato.studies.comparison import circumstances, comparison_table, progress, remarks
+from sfumato.report.tables import Table, to_csv, to_latex, to_markdown
+from sfumato.studies.ablation import ablation_figures, ablation_table, digits_study, measure_variants
+from sfumato.studies.comparison import (
+    circumstances,
+    comparison_table,
+    equal_accuracy_gains,
+    gains_table,
+    progress,
+    remarks,
+)
 from sfumato.studies.curves import collect_curves, draw, points_table
-from sfumato.studies.digits import digits_study
 from sfumato.studies.efficiency import TimingTrial, efficiency_table
-from sfumato.studies.gains import equal_accuracy_gains, gains_table
-from sfumato.studies.image_strips import read_strip
-from sfumato.studies.plan import experiments_of
+from sfumato.studies.engine import Store
+from sfumato.studies.experiment import read_strip
+from sfumato.studies.plan import Budget, RowSpec, experiments_of
 from sfumato.studies.results import collect
-from sfumato.studies.spec import Budget, RowSpec
-from sfumato.studies.store import Store
 
 _SHOWN_SEED = 0
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from sfumato.attacks import CLOSED_FORM, NOT_JUDGED, Convergence, judged, strongest
 from sfumato.report.averages import Mean, average
-from sfumato.report.cells import Cell
+from sfumato.report.tables import Cell
+from sfumato.studies.engine import Store
 from sfumato.studies.experiment import Experiment
-from sfumato.studies.store import Store
 
 Result = dict[str, Any]
 

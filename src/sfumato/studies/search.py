@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 from sfumato.errors import ConfigError
 from sfumato.studies.engine import Report
 from sfumato.studies.judge import Book
-from sfumato.studies.measure import Measured
 from sfumato.studies.space import BASELINE, Floor, Setting, Space, Training
+from sfumato.studies.tune_trials import Measured
 
 Record = dict[str, Any]
 """What a training leaves in the store."""
