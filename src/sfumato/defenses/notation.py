@@ -5,6 +5,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from keyword import iskeyword
 from typing import Any, Self, get_args
 
 from sfumato.defenses import registry
@@ -290,16 +291,9 @@ def _shown(value: Value) -> str:
     if isinstance(value, bool) or value is None:
         return str(value).lower()
     if isinstance(value, str):
-        plain = value.isidentifier() and value not in ("none", "true", "false") and not _is_keyword(value)
+        plain = value.isidentifier() and value not in ("none", "true", "false") and not iskeyword(value)
         return value if plain else repr(value)
     return repr(value + 0).removesuffix(".0")  # -0.0 is 0
-
-
-def _is_keyword(word: str) -> bool:
-    try:
-        return not isinstance(ast.parse(word, mode="eval").body, ast.Name)
-    except SyntaxError:
-        return True
 
 
 def _parameters(name: str) -> dict[str, inspect.Parameter]:

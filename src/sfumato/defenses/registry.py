@@ -10,13 +10,13 @@ from typing import Any, TypeVar
 
 from sfumato.defenses.base import Defense
 from sfumato.errors import ConfigError
+from sfumato.settings import check_type
 
 _Class = TypeVar("_Class", bound=type[Defense])
 
 _CLASSES: dict[str, type[Defense]] = {}
 _VERSIONS: dict[str, str] = {}
 _loading: list[str] = []
-_WORDS = {int: "whole number", float: "number"}
 
 
 def register(cls: _Class) -> _Class:
@@ -65,8 +65,8 @@ def build(name: str, **values: Any) -> Defense:
     builder: Callable[..., Defense] = lookup(name)
     for option, value in values.items():
         wanted = inspect.signature(builder).parameters[option].annotation
-        if wanted in (int, float) and (isinstance(value, bool | str) or (wanted is int and value != int(value))):
-            raise ConfigError(f"{option} of defence {name!r} is {value!r}; give a {_WORDS[wanted]}")
+        if wanted in (int, float):
+            check_type(f"{option} of defence {name!r}", value, wanted)
     return builder(**values)
 
 
