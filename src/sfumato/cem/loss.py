@@ -10,9 +10,18 @@ from torch import Tensor, nn
 
 from sfumato.cem.gradient import WithGradient, competence_factor
 from sfumato.cem.health import Diagnostics, Health, diagnose, variances
-from sfumato.cem.inputs import DIVERGED, check_finite, check_graph, check_labels, flatten
 from sfumato.cem.published import published_loss
-from sfumato.cem.settings import Fit, Scaling, Update, check_settings
+from sfumato.cem.settings import (
+    DIVERGED,
+    Fit,
+    Scaling,
+    Update,
+    check_finite,
+    check_graph,
+    check_labels,
+    check_settings,
+    flatten,
+)
 from sfumato.errors import ConfigError, FeatureError, NotFittedError, SfumatoWarning
 from sfumato.mixture import Clusters, Covariance
 from sfumato.ranks import Ranks, whole

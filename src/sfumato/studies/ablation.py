@@ -12,12 +12,11 @@ from sfumato.report.chart import Curve
 from sfumato.report.drawn import Drawn
 from sfumato.report.figures import trade_off
 from sfumato.report.tables import Cell, Row, Table
-from sfumato.studies.curves import trade_off_points
 from sfumato.studies.engine import Store
 from sfumato.studies.equal_accuracy import T_QUANTILES, Comparison, Seeds, compare, non_increasing
 from sfumato.studies.experiment import FOLDS
 from sfumato.studies.plan import Budget, level_experiments, seeds_of, variant_experiments
-from sfumato.studies.results import SeedResults, collect, seeds_note, shared_attacks, smallest_error
+from sfumato.studies.results import SeedResults, collect, seeds_note, shared_attacks, smallest_error, trade_off_points
 
 
 def digits_study(spec: dict[str, Any], budget: Budget, store: Store) -> dict[str, Any] | None:

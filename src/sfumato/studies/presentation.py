@@ -22,12 +22,11 @@ from sfumato.studies.comparison import (
     progress,
     remarks,
 )
-from sfumato.studies.curves import collect_curves, draw, points_table
 from sfumato.studies.efficiency import TimingTrial, efficiency_table
 from sfumato.studies.engine import Store
 from sfumato.studies.experiment import read_strip
 from sfumato.studies.plan import Budget, RowSpec, experiments_of
-from sfumato.studies.results import collect
+from sfumato.studies.results import collect, collect_curves, draw, points_table
 
 _SHOWN_SEED = 0
 
