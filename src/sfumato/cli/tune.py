@@ -8,7 +8,7 @@ from sfumato.cli.parser import Parsed, given, load_plugins, save_json
 from sfumato.cli.train import settled
 from sfumato.errors import ConfigError
 from sfumato.report.tune import write_tune_report
-from sfumato.studies import Floor, Limits, Setting, Space, tune
+from sfumato.studies import Floor, Setting, Space, tune
 from sfumato.training import TrainConfig, load_data
 
 _SEARCHED = {"noise_std", "cem", "lam"}
@@ -18,7 +18,6 @@ def run(parsed: Parsed) -> int:
     """Search, show; 1 where no setting is known to meet the floor."""
     lose, least = parsed.lose_at_most, parsed.accuracy_at_least
     floor = Floor(1.0 if lose is None and least is None else lose, least)
-    limits = Limits(parsed.trainings, parsed.minutes)
     space = Space(**given(parsed, Space))
     load_plugins(parsed)
     asked = settled(given(parsed, TrainConfig))
@@ -34,7 +33,8 @@ def run(parsed: Parsed) -> int:
             floor,
             folder,
             space=space,
-            limits=limits,
+            trainings=parsed.trainings,
+            minutes=parsed.minutes,
             workers=parsed.workers,
             plugins=parsed.plugin or [],
             progress=_teller(bar),

@@ -15,14 +15,13 @@ from sfumato.studies.local import LocalExecutor
 from sfumato.studies.ray_cluster import RayExecutor
 from sfumato.studies.slurm import SlurmExecutor
 from sfumato.studies.space import BASELINE, Floor, Setting, Space, Training
-from sfumato.studies.tune import Limits, tune, tune_with
+from sfumato.studies.tune import tune, tune_with
 
 __all__ = [
     "BASELINE",
     "EXECUTORS",
     "Executor",
     "Floor",
-    "Limits",
     "LocalExecutor",
     "Outcome",
     "RayExecutor",

@@ -4,7 +4,6 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -171,32 +170,6 @@ _LEAST = 40  # held-out images per half: below, one of them is more than two poi
 _SEARCHED = ("noise_std", "cem", "lam")
 
 
-@dataclass(frozen=True)
-class Limits:
-    """How much a search may take.
-
-    Attributes:
-        trainings: over all calls; None: as many as it needs.
-        minutes: of this call; None: no limit.
-
-    Raises:
-        ConfigError: a limit has no meaning.
-    """
-
-    trainings: int | None = None
-    minutes: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.trainings is not None and self.trainings < 1:
-            raise ConfigError(f"trainings is {self.trainings}; give at least 1")
-        if self.minutes is not None and not self.minutes > 0:
-            raise ConfigError(f"minutes is {self.minutes:g}; give a positive number")
-
-    def deadline(self) -> float | None:
-        """`time.time()` when this call has to end."""
-        return None if self.minutes is None else time.time() + 60 * self.minutes
-
-
 def tune(
     config: TrainConfig,
     floor: Floor,
@@ -205,7 +178,8 @@ def tune(
     space: Space | None = None,
     images: ImageSet | None = None,
     fresh: ImageSet | None = None,
-    limits: Limits | None = None,
+    trainings: int | None = None,
+    minutes: float | None = None,
     workers: int | None = None,
     plugins: Sequence[str] = (),
     progress: Progress | None = None,
@@ -223,7 +197,8 @@ def tune(
         space: the grid, and how it is judged.
         images: to learn from and to hold out; None reads the training images that `config` names.
         fresh: images on which every trained model is measured besides, for judging the search, which never reads it.
-        limits: on trainings and minutes.
+        trainings: the most over all calls; None: as many as the search needs.
+        minutes: of this call; None: no limit.
         workers: processes side by side; None: one per core, and one on a GPU.
         plugins: files that register defences.
         progress: called after every training.
@@ -254,7 +229,7 @@ def tune(
     side_by_side = min(len(space.settings) * space.folds, workers or usable_cores())
     threads = max(1, min(torch.get_num_threads(), usable_cores() // side_by_side))
     with LocalExecutor(side_by_side, threads) as executor:
-        result = _tune(trial, executor, given, floor, space, folder, identity, limits, plugins, progress)
+        result = _tune(trial, executor, given, floor, space, folder, identity, trainings, minutes, plugins, progress)
     result |= {"config": config.as_dict(), "evidence": evidence(device_of(config.device))}
     if (chosen := result["chosen"]) is not None:
         final = config_of(Setting.of(chosen), config)
@@ -274,7 +249,8 @@ def tune_with(
     *,
     name: str,
     space: Space | None = None,
-    limits: Limits | None = None,
+    trainings: int | None = None,
+    minutes: float | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """`tune` with a training of your own, called in this process.
@@ -286,7 +262,8 @@ def tune_with(
         folder: as for `tune`.
         name: what `train` is; change it whenever `train` changes, so that old results are not taken for its own.
         space: as for `tune`.
-        limits: as for `tune`; a training that runs is not interrupted.
+        trainings: as for `tune`.
+        minutes: as for `tune`; a training that runs is not interrupted.
         progress: as for `tune`.
 
     Raises:
@@ -300,7 +277,7 @@ def tune_with(
     def trial(training: Training) -> Trial:
         return OwnTrial(training, train, images, space)
 
-    result = _tune(trial, Here(), images, floor, space, folder, {"name": name}, limits, (), progress)
+    result = _tune(trial, Here(), images, floor, space, folder, {"name": name}, trainings, minutes, (), progress)
     result |= {"name": name, "evidence": evidence("cpu")}
     write_json(folder / "tune.json", result)
     return result
@@ -314,25 +291,29 @@ def _tune(
     space: Space,
     folder: Path,
     identity: dict[str, Any],
-    limits: Limits | None,
+    trainings: int | None,
+    minutes: float | None,
     plugins: Sequence[str],
     progress: Progress | None,
 ) -> dict[str, Any]:
-    began, limits = time.monotonic(), limits or Limits()
-    deadline = limits.deadline()
+    if trainings is not None and trainings < 1:
+        raise ConfigError(f"trainings is {trainings}; give at least 1")
+    if minutes is not None and not minutes > 0:
+        raise ConfigError(f"minutes is {minutes:g}; give a positive number")
+    began, deadline = time.monotonic(), None if minutes is None else time.time() + 60 * minutes
     _check_images(images, floor, space)
     _claim(folder, identity | floor.as_dict() | space.as_dict() | {"data_fingerprint": images.fingerprint()})
     work = folder / "work"
     store = Store(folder / "trials", locks=work / "locks")
 
-    def measure(trainings: Sequence[Training], report: Report) -> Mapping[Training, Record]:
-        trials = {training: trial(training) for training in trainings}
+    def measure(wanted: Sequence[Training], report: Report) -> Mapping[Training, Record]:
+        trials = {training: trial(training) for training in wanted}
         run_trials(list(trials.values()), executor, store, work, deadline=deadline, plugins=plugins, report=report)
         found = {training: store.read(one.key) for training, one in trials.items()}
         return {training: record for training, record in found.items() if record is not None}
 
     chance = float(images.labels.bincount().max()) / len(images)
-    found = search(floor, space, measure, chance=chance, trainings=limits.trainings, progress=progress)
+    found = search(floor, space, measure, chance=chance, trainings=trainings, progress=progress)
     return describe(found, floor) | {
         "floor": floor.as_dict() | {"words": floor.describe()},
         "space": space.as_dict(),
