@@ -151,13 +151,11 @@ def to_markdown(table: Table) -> str:
 
     Underscores, asterisks, pipes, dollar signs and markup inside names stay text.
     """
-    heads = [table.corner]
-    for index in range(len(table.columns)):
-        heads += [table.head(index), "published"] if table.is_compared(index) else [table.head(index)]
+    heads = table_heads(table)
     lines = [
         [_markdown(head) for head in heads],
         [":---", *["---:"] * (len(heads) - 1)],
-        *([_set_apart("**{}**", _markdown(text), row) for text in _texts(table, row)] for row in table.rows),
+        *([_set_apart("**{}**", _markdown(text), row) for text in row_texts(table, row)] for row in table.rows),
     ]
     parts = [f"### {_markdown(table.title)}", "\n".join(f"| {' | '.join(line)} |" for line in lines)]
     if table.notes:
@@ -204,7 +202,7 @@ def to_latex(table: Table) -> str:
         start += 2 if pair else 1
     under = [word for pair in compared for word in (("ours", "published") if pair else ("",))]
     body = [
-        " & ".join(_set_apart(r"\textbf{{{}}}", _latex(text), row) for text in _texts(table, row)) + r" \\"
+        " & ".join(_set_apart(r"\textbf{{{}}}", _latex(text), row) for text in row_texts(table, row)) + r" \\"
         for row in table.rows
     ]
     lines = [
@@ -221,8 +219,16 @@ def to_latex(table: Table) -> str:
     return "\n".join(lines)
 
 
-def _texts(table: Table, row: Row) -> list[str]:
-    """A row as Markdown and LaTeX show it, before escaping."""
+def table_heads(table: Table) -> list[str]:
+    """The heads of the columns, those of published figures among them."""
+    heads = [table.corner]
+    for index in range(len(table.columns)):
+        heads += [table.head(index)] + ["published"] * table.is_compared(index)
+    return heads
+
+
+def row_texts(table: Table, row: Row) -> list[str]:
+    """A row as terminal, Markdown and LaTeX show it, before escaping."""
     texts = [f"{row.label} ({row.note})" if row.note else row.label]
     for index, cell in enumerate(row.cells):
         parts = (cell.shown, cell.shown_spread, f"({cell.note})" if cell.note else "")
