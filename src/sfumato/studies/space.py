@@ -183,10 +183,6 @@ class Floor:
             return f"lose at most {self.lose_at_most:g} point{'' if self.lose_at_most == 1 else 's'} of accuracy"
         return f"accuracy of at least {100 * float(self.accuracy_at_least or 0.0):g} %"
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return {"lose_at_most": self.lose_at_most, "accuracy_at_least": self.accuracy_at_least}
-
 
 def _levels(name: str, values: Sequence[float], example: str) -> tuple[float, ...]:
     if not values:

@@ -4,6 +4,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -302,7 +303,7 @@ def _tune(
         raise ConfigError(f"minutes is {minutes:g}; give a positive number")
     began, deadline = time.monotonic(), None if minutes is None else time.time() + 60 * minutes
     _check_images(images, floor, space)
-    _claim(folder, identity | floor.as_dict() | space.as_dict() | {"data_fingerprint": images.fingerprint()})
+    _claim(folder, identity | asdict(floor) | space.as_dict() | {"data_fingerprint": images.fingerprint()})
     work = folder / "work"
     store = Store(folder / "trials", locks=work / "locks")
 
@@ -315,7 +316,7 @@ def _tune(
     chance = float(images.labels.bincount().max()) / len(images)
     found = search(floor, space, measure, chance=chance, trainings=trainings, progress=progress)
     return describe(found, floor) | {
-        "floor": floor.as_dict() | {"words": floor.describe()},
+        "floor": asdict(floor) | {"words": floor.describe()},
         "space": space.as_dict(),
         "trainings": len(found.records),
         "grid_trainings": len(space.settings) * space.folds + len(space.baseline_trainings),
