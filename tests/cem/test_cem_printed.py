@@ -104,7 +104,7 @@ def test_labels_do_not_matter():
     assert torch.equal(one.means, other.means)
 
 
-@pytest.mark.parametrize("form", ["diagonal", "spherical", "tied"])
+@pytest.mark.parametrize("form", ["diagonal", "spherical"])
 def test_other_families_are_refused(form):
     with pytest.raises(ConfigError, match="Algorithm 1 as printed; give update='running' and covariance='full'"):
         printed(covariance=form)

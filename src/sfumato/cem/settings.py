@@ -112,8 +112,6 @@ def check_settings(
                 "covariance='full' and update='epoch' or 'running', or the default scaling"
             )
     class_conditional = class_conditional and fit == "kmeans"
-    if fit == "em" and (covariance != "full" or update == "steps"):
-        raise ConfigError("fit='em' is Algorithm 1 as printed; give update='running' and covariance='full'")
     if not (math.isfinite(noise_std) and noise_std > 0):
         raise ConfigError(
             f"noise_std is {noise_std}, but without noise the information in a feature is infinite and CEM has nothing "
@@ -139,6 +137,8 @@ def check_settings(
             "scaling='as_published' is defined for one variance per cluster inside each class; give "
             "covariance='spherical' and update='epoch', or build it with CEM.as_published(...)"
         )
+    if fit == "em" and (covariance != "full" or update == "steps"):
+        raise ConfigError("fit='em' is Algorithm 1 as printed; give update='running' and covariance='full'")
     return Settings(groups, clusters_per_class, covariance, class_conditional)
 
 

@@ -104,7 +104,8 @@ def halves(
     if min(image_shape[1:]) < least:
         raise ConfigError(f"{name} needs images of at least {least}x{least}, got {image_shape}; {instead}")
     if type(cut) is not type(cuts[0]) or cut not in cuts:
-        raise ConfigError(f"{name} can be cut behind {', '.join(map(str, cuts))}, not {cut!r}; set cut accordingly")
+        known = "convolution " * isinstance(cuts[0], int) + ", ".join(map(str, cuts))
+        raise ConfigError(f"{name} can be cut behind {known}, not {cut!r}; set cut accordingly")
     for what, value in (("num_classes", num_classes), ("bottleneck", bottleneck), ("stem", stem)):
         if value is not None and value < 1:
             unit = "" if what == "num_classes" else " channel, or None for no such layer"
