@@ -97,14 +97,12 @@ class Clusters(nn.Module):
     ) -> None:
         super().__init__()
         self.em = em
-        self.num_classes = num_classes
-        self.clusters_per_class = clusters_per_class
+        self.num_classes, self.clusters_per_class = num_classes, clusters_per_class
         self.covariance: Covariance = covariance
         self.variance = variance
         self.class_conditional = class_conditional
         self.seed = seed
-        self.samples = 0
-        self.refreshes = 0
+        self.samples = self.refreshes = 0
         self._may_be_dual = dual and covariance == "full"
         self._is_dual = False
         self._precision: Precision | None = None
@@ -297,9 +295,8 @@ class Clusters(nn.Module):
             pi_j <- (1 - a) pi_j + a n_j / n
 
         Features of a fresh network outgrow a matrix that takes many batches to estimate; their scale s, one number,
-        keeps
-        up: `s <- 0.7 s + 0.3 s r` with r the batch's observed over its expected pull. Until the factors have followed,
-        the pull is that of `s B_j`.
+        keeps up: `s <- 0.7 s + 0.3 s r` with r the batch's observed over its expected pull. Until the factors have
+        followed, the pull is that of `s B_j`.
 
         n_j of the n samples of the batch belong to cluster j, N_j of all samples so far; Delta Sigma_j is centred at
         the stored mu_j as in Eq. 6, so that a drift of the features counts as spread. N_enough, the samples that the
