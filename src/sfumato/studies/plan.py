@@ -150,9 +150,9 @@ def build_experiment(
     cut: int | str | None = None,
 ) -> Experiment:
     """An experiment; noise, lambda (in the paper's units, in which the tables have 16) and cut instead of the row's."""
-    settings: dict[str, Any] = {"noise_std": _TABLE_NOISE, "model": _NETWORKS[dataset]}
-    settings |= budget.train_settings(dataset) | row.settings
-    settings |= row.by_network.get(settings["model"], {})
+    network = _NETWORKS[dataset]
+    settings: dict[str, Any] = {"noise_std": _TABLE_NOISE, "model": network}
+    settings |= budget.train_settings(dataset) | row.settings | row.by_network.get(network, {})
     if budget.stand_in:
         settings |= {"data": "digits", "size": _SIZES[dataset]}
     else:
