@@ -223,7 +223,7 @@ def test_the_registry_names_what_it_knows():
     assert models.names() == ("digits", "resnet20", "vgg11", "vgg5")
     with pytest.raises(ConfigError, match="unknown network 'resnet'; known are digits, resnet20, vgg11, vgg5"):
         whole("resnet")
-    with pytest.raises(ConfigError, match="'vgg11' has no option 'width'; it takes bottleneck, mean, squash, std, stem"):
+    with pytest.raises(ConfigError, match="'vgg11' has no option 'width'; it takes bottleneck, mean, squash"):
         whole(width=4)
 
 
