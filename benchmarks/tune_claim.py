@@ -18,11 +18,10 @@ from typing import Any
 from sfumato import data
 from sfumato.evidence import evidence
 from sfumato.files import write_json
-from sfumato.studies import BASELINE, Floor, Limits, LocalExecutor, Setting, Space, Store, run_trials, tune
+from sfumato.studies import BASELINE, Floor, LocalExecutor, Setting, Space, Store, run_trials, tune
 from sfumato.studies.judge import Book
-from sfumato.studies.measure import Measured
 from sfumato.studies.space import Training
-from sfumato.studies.tune_trials import ConfiguredTrial
+from sfumato.studies.tune_trials import ConfiguredTrial, Measured
 from sfumato.training import TrainConfig
 
 __all__ = ["CONFIG", "FLOOR", "judge_seed", "main", "summarise"]
@@ -80,7 +79,7 @@ def _seed(folder: Path, seed: int, workers: int | None, deadline: float | None, 
         space=space,
         images=sets.train,
         fresh=sets.test,
-        limits=Limits(minutes=minutes),
+        minutes=minutes,
         workers=workers,
     )
     if result["status"] == "unfinished":

@@ -18,8 +18,8 @@ from sfumato.report.demo import demo_table
 from sfumato.report.study import study_markdown
 from sfumato.report.verdict import demo_verdict
 from sfumato.studies import Store
+from sfumato.studies.plan import load_budget, load_rows, load_spec
 from sfumato.studies.presentation import present
-from sfumato.studies.spec import load_budget, load_rows, load_spec
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -29,7 +29,6 @@ from growth import scaling_figure  # noqa: E402
 PAGES = (
     "README.md",
     "docs/index.md",
-    "docs/digits.md",
     "docs/speed.md",
     "docs/serving.md",
     "docs/ablation.md",

@@ -21,8 +21,7 @@ from sfumato.cli.parser import first_sentence, given
 from sfumato.defenses import Batch, Site
 from sfumato.errors import ConfigError
 from sfumato.studies import EXECUTORS
-from sfumato.studies.plan import seeds_of, select_rows
-from sfumato.studies.spec import budget_names, load_budget, load_rows, load_spec, paper_names
+from sfumato.studies.plan import budget_names, load_budget, load_rows, load_spec, paper_names, seeds_of, select_rows
 from sfumato.training import TrainConfig, train_run
 
 ROOT = Path(__file__).parents[1]
@@ -221,7 +220,7 @@ def test_every_oddity_of_the_published_tables_is_listed():
 
 
 def test_the_page_shows_the_example_itself():
-    assert EXAMPLE.read_text(encoding="utf-8") in fenced(page("add-a-defence.md"), "python")
+    assert EXAMPLE.read_text(encoding="utf-8") in fenced(page("defences.md"), "python")
 
 
 def test_the_attack_of_the_page_attacks(monkeypatch):
@@ -281,7 +280,7 @@ class TestTheExample:
         monkeypatch.chdir(ROOT)
         contract = import_module("test_contract")
         table: dict[str, Any] = {}
-        (snippet,) = [block for block in fenced(page("add-a-defence.md"), "python") if "SINGLE" in block]
+        (snippet,) = [block for block in fenced(page("defences.md"), "python") if "SINGLE" in block]
         exec(snippet, {"SINGLE": table})
         for check in (
             contract.test_it_says_truly_what_it_does,

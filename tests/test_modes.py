@@ -12,7 +12,7 @@ from sfumato.audit.measure import expose
 from sfumato.data import ImageSet
 from sfumato.modes import evaluating, wake
 from sfumato.split import Channel, SplitModel
-from sfumato.studies.measure import measured
+from sfumato.studies.tune_trials import measured
 from sfumato.training import TrainConfig, Trainer, accuracy, collect_features
 from sfumato.training.information import measure_information
 

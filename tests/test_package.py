@@ -110,7 +110,7 @@ def test_issue_forms_are_forms():
 
 
 def test_the_page_of_stability_has_the_versions_of_the_code():
-    rows = {row.split("|")[1].strip(): row for row in page("docs/stability.md").splitlines() if row.startswith("| ")}
+    rows = {row.split("|")[1].strip(): row for row in page("docs/api/index.md").splitlines() if row.startswith("| ")}
     stated = {name: row.split("|")[3].strip() for name, row in rows.items()}
     assert stated["weights and checkpoints in a run folder"] == str(checkpoint.FORMAT)
     assert stated["`audit.json`"] == str(AUDIT_FORMAT)
@@ -119,7 +119,7 @@ def test_the_page_of_stability_has_the_versions_of_the_code():
 
 
 def test_the_rooms_are_public_or_named_as_not():
-    text = page("docs/stability.md")
+    text = page("docs/api/index.md")
     inner = set(re.findall(r"`(\w+)`", text[text.index("Not public") : text.index("the text of messages")]))
     shown = set(re.findall(r"^::: sfumato\.(\w+)", "\n".join(map(page, ROOT.glob("docs/api/*.md"))), re.M))
     rooms = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
@@ -135,7 +135,7 @@ def test_the_map_of_the_house_has_every_room():
 
 
 def test_every_data_set_has_its_terms():
-    text = page("docs/data-licences.md").lower().replace("-", "")
+    text = page("docs/own-data.md").lower().replace("-", "")
     for name in set(data.names()) - {"folder", "hub"}:
         assert name.replace("-", "") in text, name
     assert "celeba" in text

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sfumato import attacks, data
-from sfumato.cli.fields import fields_of, names_in
+from sfumato.cli.commands import fields_of, names_in
 from sfumato.deploy.export import ExportConfig
 from sfumato.errors import ConfigError
 from sfumato.serve import ServeConfig

@@ -89,7 +89,7 @@ class StorageError(SfumatoError):
 
 
 class Interrupted(SfumatoError):
-    """A stop was asked for; what was done until then is saved, and the same call goes on from there."""
+    """A stop was asked for; what was done until then is saved, and the same call resumes there."""
 
 
 class NotJudgedError(SfumatoError):

@@ -33,7 +33,7 @@ def test_mistakes_get_a_sentence():
         defenses.build("dropuot")
     with pytest.raises(ConfigError, match="'dropout' has no option 'p'; it takes rate"):
         defenses.build("dropout", p=0.5)
-    with pytest.raises(ConfigError, match="rate of defence 'dropout' is 'much'; give a number"):
+    with pytest.raises(ConfigError, match="rate of defence 'dropout' is 'much'; give a finite number"):
         defenses.build("dropout", rate="much")
     with pytest.raises(ConfigError, match="blocks of defence 'ressfl' is 1.5; give a whole number"):
         defenses.build("ressfl", blocks=1.5)

@@ -223,22 +223,22 @@ def test_the_registry_names_what_it_knows():
     assert models.names() == ("digits", "resnet20", "vgg11", "vgg5")
     with pytest.raises(ConfigError, match="unknown network 'resnet'; known are digits, resnet20, vgg11, vgg5"):
         whole("resnet")
-    with pytest.raises(ConfigError, match="network 'vgg11' has no option 'width'; it takes mean, squash, std, stem"):
+    with pytest.raises(ConfigError, match="'vgg11' has no option 'width'; it takes bottleneck, mean, squash"):
         whole(width=4)
 
 
 @pytest.mark.parametrize(
     ("builder", "settings", "text"),
     [
-        (vgg11, {"cut": 4}, "convolution 1 to 3, not 4"),
+        (vgg11, {"cut": 4}, "convolution 1, 2, 3, not 4"),
         (vgg11, {"cut": "2"}, "not '2'"),
-        (vgg11, {"cut": "stage2.block1"}, "convolution 1 to 3, not 'stage2.block1'"),
-        (digits, {"cut": 5}, "convolution 1 to 4, not 5"),
+        (vgg11, {"cut": "stage2.block1"}, "convolution 1, 2, 3, not 'stage2.block1'"),
+        (digits, {"cut": 5}, "convolution 1, 2, 3, 4, not 5"),
         (vgg11, {"bottleneck": 0}, "bottleneck is 0; give at least 1 channel"),
         (vgg11, {"stem": 0}, "stem is 0"),
         (vgg11, {"image_shape": (1, 8, 8)}, "at least 16x16, got .* use 'vgg5'"),
         (vgg5, {"image_shape": (1, 7, 28)}, "at least 8x8, got .* use 'digits'"),
-        (vgg5, {"cut": 4}, "convolution 1 to 3, not 4"),
+        (vgg5, {"cut": 4}, "convolution 1, 2, 3, not 4"),
         (vgg5, {"num_classes": 0}, "num_classes is 0"),
         (vgg11, {"image_shape": (32, 32)}, r"give \(channels, height, width\)"),
         (vgg11, {"num_classes": 0}, "num_classes is 0"),

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from sfumato.errors import ConfigError
+from sfumato.report.chart import Curve, Point
 from sfumato.report.drawn import save_figure
-from sfumato.report.figures import Curve, Point, information_curve, trade_off
+from sfumato.report.figures import information_curve, trade_off
 from sfumato.report.pictures import labelled_rows
 from sfumato.report.style import VARIABLES, styles
 

@@ -3,10 +3,10 @@ import torch
 from report_data import EVIDENCE, check_self_contained
 
 from sfumato.errors import ConfigError
-from sfumato.report.figures import Curve, Point, trade_off
-from sfumato.report.gallery import GalleryRow, gallery
+from sfumato.report.chart import Curve, Point
+from sfumato.report.figures import entropy_scatter, trade_off
+from sfumato.report.pictures import labelled_rows
 from sfumato.report.reproduction import write_reproduction_page
-from sfumato.report.scatter import Dot, Series, entropy_scatter
 from sfumato.report.tables import Cell, Row, Table
 
 EVIL = "<script>alert('x')</script>&\"$x_1"
@@ -22,12 +22,12 @@ def figure(key: str) -> str:
 
 
 def scatter(key: str) -> str:
-    return entropy_scatter([Series("noise_arl+cem", (Dot(1.0, 0.01),))], key=key)
+    return entropy_scatter([Curve("noise_arl+cem", (Point(1.0, 0.01),))], key=key)
 
 
 def png() -> bytes:
     x = torch.linspace(0, 1, 2 * 64).reshape(2, 1, 8, 8)
-    return gallery(x, [GalleryRow("noise_arl", "decoder", x.flip(0))])
+    return labelled_rows({"original": x, "decoder": x.flip(0)})
 
 
 def written(tmp_path, **parts):

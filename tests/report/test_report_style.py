@@ -4,7 +4,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from sfumato.report.figures import Curve, Point, trade_off
+from sfumato.report.chart import Curve, Point
+from sfumato.report.figures import trade_off
 from sfumato.report.style import label, styles
 
 SVG = "{http://www.w3.org/2000/svg}"

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from sfumato.studies.engine import Store
 from sfumato.studies.experiment import Experiment
-from sfumato.studies.store import Store
 
 Numbers = Callable[[Experiment], dict[str, float]]
 

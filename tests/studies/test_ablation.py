@@ -4,9 +4,8 @@ from dataclasses import replace
 import pytest
 
 from sfumato.studies.ablation import ablation_figures, ablation_table, measure_variants
-from sfumato.studies.plan import experiments_of
-from sfumato.studies.spec import load_budget, load_rows, load_spec
-from sfumato.studies.store import Store
+from sfumato.studies.engine import Store
+from sfumato.studies.plan import experiments_of, load_budget, load_rows, load_spec
 
 SPEC, ROWS = load_spec("ablation"), load_rows()
 BUDGET = replace(load_budget("lite"), seeds=(0, 1, 2))

@@ -7,12 +7,10 @@ import pytest
 from experiment_data import filled
 
 from sfumato.report.tables import to_markdown
-from sfumato.studies.comparison import comparison_table
-from sfumato.studies.gains import equal_accuracy_gains, gains_table
-from sfumato.studies.plan import build_experiment, experiments_of
+from sfumato.studies.comparison import comparison_table, equal_accuracy_gains, gains_table
+from sfumato.studies.engine import Store
+from sfumato.studies.plan import build_experiment, experiments_of, load_budget, load_rows, load_spec
 from sfumato.studies.results import collect
-from sfumato.studies.spec import load_budget, load_rows, load_spec
-from sfumato.studies.store import Store
 
 ROOT = Path(__file__).parents[2]
 ROWS, LITE = load_rows(), load_budget("lite")

@@ -6,10 +6,9 @@ import pytest
 from experiment_data import filled, result_of
 
 from sfumato.errors import ConfigError
-from sfumato.studies.curves import collect_curves, draw, exponential_fit, points_table
-from sfumato.studies.plan import experiments_of
-from sfumato.studies.spec import load_budget, load_rows, load_spec
-from sfumato.studies.store import Store
+from sfumato.studies.engine import Store
+from sfumato.studies.plan import experiments_of, load_budget, load_rows, load_spec
+from sfumato.studies.results import collect_curves, draw, exponential_fit, points_table
 
 ROWS, LITE = load_rows(), load_budget("lite")
 

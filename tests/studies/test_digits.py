@@ -7,11 +7,10 @@ import pytest
 from experiment_data import filled
 
 from sfumato.studies import Store
-from sfumato.studies.digits import compare_over_folds, digits_study
+from sfumato.studies.ablation import compare_over_folds, digits_study
 from sfumato.studies.equal_accuracy import compare, equal_accuracy_error
-from sfumato.studies.plan import experiments_of
+from sfumato.studies.plan import experiments_of, load_budget, load_spec
 from sfumato.studies.presentation import present, save
-from sfumato.studies.spec import load_budget, load_spec
 
 CURVE = [(0.98, 0.01), (0.96, 0.02), (0.90, 0.03)]
 

@@ -5,7 +5,7 @@ import pytest
 from sfumato.report.tables import to_markdown
 from sfumato.studies import Workspace
 from sfumato.studies.efficiency import TimingTrial, efficiency_table
-from sfumato.studies.spec import load_budget, load_spec
+from sfumato.studies.plan import load_budget, load_spec
 
 
 def test_sizes_are_the_papers_and_times_are_ratios(tmp_path):

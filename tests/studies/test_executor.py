@@ -8,7 +8,7 @@ from pieces_of_work import Odd, act
 
 from sfumato.errors import DataError, SfumatoError
 from sfumato.studies import usable_cores
-from sfumato.studies.executor import Death, Executor, Here, Reply, perform, unloadable, unsendable
+from sfumato.studies.executor import Death, Executor, Here, Reply, perform
 
 
 class Pretended(Executor):
@@ -144,14 +144,14 @@ def test_an_exit_is_the_end_of_the_worker(tmp_path):
 
 
 def test_work_that_cannot_be_put_into_a_message():
-    assert str(unsendable(TypeError("cannot pickle a lock\nat 0x7"))) == (
+    assert str(Executor.unsendable(TypeError("cannot pickle a lock\nat 0x7"))) == (
         "the work or an item cannot be sent to a worker (cannot pickle a lock); define the function in a module, "
         "and give items of plain values"
     )
 
 
 def test_a_worker_that_cannot_load_the_work():
-    assert str(unloadable("No module named 'mine'").error) == (
+    assert str(Executor.unloadable("No module named 'mine'").error) == (
         "a worker cannot load the work (No module named 'mine'); have the same code importable there, "
         "and define the function and its arguments in a module"
     )

@@ -9,8 +9,7 @@ from sfumato.attacks import DecoderConfig
 from sfumato.errors import DataError, Interrupted
 from sfumato.studies import Store, Workspace, run_trials
 from sfumato.studies.executor import Here
-from sfumato.studies.experiment import FOLDS, Experiment, located
-from sfumato.studies.image_strips import read_strip
+from sfumato.studies.experiment import FOLDS, Experiment, located, read_strip
 from sfumato.training import TrainConfig, load_run
 
 TRAIN = TrainConfig(data="digits", model="digits", epochs=1, batch_size=256, noise_std=0.1, device="cpu")

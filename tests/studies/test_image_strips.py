@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sfumato.studies.image_strips import read_strip, write_strip
+from sfumato.studies.experiment import read_strip, write_strip
 
 
 @pytest.mark.parametrize("channels", [1, 3])

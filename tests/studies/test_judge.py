@@ -10,10 +10,10 @@ from sklearn.isotonic import IsotonicRegression
 from tune_worlds import measured
 
 from sfumato.errors import ConfigError
-from sfumato.studies import BASELINE, Floor, Setting, Space, Training, floor_of
+from sfumato.studies import BASELINE, Floor, Setting, Space, Training
 from sfumato.studies.equal_accuracy import non_increasing
 from sfumato.studies.judge import Book
-from sfumato.studies.measure import Measured, selecting
+from sfumato.studies.tune_trials import Measured, selecting
 
 SPACE = Space(noise_stds=(0.1,), lams=(0.5, 1.0), folds=2, baselines=1)
 ONE = Setting(0.1, 0.5)
@@ -140,23 +140,22 @@ def test_a_decoder_whose_history_still_fell_has_not_converged_whatever_was_said_
 @pytest.mark.parametrize(
     ("lose", "least", "text"),
     [
-        ("much", None, "lose_at_most is 'much', which is no number; give one such as 1"),
-        ("-1", None, "give points of accuracy above 0 and below 100, such as 1"),
-        ("nan", None, "lose_at_most is nan; give points"),
-        (None, "97", "accuracy_at_least is 97; give a share above 0 and below 1, such as 0.97"),
-        ("1", "0.9", "give one floor"),
+        (-1.0, None, "give points of accuracy above 0 and below 100, such as 1"),
+        (float("nan"), None, "lose_at_most is nan; give points"),
+        (None, 97.0, "accuracy_at_least is 97; give a share above 0 and below 1, such as 0.97"),
+        (1.0, 0.9, "give one floor"),
+        (None, None, "give one floor"),
     ],
 )
 def test_floors_without_a_meaning_get_a_sentence(lose, least, text):
     with pytest.raises(ConfigError, match=text.replace("(", r"\(")):
-        floor_of(lose, least)
+        Floor(lose, least)
 
 
 def test_a_floor_in_words():
-    assert floor_of(None, None) == Floor(lose_at_most=1.0)
     assert Floor(lose_at_most=0.5).describe() == "lose at most 0.5 points of accuracy"
     assert Floor(lose_at_most=1).describe() == "lose at most 1 point of accuracy"
-    assert floor_of(None, "0.97").describe() == "accuracy of at least 97 %"
+    assert Floor(accuracy_at_least=0.97).describe() == "accuracy of at least 97 %"
 
 
 @pytest.mark.parametrize(

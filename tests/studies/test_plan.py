@@ -8,8 +8,16 @@ import pytest
 from sfumato.errors import ConfigError
 from sfumato.studies import Store
 from sfumato.studies.efficiency import TimingTrial
-from sfumato.studies.plan import build_experiment, experiments_of
-from sfumato.studies.spec import budget_names, load_budget, load_rows, load_spec, paper_names, spec_names
+from sfumato.studies.plan import (
+    budget_names,
+    build_experiment,
+    experiments_of,
+    load_budget,
+    load_rows,
+    load_spec,
+    paper_names,
+    spec_names,
+)
 from sfumato.training import TrainConfig
 
 ROOT = Path(__file__).parents[2]

@@ -3,11 +3,10 @@
 import torch
 from experiment_data import filled
 
-from sfumato.studies.image_strips import write_strip
-from sfumato.studies.plan import experiments_of
+from sfumato.studies.engine import Store
+from sfumato.studies.experiment import write_strip
+from sfumato.studies.plan import experiments_of, load_budget, load_rows, load_spec
 from sfumato.studies.presentation import present, save
-from sfumato.studies.spec import load_budget, load_rows, load_spec
-from sfumato.studies.store import Store
 
 ROWS, LITE, TABLE1 = load_rows(), load_budget("lite"), load_spec("table1")
 
@@ -22,18 +21,16 @@ def test_pictures_of_one_test_set_stand_together_and_others_stay_out(tmp_path, m
         write_strip(store.folder / f"{one.key}.png", {"original": own, "decoder": own, "gan": own})
     seen = {}
     monkeypatch.setattr(
-        "sfumato.studies.presentation.gallery",
-        lambda shown, reconstructed: seen.update(originals=shown, reconstructed=reconstructed) or b"\x89PNG\r\n\x1a\n",
+        "sfumato.studies.presentation.labelled_rows", lambda rows: seen.update(rows) or b"\x89PNG\r\n\x1a\n"
     )
     present(TABLE1, LITE, ROWS, store)
-    assert torch.equal(seen["originals"], originals)
-    assert [(one.defense, one.attack) for one in seen["reconstructed"]] == [
-        ("none", "decoder"),
-        ("none", "gan"),
-        ("bottleneck", "decoder"),
-        ("bottleneck", "gan"),
+    assert torch.equal(seen.pop("original"), originals)
+    assert list(seen) == [
+        "no defence\ndecoder, MSE 0.0100",
+        "no defence\ngan, MSE 0.0100",
+        "Bottleneck\ndecoder, MSE 0.0100",
+        "Bottleneck\ngan, MSE 0.0100",
     ]
-    assert seen["reconstructed"][0].detail == "MSE 0.0100"
 
 
 def test_files_for_people_and_programs(tmp_path):

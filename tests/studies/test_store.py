@@ -6,7 +6,7 @@ import os
 import signal
 import time
 
-from sfumato.studies.store import Store
+from sfumato.studies.engine import Store
 
 
 def test_what_was_written_is_read_back(tmp_path):

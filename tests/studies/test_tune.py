@@ -16,10 +16,18 @@ from sfumato.cli.main import main
 from sfumato.cli.parser import given
 from sfumato.errors import CheckpointError, ConfigError, DataError
 from sfumato.report.tune import tune_curves, write_tune_report
-from sfumato.studies import Floor, Limits, Setting, Space, Workspace, tune_with
-from sfumato.studies.measure import fitted, measured, parts
+from sfumato.studies import Floor, Setting, Space, Workspace, tune_with
 from sfumato.studies.space import BASELINE, Training
-from sfumato.studies.tune_trials import ConfiguredTrial, OwnTrial, config_of, train_command, train_yaml
+from sfumato.studies.tune_trials import (
+    ConfiguredTrial,
+    OwnTrial,
+    config_of,
+    fitted,
+    measured,
+    parts,
+    train_command,
+    train_yaml,
+)
 from sfumato.training import TrainConfig
 
 SPACE = Space(noise_stds=(0.1, 0.3), lams=(0.1, 1.0), folds=2, baselines=1, draws=2)
@@ -92,20 +100,20 @@ def test_interrupted_it_resumes_with_nothing_lost_and_ends_the_same(images, tmp_
 
 
 def test_a_bound_on_trainings_stops_and_a_larger_one_resumes(images, tmp_path):
-    few = tune_with(nearest, images, FLOOR, tmp_path, name="nearest", space=SPACE, limits=Limits(trainings=3))
+    few = tune_with(nearest, images, FLOOR, tmp_path, name="nearest", space=SPACE, trainings=3)
     assert (few["status"], few["trainings"], few["chosen"]) == ("unfinished", 3, None)
     assert "--trainings ended the search, the same command resumes it" in few["headline"]
-    more = tune_with(nearest, images, FLOOR, tmp_path, name="nearest", space=SPACE, limits=Limits(trainings=99))
+    more = tune_with(nearest, images, FLOOR, tmp_path, name="nearest", space=SPACE, trainings=99)
     assert more["status"] == "found"
 
 
 def test_no_time_left_is_unfinished(images, tmp_path):
-    result = tune_with(nearest, images, FLOOR, tmp_path, name="nearest", space=SPACE, limits=Limits(minutes=1e-9))
+    result = tune_with(nearest, images, FLOOR, tmp_path, name="nearest", space=SPACE, minutes=1e-9)
     assert (result["status"], result["trainings"]) == ("unfinished", 0)
 
 
 def test_the_folder_of_another_search_is_refused(images, tmp_path):
-    tune_with(nearest, images, FLOOR, tmp_path, name="nearest", space=SPACE, limits=Limits(trainings=1))
+    tune_with(nearest, images, FLOOR, tmp_path, name="nearest", space=SPACE, trainings=1)
     with pytest.raises(CheckpointError, match=r"holds another search \(lose_at_most 20.0 -> 5\); choose another --run"):
         tune_with(nearest, images, Floor(lose_at_most=5), tmp_path, name="nearest", space=SPACE)
     with pytest.raises(CheckpointError, match="name nearest -> other"):
@@ -133,9 +141,9 @@ def test_mistakes_of_a_library_user_get_a_sentence(images, tmp_path):
     with pytest.raises(ConfigError, match="a training of your own is one defence"):
         tune_with(nearest, images, FLOOR, tmp_path / "e", name="x", space=replace(SPACE, defenses=("none", "dropout")))
     with pytest.raises(ConfigError, match="minutes is 0; give a positive number"):
-        Limits(minutes=0)
+        tune_with(nearest, images, FLOOR, tmp_path / "f", name="x", space=SPACE, minutes=0)
     with pytest.raises(ConfigError, match="trainings is 0; give at least 1"):
-        Limits(trainings=0)
+        tune_with(nearest, images, FLOOR, tmp_path / "f", name="x", space=SPACE, trainings=0)
 
 
 def key_of(training, config, space):
@@ -297,7 +305,7 @@ def test_the_command_chooses_among_defences(tmp_path, capsys):
     ("extra", "text"),
     [
         (["--defenses", "none", "magic"], "unknown defence 'magic'"),
-        (["--lose-at-most", "a bit"], "lose_at_most is 'a bit', which is no number"),
+        (["--lose-at-most", "a bit"], "'a bit' has no meaning here; give a number"),
         (["--lose-at-most", "0"], "give points of accuracy above 0"),
         (["--accuracy-at-least", "1.5"], "give a share above 0 and below 1"),
         (["--lose-at-most", "1", "--accuracy-at-least", "0.9"], "give one floor"),

@@ -3,9 +3,9 @@
 import torch
 
 from sfumato.studies.judge import Book
-from sfumato.studies.measure import Measured
 from sfumato.studies.search import Decision, advance
 from sfumato.studies.space import BASELINE, Space, Training
+from sfumato.studies.tune_trials import Measured
 
 
 def measured(right, selecting, errors=(0.02, 0.02)):

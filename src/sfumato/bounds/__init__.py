@@ -8,16 +8,15 @@ from sfumato.bounds.certificates import clipped_success_at_most, success_at_most
 from sfumato.bounds.fisher import dfil, fisher_factor, fisher_information
 from sfumato.bounds.gaussian import gaussian_entropy, gaussian_information
 from sfumato.bounds.geometry import Separation, separation
-from sfumato.bounds.information import mixture_information
+from sfumato.bounds.information import clipped_power_information, mixture_information
 from sfumato.bounds.membership import cluster_posterior, own_cluster_posterior
 from sfumato.bounds.minimal_error import (
     conditional_entropy,
+    floor_ratio,
     maximal_conditional_entropy,
     minimal_mse,
     posterior_mse,
 )
-from sfumato.bounds.power import clipped_power_information
-from sfumato.bounds.relative import floor_ratio
 from sfumato.bounds.van_trees import van_trees, van_trees_low_rank
 
 __all__ = [

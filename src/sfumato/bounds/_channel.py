@@ -9,8 +9,6 @@ from torch import Tensor
 
 from sfumato.errors import ConfigError, FeatureError
 
-__all__ = ["factor", "half_log_ratio", "noise_root", "whiten_covariances", "whiten_vectors"]
-
 
 def noise_root(noise: Tensor) -> Tensor:
     """A square root L of the noise covariance: 0-d and (D,) standard deviations, (D, D) lower triangular."""
@@ -46,11 +44,7 @@ def whiten_covariances(covariances: Tensor, full: bool, root: Tensor) -> tuple[T
 
 
 def factor(whitened: Tensor) -> Tensor:
-    """The lower Cholesky factor of I + W for whitened covariances W (..., D, D).
-
-    Raises:
-        FeatureError: I + W is not positive definite, hence W is not positive semidefinite.
-    """
+    """The lower Cholesky factor of I + W for whitened covariances W (..., D, D)."""
     identity = torch.eye(whitened.shape[-1], dtype=whitened.dtype, device=whitened.device)
     root, info = torch.linalg.cholesky_ex(identity + whitened)
     if bool((info != 0).any()):

@@ -10,17 +10,6 @@ from torch import Tensor
 
 from sfumato.errors import ConfigError, FeatureError
 
-__all__ = [
-    "ArrayLike",
-    "Family",
-    "as_tensors",
-    "covariance_form",
-    "mixture_form",
-    "noise_form",
-    "require_dim",
-    "require_finite",
-]
-
 ArrayLike: TypeAlias = Tensor | np.ndarray | Sequence[Any] | float
 Family: TypeAlias = Literal["full", "diagonal", "spherical"]
 
@@ -36,9 +25,6 @@ def as_tensors(**named: ArrayLike) -> tuple[Tensor, ...]:
 
     Tensors and arrays decide the dtype (the widest of those with axes, at least float32: half precision is
     computed in float32); Python numbers and lists follow, and are float64 when there is nothing else.
-
-    Raises:
-        FeatureError: a value is not numeric or complex, or tensors with axes live on different devices.
     """
     tensors = {name: _as_tensor(name, value) for name, value in named.items()}
     typed = [
@@ -161,11 +147,7 @@ def mixture_form(weights: Tensor, covariances: Tensor, dim: int | None) -> tuple
 
 
 def noise_form(noise: Tensor, dim: int, *, allow_zero: bool = False) -> Tensor:
-    """The checked noise covariance: 0-d a common variance, (D,) variances, (D, D) a symmetric matrix.
-
-    Raises:
-        ConfigError: a wrong shape, NaN, or a variance that is negative or (unless allowed) zero.
-    """
+    """The checked noise covariance: 0-d a common variance, (D,) variances, (D, D) a symmetric matrix."""
     shape = tuple(noise.shape)
     if shape not in {(), (dim,), (dim, dim)}:
         raise ConfigError(

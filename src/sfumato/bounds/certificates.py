@@ -6,8 +6,6 @@ from torch import Tensor
 from sfumato.bounds._inputs import ArrayLike, as_tensors
 from sfumato.errors import ConfigError, FeatureError
 
-__all__ = ["clipped_success_at_most", "success_at_most"]
-
 # Each halves an interval of at most 1: the last one is far below the distance of two float64 numbers around 1e-12.
 _HALVINGS = 100
 

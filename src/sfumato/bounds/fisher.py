@@ -7,8 +7,6 @@ from sfumato.bounds._channel import noise_root
 from sfumato.bounds._inputs import ArrayLike, as_tensors, noise_form, require_finite
 from sfumato.errors import FeatureError
 
-__all__ = ["dfil", "fisher_factor", "fisher_information"]
-
 _ROWS_AT_ONCE = 4096
 
 

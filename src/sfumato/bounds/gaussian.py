@@ -9,8 +9,6 @@ from sfumato.bounds._channel import half_log_ratio
 from sfumato.bounds._inputs import ArrayLike, Family, as_tensors, covariance_form, noise_form
 from sfumato.errors import FeatureError
 
-__all__ = ["gaussian_entropy", "gaussian_information"]
-
 
 def gaussian_entropy(covariance: ArrayLike, *, family: Family = "full", dim: int | None = None) -> Tensor:
     """Differential entropy of a Gaussian, `H = 1/2 log((2 pi e)^D |Sigma|)`, in nats.

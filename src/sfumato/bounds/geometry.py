@@ -8,8 +8,6 @@ from torch import Tensor
 from sfumato.bounds._inputs import ArrayLike, as_tensors, mixture_form, noise_form, require_finite
 from sfumato.errors import FeatureError
 
-__all__ = ["Separation", "separation"]
-
 
 class Separation(NamedTuple):
     """What `min |mu_i - mu_j|^2 >> Tr Sigma_p >> max Tr(Sigma_i + Sigma_j)` compares, and the two ratios.

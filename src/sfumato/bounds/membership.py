@@ -9,8 +9,6 @@ from sfumato.bounds._channel import factor, noise_root, whiten_covariances, whit
 from sfumato.bounds._inputs import ArrayLike, as_tensors, mixture_form, noise_form, require_finite
 from sfumato.errors import FeatureError
 
-__all__ = ["cluster_posterior", "own_cluster_posterior"]
-
 _ELEMENTS_AT_ONCE = 2**24  # of the (k, n, D) residuals: 64 MiB in float32, whatever the number of samples
 
 

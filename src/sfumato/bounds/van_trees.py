@@ -6,8 +6,6 @@ from torch import Tensor
 from sfumato.bounds._inputs import ArrayLike, as_tensors, require_finite
 from sfumato.errors import ConfigError, FeatureError
 
-__all__ = ["van_trees", "van_trees_low_rank"]
-
 
 def van_trees(data_information: ArrayLike, prior_information: ArrayLike) -> Tensor:
     """Smallest mean squared error per dimension of any estimator, `Tr((J_D + J_P)^-1) / d`.

@@ -10,8 +10,6 @@ from torch import Tensor
 from sfumato.errors import ConfigError
 from sfumato.ranks import Ranks
 
-__all__ = ["WithGradient", "competence_factor"]
-
 
 class WithGradient(torch.autograd.Function):
     """A value that does not depend on the batch, with a gradient that does: `weight B^-1 (z - mu)`."""

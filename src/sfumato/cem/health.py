@@ -11,8 +11,6 @@ from sfumato import bounds
 from sfumato.mixture import Clusters, Covariance, moments
 from sfumato.ranks import Ranks
 
-__all__ = ["ENOUGH_PER_CLUSTER", "ENOUGH_PER_DIMENSION", "Diagnostics", "Health", "diagnose", "variances"]
-
 _SCALE_LIMIT = 4.0
 _ONE_CLUSTER = 0.95
 _FITS = (0.5, 2.0)  # of `CEM.mixture_fit`; outside something is wrong with the features that the mixture was given

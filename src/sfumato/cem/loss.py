@@ -10,9 +10,18 @@ from torch import Tensor, nn
 
 from sfumato.cem.gradient import WithGradient, competence_factor
 from sfumato.cem.health import Diagnostics, Health, diagnose, variances
-from sfumato.cem.inputs import DIVERGED, check_finite, check_graph, check_labels, flatten
 from sfumato.cem.published import published_loss
-from sfumato.cem.settings import Fit, Scaling, Update, check_settings
+from sfumato.cem.settings import (
+    DIVERGED,
+    Fit,
+    Scaling,
+    Update,
+    check_finite,
+    check_graph,
+    check_labels,
+    check_settings,
+    flatten,
+)
 from sfumato.errors import ConfigError, FeatureError, NotFittedError, SfumatoWarning
 from sfumato.mixture import Clusters, Covariance
 from sfumato.ranks import Ranks, whole
@@ -272,7 +281,7 @@ class CEM(nn.Module):
                 low, high = flat.aminmax()
                 if not (torch.isfinite(low) and torch.isfinite(high)):
                     raise FeatureError(DIVERGED)
-            labels = self._check_labels(labels, flat)
+            labels = check_labels(labels, flat, wanted=self.class_conditional)
         if not ranks.alone:
             ranks.check_same({"number of dimensions": flat.shape[1]}, "give all ranks the same model")
         with torch.autocast(flat.device.type, enabled=False):
@@ -298,7 +307,7 @@ class CEM(nn.Module):
         follows = self.update == "steps"
         mixture = self.mixture if follows else self._fitted()
         flat = self._flatten(z_hat)
-        labels = self._check_labels(labels, flat)
+        labels = check_labels(labels, flat, wanted=self.class_conditional)
         learns = self.training and torch.is_grad_enabled()
         ranks = Ranks.current(self.distributed)
         if len(flat) == 0 and ranks.alone:
@@ -319,7 +328,8 @@ class CEM(nn.Module):
                 rows = rows + self.noise_std * torch.randn_like(rows)
             assignment = mixture.assign(rows, labels)
             if self.scaling == "as_published":
-                return self._published(whole(flat.to(rows.dtype), ranks), ranks.gather(assignment))
+                clusters = (mixture.centres, mixture.counts, mixture.spread, self.variance, mixture.num_classes)
+                return published_loss(whole(flat.to(rows.dtype), ranks), ranks.gather(assignment), *clusters)
             if self.update == "running" and self.training:
                 mixture.carry(rows, assignment, ranks)
             product, centred = mixture.product(assignment), rows - mixture.means[assignment]
@@ -365,15 +375,8 @@ class CEM(nn.Module):
         """Eq. 4's posterior, the conditions of section 3.4, cluster sizes and notes on what the numbers are worth."""
         return diagnose(self._fitted(), self.variance, self.seed)
 
-    def _published(self, flat: Tensor, assignment: Tensor) -> Tensor:
-        own = self.mixture
-        return published_loss(flat, assignment, own.centres, own.counts, own.spread, self.variance, own.num_classes)
-
     def _flatten(self, features: Tensor) -> Tensor:
         return flatten(features, self.mixture.means.shape[1] if self.mixture.refreshes else None)
-
-    def _check_labels(self, labels: Tensor | None, flat: Tensor) -> Tensor | None:
-        return check_labels(labels, flat, wanted=self.class_conditional)
 
     def _fitted(self) -> Clusters:
         if not self.mixture.refreshes:

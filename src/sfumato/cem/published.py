@@ -5,8 +5,6 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["published_loss"]
-
 
 def published_loss(
     features: Tensor,

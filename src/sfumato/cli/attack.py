@@ -13,8 +13,6 @@ from sfumato.report.pictures import save_side_by_side
 from sfumato.training import load_data, load_run
 from sfumato.training.inversion import Suite, attack_folder, attack_suite, stored_settings
 
-__all__ = ["run"]
-
 
 def run(parsed: Parsed) -> None:
     """Attack, resume, or show."""

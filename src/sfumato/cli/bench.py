@@ -7,8 +7,6 @@ from sfumato.cli.console import progress_bar, say, table
 from sfumato.cli.parser import Parsed, save_json
 from sfumato.errors import ConfigError
 
-__all__ = ["run"]
-
 _ROWS = {"training": 11, "serving": 10}  # for the progress bar
 
 

@@ -1,16 +1,92 @@
-"""What every command understands, read from `commands.txt`; its own file is loaded once its words are parsed."""
+"""What every command understands, read from `commands.txt`; settings are read from the source of their dataclasses."""
 
+import ast
 import re
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any, Literal
 
-from sfumato.cli.fields import SettingField, fields_of, names_in
-from sfumato.cli.parser import CommandParser
+from sfumato.cli.parser import CommandParser, SettingField
 
-__all__ = ["COMMANDS", "parser_of"]
+_PACKAGE = Path(__file__).parents[1]
+_TYPES = {"Literal": Literal, "Path": Path, "Any": Any}
 
-_KINDS: dict[str, Any] = {"N": int, "X": float, "MAPPING": dict[str, Any]}
+
+@cache
+def fields_of(where: str) -> tuple[SettingField, ...]:
+    """The fields of the dataclass `package.module:Class`, with types, defaults and texts."""
+    module, _, name = where.partition(":")
+    module, node = _find(module, name)
+    assert isinstance(node, ast.ClassDef)
+    about = (ast.get_docstring(node) or "").partition("Attributes:")[2]
+    texts = {
+        key: " ".join(body.split())
+        for key, body in re.findall(r"\n {4}(\w+): (.*?)(?=\n {4}\w+:|\n\n|\Z)", about, re.S)
+    }
+    return tuple(
+        SettingField(
+            line.target.id, _type(module, line.annotation), _default(line.value), texts.get(line.target.id, "")
+        )
+        for line in node.body
+        if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name)
+    )
+
+
+def names_in(where: str) -> dict[str, list[str]]:
+    """The keys of the dictionary `package.module:NAME`, and for each the names that its value is made of."""
+    module, _, name = where.partition(":")
+    _, node = _find(module, name)
+    assert isinstance(node, ast.Dict)
+    return {
+        str(key.value): [one.id for one in ast.walk(value) if isinstance(one, ast.Name)]
+        for key, value in zip(node.keys, node.values, strict=True)
+        if isinstance(key, ast.Constant)
+    }
+
+
+@cache
+def _tree(module: str) -> ast.Module:
+    path = _PACKAGE.joinpath(*module.split(".")[1:])
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def _find(module: str, name: str) -> tuple[str, ast.AST]:
+    """Where a name of a module is defined, and how, through its imports."""
+    for node in ast.walk(_tree(module)):
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            return module, node
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            if any(isinstance(target, ast.Name) and target.id == name for target in targets):
+                return module, node.value
+        if isinstance(node, ast.ImportFrom) and node.module and any(one.name == name for one in node.names):
+            return _find(node.module, name)
+    raise LookupError(f"{module} has no {name}")
+
+
+def _type(module: str, node: ast.expr) -> Any:
+    known = dict(_TYPES)
+    for one in ast.walk(node):
+        if isinstance(one, ast.Name) and one.id not in known and one.id not in _BUILTIN:
+            alias_module, alias = _find(module, one.id)
+            assert isinstance(alias, ast.expr)
+            known[one.id] = _type(alias_module, alias)
+    return eval(compile(ast.Expression(node), module, "eval"), {"__builtins__": _BUILTIN} | known)
+
+
+_BUILTIN = {kind.__name__: kind for kind in (int, float, str, bool, tuple, list, dict)}
+
+
+def _default(node: ast.expr | None) -> Any:
+    try:
+        return None if node is None else eval(compile(ast.Expression(node), "default", "eval"), {"__builtins__": {}})
+    except NameError:  # made by a function, or named elsewhere: the text says it
+        return None
+
+
+_KINDS: dict[str, Any] = {"N": int, **dict.fromkeys(("X", "POINTS", "SHARE"), float), "MAPPING": dict[str, Any]}
 _PAGE = files("sfumato.cli").joinpath("commands.txt").read_text(encoding="utf-8")
 _BLOCKS = {found[1]: found for found in re.finditer(r"^== (\w+): (.*)\n((?s:.*?))(?=^== |\Z)", _PAGE, re.M)}
 COMMANDS = {name: found[2] for name, found in _BLOCKS.items()}

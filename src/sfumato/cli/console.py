@@ -18,8 +18,6 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["Bar", "console", "progress_bar", "say", "table"]
-
 _errors = Console(stderr=True, soft_wrap=True)
 console = Console(soft_wrap=True)
 """Where results go: standard output, unless `--json -` has that for itself."""

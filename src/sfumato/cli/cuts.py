@@ -13,8 +13,6 @@ from sfumato.errors import ConfigError
 from sfumato.importing import call_named, import_named
 from sfumato.split import Cut, cuts
 
-__all__ = ["run"]
-
 _INPUTS = 2  # of a made-up batch: enough to see what depends on its size
 
 

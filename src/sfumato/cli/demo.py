@@ -11,8 +11,6 @@ from sfumato.report.demo import demo_table, write_demo_report
 from sfumato.report.verdict import demo_verdict
 from sfumato.studies.demo import run_demo
 
-__all__ = ["run"]
-
 
 def run(parsed: Parsed) -> None:
     """Run the demo and show it."""

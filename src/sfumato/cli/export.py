@@ -14,8 +14,6 @@ from sfumato.deploy.signing import fingerprint, new_key, private_key, public_key
 from sfumato.errors import ConfigError
 from sfumato.training import load_data, load_trained
 
-__all__ = ["run"]
-
 
 def run(parsed: Parsed) -> None:
     """Export."""

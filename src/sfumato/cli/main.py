@@ -16,8 +16,6 @@ from sfumato.cli.commands import COMMANDS, parser_of
 from sfumato.errors import ConfigError, NotJudgedError, RankLost, SfumatoError, SfumatoWarning, nearest
 from sfumato.ranks import launched, may_tell
 
-__all__ = ["main"]
-
 # Commands that several processes, started by torchrun, work on together.
 TOGETHER = {"train"}
 

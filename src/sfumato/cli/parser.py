@@ -9,14 +9,11 @@ import types
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NoReturn, Union, get_args, get_origin
+from typing import Any, Literal, NamedTuple, NoReturn, Union, get_args, get_origin
 
-from sfumato.cli.fields import SettingField
 from sfumato.errors import ConfigError, nearest
 from sfumato.files import write_json
 from sfumato.ranks import may_tell
-
-__all__ = ["CommandParser", "Parsed", "first_sentence", "given", "head_of", "load_plugins", "save_json"]
 
 _WIDTH, _COLUMN = 118, 26
 _GENERAL = {"config", "json", "help"}
@@ -26,6 +23,22 @@ _WORDS = {int: "a whole number", float: "a number"}
 
 Parsed = argparse.Namespace
 """What was parsed: settings that were not given are not in it."""
+
+
+class SettingField(NamedTuple):
+    """One setting.
+
+    Attributes:
+        name: of the field.
+        kind: its annotated type.
+        default: None where it is no literal.
+        text: what the class's docstring says about it.
+    """
+
+    name: str
+    kind: Any
+    default: Any
+    text: str
 
 
 @dataclass
@@ -160,11 +173,7 @@ class CommandParser(argparse.ArgumentParser):
 
 
 def load_plugins(parsed: Parsed) -> None:
-    """Run the files that `--plugin` names.
-
-    Raises:
-        ConfigError: a file is missing or registers nothing.
-    """
+    """Run the files that `--plugin` names."""
     from sfumato.defenses import load_plugin  # loads torch, which the commands of device and server do without
 
     for plugin in parsed.plugin or ():

@@ -7,8 +7,6 @@ from sfumato.cli.parser import Parsed, save_json
 from sfumato.deploy.edge import EdgeClient
 from sfumato.errors import ConfigError
 
-__all__ = ["run"]
-
 _SHOWN = 3
 
 

@@ -6,8 +6,6 @@ from sfumato.cli.console import say
 from sfumato.cli.parser import Parsed, save_json
 from sfumato.serve import reload
 
-__all__ = ["run"]
-
 
 def run(parsed: Parsed) -> None:
     """Signal, and wait for the outcome."""

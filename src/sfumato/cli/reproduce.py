@@ -13,11 +13,8 @@ from sfumato.errors import ConfigError, SfumatoError
 from sfumato.studies import Store, Summary, Trial, build_executor, run_trials
 from sfumato.studies.efficiency import TimingTrial
 from sfumato.studies.experiment import Experiment, located
-from sfumato.studies.plan import experiments_of
+from sfumato.studies.plan import Budget, RowSpec, experiments_of, load_budget, load_rows, load_spec, paper_names
 from sfumato.studies.presentation import Presentation, present, save
-from sfumato.studies.spec import Budget, RowSpec, load_budget, load_rows, load_spec, paper_names
-
-__all__ = ["run"]
 
 
 def run(parsed: Parsed) -> None:

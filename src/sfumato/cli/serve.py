@@ -6,8 +6,6 @@ from sfumato.cli.parser import Parsed, given
 from sfumato.errors import ConfigError
 from sfumato.serve import ServeConfig, serve
 
-__all__ = ["run"]
-
 
 def run(parsed: Parsed) -> None:
     """Serve until told to stop."""

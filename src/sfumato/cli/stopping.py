@@ -13,8 +13,6 @@ from typing import Any
 from sfumato.errors import Interrupted
 from sfumato.ranks import may_tell
 
-__all__ = ["until_stopped"]
-
 GRACE = 20.0
 """Seconds until a process that was told to stop, and does not come to the question, ends all the same.
 
@@ -24,14 +22,7 @@ Shorter than the 30 seconds after which torchrun kills without a word.
 
 @contextmanager
 def until_stopped(*, catch: bool) -> Iterator[Callable[[], bool] | None]:
-    """Turn Ctrl-C and SIGTERM, which torchrun and schedulers send, into a flag; a second one acts at once.
-
-    Args:
-        catch: False changes nothing and gives None: one process may stop anywhere.
-
-    Raises:
-        KeyboardInterrupt: the work inside raised `Interrupted`.
-    """
+    """Turn Ctrl-C and SIGTERM, which torchrun and schedulers send, into a flag; a second one acts at once."""
     if not catch:
         yield None
         return

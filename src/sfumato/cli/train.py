@@ -13,8 +13,6 @@ from sfumato.integrations import TensorBoard
 from sfumato.ranks import Ranks, joined, launched
 from sfumato.training import TrainConfig, load_data, train_run
 
-__all__ = ["run", "settled"]
-
 
 def settled(values: dict[str, Any]) -> dict[str, Any]:
     """The settings that were given, with the line of the defence written out and the data's folder as a whole path."""

@@ -7,19 +7,18 @@ from sfumato.cli.console import Bar, progress_bar, say, table
 from sfumato.cli.parser import Parsed, given, load_plugins, save_json
 from sfumato.cli.train import settled
 from sfumato.errors import ConfigError
-from sfumato.report.tune import write_tune_report
-from sfumato.studies import Limits, Setting, Space, floor_of, tune
+from sfumato.report.tables import row_texts, table_heads
+from sfumato.report.tune import tune_table, write_tune_report
+from sfumato.studies import Floor, Setting, Space, tune
 from sfumato.training import TrainConfig, load_data
-
-__all__ = ["run"]
 
 _SEARCHED = {"noise_std", "cem", "lam"}
 
 
 def run(parsed: Parsed) -> int:
     """Search, show; 1 where no setting is known to meet the floor."""
-    floor = floor_of(parsed.lose_at_most, parsed.accuracy_at_least)
-    limits = Limits(parsed.trainings, parsed.minutes)
+    lose, least = parsed.lose_at_most, parsed.accuracy_at_least
+    floor = Floor(1.0 if lose is None and least is None else lose, least)
     space = Space(**given(parsed, Space))
     load_plugins(parsed)
     asked = settled(given(parsed, TrainConfig))
@@ -35,7 +34,8 @@ def run(parsed: Parsed) -> int:
             floor,
             folder,
             space=space,
-            limits=limits,
+            trainings=parsed.trainings,
+            minutes=parsed.minutes,
             workers=parsed.workers,
             plugins=parsed.plugin or [],
             progress=_teller(bar),
@@ -48,33 +48,15 @@ def run(parsed: Parsed) -> int:
 
 
 def _show(result: dict[str, Any]) -> None:
-    rows = []
-    if (baseline := result["baseline"]) is not None:
-        rows.append(("no defence", f"{baseline['accuracy']:.1%}", "", f"{baseline['error']:.4f}", _share(baseline), ""))
-    for row in result["curve"]:
-        strength = Setting.of(row).describe()
-        spread = "" if row["loss_se"] is None else f" ± {100 * row['loss_se']:.1f}"
-        rows.append(
-            (
-                strength,
-                f"{row['accuracy']:.1%}",
-                f"{100 * row['loss']:+.1f}{spread}",
-                f"{row['error']:.4f}",
-                _share(row),
-                row["verdict"],
-            )
-        )
     title = f"held-out images, {result['trainings']} trainings of {result['grid_trainings']} on the whole grid"
-    table(title, ("strength", "accuracy", "points lost", "strongest attacker's error", "identified", "floor"), rows)
+    if result["curve"] or result["baseline"] is not None:
+        trained = tune_table(result)
+        table(title, table_heads(trained), [row_texts(trained, row) for row in trained.rows])
     say(result["headline"])
     for note in result["notes"]:
         say(note)
     if "command" in result:
         say(f"Train it: {result['command']}")
-
-
-def _share(row: dict[str, Any]) -> str:
-    return "–" if row["identified"] is None else f"{row['identified']:.1%}"
 
 
 def _teller(bar: Bar) -> Any:

@@ -7,8 +7,6 @@ from sfumato.cli.parser import Parsed, save_json
 from sfumato.deploy.edge import EdgeClient
 from sfumato.deploy.manifest import Manifest
 
-__all__ = ["run"]
-
 
 def run(parsed: Parsed) -> None:
     """Verify."""

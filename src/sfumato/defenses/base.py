@@ -9,8 +9,6 @@ from torch.optim import Optimizer
 
 from sfumato.split import SplitModel
 
-__all__ = ["Batch", "Defense", "Epoch", "Site"]
-
 
 @dataclass(frozen=True)
 class Site:

@@ -12,8 +12,6 @@ from sfumato.cem import CEM, schedule
 from sfumato.defenses.base import Batch, Defense, Epoch
 from sfumato.errors import ConfigError, FeatureError
 
-__all__ = ["LAMBDA", "CEMDefense", "build_cem"]
-
 LAMBDA = 0.3
 """The default lambda, per dimension; see the ablation for what it costs and gains."""
 

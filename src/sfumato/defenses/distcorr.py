@@ -10,8 +10,6 @@ from sfumato.defenses.registry import register
 from sfumato.errors import ConfigError, FeatureError
 from sfumato.ranks import whole
 
-__all__ = ["DistCorr", "distance_correlation"]
-
 
 def distance_correlation(x: Tensor, y: Tensor) -> Tensor:
     """Sample distance correlation of paired samples (Székely, Rizzo and Bakirov 2007), a scalar in [0, 1].

@@ -9,18 +9,9 @@ from sfumato.defenses.base import Defense
 from sfumato.defenses.registry import register
 from sfumato.errors import ConfigError
 
-__all__ = ["Dropout", "RandomDrop"]
-
 
 class RandomDrop(nn.Module):
-    """Every coordinate becomes 0 with probability `rate`, anew in every call; the others are not rescaled.
-
-    Args:
-        rate: in [0, 1).
-
-    Raises:
-        ConfigError: the rate is out of its range.
-    """
+    """Every coordinate becomes 0 with probability `rate`, anew in every call; the others are not rescaled."""
 
     stochastic: ClassVar[bool] = True
 

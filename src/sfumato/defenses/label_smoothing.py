@@ -8,8 +8,6 @@ from sfumato.defenses.base import Batch, Defense
 from sfumato.defenses.registry import register
 from sfumato.errors import ConfigError
 
-__all__ = ["LabelSmoothing"]
-
 
 @register
 class LabelSmoothing(Defense):

@@ -5,6 +5,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from keyword import iskeyword
 from typing import Any, Self, get_args
 
 from sfumato.defenses import registry
@@ -13,8 +14,6 @@ from sfumato.defenses.cem import build_cem
 from sfumato.errors import ConfigError, nearest
 from sfumato.settings import check_type
 from sfumato.split import Channel
-
-__all__ = ["SETTINGS", "DefenseLine", "Mechanism", "defense", "expand", "in_notation_only"]
 
 Value = int | float | str | bool | None
 _LONGEST = 1000  # characters of a line
@@ -292,24 +291,13 @@ def _shown(value: Value) -> str:
     if isinstance(value, bool) or value is None:
         return str(value).lower()
     if isinstance(value, str):
-        plain = value.isidentifier() and value not in ("none", "true", "false") and not _is_keyword(value)
+        plain = value.isidentifier() and value not in ("none", "true", "false") and not iskeyword(value)
         return value if plain else repr(value)
     return repr(value + 0).removesuffix(".0")  # -0.0 is 0
 
 
-def _is_keyword(word: str) -> bool:
-    try:
-        return not isinstance(ast.parse(word, mode="eval").body, ast.Name)
-    except SyntaxError:
-        return True
-
-
 def _parameters(name: str) -> dict[str, inspect.Parameter]:
-    """The settings of a mechanism.
-
-    Raises:
-        ConfigError: it is not known; the sentence names those that are, with their settings.
-    """
+    """The settings of a mechanism."""
     if name in _OWN:
         builder, settings = _OWN[name]
         return {key: one for key, one in inspect.signature(builder).parameters.items() if key in settings}

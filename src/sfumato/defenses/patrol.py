@@ -12,8 +12,6 @@ from sfumato.errors import ConfigError
 from sfumato.models import count_parameters
 from sfumato.models.widths import Prunable, keep_channels, prunable
 
-__all__ = ["Patrol", "prune_to"]
-
 _GRID = 1000
 
 
@@ -109,9 +107,6 @@ def size_without_stem(edge: nn.Module, stem: int, image_channels: int) -> int:
 def prune_to(edge: nn.Module, budget: int) -> None:
     """Keep the largest common share of the channels of every inner layer with which `edge` has at most `budget`
     parameters.
-
-    Raises:
-        ConfigError: not even one channel per layer is small enough.
     """
     groups = prunable(edge)
     widths = [group.producer.out_channels for group in groups]

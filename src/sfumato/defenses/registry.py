@@ -10,15 +10,13 @@ from typing import Any, TypeVar
 
 from sfumato.defenses.base import Defense
 from sfumato.errors import ConfigError
-
-__all__ = ["build", "load_plugin", "lookup", "names", "options", "register", "version"]
+from sfumato.settings import check_type
 
 _Class = TypeVar("_Class", bound=type[Defense])
 
 _CLASSES: dict[str, type[Defense]] = {}
 _VERSIONS: dict[str, str] = {}
 _loading: list[str] = []
-_WORDS = {int: "whole number", float: "number"}
 
 
 def register(cls: _Class) -> _Class:
@@ -67,8 +65,8 @@ def build(name: str, **values: Any) -> Defense:
     builder: Callable[..., Defense] = lookup(name)
     for option, value in values.items():
         wanted = inspect.signature(builder).parameters[option].annotation
-        if wanted in (int, float) and (isinstance(value, bool | str) or (wanted is int and value != int(value))):
-            raise ConfigError(f"{option} of defence {name!r} is {value!r}; give a {_WORDS[wanted]}")
+        if wanted in (int, float):
+            check_type(f"{option} of defence {name!r}", value, wanted)
     return builder(**values)
 
 
@@ -108,11 +106,7 @@ def load_plugin(path: Path | str) -> None:
 
 
 def lookup(name: str) -> type[Defense]:
-    """The class that is registered under a name.
-
-    Raises:
-        ConfigError: there is none; the text lists the known ones.
-    """
+    """The class that is registered under a name."""
     if name not in _CLASSES:
         raise ConfigError(
             f"unknown defence {name!r}; known are none, {', '.join(names())} "

@@ -1,4 +1,4 @@
-"""ResSFL: the encoder is trained against an inner adversary that redraws the image."""
+"""ResSFL: the encoder is trained against an inner adversary that reconstructs the image."""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -14,8 +14,6 @@ from sfumato.errors import ConfigError, NotFittedError
 from sfumato.metrics import ssim
 from sfumato.models import ReconstructionNet
 from sfumato.ranks import whole
-
-__all__ = ["ResSFL"]
 
 
 @register
@@ -33,7 +31,7 @@ class ResSFL(Defense):
 
     Args:
         alpha: weight of the penalty.
-        threshold: SSIM below which the encoder is left in peace; the adversary goes on learning.
+        threshold: SSIM below which the encoder is left in peace; the adversary keeps learning.
         lr: of the adversary's Adam.
         width: channels of the adversary.
         blocks: residual blocks of the adversary.
@@ -86,8 +84,8 @@ class ResSFL(Defense):
         assert self.adversary is not None
         z = batch.released.view_as(batch.released)
         with autocast(z.device, self._bf16):
-            redrawn = self.adversary(z)
-        similarity = whole(ssim(batch.images, redrawn.float())).mean()
+            reconstructed = self.adversary(z)
+        similarity = whole(ssim(batch.images, reconstructed.float())).mean()
         self.last.copy_(similarity.detach())
         excess = (similarity.detach() - self.threshold).clamp_min(0.0)
         # To the adversary the loss is -SSIM; to the encoder, whose gradient passes through z, it is alpha SSIM where

@@ -7,11 +7,19 @@
 
 from sfumato.mixture.clusters import Clusters
 from sfumato.mixture.em import GaussianMixture, Parameters
-from sfumato.mixture.families import Covariance, Moments, check_covariance, moments
+from sfumato.mixture.families import (
+    Covariance,
+    Moments,
+    batch_covariances,
+    check_covariance,
+    moments,
+    subtract_noise,
+    update_covariances,
+    update_weights,
+)
 from sfumato.mixture.held_out import HeldOutInformation, held_out_information
 from sfumato.mixture.kmeans import KMeansResult, kmeans, kmeans_plus_plus, nearest
 from sfumato.mixture.partition import Partition
-from sfumato.mixture.running import batch_covariances, subtract_noise, update_covariances, update_weights
 
 __all__ = [
     "Clusters",

@@ -8,19 +8,6 @@ from torch import Tensor
 from sfumato.errors import ConfigError, FeatureError
 from sfumato.ranks import Ranks
 
-__all__ = [
-    "check_assignment",
-    "check_features",
-    "check_finite",
-    "check_labels",
-    "check_positive",
-    "chunk_rows",
-    "chunk_slices",
-    "random_unit",
-    "seeded",
-    "sorted_clusters",
-]
-
 # Temporaries of a pass hold about this many numbers: on a CPU they stay in the cache, on a GPU they fill the device.
 _CPU_ELEMENTS = 1 << 20
 _GPU_ELEMENTS = 1 << 24

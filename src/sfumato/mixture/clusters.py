@@ -8,7 +8,14 @@ from torch import Tensor, nn
 
 from sfumato.errors import CheckpointError
 from sfumato.mixture.em import GaussianMixture, Parameters
-from sfumato.mixture.families import Covariance, moments
+from sfumato.mixture.families import (
+    Covariance,
+    batch_covariances,
+    moments,
+    subtract_noise,
+    update_covariances,
+    update_weights,
+)
 from sfumato.mixture.partition import Partition
 from sfumato.mixture.precision import (
     Precision,
@@ -17,12 +24,9 @@ from sfumato.mixture.precision import (
     diagonal_precision,
     low_rank_precision,
 )
-from sfumato.mixture.running import batch_covariances, subtract_noise, update_covariances, update_weights
 from sfumato.modes import free_to_look
 from sfumato.ranks import Ranks
 from sfumato.seeds import generator
-
-__all__ = ["Clusters"]
 
 _FIRST_ITERATIONS = 20
 _WARM_ITERATIONS = 2
@@ -93,14 +97,12 @@ class Clusters(nn.Module):
     ) -> None:
         super().__init__()
         self.em = em
-        self.num_classes = num_classes
-        self.clusters_per_class = clusters_per_class
+        self.num_classes, self.clusters_per_class = num_classes, clusters_per_class
         self.covariance: Covariance = covariance
         self.variance = variance
         self.class_conditional = class_conditional
         self.seed = seed
-        self.samples = 0
-        self.refreshes = 0
+        self.samples = self.refreshes = 0
         self._may_be_dual = dual and covariance == "full"
         self._is_dual = False
         self._precision: Precision | None = None
@@ -219,9 +221,9 @@ class Clusters(nn.Module):
         start = None
         if self.refreshes:
             widened = self.spread.clone()
-            (widened.diagonal(dim1=1, dim2=2) if self.covariance == "full" else widened).add_(self.variance)
+            widened.diagonal(dim1=1, dim2=2).add_(self.variance)
             start = Parameters(self.weights, self.means, widened)
-        found = GaussianMixture(self.size, self.covariance, max_iter=_EM_ITERATIONS).fit(
+        found = GaussianMixture(self.size, max_iter=_EM_ITERATIONS).fit(
             ranks.gather(z), init=start, generator=torch.Generator(device=z.device).manual_seed(self.seed)
         )
         self._put("weights", found.weights_.to(z.dtype))
@@ -293,9 +295,8 @@ class Clusters(nn.Module):
             pi_j <- (1 - a) pi_j + a n_j / n
 
         Features of a fresh network outgrow a matrix that takes many batches to estimate; their scale s, one number,
-        keeps
-        up: `s <- 0.7 s + 0.3 s r` with r the batch's observed over its expected pull. Until the factors have followed,
-        the pull is that of `s B_j`.
+        keeps up: `s <- 0.7 s + 0.3 s r` with r the batch's observed over its expected pull. Until the factors have
+        followed, the pull is that of `s B_j`.
 
         n_j of the n samples of the batch belong to cluster j, N_j of all samples so far; Delta Sigma_j is centred at
         the stored mu_j as in Eq. 6, so that a drift of the features counts as spread. N_enough, the samples that the

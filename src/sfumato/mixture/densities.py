@@ -12,8 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["CANDIDATES", "QUICK", "Density", "Places"]
-
 _ELEMENTS = 1 << 23  # of temporaries at once: 64 MiB
 _LEAST_WEIGHT = 1e-3  # of a candidate that is worth its time on the judging fold
 _FREEDOM = 3.0  # degrees of freedom of the guard

@@ -12,10 +12,8 @@ from torch import Tensor
 
 from sfumato.errors import ConfigError, FeatureError, NotFittedError
 from sfumato.mixture._inputs import check_features, check_finite, check_positive, chunk_slices, seeded
-from sfumato.mixture.families import Covariance, check_covariance, moments
+from sfumato.mixture.families import moments
 from sfumato.mixture.kmeans import kmeans, nearest
-
-__all__ = ["GaussianMixture", "Parameters"]
 
 _LOG_2PI = math.log(2 * math.pi)
 _START_ITERATIONS = 50
@@ -27,7 +25,7 @@ _EMPTY = 1e-2
 
 
 class Parameters(NamedTuple):
-    """A Gaussian mixture: weights (k,), means (k, D), covariances (k, D, D), (k, D) or (k,); float64."""
+    """A Gaussian mixture: weights (k,), means (k, D), covariances (k, D, D); float64."""
 
     weights: Tensor
     means: Tensor
@@ -50,7 +48,6 @@ class GaussianMixture:
 
     Args:
         k: number of components.
-        covariance: `full`, `diagonal` or `spherical`.
         tol: stop when the mean log likelihood per sample changes by less, nats.
         max_iter: at most so many iterations.
         reg_covar: see above, in squared units of the features.
@@ -58,7 +55,7 @@ class GaussianMixture:
     Attributes:
         weights_: (k,) float64.
         means_: (k, D) float64.
-        covariances_: (k, D, D) full, (k, D) diagonal or (k,) spherical; float64.
+        covariances_: (k, D, D) float64.
         lower_bounds_: mean log likelihood per sample at each E-step, so before the last M-step.
         n_iter_: iterations made.
         converged_: whether `tol` was reached.
@@ -68,7 +65,7 @@ class GaussianMixture:
 
     Example:
         >>> import torch
-        >>> fitted = GaussianMixture(2, "spherical").fit(torch.tensor([[0.0], [2.0], [10.0], [12.0]]))
+        >>> fitted = GaussianMixture(2).fit(torch.tensor([[0.0], [2.0], [10.0], [12.0]]))
         >>> print(*(round(float(mean), 2) for mean in fitted.means_.sort(0).values))
         1.0 11.0
     """
@@ -83,7 +80,6 @@ class GaussianMixture:
     def __init__(
         self,
         k: int,
-        covariance: Covariance = "full",
         *,
         tol: float = 1e-3,
         max_iter: int = 100,
@@ -93,7 +89,6 @@ class GaussianMixture:
         if not (tol >= 0 and reg_covar >= 0 and math.isfinite(reg_covar)):
             raise ConfigError(f"tol ({tol}) and reg_covar ({reg_covar}) must not be negative")
         self.k = k
-        self.covariance = check_covariance(covariance, tied=False)
         self.tol = tol
         self.max_iter = max_iter
         self.reg_covar = reg_covar
@@ -122,7 +117,7 @@ class GaussianMixture:
         converged = False
         while len(bounds) < self.max_iter and not converged:
             counts, sums, squares = (torch.zeros_like(part) for part in now)
-            density = _Density(now, self.covariance)
+            density = _Density(now)
             for part in chunk_slices(features):
                 chunk = features[part].double()
                 joint = density.log_joint(chunk)
@@ -148,7 +143,7 @@ class GaussianMixture:
         if not hasattr(self, "weights_"):
             raise NotFittedError("this mixture has not been fitted; call fit(features) first")
         check_features(features, self.means_.shape[1])
-        density = _Density(Parameters(self.weights_, self.means_, self.covariances_), self.covariance)
+        density = _Density(Parameters(self.weights_, self.means_, self.covariances_))
         parts = [density.log_joint(features[part].double()).logsumexp(1) for part in chunk_slices(features)]
         return torch.cat(parts)
 
@@ -158,25 +153,13 @@ class GaussianMixture:
             centred = chunk - means[j]
             weighted = centred * share[:, j, None]
             sums[j] += weighted.sum(0)
-            if self.covariance == "full":
-                squares[j].addmm_(weighted.T, centred)
-            elif self.covariance == "diagonal":
-                squares[j] += (weighted * centred).sum(0)
-            else:
-                squares[j] += (weighted * centred).sum() / chunk.shape[1]
+            squares[j].addmm_(weighted.T, centred)
 
     def _maximised(self, old: Parameters, counts: Tensor, sums: Tensor, squares: Tensor) -> Parameters:
         """The M-step; a component of weight 0 keeps what it was."""
-        moved = sums / torch.where(counts > 0, counts, 1.0)[:, None]
-        average = squares / torch.where(counts > 0, counts, 1.0).reshape(-1, *[1] * (squares.ndim - 1))
-        if self.covariance == "full":
-            covariances = average - moved[:, :, None] * moved[:, None, :]
-        else:
-            shift = moved.square() if self.covariance == "diagonal" else moved.square().mean(1)
-            # What is left of a variance of 0 after this difference is rounding.
-            noise = 8 * torch.finfo(average.dtype).eps * average
-            covariances = torch.where(average - shift > noise, average - shift, 0.0)
-        covariances = self._regularised(covariances)
+        each = torch.where(counts > 0, counts, 1.0)[:, None]
+        moved = sums / each
+        covariances = self._regularised(squares / each[..., None] - moved[:, :, None] * moved[:, None, :])
         gone = counts == 0
         covariances[gone] = old.covariances[gone]
         return Parameters(counts / counts.sum(), old.means + moved, covariances)
@@ -188,17 +171,16 @@ class GaussianMixture:
             subset = features[drawn.to(features.device)]
         centres = kmeans(subset, self.k, iterations=_START_ITERATIONS, generator=source).centres
         everywhere = features.mean(0).repeat(self.k, 1)
-        found = moments(features, nearest(features, centres), self.k, self.covariance, fallback=everywhere)
+        found = moments(features, nearest(features, centres), self.k, "full", fallback=everywhere)
         weights = found.counts.double() / len(features)
         return Parameters(weights, found.means.double(), self._regularised(found.covariances.double()))
 
     def _checked(self, init: Parameters, features: Tensor) -> Parameters:
         k, dim = self.k, features.shape[1]
-        shape = {"full": (k, dim, dim), "diagonal": (k, dim), "spherical": (k,)}[self.covariance]
-        wanted = ((k,), (k, dim), shape)
+        wanted = ((k,), (k, dim), (k, dim, dim))
         if tuple(tuple(part.shape) for part in init) != wanted:
             raise FeatureError(
-                f"init has shapes {', '.join(str(tuple(part.shape)) for part in init)}; a {self.covariance} mixture of "
+                f"init has shapes {', '.join(str(tuple(part.shape)) for part in init)}; a mixture of "
                 f"{k} components in {dim} dimensions starts from {', '.join(map(str, wanted))}"
             )
         weights, means, covariances = (part.detach().to(features.device).double() for part in init)
@@ -208,15 +190,14 @@ class GaussianMixture:
 
     def _regularised(self, covariances: Tensor) -> Tensor:
         """Raised by reg_covar, in place."""
-        variances = covariances.diagonal(dim1=1, dim2=2) if self.covariance == "full" else covariances
-        variances.add_(self.reg_covar)
+        covariances.diagonal(dim1=1, dim2=2).add_(self.reg_covar)
         return covariances
 
 
 class _Density:
     """log pi_j + log N(z; mu_j, Sigma_j) for chunks of samples; a component of weight 0 may have any covariance."""
 
-    def __init__(self, parameters: Parameters, covariance: Covariance) -> None:
+    def __init__(self, parameters: Parameters) -> None:
         weights, self.means, covariances = parameters
         used = weights > 0
         if len(bad := (used & _singular(covariances)).nonzero()):
@@ -225,33 +206,21 @@ class _Density:
                 "components"
             )
         self.used: list[int] = used.nonzero().squeeze(1).tolist()
-        dim = self.means.shape[1]
-        self.full = covariance == "full"
-        if self.full:
-            self.roots = torch.linalg.cholesky_ex(covariances).L
-            logs = 2 * self.roots.diagonal(dim1=1, dim2=2).log().sum(1)
-        else:
-            self.roots = covariances.reshape(len(weights), -1).sqrt()
-            logs = 2 * self.roots.log().sum(1) * (dim if covariance == "spherical" else 1)
-        self.constant = weights.log() - 0.5 * (logs + dim * _LOG_2PI)
+        self.roots = torch.linalg.cholesky_ex(covariances).L
+        logs = 2 * self.roots.diagonal(dim1=1, dim2=2).log().sum(1)
+        self.constant = weights.log() - 0.5 * (logs + self.means.shape[1] * _LOG_2PI)
 
     def log_joint(self, chunk: Tensor) -> Tensor:
         """(b, D) float64 -> (b, k)."""
         result = chunk.new_full((len(chunk), len(self.means)), -math.inf)
         for j in self.used:
-            centred = chunk - self.means[j]
-            if self.full:
-                white = torch.linalg.solve_triangular(self.roots[j], centred.T, upper=False).T
-            else:
-                white = centred / self.roots[j]
+            white = torch.linalg.solve_triangular(self.roots[j], (chunk - self.means[j]).T, upper=False).T
             result[:, j] = self.constant[j] - 0.5 * white.square().sum(1)
         return result
 
 
 def _singular(covariances: Tensor) -> Tensor:
-    """(k,) bool: covariances of any family that are not positive definite."""
-    if covariances.ndim < 3:
-        return ~(covariances.reshape(len(covariances), -1).amin(1) > 0)
+    """(k,) bool: covariances that are not positive definite."""
     return torch.linalg.cholesky_ex(covariances).info != 0
 
 

@@ -17,8 +17,6 @@ from sfumato.mixture._inputs import (
 )
 from sfumato.ranks import Ranks
 
-__all__ = ["KMeansResult", "kmeans", "kmeans_plus_plus", "nearest"]
-
 # Lloyd stops when the centres moved, squared and summed, by less than this share of the mean variance.
 TOLERANCE = 1e-4
 

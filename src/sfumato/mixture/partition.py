@@ -20,8 +20,6 @@ from sfumato.mixture.kmeans import kmeans, nearest, scores
 from sfumato.modes import free_to_look
 from sfumato.ranks import Ranks
 
-__all__ = ["Partition"]
-
 
 @dataclass(frozen=True)
 class Partition:

@@ -4,28 +4,15 @@ A training step needs `B_j^-1 (z_i - mu_j)` for every row i of a batch, where `B
 at the last refresh. The factors are prepared once (`dense_precision` and its siblings) and applied in every step.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from sfumato.errors import FeatureError
 from sfumato.modes import free_to_look
-
-__all__ = [
-    "DensePrecision",
-    "DiagonalPrecision",
-    "LowRankPrecision",
-    "Precision",
-    "centred_samples",
-    "dense_precision",
-    "diagonal_precision",
-    "group_rows",
-    "low_rank_precision",
-    "tile_rows",
-]
-
 
 # Rows per tile of `tile_rows`: enough for matrix units to be used, few enough to waste little on small clusters.
 _TILE = 8
@@ -48,31 +35,39 @@ class Tiles(NamedTuple):
     slot: Tensor
 
 
-class Precision(Protocol):
-    """What `CEM` asks of a covariance family.
+class Precision(ABC):
+    """(Sigma_j + sigma^2 I)^-1 of every cluster in the form of a covariance family.
 
     Attributes:
+        table: the factors.
         log_ratio: (k,), log |Sigma_j + sigma^2 I| / |sigma^2 I| in nats.
         pull: (k,), Tr(B_j^-1 Sigma_j): what (z - mu_j)^T B_j^-1 (z - mu_j) is on average over the cluster's samples.
     """
 
-    log_ratio: Tensor
-    pull: Tensor
+    def __init__(self, table: Tensor, log_ratio: Tensor, pull: Tensor) -> None:
+        self.table, self.log_ratio, self.pull = table, log_ratio, pull
 
+    @abstractmethod
     def apply(self, rows: Tensor, assignment: Tensor) -> Tensor:
         """(N, D) rows and (N,) clusters -> (N, D): row i multiplied by (Sigma_j(i) + sigma^2 I)^-1."""
-        ...
 
+    @abstractmethod
     def one(self, rows: Tensor, cluster: int) -> Tensor:
         """(N, D) rows, all multiplied by (Sigma_j + sigma^2 I)^-1 of this cluster."""
-        ...
 
     def adopt(self, other: "Precision") -> bool:
         """Take over the numbers of `other` in place, so that whoever reads our tensors sees them.
 
         False, and nothing done, where the shapes differ.
         """
-        ...
+        pairs = [(getattr(self, name), getattr(other, name)) for name in ("table", "log_ratio", "pull")]
+        if type(self) is not type(other) or any(
+            (a.shape, a.dtype, a.device) != (b.shape, b.dtype, b.device) for a, b in pairs
+        ):
+            return False
+        for mine, theirs in pairs:
+            mine.copy_(theirs)
+        return True
 
 
 def group_rows(assignment: Tensor, clusters: int) -> Groups:
@@ -118,101 +113,50 @@ def _grouped(rows: Tensor, assignment: Tensor, *tables: Tensor, tiled: bool | No
     return block[place, slot]
 
 
-def _adopt(mine: tuple[Tensor, ...], theirs: tuple[Tensor, ...]) -> bool:
-    if any(a.shape != b.shape or a.dtype != b.dtype or a.device != b.device for a, b in zip(mine, theirs, strict=True)):
-        return False
-    for a, b in zip(mine, theirs, strict=True):
-        a.copy_(b)
-    return True
-
-
-class DensePrecision:
-    """Full covariances: one D x D inverse per cluster.
-
-    Attributes:
-        inverse: (k, D, D), B_j^-1; (1, D, D) where all clusters share one covariance.
-        log_ratio, pull: see `Precision`.
-    """
-
-    def __init__(self, inverse: Tensor, log_ratio: Tensor, pull: Tensor) -> None:
-        self.inverse = inverse
-        self.log_ratio = log_ratio
-        self.pull = pull
+class DensePrecision(Precision):
+    """Full covariances: B_j^-1 (k, D, D); (1, D, D) where all clusters share one covariance."""
 
     def apply(self, rows: Tensor, assignment: Tensor) -> Tensor:
-        """See `Precision.apply`: one batched product over the padded groups, or one product for all."""
-        return rows @ self.inverse[0] if len(self.inverse) == 1 else _grouped(rows, assignment, self.inverse)
+        """One batched product over the padded groups, or one product for all."""
+        return rows @ self.table[0] if len(self.table) == 1 else _grouped(rows, assignment, self.table)
 
     def one(self, rows: Tensor, cluster: int) -> Tensor:
-        """See `Precision.one`."""
-        return rows @ self.inverse[cluster if len(self.inverse) > 1 else 0]
-
-    def adopt(self, other: Precision) -> bool:
-        """See `Precision.adopt`."""
-        return isinstance(other, DensePrecision) and _adopt(
-            (self.inverse, self.log_ratio, self.pull), (other.inverse, other.log_ratio, other.pull)
-        )
+        """One product."""
+        return rows @ self.table[cluster if len(self.table) > 1 else 0]
 
 
-class LowRankPrecision:
+class LowRankPrecision(Precision):
     """Full covariances of clusters with fewer samples than dimensions, in the dual form.
 
     With the n_j centred samples of a cluster, divided by sqrt(n_j), in the rows of A: `Sigma_j = A^T A`, and by
     Woodbury `B_j^-1 v = (v - U^T U v) / sigma^2` where `U = L^-1 A` and `L L^T = sigma^2 I + A A^T`. Only n_j x n_j
-    matrices are factorised, and no D x D matrix is ever stored.
-
-    Attributes:
-        factor: (k, r, D), the U_j, padded with zero rows to the largest cluster.
-        log_ratio, pull: see `Precision`; log |I + A A^T / sigma^2| and |U|^2, which equal the D x D forms.
+    matrices are factorised, and no D x D matrix is ever stored. The table (k, r, D) holds the U_j, padded with zero
+    rows; log |I + A A^T / sigma^2| and |U|^2 equal the D x D forms.
     """
 
     def __init__(self, factor: Tensor, log_ratio: Tensor, variance: float) -> None:
-        self.factor = factor
-        self.log_ratio = log_ratio
-        self.pull = factor.double().square().sum((1, 2))
+        super().__init__(factor, log_ratio, factor.double().square().sum((1, 2)))
         self.variance = variance
 
     def apply(self, rows: Tensor, assignment: Tensor) -> Tensor:
-        """See `Precision.apply`: two batched products with the padded factors."""
-        return (rows - _grouped(rows, assignment, self.factor.transpose(1, 2), self.factor)) / self.variance
+        """Two batched products with the padded factors."""
+        return (rows - _grouped(rows, assignment, self.table.transpose(1, 2), self.table)) / self.variance
 
     def one(self, rows: Tensor, cluster: int) -> Tensor:
-        """See `Precision.one`."""
-        return (rows - rows @ self.factor[cluster].T @ self.factor[cluster]) / self.variance
-
-    def adopt(self, other: Precision) -> bool:
-        """See `Precision.adopt`."""
-        return isinstance(other, LowRankPrecision) and _adopt(
-            (self.factor, self.log_ratio, self.pull), (other.factor, other.log_ratio, other.pull)
-        )
+        """Two products."""
+        return (rows - rows @ self.table[cluster].T @ self.table[cluster]) / self.variance
 
 
-class DiagonalPrecision:
-    """Diagonal covariances, and spherical ones as a single column.
-
-    Attributes:
-        inverse: (k, D) or (k, 1), 1 / (variance + sigma^2).
-        log_ratio, pull: see `Precision`, summed over the D dimensions.
-    """
-
-    def __init__(self, inverse: Tensor, log_ratio: Tensor, pull: Tensor) -> None:
-        self.inverse = inverse
-        self.log_ratio = log_ratio
-        self.pull = pull
+class DiagonalPrecision(Precision):
+    """Diagonal covariances, and spherical ones as a single column: 1 / (variance + sigma^2), (k, D) or (k, 1)."""
 
     def apply(self, rows: Tensor, assignment: Tensor) -> Tensor:
-        """See `Precision.apply`: an elementwise product."""
-        return rows * self.inverse[assignment]
+        """An elementwise product."""
+        return rows * self.table[assignment]
 
     def one(self, rows: Tensor, cluster: int) -> Tensor:
-        """See `Precision.one`."""
-        return rows * self.inverse[cluster]
-
-    def adopt(self, other: Precision) -> bool:
-        """See `Precision.adopt`."""
-        return isinstance(other, DiagonalPrecision) and _adopt(
-            (self.inverse, self.log_ratio, self.pull), (other.inverse, other.log_ratio, other.pull)
-        )
+        """An elementwise product."""
+        return rows * self.table[cluster]
 
 
 def dense_precision(covariances: Tensor, variance: float, clusters: int | None = None) -> DensePrecision:

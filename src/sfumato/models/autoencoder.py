@@ -10,8 +10,6 @@ from sfumato.errors import ConfigError
 from sfumato.models.layers import check_image_shape
 from sfumato.models.reconstruction import ReconstructionNet
 
-__all__ = ["Autoencoder"]
-
 
 class Autoencoder(nn.Module):
     """Image -> Gaussian over a code -> image (Kingma and Welling 2014).

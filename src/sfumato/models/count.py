@@ -16,8 +16,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from sfumato.errors import ConfigError
 from sfumato.modes import evaluating, kernel_flops
 
-__all__ = ["Counting", "count_macs", "count_parameters"]
-
 Counting = Literal["true", "paper"]
 """What `count_macs` counts."""
 

@@ -7,8 +7,6 @@ from torch import Tensor, nn
 from sfumato.errors import ConfigError, FeatureError
 from sfumato.models.layers import check_image_shape
 
-__all__ = ["Critic"]
-
 _STAGES = 3
 _LAST_KERNEL = 4
 

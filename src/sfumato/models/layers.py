@@ -1,17 +1,13 @@
-"""Plain convolutional networks, described by a list, built as two halves."""
+"""What all networks are made of: two halves of named layers, with the bottleneck at the cut."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
 
 from sfumato.errors import ConfigError
-
-__all__ = ["Dropout", "Normalize", "check_image_shape", "plain_halves"]
-
-POOL = "pool"
 
 
 class Normalize(nn.Module):
@@ -75,64 +71,76 @@ def check_image_shape(image_shape: Sequence[int]) -> tuple[int, int, int]:
     return shape
 
 
-def plain_halves(
-    plan: Sequence[int | str],
+class Shared(TypedDict, total=False):
+    """What every network takes beside its cut, classes and image shape; `build` says what it means."""
+
+    bottleneck: int | None
+    stem: int | None
+    squash: bool
+    mean: float | Sequence[float]
+    std: float | Sequence[float]
+
+
+def halves(
+    name: str,
+    parts: Iterable[tuple[int | str, dict[str, nn.Module], int]],
     *,
-    cut: int,
-    cuts: int,
-    bottleneck: int | None,
+    cut: int | str,
+    cuts: Sequence[int | str],
+    num_classes: int,
     image_shape: tuple[int, int, int],
-    mean: float | Sequence[float],
-    std: float | Sequence[float],
+    least: int,
+    instead: str = "enlarge the images",
+    bottleneck: int | None = 8,
     stem: int | None = None,
     squash: bool = True,
+    mean: float | Sequence[float] = 0.5,
+    std: float | Sequence[float] = 0.25,
 ) -> tuple[OrderedDict[str, nn.Module], OrderedDict[str, nn.Module]]:
-    """The layers of encoder and decoder of a plain network, by name, without the decoder's head.
+    """The layers of both halves by name, without the decoder's head.
 
-    Args:
-        plan: channels of each 3x3 convolution (followed by BatchNorm and ReLU), and "pool" for MaxPool2.
-        cut: the encoder ends behind this convolution, counted from 1, and behind a pool that follows it.
-        cuts: the last convolution behind which a cut is offered.
-        bottleneck: channels b of the feature. The encoder then ends in Conv3x3(C -> b) and a sigmoid, the decoder
-            begins with Conv3x3(b -> C). None leaves both out.
-        image_shape: (C, H, W).
-        mean: of `Normalize`, the encoder's first layer.
-        std: likewise.
-        stem: channels of one more convolution with BatchNorm and ReLU in front, or None.
-        squash: False leaves the sigmoid behind the bottleneck out; the feature is then unbounded.
-
-    Raises:
-        ConfigError: the cut is not offered, or a number of channels is below 1.
+    `parts`, from the image on: where a part can be cut off, its layers, and the channels that it gives.
     """
-    if type(cut) is not int or not 1 <= cut <= cuts:
-        raise ConfigError(f"this network can be cut behind convolution 1 to {cuts}, not {cut!r}; set cut accordingly")
-    for name, value in (("bottleneck", bottleneck), ("stem", stem)):
+    if min(image_shape[1:]) < least:
+        raise ConfigError(f"{name} needs images of at least {least}x{least}, got {image_shape}; {instead}")
+    if type(cut) is not type(cuts[0]) or cut not in cuts:
+        known = "convolution " * isinstance(cuts[0], int) + ", ".join(map(str, cuts))
+        raise ConfigError(f"{name} can be cut behind {known}, not {cut!r}; set cut accordingly")
+    for what, value in (("num_classes", num_classes), ("bottleneck", bottleneck), ("stem", stem)):
         if value is not None and value < 1:
-            raise ConfigError(f"{name} is {value}; give at least 1 channel, or None for no such layer")
+            unit = "" if what == "num_classes" else " channel, or None for no such layer"
+            raise ConfigError(f"{what} is {value}; give at least 1{unit}")
     front: OrderedDict[str, nn.Module] = OrderedDict(normalize=Normalize(mean, std, image_shape[0]))
     back: OrderedDict[str, nn.Module] = OrderedDict()
-    channels = image_shape[0]
-    if stem is not None:
-        channels = _convolution(front, "stem", channels, stem)
-    side, number = front, 0
-    for entry in plan:
-        if side is front and number == cut and entry != POOL:
+    side = front
+    for where, layers, channels in parts:
+        side.update(layers)
+        if where == cut:
             side = back
             if bottleneck is not None:
                 front["bottleneck"] = nn.Conv2d(channels, bottleneck, 3, padding=1)
                 if squash:
                     front["sigmoid"] = nn.Sigmoid()
                 back["expand"] = nn.Conv2d(bottleneck, channels, 3, padding=1)
-        if entry == POOL:
-            side[f"pool{number}"] = nn.MaxPool2d(2)
-        else:
-            number += 1
-            channels = _convolution(side, str(number), channels, int(entry))
     return front, back
 
 
-def _convolution(layers: OrderedDict[str, nn.Module], number: str, inputs: int, outputs: int) -> int:
-    layers[f"conv{number}"] = nn.Conv2d(inputs, outputs, 3, padding=1)
-    layers[f"norm{number}"] = nn.BatchNorm2d(outputs)
-    layers[f"relu{number}"] = nn.ReLU(inplace=True)
-    return outputs
+def plain_parts(
+    plan: Sequence[tuple[int, bool]], channels: int, stem: int | None
+) -> Iterator[tuple[int | str, dict[str, nn.Module], int]]:
+    """A plain network: the channels of each 3x3 convolution, and whether MaxPool2 follows; made when asked for."""
+    if stem is not None:
+        yield "stem", _convolution("stem", channels, stem), stem
+        channels = stem
+    for number, (width, pooled) in enumerate(plan, 1):
+        layers = _convolution(str(number), channels, width)
+        yield number, layers | ({f"pool{number}": nn.MaxPool2d(2)} if pooled else {}), width
+        channels = width
+
+
+def _convolution(number: str, inputs: int, outputs: int) -> dict[str, nn.Module]:
+    return {
+        f"conv{number}": nn.Conv2d(inputs, outputs, 3, padding=1),
+        f"norm{number}": nn.BatchNorm2d(outputs),
+        f"relu{number}": nn.ReLU(inplace=True),
+    }

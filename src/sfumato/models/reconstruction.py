@@ -9,8 +9,6 @@ from torch.nn import functional as F
 from sfumato.errors import ConfigError, FeatureError
 from sfumato.models.layers import check_image_shape
 
-__all__ = ["ReconstructionNet", "ResBlock"]
-
 _SMALL_MAP = 8  # a flat feature is first laid out as a map of at most this height and width,
 _MAP_CHANNELS = 8  # with as many channels as the feature of the paper's bottleneck
 

@@ -8,10 +8,9 @@ from torch import nn
 
 from sfumato.errors import ConfigError
 from sfumato.models.digits import digits
+from sfumato.models.layers import Shared
 from sfumato.models.resnet import resnet20
 from sfumato.models.vgg import vgg5, vgg11
-
-__all__ = ["build", "default_cut", "names"]
 
 _BUILDERS: dict[str, Callable[..., tuple[nn.Module, nn.Module]]] = {
     "digits": digits,
@@ -42,7 +41,6 @@ def build(
     cut: int | str,
     num_classes: int,
     image_shape: Sequence[int],
-    bottleneck: int | None = 8,
     **options: Any,
 ) -> tuple[nn.Module, nn.Module]:
     """Encoder and decoder with fresh weights, drawn from torch's global generator: seed it for repeatable ones.
@@ -53,8 +51,12 @@ def build(
             this name (`resnet20`).
         num_classes: outputs of the decoder.
         image_shape: (C, H, W).
-        bottleneck: channels of the feature, bounded to (0, 1); None leaves the feature raw and unbounded.
-        options: further arguments of that network (`mean`, `std`, `width`, `stem`).
+        options: `bottleneck` (8), the channels of the feature: the encoder then ends in Conv3x3(C -> b) and a sigmoid,
+            which bounds the feature to (0, 1), and the decoder begins with Conv3x3(b -> C). None gives the raw ReLU
+            feature: unbounded, so the channel needs a `clip_norm` for its noise to mean anything. `squash=False` leaves
+            the sigmoid out; then it needs one, too. `stem`: channels of one more convolution with batch normalisation
+            and ReLU in front (PATROL's 16), or None. `mean` (0.5) and `std` (0.25): subtracted from the images, which
+            are in [0, 1], and dividing them; one number or one per channel. `width` (16): of `digits` alone.
 
     Raises:
         ConfigError: the network or an option is unknown, or an argument is out of its range.
@@ -65,11 +67,11 @@ def build(
     torch.Size([5, 8, 4, 4])
     """
     builder = _builder(name)
-    known = sorted(set(inspect.signature(builder).parameters) - {"cut", "num_classes", "image_shape", "bottleneck"})
-    unknown = sorted(set(options) - set(known))
-    if unknown:
+    own = set(inspect.signature(builder).parameters) - {"cut", "num_classes", "image_shape", "shared"}
+    known = sorted(own | set(Shared.__annotations__))
+    if unknown := sorted(set(options) - set(known)):
         raise ConfigError(f"network {name!r} has no option {unknown[0]!r}; it takes {', '.join(known)}")
-    return builder(cut=cut, num_classes=num_classes, image_shape=image_shape, bottleneck=bottleneck, **options)
+    return builder(cut=cut, num_classes=num_classes, image_shape=image_shape, **options)
 
 
 def _builder(name: str) -> Callable[..., tuple[nn.Module, nn.Module]]:

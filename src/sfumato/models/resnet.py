@@ -1,20 +1,16 @@
 """ResNet-20 for 64x64 images, cut behind its first convolution or behind one of its residual blocks."""
 
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Unpack
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sfumato.errors import ConfigError
-from sfumato.models.layers import Normalize, check_image_shape
-
-__all__ = ["RESNET20_CUTS", "BasicBlock", "resnet20"]
+from sfumato.models.layers import Shared, check_image_shape, halves
 
 _FIRST = 16  # channels of the first convolution
 _WIDTHS = (32, 64, 128)  # channels of each stage
 _BLOCKS = 3  # per stage
-_SMALLEST = 8  # three halvings
 
 RESNET20_CUTS = (
     "conv1",
@@ -59,11 +55,7 @@ def resnet20(
     cut: str = "stage2.block1",
     num_classes: int = 200,
     image_shape: Sequence[int] = (3, 64, 64),
-    bottleneck: int | None = 8,
-    stem: int | None = None,
-    squash: bool = True,
-    mean: float | Sequence[float] = 0.5,
-    std: float | Sequence[float] = 0.25,
+    **shared: Unpack[Shared],
 ) -> tuple[nn.Sequential, nn.Sequential]:
     """Encoder and decoder of the paper's ResNet-20 for TinyImageNet.
 
@@ -90,59 +82,36 @@ def resnet20(
         cut: the encoder ends behind this part, one of `RESNET20_CUTS`.
         num_classes: outputs of the decoder.
         image_shape: (C, H, W), at least 8x8.
-        bottleneck: channels of the feature, which the sigmoid bounds to (0, 1). None gives the raw ReLU feature:
-            unbounded, so the channel needs a `clip_norm` for its noise to mean anything.
-        stem: channels of one more Conv3x3 with BatchNorm and ReLU in front of everything (PATROL's), or None.
-        squash: False leaves the sigmoid out; the feature is then unbounded, so the channel needs a `clip_norm`.
-        mean: subtracted from the images, one number or one per channel.
-        std: divides the images, one number or one per channel.
+        shared: `bottleneck`, `stem`, `squash`, `mean` and `std`, see `build`.
 
     Raises:
         ConfigError: an argument is out of its range.
     """
     shape = check_image_shape(image_shape)
-    if min(shape[1:]) < _SMALLEST:
-        raise ConfigError(f"resnet20 needs images of at least {_SMALLEST}x{_SMALLEST}, got {shape}; enlarge the images")
-    if cut not in RESNET20_CUTS:
-        raise ConfigError(f"resnet20 can be cut behind {', '.join(RESNET20_CUTS)}, not {cut!r}; set cut accordingly")
-    if num_classes < 1:
-        raise ConfigError(f"num_classes is {num_classes}; give at least 1")
-    for name, value in (("bottleneck", bottleneck), ("stem", stem)):
-        if value is not None and value < 1:
-            raise ConfigError(f"{name} is {value}; give at least 1 channel, or None for no such layer")
-    front: OrderedDict[str, nn.Module] = OrderedDict(normalize=Normalize(mean, std, shape[0]))
-    back: OrderedDict[str, nn.Module] = OrderedDict()
-    channels = shape[0]
-    if stem is not None:
-        front["stem"] = _convolution(channels, stem, 3)
-        channels = stem
-    side = front
-    for name, part, outputs in _parts(channels):
-        # A point in a module's name would be taken for the way to a submodule.
-        side[name.replace(".", "_")] = part
-        if name == cut:
-            side = back
-            if bottleneck is not None:
-                front["bottleneck"] = nn.Conv2d(outputs, bottleneck, 3, padding=1)
-                if squash:
-                    front["sigmoid"] = nn.Sigmoid()
-                back["expand"] = nn.Conv2d(bottleneck, outputs, 3, padding=1)
+    parts = _parts(shape[0], shared.get("stem"))
+    front, back = halves(
+        "resnet20", parts, cut=cut, cuts=RESNET20_CUTS, num_classes=num_classes, image_shape=shape, least=8, **shared
+    )
     back["pool"] = nn.AdaptiveAvgPool2d(1)
     back["flatten"] = nn.Flatten()
     back["head"] = nn.Linear(_WIDTHS[-1], num_classes)
     return nn.Sequential(front), nn.Sequential(back)
 
 
-def _parts(channels: int) -> list[tuple[str, nn.Module, int]]:
-    """Name, module and channels of every part between two possible cuts."""
-    parts: list[tuple[str, nn.Module, int]] = [("conv1", _convolution(channels, _FIRST, 5), _FIRST)]
+def _parts(channels: int, stem: int | None) -> Iterator[tuple[str, dict[str, nn.Module], int]]:
+    parts: list[tuple[str, dict[str, nn.Module], int]] = []
+    if stem is not None:
+        parts.append(("stem", {"stem": _convolution(channels, stem, 3)}, stem))
+        channels = stem
+    parts.append(("conv1", {"conv1": _convolution(channels, _FIRST, 5)}, _FIRST))
     channels = _FIRST
     for stage, width in enumerate(_WIDTHS, 1):
         for block in range(1, _BLOCKS + 1):
             module = BasicBlock(channels, width, stride=2 if block == 1 else 1)
-            parts.append((f"stage{stage}.block{block}", module, width))
+            # A point in a module's name would be taken for the way to a submodule.
+            parts.append((f"stage{stage}.block{block}", {f"stage{stage}_block{block}": module}, width))
             channels = width
-    return parts
+    yield from parts
 
 
 def _convolution(inputs: int, outputs: int, side: int) -> nn.Sequential:

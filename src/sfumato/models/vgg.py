@@ -1,16 +1,17 @@
 """VGG networks with batch normalisation, cut behind one of their first three convolutions."""
 
 from collections.abc import Sequence
+from typing import Unpack
 
 from torch import nn
 
-from sfumato.errors import ConfigError
-from sfumato.models.layers import POOL, Dropout, check_image_shape, plain_halves
+from sfumato.models.layers import Dropout, Shared, check_image_shape, halves, plain_parts
 
-__all__ = ["vgg5", "vgg11"]
-
-_PLAN = (64, POOL, 128, POOL, 256, 256, POOL, 512, 512, POOL, 512, 512)
-_SMALLEST = 16  # four halvings before the last pool
+_PLAN = (
+    *((64, True), (128, True), (256, False), (256, True)),
+    *((512, False), (512, True), (512, False), (512, False)),
+)  # four halvings before the last pool
+_CUTS = (1, 2, 3)
 _POOLED_TWICE = 20  # from this side on vgg5 pools behind its second convolution
 
 
@@ -19,11 +20,7 @@ def vgg11(
     cut: int = 2,
     num_classes: int = 10,
     image_shape: Sequence[int] = (3, 32, 32),
-    bottleneck: int | None = 8,
-    stem: int | None = None,
-    squash: bool = True,
-    mean: float | Sequence[float] = 0.5,
-    std: float | Sequence[float] = 0.25,
+    **shared: Unpack[Shared],
 ) -> tuple[nn.Sequential, nn.Sequential]:
     """Encoder and decoder of the paper's VGG11 (supplement, Table 9).
 
@@ -46,24 +43,17 @@ def vgg11(
         cut: the encoder ends behind this convolution, 1 to 3, and behind the pool that follows the first two.
         num_classes: outputs of the decoder.
         image_shape: (C, H, W), at least 16x16.
-        bottleneck: channels of the feature, which the sigmoid bounds to (0, 1). None gives the raw ReLU feature of 64,
-            128 or 256 channels: unbounded, so the channel needs a `clip_norm` for its noise to mean anything.
-        stem: channels of one more convolution in front (PATROL uses 16), or None.
-        squash: False leaves the sigmoid out; the feature is then unbounded, so the channel needs a `clip_norm`.
-        mean: subtracted from the images, one number or one per channel.
-        std: divides the images, one number or one per channel.
+        shared: `bottleneck`, `stem`, `squash`, `mean` and `std`, see `build`.
 
     Raises:
         ConfigError: an argument is out of its range.
     """
     shape = check_image_shape(image_shape)
-    if min(shape[1:]) < _SMALLEST:
-        raise ConfigError(f"vgg11 needs images of at least {_SMALLEST}x{_SMALLEST}, got {shape}; use 'vgg5' instead")
-    if num_classes < 1:
-        raise ConfigError(f"num_classes is {num_classes}; give at least 1")
-    edge, cloud = plain_halves(
-        _PLAN, cut=cut, cuts=3, bottleneck=bottleneck, image_shape=shape, mean=mean, std=std, stem=stem, squash=squash
-    )
+    parts = plain_parts(_PLAN, shape[0], shared.get("stem"))
+    edge, cloud = halves(
+        "vgg11", parts, cut=cut, cuts=_CUTS, num_classes=num_classes, image_shape=shape,
+        least=16, instead="use 'vgg5' instead", **shared,
+    )  # fmt: skip
     cloud["pool8"] = nn.MaxPool2d((shape[1] // 16, shape[2] // 16))
     cloud["flatten"] = nn.Flatten()
     cloud["head"] = nn.Sequential(
@@ -83,11 +73,7 @@ def vgg5(
     cut: int = 2,
     num_classes: int = 10,
     image_shape: Sequence[int] = (1, 28, 28),
-    bottleneck: int | None = 8,
-    stem: int | None = None,
-    squash: bool = True,
-    mean: float | Sequence[float] = 0.5,
-    std: float | Sequence[float] = 0.25,
+    **shared: Unpack[Shared],
 ) -> tuple[nn.Sequential, nn.Sequential]:
     """Encoder and decoder of a network of four convolutions and one linear layer, for images such as Fashion-MNIST's.
 
@@ -104,12 +90,7 @@ def vgg5(
         cut: the encoder ends behind this convolution, 1 to 3, and behind a pool that follows it.
         num_classes: outputs of the decoder.
         image_shape: (C, H, W), at least 8x8.
-        bottleneck: channels of the feature, which a sigmoid bounds to (0, 1). None gives the raw ReLU feature of 32 or
-            64 channels: unbounded, so the channel needs a `clip_norm`.
-        stem: channels of one more convolution in front (PATROL's), or None.
-        squash: False leaves the sigmoid out; the feature is then unbounded, so the channel needs a `clip_norm`.
-        mean: subtracted from the images, one number or one per channel.
-        std: divides the images, one number or one per channel.
+        shared: `bottleneck`, `stem`, `squash`, `mean` and `std`, see `build`.
 
     Raises:
         ConfigError: an argument is out of its range.
@@ -121,16 +102,12 @@ def vgg5(
         (1, 8, 7, 7)
     """
     shape = check_image_shape(image_shape)
-    if min(shape[1:]) < 8:
-        raise ConfigError(f"vgg5 needs images of at least 8x8, got {shape}; use 'digits' instead")
-    if num_classes < 1:
-        raise ConfigError(f"num_classes is {num_classes}; give at least 1")
-    second = (POOL,) if min(shape[1:]) >= _POOLED_TWICE else ()
-    plan = (32, POOL, 32, *second, 64, POOL, 64)
-    edge, cloud = plain_halves(
-        plan, cut=cut, cuts=3, bottleneck=bottleneck, image_shape=shape, mean=mean, std=std, stem=stem, squash=squash
-    )
-    halvings = plan.count(POOL)
+    plan = ((32, True), (32, min(shape[1:]) >= _POOLED_TWICE), (64, True), (64, False))
+    edge, cloud = halves(
+        "vgg5", plain_parts(plan, shape[0], shared.get("stem")), cut=cut, cuts=_CUTS, num_classes=num_classes,
+        image_shape=shape, least=8, instead="use 'digits' instead", **shared,
+    )  # fmt: skip
+    halvings = sum(pooled for _, pooled in plan)
     cloud["flatten"] = nn.Flatten()
     cloud["head"] = nn.Linear(64 * (shape[1] >> halvings) * (shape[2] >> halvings), num_classes)
     return nn.Sequential(edge), nn.Sequential(cloud)

@@ -8,8 +8,6 @@ from torch import Tensor, nn
 
 from sfumato.errors import CheckpointError
 
-__all__ = ["Prunable", "fit_to_state", "keep_channels", "prunable"]
-
 
 @dataclass(frozen=True)
 class Prunable:
@@ -92,12 +90,6 @@ def fit_to_state(module: nn.Module, state: Mapping[str, Tensor]) -> bool:
 
     Pruned networks are narrower than their settings say; this makes room for `load_state_dict`. Layers that fit are
     left alone.
-
-    Returns:
-        Whether any parameter was replaced.
-
-    Raises:
-        CheckpointError: a stored tensor is wider than the layer: no pruning does that.
     """
     changed = False
     for name, part in module.named_modules():

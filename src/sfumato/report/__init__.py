@@ -1,8 +1,9 @@
 """Pages, figures and pictures of results that were measured elsewhere; nothing is measured here."""
 
+from sfumato.report.chart import Curve, Point
 from sfumato.report.demo import write_demo_report
 from sfumato.report.drawn import save_figure
-from sfumato.report.figures import Curve, Point, information_curve, trade_off
+from sfumato.report.figures import information_curve, trade_off
 from sfumato.report.pictures import png_data_uri, save_side_by_side
 from sfumato.report.study import study_markdown, write_study_report
 

@@ -9,11 +9,12 @@ from torch import Tensor
 
 from sfumato.report.audit_evidence import evidence_of
 from sfumato.report.averages import error_text, percent_text
-from sfumato.report.cells import Cell, Row, Table
-from sfumato.report.figures import Curve, Point, line_figure
+from sfumato.report.chart import Curve, Point
+from sfumato.report.figures import line_figure
 from sfumato.report.page import CONVERGED, Section, figure, part, table, write_page
 from sfumato.report.pictures import png_data_uri
 from sfumato.report.style import Style, styles
+from sfumato.report.tables import Cell, Row, Table
 from sfumato.report.verdict import Verdict
 
 __all__ = ["write_audit_report"]

@@ -6,8 +6,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Mean", "average", "error_text", "group", "percent_text"]
-
 
 @dataclass(frozen=True)
 class Mean:

@@ -9,8 +9,6 @@ from typing import Any, NamedTuple
 from sfumato.report.drawn import Drawn, to_svg
 from sfumato.report.style import INK, LINES, MUTED, PAPER, Style, drawing, styles
 
-__all__ = ["Axis", "Curve", "Fit", "Point", "draw", "place"]
-
 WIDTH = 5.6  # inches of 72 points: on a page of 400 pixels the letters are as large as the page's small print
 _NOTE = 11.0
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")

@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from sfumato.report.averages import group
-from sfumato.report.cells import Cell, Row, Table
-from sfumato.report.figures import Curve, Point, trade_off
+from sfumato.report.chart import Curve, Point
+from sfumato.report.figures import trade_off
 from sfumato.report.page import Section, figure, part, table, write_page
+from sfumato.report.tables import Cell, Row, Table
 from sfumato.report.verdict import Verdict
-
-__all__ = ["write_comparison_report"]
 
 _CAPTION = (
     "Each point is a target under its strongest attack; up and to the right is better. Lines join settings of one "
@@ -20,15 +19,7 @@ _PLAIN = {"mse_worst5": None, "psnr_mean": 1, "ssim_mean": 2}
 
 
 def write_comparison_report(path: Path, comparison: Mapping[str, Any]) -> None:
-    """Write a comparison as one HTML file that needs nothing else.
-
-    Args:
-        path: of the page.
-        comparison: as in `comparison.json`.
-
-    Raises:
-        StorageError: the file could not be written.
-    """
+    """Write a comparison as one HTML file that needs nothing else."""
     subjects, sections = comparison["subjects"], []
     for field, words in (("mse_mean", "Mean error of the strongest attack"), ("mse_worst5", "Worst-served 5 %")):
         if all(one["accuracy"] is not None for one in subjects):

@@ -9,14 +9,13 @@ from torch import Tensor
 from sfumato.attacks import NOT_JUDGED, strongest, suite_verdict
 from sfumato.errors import ConfigError
 from sfumato.report.averages import Mean, average, error_text, group
-from sfumato.report.cells import MISSING, Cell, Row, Table
-from sfumato.report.figures import Curve, Point, information_curve, trade_off
+from sfumato.report.chart import Curve, Point
+from sfumato.report.figures import information_curve, trade_off
 from sfumato.report.page import CONVERGED, Section, figure, part, table, write_page
 from sfumato.report.pictures import png_data_uri
 from sfumato.report.style import Style, styles
+from sfumato.report.tables import MISSING, Cell, Row, Table
 from sfumato.report.verdict import demo_verdict
-
-__all__ = ["demo_table", "write_demo_report"]
 
 _MEASURES: dict[str, tuple[str, int | None, bool]] = {
     "accuracy": ("accuracy", 1, True),

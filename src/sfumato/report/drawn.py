@@ -12,8 +12,6 @@ from xml.etree import ElementTree
 from sfumato.files import write_atomic
 from sfumato.report.style import VARIABLES, drawing
 
-__all__ = ["Drawn", "save_figure", "to_svg"]
-
 _VARIABLE = {light: f"var(--{name}, {light})" for name, (light, _) in VARIABLES.items()}
 _COLOUR = re.compile(r"#[0-9a-f]{6}\b")
 _REFERENCE = re.compile(r"#([\w.-]+)")
@@ -46,14 +44,6 @@ def to_svg(
 
     Colours of the style become CSS variables with the light colour as fallback, fonts are those of the page, and the
     same figure gives the same bytes.
-
-    Args:
-        figure: a `matplotlib.figure.Figure`, built inside `style.drawing()`.
-        key: begins every id, so that several figures can share a page.
-        title: read out by screen readers, shown as a tooltip.
-        description: what the figure shows, for those who cannot see it.
-        rows: as in `Drawn`.
-        remarks: as in `Drawn`.
     """
     stream = io.StringIO()
     with drawing():

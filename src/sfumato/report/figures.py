@@ -1,4 +1,4 @@
-"""What privacy costs, how the information falls during training, and lines over anything else."""
+"""What privacy costs, what entropy says of an error, how the information falls, and lines over anything else."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -9,8 +9,6 @@ from sfumato.report.averages import error_text, percent_text
 from sfumato.report.chart import Axis, Curve, Point, draw
 from sfumato.report.drawn import Drawn
 from sfumato.report.style import Style
-
-__all__ = ["Curve", "Point", "information_curve", "line_figure", "trade_off"]
 
 _DEPTH = 0.4
 
@@ -74,6 +72,31 @@ def trade_off(
         across={} if floor is None else {f"floor {percent_text(floor)} %": floor},
         hidden=hidden,
         height=4.1,
+    )
+
+
+def entropy_scatter(curves: Sequence[Curve], *, key: str = "entropy", errors: str = "errors") -> Drawn:
+    """Figure 3 of the paper: the attacker's error (upwards) against the conditional entropy, with exponential fits."""
+    shown = [one for one in curves if one.points]
+    if not shown:
+        raise ConfigError("the entropy figure has no points; give at least one measured model")
+    highest = max(point.y + (point.y_error or 0.0) for one in shown for point in one.points)
+
+    def arrange(axes: Any) -> None:
+        axes.set_ylim(0, 1.08 * highest or 1.0)
+        axes.margins(x=0.08)
+
+    return draw(
+        shown,
+        Axis("relative conditional entropy H(x|z), nats", "H", lambda value, _: f"{value:.4g}"),
+        Axis("attacker's error (MSE)", "MSE", error_text),
+        arrange,
+        key=key,
+        title="The attacker's error against the conditional entropy",
+        looks=None,
+        errors=errors,
+        joined=False,
+        alone=not shown[0].name,
     )
 
 

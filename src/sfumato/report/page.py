@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sfumato.files import write_text
-from sfumato.report.cells import Table
 from sfumato.report.drawn import Drawn
 from sfumato.report.style import VARIABLES
+from sfumato.report.tables import Table
 from sfumato.report.verdict import Verdict
-
-__all__ = ["CONVERGED", "Section", "evidence_list", "figure", "part", "table", "write_page"]
 
 CONVERGED = "had converged: its error on held-out images no longer fell notably."
 _EVIDENCE = {"python": "Python", "torch": "PyTorch", "sfumato": "Sfumato"}
@@ -66,11 +64,7 @@ def write_page(
     evidence: Mapping[str, Any],
     settings: Sequence[tuple[str, str]] = (),
 ) -> None:
-    """Write one page atomically: a headline, sections (None is left out), facts and evidence, settings folded away.
-
-    Raises:
-        StorageError: the file could not be written.
-    """
+    """Write one page atomically: a headline, sections (None is left out), facts and evidence, settings folded away."""
     shown = [one for one in sections if one is not None]
     every = [*facts, ("time", f"{seconds:.0f} s"), *evidence_list(evidence)]
     values = {"title": title, "verdict": verdict, "sections": shown, "facts": every, "settings": settings}

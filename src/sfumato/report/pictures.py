@@ -13,8 +13,6 @@ from torch import Tensor
 from sfumato.errors import FeatureError
 from sfumato.files import write_atomic
 
-__all__ = ["data_uri", "labelled_rows", "png_data_uri", "save_side_by_side"]
-
 _SIDE, _GAP = 64, 4
 _SIZES = (15, 12)  # of the first line of a label and of the others
 
@@ -41,12 +39,6 @@ def labelled_rows(rows: Mapping[str, Tensor]) -> bytes:
     """A PNG on white: one row of magnified images per entry, its label on the left.
 
     The lines of a label after the first are written smaller.
-
-    Args:
-        rows: label -> (n, C, H, W) in [0, 1], as for `save_side_by_side`; all of one shape.
-
-    Raises:
-        FeatureError: the shapes do not belong together, or there is nothing to show.
     """
     from PIL import Image, ImageDraw
 

@@ -12,8 +12,6 @@ from sfumato.report.pictures import data_uri
 from sfumato.report.tables import Table
 from sfumato.report.verdict import Verdict
 
-__all__ = ["write_reproduction_page"]
-
 _ID = re.compile(r'\bid="([^"]*)"')
 
 
@@ -31,21 +29,6 @@ def write_reproduction_page(
     """Write tables, figures and pictures as one HTML file that needs nothing else, and the figures as files beside it.
 
     A page `table1.html` has `table1-figure1.svg`, `.pdf` and `.csv` for a paper, and a picture `.png` and `.pdf`.
-
-    Args:
-        path: of the page.
-        title: what the page says first, such as `Table 1 at budget lite: ours beside the published numbers`.
-        tables: each under its title.
-        figures: (caption, figure of this package), each made with a `key` of its own. The first line of a caption is
-            the heading, the rest stands below.
-        pictures: (caption, PNG), likewise.
-        notes: what has to be known first: budget, seeds, data, how much is done.
-        evidence: device, versions, commit.
-        seconds: wall time of all runs together.
-
-    Raises:
-        ConfigError: there is nothing to show, a picture is no PNG, or two figures have the same key.
-        StorageError: a file could not be written.
     """
     if not (tables or figures or pictures):
         raise ConfigError("the page has neither a table nor a figure; run an experiment before writing it")

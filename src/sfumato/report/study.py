@@ -7,14 +7,12 @@ from typing import Any
 
 from sfumato.errors import ConfigError
 from sfumato.report.averages import group
-from sfumato.report.cells import Cell, Row, Table
-from sfumato.report.figures import Curve, Point, trade_off
+from sfumato.report.chart import Curve, Point
+from sfumato.report.figures import trade_off
 from sfumato.report.page import Section, evidence_list, figure, part, table, write_page
 from sfumato.report.style import label
-from sfumato.report.tables import to_markdown
+from sfumato.report.tables import Cell, Row, Table, to_markdown
 from sfumato.report.verdict import study_verdict
-
-__all__ = ["study_markdown", "write_study_report"]
 
 _CAVEATS = [
     ("The settings were chosen by hand", "and are few. The interval describes chance between folds, not the choice of "

@@ -11,8 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["GRID", "INK", "LINES", "MUTED", "PAPER", "VARIABLES", "Style", "drawing", "label", "styles"]
-
 INK, MUTED, GRID, PAPER = "#24292f", "#646d76", "#dde1e5", "#ffffff"
 LINES = ("-", "--", "-.", ":")
 _SERIES = ("#6b7178", "#c25400", "#0072b2", "#00805c", "#b04a86", "#8a6300", "#7048b0", "#0f7c8a", "#a8323e", "#7a5c48")

@@ -7,12 +7,11 @@ from typing import Any
 
 from sfumato.attacks import NOT_JUDGED
 from sfumato.report.averages import percent_text
-from sfumato.report.cells import Cell, Row, Table
-from sfumato.report.figures import Curve, Point, trade_off
+from sfumato.report.chart import Curve, Point
+from sfumato.report.figures import trade_off
 from sfumato.report.page import Section, figure, part, table, write_page
+from sfumato.report.tables import Cell, Row, Table
 from sfumato.report.verdict import Verdict
-
-__all__ = ["tune_curves", "tune_table", "write_tune_report"]
 
 _NOTE = (
     "Accuracy, error (MSE) and identification on all held-out images; points lost against the baseline on the same "
@@ -22,15 +21,7 @@ _NOTE = (
 
 
 def write_tune_report(path: Path, result: Mapping[str, Any]) -> None:
-    """Write the search as one HTML file that needs nothing else.
-
-    Args:
-        path: of the page.
-        result: as in `tune.json`.
-
-    Raises:
-        StorageError: the file could not be written.
-    """
+    """Write the search as one HTML file that needs nothing else."""
     space, count = result["space"], f"{result['trainings']} of {result['grid_trainings']} on the whole grid"
     sections: list[Section | None] = []
     if result.get("command"):

@@ -7,8 +7,6 @@ from typing import Any
 from sfumato.attacks import NOT_JUDGED, Convergence, suite_verdict
 from sfumato.report.averages import error_text, percent_text
 
-__all__ = ["Verdict", "convergence_notes", "demo_verdict", "study_verdict"]
-
 
 @dataclass(frozen=True)
 class Verdict:
@@ -19,14 +17,7 @@ class Verdict:
 
 
 def demo_verdict(compared: Mapping[str, Any] | None, verdicts: Sequence[Convergence], *, images: int | None) -> Verdict:
-    """The demo's verdict: CEM against noise alone at equal accuracy, by the attacker's error and by identification.
-
-    Args:
-        compared: `error` and `identified`, as `experiments.demo.equal_accuracy` gives them; None where nothing can be
-            compared.
-        verdicts: on the convergence of every row.
-        images: how many candidates identification chooses among.
-    """
+    """The demo's verdict: CEM against noise alone at equal accuracy, by the attacker's error and by identification."""
     notes = convergence_notes(verdicts)
     if compared is None:
         return Verdict("There is no curve of noise alone to compare CEM with at equal accuracy.", notes)

@@ -9,21 +9,19 @@ from collections.abc import Callable
 from typing import Any
 
 from sfumato.errors import ConfigError
-from sfumato.studies.engine import Summary, Trial, Workspace, run_trials
+from sfumato.studies.engine import Store, Summary, Trial, Workspace, run_trials
 from sfumato.studies.executor import Executor, Outcome, usable_cores
 from sfumato.studies.local import LocalExecutor
 from sfumato.studies.ray_cluster import RayExecutor
 from sfumato.studies.slurm import SlurmExecutor
-from sfumato.studies.space import BASELINE, Floor, Setting, Space, Training, floor_of
-from sfumato.studies.store import Store
-from sfumato.studies.tune import Limits, tune, tune_with
+from sfumato.studies.space import BASELINE, Floor, Setting, Space, Training
+from sfumato.studies.tune import tune, tune_with
 
 __all__ = [
     "BASELINE",
     "EXECUTORS",
     "Executor",
     "Floor",
-    "Limits",
     "LocalExecutor",
     "Outcome",
     "RayExecutor",
@@ -36,7 +34,6 @@ __all__ = [
     "Trial",
     "Workspace",
     "build_executor",
-    "floor_of",
     "run_trials",
     "tune",
     "tune_with",

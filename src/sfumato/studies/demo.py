@@ -15,16 +15,12 @@ from sfumato.errors import CheckpointError
 from sfumato.evidence import evidence
 from sfumato.files import write_json
 from sfumato.metrics import mse
-from sfumato.studies.engine import Report, run_trials
+from sfumato.studies.engine import Report, Store, run_trials
 from sfumato.studies.equal_accuracy import Comparison, Seeds, compare
 from sfumato.studies.executor import usable_cores
-from sfumato.studies.experiment import PICTURE, Experiment
-from sfumato.studies.image_strips import read_strip
+from sfumato.studies.experiment import PICTURE, Experiment, read_strip
 from sfumato.studies.local import LocalExecutor
-from sfumato.studies.store import Store
 from sfumato.training import TrainConfig
-
-__all__ = ["LAM", "NOISES", "NOISE_STD", "SEEDS", "demo_experiments", "equal_accuracy", "run_demo"]
 
 # The demo's defaults, all in this place. CEM is compared at equal accuracy with noise alone along NOISES.
 NOISE_STD = 0.1  # of CEM
@@ -64,14 +60,7 @@ def demo_experiments(folder: Path) -> list[Experiment]:
 def run_demo(
     folder: Path, *, report: Report | None = None
 ) -> tuple[dict[str, Any], torch.Tensor, dict[str, torch.Tensor]]:
-    """Run what is missing and write `result.json`.
-
-    Returns:
-        The result, the original digits and, by the name of the run folder without its seed, the reconstructed ones.
-
-    Raises:
-        SfumatoError: a worker was killed again and again (out of memory, usually); what is finished is kept.
-    """
+    """Run what is missing and write `result.json`."""
     began, store, experiments = time.monotonic(), Store(folder / "jobs"), demo_experiments(folder)
     # Each worker computes on one thread: small networks gain nothing from two, and trainings side by side do.
     with LocalExecutor(threads=1) as executor:

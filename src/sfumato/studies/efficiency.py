@@ -14,11 +14,9 @@ from sfumato.compute import arranged, device_of, memory_format
 from sfumato.defenses.patrol import prune_to, size_without_stem
 from sfumato.evidence import evidence
 from sfumato.models import count_macs, count_parameters
-from sfumato.report.cells import Cell, Row, Table
+from sfumato.report.tables import Cell, Row, Table
 from sfumato.studies.engine import Trial, Workspace
-from sfumato.studies.spec import Budget
-
-__all__ = ["TimingTrial", "efficiency_table"]
+from sfumato.studies.plan import Budget
 
 _IMAGE = (3, 32, 32)
 _STEM = 16
@@ -46,12 +44,7 @@ class TimingTrial(Trial):
         return f"table9-{self.budget.name}"
 
     def measure(self, workspace: Workspace) -> dict[str, Any]:
-        """Sizes and times; both variants run in turn, so that a ratio compares the same seconds of the machine.
-
-        Returns:
-            `{"rows": {"patrol": {..}, "others": {..}}, "ratio": {"encoder": .., "decoder": ..}, ..}` with times in
-            milliseconds per batch (median).
-        """
+        """Sizes and times; both variants run in turn, so that a ratio compares the same seconds of the machine."""
         with torch.no_grad():
             return self._measured(workspace)
 

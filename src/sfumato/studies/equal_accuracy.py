@@ -5,18 +5,6 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-__all__ = [
-    "T_QUANTILES",
-    "Comparison",
-    "Curve",
-    "Seeds",
-    "compare",
-    "equal_accuracy_error",
-    "jackknife_interval",
-    "non_increasing",
-    "within_curve",
-]
-
 Curve = Sequence[tuple[float, float]]
 """`(accuracy, error)` per noise level, in order of increasing noise."""
 

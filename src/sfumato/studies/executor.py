@@ -14,8 +14,6 @@ import torch
 
 from sfumato.errors import ConfigError, SfumatoError, first_line
 
-__all__ = ["Death", "Executor", "Here", "Outcome", "Reply", "at_least_one", "perform", "usable_cores"]
-
 _POLL_SECONDS = 0.5  # a stop is noticed after at most this long, even while nothing finishes
 
 Work = Callable[[Any], Any]
@@ -142,6 +140,24 @@ class Executor(ABC):
     def _close(self, handles: list[Any]) -> None:
         """End all workers, whatever they are doing; those of these handles are doing something."""
 
+    @staticmethod
+    def unloadable(reason: object) -> Reply:
+        """The reply where a worker is alive, but cannot load the work or its item."""
+        return Reply(
+            error=SfumatoError(
+                f"a worker cannot load the work ({reason}); have the same code importable there, "
+                "and define the function and its arguments in a module"
+            )
+        )
+
+    @staticmethod
+    def unsendable(error: Exception) -> ConfigError:
+        """Where the work or an item cannot even be put into a message."""
+        return ConfigError(
+            f"the work or an item cannot be sent to a worker ({first_line(error)}); define the function in a module, "
+            "and give items of plain values"
+        )
+
 
 class Here:
     """Runs the items in this process, one after the other: for work that cannot be sent away, or must be alone."""
@@ -175,24 +191,6 @@ def perform(work: Work, item: Any, threads: int) -> Reply:
         reason = f"the result, a {type(value).__name__}, cannot be sent back from the worker ({error})"
         return Reply(error=SfumatoError(f"{reason}; return plain values or tensors"))
     return Reply(value)
-
-
-def unloadable(reason: object) -> Reply:
-    """The reply where a worker is alive, but cannot load the work or its item."""
-    return Reply(
-        error=SfumatoError(
-            f"a worker cannot load the work ({reason}); have the same code importable there, "
-            "and define the function and its arguments in a module"
-        )
-    )
-
-
-def unsendable(error: Exception) -> ConfigError:
-    """Where the work or an item cannot even be put into a message."""
-    return ConfigError(
-        f"the work or an item cannot be sent to a worker ({first_line(error)}); define the function in a module, "
-        "and give items of plain values"
-    )
 
 
 def usable_cores() -> int:

@@ -1,29 +1,68 @@
-"""One experiment: a training and its attacks, decided by a value, done in a folder, resumed there."""
+"""One experiment: a training and its attacks, decided by a value, done in a folder, with a picture beside it."""
 
 import hashlib
+import io
 import json
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from sfumato import attacks, data
 from sfumato.attacks import DecoderConfig, GanConfig, measure_leakage
 from sfumato.compute import device_of
 from sfumato.data import DataSets
 from sfumato.errors import DataError
-from sfumato.studies.engine import Trial, Workspace, missing
-from sfumato.studies.image_strips import write_strip
-from sfumato.studies.store import Store
+from sfumato.files import write_atomic
+from sfumato.studies.engine import Store, Trial, Workspace, missing
 from sfumato.training import TrainConfig, load_data, load_run, train_run
 from sfumato.training.config import CEM_VERSION
 from sfumato.training.inversion import attack_suite
 
-__all__ = ["FOLDS", "PICTURE", "Experiment", "located"]
+
+def write_strip(path: Path, rows: Mapping[str, Tensor]) -> None:
+    """Rows of images (n, C, H, W) in [0, 1], all of one shape, without gaps, as a PNG that knows its rows' names."""
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    count, channels, height, width = next(iter(rows.values())).shape
+    grid = torch.stack(list(rows.values())).clamp(0, 1).mul(255).round().to(torch.uint8)
+    pixels = grid.permute(0, 3, 1, 4, 2).reshape(len(rows) * height, count * width, channels)
+    info = PngInfo()
+    info.add_text("rows", "\n".join(rows))
+    info.add_text("columns", str(count))
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.squeeze(-1).numpy()).save(buffer, "PNG", pnginfo=info, optimize=True)
+    write_atomic(path, lambda temporary: _write_bytes(temporary, buffer.getvalue()))
+
+
+def read_strip(path: Path) -> dict[str, Tensor] | None:
+    """What `write_strip` wrote, as images in [0, 1] by row; None where there is none or it is damaged."""
+    import numpy as np
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as picture:
+            names = str(picture.info["rows"]).split("\n")
+            columns = int(picture.info["columns"])
+            pixels = torch.from_numpy(np.array(picture))
+    except (OSError, KeyError, ValueError, UnidentifiedImageError):
+        return None
+    if pixels.ndim == 2:
+        pixels = pixels[:, :, None]
+    height, width = pixels.shape[0] // len(names), pixels.shape[1] // columns
+    grid = pixels.reshape(len(names), height, columns, width, -1).permute(0, 2, 4, 1, 3).float() / 255
+    return dict(zip(names, grid, strict=True))
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
 
 FOLDS = 5
 _FOLDERS = {
@@ -162,9 +201,6 @@ def located(
 
     What is needed is loaded once: a missing data set is one sentence, not one per worker, and results of other images
     never stand beside new ones.
-
-    Raises:
-        DataError: a data set is missing, or a stored result was measured on other images than those in `data_dir`.
     """
     loaded: dict[tuple[str, int | None], DataSets] = {}
     wanted = {(one.train.data, one.train.size) for one in missing(experiments, store) if isinstance(one, Experiment)}

@@ -9,10 +9,8 @@ from typing import Literal
 import torch
 
 from sfumato.studies.equal_accuracy import non_increasing
-from sfumato.studies.measure import Measured
 from sfumato.studies.space import BASELINE, Floor, Setting, Space, Training
-
-__all__ = ["Book", "Estimate", "Half"]
+from sfumato.studies.tune_trials import Measured
 
 # In standard errors of the selecting half, which has half of the images: what it lets pass is confirmed afterwards.
 _FAILS = 1.0
@@ -31,14 +29,7 @@ class Estimate:
 
 
 class Book:
-    """What has been measured, and what follows from it.
-
-    Args:
-        measured: of every training that is done.
-        floor: what has to be left.
-        space: of the search.
-        chance: share of the most frequent class, which needs no model.
-    """
+    """What has been measured, and what follows from it."""
 
     def __init__(
         self, measured: Mapping[Training, Measured], floor: Floor, space: Space, *, chance: float = 0.0

@@ -14,19 +14,7 @@ from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, NamedTuple
 
-from sfumato.studies.executor import (
-    Death,
-    Executor,
-    Reply,
-    Work,
-    at_least_one,
-    perform,
-    unloadable,
-    unsendable,
-    usable_cores,
-)
-
-__all__ = ["LocalExecutor"]
+from sfumato.studies.executor import Death, Executor, Reply, Work, at_least_one, perform, usable_cores
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _GRACE_SECONDS = 5.0
@@ -65,7 +53,7 @@ class LocalExecutor(Executor):
         try:
             call = bytes(ForkingPickler.dumps((work, item)))
         except Exception as error:
-            raise unsendable(error) from error
+            raise self.unsendable(error) from error
         for worker in [worker for worker in self._crew if worker not in self._doing.values()]:
             try:
                 future = worker.pool.submit(_perform, call, self._share)
@@ -133,7 +121,7 @@ def _perform(call: bytes, threads: int) -> Reply:
     try:
         work, item = ForkingPickler.loads(call)
     except Exception as error:
-        return unloadable(error)
+        return Executor.unloadable(error)
     try:
         return perform(work, item, threads)
     except SystemExit as error:  # the end of this worker, which the pool would take for an answer

@@ -8,24 +8,25 @@ from torch import Tensor
 
 from sfumato.evidence import evidence
 from sfumato.files import write_json, write_text
-from sfumato.report.cells import Table
-from sfumato.report.gallery import GalleryRow, gallery
+from sfumato.report.pictures import labelled_rows
 from sfumato.report.reproduction import write_reproduction_page
 from sfumato.report.study import study_markdown, write_study_report
-from sfumato.report.tables import to_csv, to_latex, to_markdown
-from sfumato.studies.ablation import ablation_figures, ablation_table, measure_variants
-from sfumato.studies.comparison import circumstances, comparison_table, progress, remarks
-from sfumato.studies.curves import collect_curves, draw, points_table
-from sfumato.studies.digits import digits_study
+from sfumato.report.style import label
+from sfumato.report.tables import Table, to_csv, to_latex, to_markdown
+from sfumato.studies.ablation import ablation_figures, ablation_table, digits_study, measure_variants
+from sfumato.studies.comparison import (
+    circumstances,
+    comparison_table,
+    equal_accuracy_gains,
+    gains_table,
+    progress,
+    remarks,
+)
 from sfumato.studies.efficiency import TimingTrial, efficiency_table
-from sfumato.studies.gains import equal_accuracy_gains, gains_table
-from sfumato.studies.image_strips import read_strip
-from sfumato.studies.plan import experiments_of
-from sfumato.studies.results import collect
-from sfumato.studies.spec import Budget, RowSpec
-from sfumato.studies.store import Store
-
-__all__ = ["Presentation", "present", "save"]
+from sfumato.studies.engine import Store
+from sfumato.studies.experiment import read_strip
+from sfumato.studies.plan import Budget, RowSpec, experiments_of
+from sfumato.studies.results import collect, collect_curves, draw, points_table
 
 _SHOWN_SEED = 0
 
@@ -97,11 +98,7 @@ def present(spec: dict[str, Any], budget: Budget, rows: dict[str, RowSpec], stor
 
 
 def save(shown: Presentation, folder: Path, budget: Budget) -> list[Path]:
-    """Write the files that people read; give their paths.
-
-    Raises:
-        StorageError: the folder cannot be written.
-    """
+    """Write the files that people read; give their paths."""
     base = f"{shown.name}-{budget.name}"
     paths = []
     if shown.study is not None:
@@ -130,27 +127,23 @@ def save(shown: Presentation, folder: Path, budget: Budget) -> list[Path]:
 
 
 def _pictures(spec: dict[str, Any], budget: Budget, rows: dict[str, RowSpec], store: Store) -> list[tuple[str, bytes]]:
-    originals: Tensor | None = None
-    reconstructed: list[GalleryRow] = []
+    shown: dict[str, Tensor] = {}
     for one in collect(experiments_of(spec, budget, rows, seeds=[_SHOWN_SEED]), store):
         result = one.results.get(_SHOWN_SEED)
         strip = read_strip(store.folder / f"{one.experiment.key}.png") if result is not None else None
         if result is None or strip is None:
             continue
         first = strip.pop("original")
-        if originals is None:
-            originals = first
+        originals = shown.setdefault("original", first)
         if first.shape != originals.shape or not bool((first == originals).all()):
             continue  # of another test set: it has no place under these originals
         name = one.experiment.row + ("+cem" if one.experiment.train.cem else "")
-        reconstructed += [
-            GalleryRow(name, attack, images, f"MSE {result['attacks'][attack]['test']['mse']:.4f}")
-            for attack, images in strip.items()
-        ]
-    if originals is None:
+        for attack, images in strip.items():
+            shown[f"{label(name)}\n{attack}, MSE {result['attacks'][attack]['test']['mse']:.4f}"] = images
+    if not shown:
         return []
     caption = (
         "What the attacks reconstruct\n"
         f"Unseen images of seed {_SHOWN_SEED}, the first eight of the test set, not chosen."
     )
-    return [(caption, gallery(originals, reconstructed))]
+    return [(caption, labelled_rows(shown))]

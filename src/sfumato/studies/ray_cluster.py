@@ -14,19 +14,7 @@ from typing import Any
 import torch
 
 from sfumato.errors import ConfigError, SfumatoWarning
-from sfumato.studies.executor import (
-    Death,
-    Executor,
-    Reply,
-    Work,
-    at_least_one,
-    perform,
-    unloadable,
-    unsendable,
-    usable_cores,
-)
-
-__all__ = ["RayExecutor"]
+from sfumato.studies.executor import Death, Executor, Reply, Work, at_least_one, perform, usable_cores
 
 _KNOCK_SECONDS = 10.0
 _STORE_BYTES = 100_000_000  # results are small; Ray alone would take a third of the memory
@@ -98,7 +86,7 @@ class RayExecutor(Executor):
         try:
             return self._perform.remote(work, item, self.cpus)
         except TypeError as error:
-            raise unsendable(error) from error
+            raise self.unsendable(error) from error
 
     def _wait(self, handles: list[Any], seconds: float) -> list[Any]:
         import ray
@@ -111,7 +99,7 @@ class RayExecutor(Executor):
         try:
             reply: Reply = ray.get(handle)
         except ray.exceptions.RayTaskError as error:
-            return unloadable(str(error).strip().splitlines()[-1])
+            return self.unloadable(str(error).strip().splitlines()[-1])
         except ray.exceptions.RayError as error:
             name = type(error).__name__
             cause = _CAUSES.get(name, f"Ray lost it ({name})")

@@ -18,10 +18,8 @@ from typing import Any, NamedTuple
 from sfumato.errors import ConfigError
 from sfumato.studies.engine import Report
 from sfumato.studies.judge import Book
-from sfumato.studies.measure import Measured
 from sfumato.studies.space import BASELINE, Floor, Setting, Space, Training
-
-__all__ = ["Decision", "Measure", "Progress", "Searched", "advance", "expected_trainings", "search"]
+from sfumato.studies.tune_trials import Measured
 
 Record = dict[str, Any]
 """What a training leaves in the store."""
@@ -81,9 +79,6 @@ def search(
 
     Only what the search asks for is read from the store: the same way is taken, whatever else lies there. `chance` is
     the share of the most frequent class, `trainings` the most in all, those of earlier calls included.
-
-    Raises:
-        ConfigError: the undefended baseline is at chance.
     """
     records: dict[Training, Record] = {}
     stopped = None
@@ -111,11 +106,7 @@ def search(
 
 
 def advance(book: Book) -> list[Training] | Decision:
-    """The trainings that are wanted next, independent of each other, or the end.
-
-    Raises:
-        ConfigError: the undefended baseline recognises no more than chance.
-    """
+    """The trainings that are wanted next, independent of each other, or the end."""
     space = book.space
     if missing := [one for one in space.baseline_trainings if one not in book.measured]:
         first = [Training(foot.at(_middle(space)), 0) for foot in space.feet]

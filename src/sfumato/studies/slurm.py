@@ -5,19 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from sfumato.errors import ConfigError
-from sfumato.studies.executor import (
-    Death,
-    Executor,
-    Reply,
-    Work,
-    at_least_one,
-    perform,
-    unloadable,
-    unsendable,
-    usable_cores,
-)
-
-__all__ = ["SlurmExecutor"]
+from sfumato.studies.executor import Death, Executor, Reply, Work, at_least_one, perform, usable_cores
 
 _LOOK_SECONDS = 0.1
 _GRACE_SECONDS = 5.0
@@ -87,7 +75,7 @@ class SlurmExecutor(Executor):
             reason = str(error).strip().splitlines()[-1]
             raise ConfigError(f"Slurm refuses the job ({reason}); check partition, gpus, cpus and minutes") from error
         except (TypeError, AttributeError) as error:
-            raise unsendable(error) from error
+            raise self.unsendable(error) from error
 
     def _wait(self, handles: list[Any], seconds: float) -> list[Any]:
         deadline = time.monotonic() + seconds
@@ -102,7 +90,7 @@ class SlurmExecutor(Executor):
             reply: Reply = handle.result()
         except submitit.core.utils.FailedJobError as error:  # the trace is framed by lines of dashes
             trace = str(error).split("-" * 22)
-            return unloadable(trace[min(1, len(trace) - 1)].strip().splitlines()[-1])
+            return self.unloadable(trace[min(1, len(trace) - 1)].strip().splitlines()[-1])
         except submitit.core.utils.UncompletedJobError:
             return _death(handle, f"the job left no result (state {handle.state})")
         # Out of time, submitit raises inside the work, where it looks like an exception of the work.

@@ -10,8 +10,6 @@ from torch import Tensor
 from sfumato.errors import ConfigError
 from sfumato.settings import check_settings
 
-__all__ = ["BASELINE", "Floor", "Setting", "Space", "Training", "floor_of"]
-
 
 @dataclass(frozen=True, order=True)
 class Setting:
@@ -185,21 +183,6 @@ class Floor:
             return f"lose at most {self.lose_at_most:g} point{'' if self.lose_at_most == 1 else 's'} of accuracy"
         return f"accuracy of at least {100 * float(self.accuracy_at_least or 0.0):g} %"
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return {"lose_at_most": self.lose_at_most, "accuracy_at_least": self.accuracy_at_least}
-
-
-def floor_of(lose_at_most: str | float | None, accuracy_at_least: str | float | None) -> Floor:
-    """The floor from what a user typed; 1 point where nothing is given.
-
-    Raises:
-        ConfigError: something is no number, or has no meaning as a floor.
-    """
-    if lose_at_most is None and accuracy_at_least is None:
-        lose_at_most = 1.0
-    return Floor(_number("lose_at_most", lose_at_most, "1"), _number("accuracy_at_least", accuracy_at_least, "0.97"))
-
 
 def _levels(name: str, values: Sequence[float], example: str) -> tuple[float, ...]:
     if not values:
@@ -208,10 +191,3 @@ def _levels(name: str, values: Sequence[float], example: str) -> tuple[float, ..
         wrong = next(value for value in values if not (math.isfinite(value) and value > 0))
         raise ConfigError(f"{name} holds {wrong:g}; give values above 0, such as {example}")
     return tuple(sorted(set(map(float, values))))
-
-
-def _number(name: str, value: str | float | None, example: str) -> float | None:
-    try:
-        return None if value is None else float(value)
-    except ValueError:
-        raise ConfigError(f"{name} is {value!r}, which is no number; give one such as {example}") from None

@@ -1,9 +1,10 @@
-"""Tuning from settings, trained in processes of this machine, or with a function of the user's own, called here."""
+"""Tuning: trainings from settings or with a function of the user's own, and what a search found in plain sentences."""
 
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,47 +16,159 @@ from sfumato.data import ImageSet
 from sfumato.errors import CheckpointError, ConfigError, DataError
 from sfumato.evidence import evidence
 from sfumato.files import read_json, write_json, write_text
-from sfumato.studies.engine import Report, Trial, run_trials
+from sfumato.studies.engine import Report, Store, Trial, run_trials
 from sfumato.studies.executor import Executor, Here, usable_cores
+from sfumato.studies.judge import Book
 from sfumato.studies.local import LocalExecutor
-from sfumato.studies.measure import parts
-from sfumato.studies.outcome import describe
-from sfumato.studies.search import Progress, Record, search
-from sfumato.studies.space import Floor, Setting, Space, Training
-from sfumato.studies.store import Store
-from sfumato.studies.tune_trials import ConfiguredTrial, OwnTrial, Train, config_of, train_command, train_yaml
+from sfumato.studies.search import Progress, Record, Searched, search
+from sfumato.studies.space import BASELINE, Floor, Setting, Space, Training
+from sfumato.studies.tune_trials import ConfiguredTrial, OwnTrial, Train, config_of, parts, train_command, train_yaml
 from sfumato.training import TrainConfig, load_data
 
-__all__ = ["Limits", "tune", "tune_with"]
+
+def describe(found: Searched, floor: Floor) -> dict[str, Any]:
+    """`status`, `headline`, `notes`, `chosen`, `baseline`, `curve` and `asked` of `tune.json`.
+
+    `status` is `found`, `none` (no setting meets the floor) or `unfinished` (the budget ended first).
+    """
+    book, chosen = found.book, found.chosen
+    status = "unfinished" if found.decision is None else "none" if chosen is None else "found"
+    asked = () if found.decision is None else found.decision.asked
+    curve = [_row(book, setting, chosen, asked) for setting in book.settings()]
+    baseline = None
+    if shown := book.measurements(BASELINE):
+        baseline = {
+            "accuracy": book.accuracy(BASELINE),
+            "error": book.error(BASELINE),
+            **_leakage(book, BASELINE),
+            "trainings": len(shown),
+        }
+    found_row = next((row for row in curve if row["verdict"] == "chosen"), None)
+    return {
+        "status": status,
+        "headline": _headline(status, found_row, baseline, floor, found.stopped),
+        "notes": _notes(found, found_row, floor),
+        "chosen": found_row,
+        "baseline": baseline,
+        "curve": curve,
+        "asked": [one.as_dict() for one in asked],
+    }
+
+
+def _row(book: Book, setting: Setting, chosen: Setting | None, asked: tuple[Setting, ...]) -> dict[str, Any]:
+    both, confirming = book.loss(setting), book.loss(setting, "confirming")
+    records = book.measurements(setting)
+    if setting == chosen:
+        verdict = "chosen"
+    elif book.fails(setting):
+        verdict = "fails"
+    elif not book.complete(setting):
+        verdict = "not followed"
+    elif not book.passes(setting):
+        verdict = "not shown to meet it"
+    else:
+        verdict = "not confirmed" if setting in asked else "meets it"
+    return setting.as_dict() | {
+        "trainings": len(records),
+        "images": both.images,
+        "accuracy": book.accuracy(setting),
+        "accuracy_selecting": book.accuracy(setting, "selecting"),
+        "accuracy_confirming": book.accuracy(setting, "confirming"),
+        "loss": both.mean,
+        "loss_se": _finite(both.error),
+        "loss_confirming": confirming.mean,
+        "loss_confirming_se": _finite(confirming.error),
+        "error": book.error(setting),
+        "error_confirming": book.error(setting, "confirming"),
+        **_leakage(book, setting),
+        "converged": book.converged(setting),
+        "verdict": verdict,
+    }
+
+
+def _leakage(book: Book, setting: Setting) -> dict[str, Any]:
+    return {"strongest": book.strongest(setting)} | {
+        name: book.leakage(setting, name) for name in ("identified", "information")
+    }
+
+
+def _headline(
+    status: str, chosen: dict[str, Any] | None, baseline: dict[str, Any] | None, floor: Floor, stopped: str | None
+) -> str:
+    if chosen is not None and baseline is not None:
+        setting = Setting.of(chosen).describe()
+        text = (
+            f"{setting[:1].upper() + setting[1:]}: {_points(chosen['loss_confirming'])} on held-out images that chose "
+            f"nothing, the strongest attacker's error {chosen['error_confirming']:.4f} instead of "
+            f"{baseline['error']:.4f}"
+        )
+        if chosen["identified"] is not None and baseline["identified"] is not None:
+            text += f", identified {chosen['identified']:.0%} instead of {baseline['identified']:.0%}"
+        if status == "unfinished":
+            return f"So far: {text}. The search was stopped by --{stopped}; the same command resumes it."
+        return f"{text}."
+    if status == "unfinished":
+        return f"No setting is known yet to meet the floor; --{stopped} ended the search, the same command resumes it."
+    return f"No setting on this grid is shown to meet the floor ({floor.describe()})."
+
+
+def _notes(found: Searched, chosen: dict[str, Any] | None, floor: Floor) -> list[str]:
+    book, space, notes = found.book, found.book.space, []
+    if chosen is not None:
+        upper = chosen["loss"] + book.quantile * (chosen["loss_se"] or 0.0)
+        notes.append(
+            f"Floor: {floor.describe()}. On all {chosen['images']} held-out images {_points(chosen['loss'])} "
+            f"(± {100 * (chosen['loss_se'] or 0.0):.1f}), with {space.confidence:.0%} confidence at most "
+            f"{100 * upper:.1f} points lost."
+        )
+        if chosen["lam"] == space.lams[-1]:
+            notes.append(
+                f"Lambda {chosen['lam']:g} is the largest that was tried; a larger one may protect better: --lams."
+            )
+        if chosen["lam"] == 0:
+            notes.append("It did better without CEM than with it here.")
+    elif found.decision is not None:
+        notes += _why_none(book, floor)
+    if found.decision is not None and len(found.decision.asked) > 1:
+        notes.append(
+            f"{len(found.decision.asked)} settings were asked for confirmation one after another, which makes the "
+            "confirming half a little less independent each time."
+        )
+    if any(book.converged(one) is False for one in book.settings()):
+        notes.append("Some attacks had not converged: their errors are no evidence of safety.")
+    return notes
+
+
+def _why_none(book: Book, floor: Floor) -> list[str]:
+    if not book.settings():
+        reached = f"The undefended baseline itself reaches {book.accuracy(BASELINE):.1%}; nothing was searched."
+        return [f"{reached} Train longer, or ask less."]
+    best = max(book.settings(), key=lambda one: book.slack(one, "both").mean)
+    slack, loss = book.slack(best, "both"), book.loss(best)
+    notes = [f"The closest is {best.describe()}: {_points(loss.mean)} (± {100 * loss.error:.1f})."]
+    if slack.mean >= 0:
+        notes.append(
+            f"It meets the floor on average, but {slack.images} held-out images do not show it with "
+            f"{book.space.confidence:.0%} confidence: use more images, or a lower --confidence."
+        )
+    else:
+        notes.append("Try weaker settings (--noise-stds, --lams), or a lower floor.")
+    return notes
+
+
+def _points(loss: float) -> str:
+    points = 100 * loss
+    if abs(points) < 0.05:
+        return "no accuracy lost"
+    return f"{points:.1f} points lost" if points > 0 else f"{-points:.1f} points gained"
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
 
 _LEAST = 40  # held-out images per half: below, one of them is more than two points
 _SEARCHED = ("noise_std", "cem", "lam")
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How much a search may take.
-
-    Attributes:
-        trainings: over all calls; None: as many as it needs.
-        minutes: of this call; None: no limit.
-
-    Raises:
-        ConfigError: a limit has no meaning.
-    """
-
-    trainings: int | None = None
-    minutes: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.trainings is not None and self.trainings < 1:
-            raise ConfigError(f"trainings is {self.trainings}; give at least 1")
-        if self.minutes is not None and not self.minutes > 0:
-            raise ConfigError(f"minutes is {self.minutes:g}; give a positive number")
-
-    def deadline(self) -> float | None:
-        """`time.time()` when this call has to end."""
-        return None if self.minutes is None else time.time() + 60 * self.minutes
 
 
 def tune(
@@ -66,7 +179,8 @@ def tune(
     space: Space | None = None,
     images: ImageSet | None = None,
     fresh: ImageSet | None = None,
-    limits: Limits | None = None,
+    trainings: int | None = None,
+    minutes: float | None = None,
     workers: int | None = None,
     plugins: Sequence[str] = (),
     progress: Progress | None = None,
@@ -84,7 +198,8 @@ def tune(
         space: the grid, and how it is judged.
         images: to learn from and to hold out; None reads the training images that `config` names.
         fresh: images on which every trained model is measured besides, for judging the search, which never reads it.
-        limits: on trainings and minutes.
+        trainings: the most over all calls; None: as many as the search needs.
+        minutes: of this call; None: no limit.
         workers: processes side by side; None: one per core, and one on a GPU.
         plugins: files that register defences.
         progress: called after every training.
@@ -115,7 +230,7 @@ def tune(
     side_by_side = min(len(space.settings) * space.folds, workers or usable_cores())
     threads = max(1, min(torch.get_num_threads(), usable_cores() // side_by_side))
     with LocalExecutor(side_by_side, threads) as executor:
-        result = _tune(trial, executor, given, floor, space, folder, identity, limits, plugins, progress)
+        result = _tune(trial, executor, given, floor, space, folder, identity, trainings, minutes, plugins, progress)
     result |= {"config": config.as_dict(), "evidence": evidence(device_of(config.device))}
     if (chosen := result["chosen"]) is not None:
         final = config_of(Setting.of(chosen), config)
@@ -135,7 +250,8 @@ def tune_with(
     *,
     name: str,
     space: Space | None = None,
-    limits: Limits | None = None,
+    trainings: int | None = None,
+    minutes: float | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """`tune` with a training of your own, called in this process.
@@ -147,7 +263,8 @@ def tune_with(
         folder: as for `tune`.
         name: what `train` is; change it whenever `train` changes, so that old results are not taken for its own.
         space: as for `tune`.
-        limits: as for `tune`; a training that runs is not interrupted.
+        trainings: as for `tune`.
+        minutes: as for `tune`; a training that runs is not interrupted.
         progress: as for `tune`.
 
     Raises:
@@ -161,7 +278,7 @@ def tune_with(
     def trial(training: Training) -> Trial:
         return OwnTrial(training, train, images, space)
 
-    result = _tune(trial, Here(), images, floor, space, folder, {"name": name}, limits, (), progress)
+    result = _tune(trial, Here(), images, floor, space, folder, {"name": name}, trainings, minutes, (), progress)
     result |= {"name": name, "evidence": evidence("cpu")}
     write_json(folder / "tune.json", result)
     return result
@@ -175,27 +292,31 @@ def _tune(
     space: Space,
     folder: Path,
     identity: dict[str, Any],
-    limits: Limits | None,
+    trainings: int | None,
+    minutes: float | None,
     plugins: Sequence[str],
     progress: Progress | None,
 ) -> dict[str, Any]:
-    began, limits = time.monotonic(), limits or Limits()
-    deadline = limits.deadline()
+    if trainings is not None and trainings < 1:
+        raise ConfigError(f"trainings is {trainings}; give at least 1")
+    if minutes is not None and not minutes > 0:
+        raise ConfigError(f"minutes is {minutes:g}; give a positive number")
+    began, deadline = time.monotonic(), None if minutes is None else time.time() + 60 * minutes
     _check_images(images, floor, space)
-    _claim(folder, identity | floor.as_dict() | space.as_dict() | {"data_fingerprint": images.fingerprint()})
+    _claim(folder, identity | asdict(floor) | space.as_dict() | {"data_fingerprint": images.fingerprint()})
     work = folder / "work"
     store = Store(folder / "trials", locks=work / "locks")
 
-    def measure(trainings: Sequence[Training], report: Report) -> Mapping[Training, Record]:
-        trials = {training: trial(training) for training in trainings}
+    def measure(wanted: Sequence[Training], report: Report) -> Mapping[Training, Record]:
+        trials = {training: trial(training) for training in wanted}
         run_trials(list(trials.values()), executor, store, work, deadline=deadline, plugins=plugins, report=report)
         found = {training: store.read(one.key) for training, one in trials.items()}
         return {training: record for training, record in found.items() if record is not None}
 
     chance = float(images.labels.bincount().max()) / len(images)
-    found = search(floor, space, measure, chance=chance, trainings=limits.trainings, progress=progress)
+    found = search(floor, space, measure, chance=chance, trainings=trainings, progress=progress)
     return describe(found, floor) | {
-        "floor": floor.as_dict() | {"words": floor.describe()},
+        "floor": asdict(floor) | {"words": floor.describe()},
         "space": space.as_dict(),
         "trainings": len(found.records),
         "grid_trainings": len(space.settings) * space.folds + len(space.baseline_trainings),
