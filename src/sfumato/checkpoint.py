@@ -134,7 +134,7 @@ def drop_previous(path: Path) -> None:
 
 
 def _previous(path: Path) -> Path:
-    return path.with_name(f"previous-{path.name}")
+    return path.with_name(f"{path.name}.previous")
 
 
 def flatten_state(prefix: str, state: dict[str, Any]) -> dict[str, Tensor]:
