@@ -43,6 +43,7 @@ _EDGE, _CLOUD = "edge.pt2", "cloud.pt2"
 _CHANNEL = ("noise_std", "clip_norm", "quantize_bits", "low", "high")
 _TOLERANCE = 1e-4  # of the largest value; other kernels round differently
 _BATCHES = (1, 3)
+_LOUDEST = 1e6  # standard deviation of a noise; with far more a sum is infinite
 
 Task = Literal["classes", "values"]
 
@@ -108,18 +109,13 @@ def read_split(folder: str | Path) -> SavedSplit:
         )
     try:
         shape = tuple(int(size) for size in value["input"]["shape"])
-        tokens = value["input"].get("tokens")
+        tokens = None if value["input"].get("tokens") is None else int(value["input"]["tokens"])
         names = tuple(str(name) for name in value["class_names"])
         task: Task = value["task"]
         channel = Channel(**{key: value["channel"][key] for key in _CHANNEL})
         files = {part: str(value["files"][part]) for part in (_EDGE, _CLOUD)}
         about = dict(value["about"])
-        if (
-            task not in ("classes", "values")
-            or not shape
-            or min(shape) < 1
-            or not (tokens is None or type(tokens) is int)
-        ):
+        if task not in ("classes", "values") or not shape or min(shape) < 1 or channel.noise_std > _LOUDEST:
             raise ValueError("a value has no meaning")
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{folder / SPLIT} is damaged ({error!r}); save the model again") from error
