@@ -16,7 +16,7 @@ from sfumato.split.halves import build
 from sfumato.split.ranges import range_of
 from sfumato.split.steps import Arguments, Course, Crossing, Obstacle, needed
 from sfumato.split.survey import Survey, plain_name, undisturbed
-from sfumato.split.values import Step, Value
+from sfumato.split.values import Attribute, Step, Value
 from sfumato.split.verify import BY_HAND, verify
 
 __all__ = ["Cut", "cuts", "split_at"]
@@ -264,9 +264,9 @@ def _cut(survey: Survey, layer: str, module: nn.Module, total: int) -> Cut:
         survey.arguments(made, module)
     except Obstacle as obstacle:
         return Cut(layer, kind, f"{survey.why(obstacle)}; {survey.nearest(module)}")
-    feature = made.cut.step.output if made.cut.step is not None else None
+    feature: Any = made.cut.step.output if made.cut.step is not None else None
     for key in made.cut.path:
-        feature = feature[key]
+        feature = getattr(feature, key) if isinstance(key, Attribute) else feature[key]
     if not isinstance(feature, Tensor) or not feature.is_floating_point() or feature.ndim < 2:
         form = "a number" if not isinstance(feature, Tensor) else f"{feature.dtype} of shape {tuple(feature.shape)}"
         return Cut(layer, kind, f"its output is {form}, and a feature is a batch of floating-point vectors or maps")

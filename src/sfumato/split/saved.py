@@ -326,8 +326,7 @@ def _compare(model: SplitModel, edge: _Edge, fresh: Path, shape: tuple[int, ...]
                 if not gap <= _TOLERANCE * scale:
                     module, first = (edge, x) if name == "encoder" else (model.cloud, feature)
                     first = first.to(like if first.is_floating_point() else like.device)
-                    inputs = [(part, dict[str, Tensor]()) for part in (first, first.flip(-1))]
-                    cause = diagnosis(lambda given: module(given[0]), *inputs)  # noqa: B023
+                    cause = diagnosis(lambda given: module(given[0]), (first, {}), (first.flip(-1), {}))  # noqa: B023
                     raise ConfigError(
                         f"the recorded {name} differs from the module by {gap:.2g} on a batch of {size}: "
                         f"{cause or 'its forward does what torch.export does not see; take that out of it'}"

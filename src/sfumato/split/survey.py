@@ -201,7 +201,7 @@ def answer_of(answer: Any, part: str | int | None = None) -> Any:
     Raises:
         ConfigError: it has no such part.
     """
-    named = answer.parts if isinstance(answer, Record) else answer
+    named: Any = answer.parts if isinstance(answer, Record) else answer
     if part is None:
         record = isinstance(answer, Record) or (isinstance(answer, Mapping) and is_dataclass(answer))
         return named["logits"] if record and "logits" in named else answer
