@@ -11,7 +11,10 @@ from torch import nn
 import sfumato
 from sfumato.attacks.tokens import token_recovery
 from sfumato.errors import CheckpointError, ConfigError, StorageError
-from sfumato.split import Channel, SplitModel, feature_range
+from sfumato.modes import evaluating
+from sfumato.split import Channel, SplitModel
+from sfumato.split.ranges import range_of
+from sfumato.split.recorder import record
 from sfumato.split.saved import SPLIT, read_split
 from sfumato.training import load_trained
 
@@ -25,6 +28,12 @@ class Net(nn.Module):
         super().__init__()
         self.edge = nn.Sequential(nn.Conv2d(2, 3, 3, 2, 1), nn.BatchNorm2d(3), nn.Sigmoid())
         self.cloud = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(12, 3))
+
+
+def feature_range(encoder, example):
+    with evaluating(encoder):
+        recording = record(encoder, example, gradients=False)
+    return range_of(recording, recording.answer)
 
 
 def split_model(**channel):

@@ -104,10 +104,10 @@ def record(
     image = example.clone()
     named = {key: part.clone() if isinstance(part, Tensor) else part for key, part in (shared or {}).items()}
     with recorder.listening(), torch.set_grad_enabled(gradients):
-        source = recorder.enter(image, Value("input", held=image))
+        source = recorder.known(image, Value("input", held=image))
         for key, part in named.items():
             if isinstance(part, Tensor):
-                recorder.enter(part, Value("shared", name=key, held=part))
+                recorder.known(part, Value("shared", name=key, held=part))
         try:
             answer = called(model, image, named, name)
         except Exception as error:  # the user's model on the user's example
@@ -219,10 +219,6 @@ class Recorder(TorchFunctionMode):
         finally:
             self.active, self.running = before
 
-    def enter(self, tensor: Tensor, value: Value) -> Value:
-        """An input of the model becomes a value."""
-        return self._known(tensor, value)
-
     def templated(self, tree: Any) -> Any:
         """The tree with values in place of tensors and sizes."""
         return template(tree, self._leaf)
@@ -239,10 +235,11 @@ class Recorder(TorchFunctionMode):
                 made = Value("stored", name=self._stored[id(tensor)])
             else:
                 made = Value("unknown" if id(tensor) in self.born else "constant", held=tensor)
-            found = self._known(tensor, made)
+            found = self.known(tensor, made)
         return found
 
-    def _known(self, held: Any, value: Value) -> Value:
+    def known(self, held: Any, value: Value) -> Value:
+        """A tensor is this value from now on."""
         value.serial = len(self._kept)
         self._kept.append(held)
         self._values[id(held)] = value
@@ -301,7 +298,7 @@ class Recorder(TorchFunctionMode):
             # An operation that had nothing to do gives back its input, as dropout does in evaluation. Elsewhere it may
             # do something, so its result must not be taken for its input.
             leaf = leaf.view_as(leaf)
-        self._known(leaf, Value("step", step, path))
+        self.known(leaf, Value("step", step, path))
         return leaf
 
     def computed(self, function: Any, operands: tuple[Any, ...], result: int) -> int:
@@ -351,7 +348,7 @@ class Recorder(TorchFunctionMode):
         inner = self._value(leaf)
         if inner.serial < start or inner.source in ("stored", "constant"):
             leaf = leaf.view_as(leaf)  # it gives back what it was given; see `_made`
-        self._known(leaf, Value("step", step, path, inner))
+        self.known(leaf, Value("step", step, path, inner))
         return leaf
 
 
