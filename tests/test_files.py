@@ -152,7 +152,7 @@ def test_the_checkpoint_before_the_last_is_kept_and_used_where_the_last_is_damag
     path.unlink()  # a crash between the two renames
     assert checkpoint.resumable(path)
     assert checkpoint.load_newest(path)[1]["epoch"] == 1
-    for file in (path, tmp_path / "previous-state.safetensors"):
+    for file in (path, tmp_path / "state.safetensors.previous"):
         file.write_bytes(b"x")
     with pytest.raises(
         CheckpointError, match="damaged .*; so is state.safetensors: delete both and run the command again"

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from sfumato.errors import CheckpointError, ConfigError, SfumatoWarning
-from sfumato.files import write_atomic
+from sfumato.files import require_regular, write_atomic
 
 __all__ = [
     "FORMAT",
@@ -70,6 +70,7 @@ def load(
             of the format; where it is damaged, the sentence ends in the remedy.
     """
     try:
+        require_regular(path)
         with safe_open(path, framework="pt") as handle:
             header = (handle.metadata() or {}).get(_META)
             if header is None:
@@ -134,7 +135,7 @@ def drop_previous(path: Path) -> None:
 
 
 def _previous(path: Path) -> Path:
-    return path.with_name(f"previous-{path.name}")
+    return path.with_name(f"{path.name}.previous")
 
 
 def flatten_state(prefix: str, state: dict[str, Any]) -> dict[str, Tensor]:

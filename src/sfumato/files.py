@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import os
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +13,17 @@ from typing import Any
 
 from sfumato.errors import CheckpointError, StorageError
 
-__all__ = ["append_line", "json_line", "occupied", "read_json", "sha256_of", "write_atomic", "write_json", "write_text"]
+__all__ = [
+    "append_line",
+    "json_line",
+    "occupied",
+    "read_json",
+    "require_regular",
+    "sha256_of",
+    "write_atomic",
+    "write_json",
+    "write_text",
+]
 
 _LARGEST = 64 << 20  # bytes of a JSON file; a results file has some kilobytes
 
@@ -67,7 +78,7 @@ def read_json(path: Path, *, remedy: str = "delete it and run the command again"
             in the remedy.
     """
     try:
-        if path.stat().st_size > _LARGEST:
+        if require_regular(path).st_size > _LARGEST:
             raise ValueError(f"it has {path.stat().st_size} bytes")
         value = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(value, dict):
@@ -92,12 +103,25 @@ def json_line(values: dict[str, Any]) -> str:
     return json.dumps(finite, allow_nan=False)
 
 
+def require_regular(path: Path) -> os.stat_result:
+    """What the system says about a file; reading a pipe would wait for whoever writes into it.
+
+    Raises:
+        OSError: the file is missing, or a pipe, a device or a folder.
+    """
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(f"{path.name} is no ordinary file")
+    return found
+
+
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file's content, in hexadecimal digits.
 
     Raises:
         OSError: the file cannot be read.
     """
+    require_regular(path)
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 

@@ -4,7 +4,7 @@ import hashlib
 import pytest
 import torch
 
-from sfumato.data import ImageSet
+from sfumato.data import DataSets, ImageSet
 from sfumato.errors import DataError
 
 
@@ -118,3 +118,13 @@ def test_float_is_the_pixel_over_255():
     torch.testing.assert_close(data.float().flatten(), torch.tensor([0.0, 0.2, 0.4, 1.0]))
     torch.testing.assert_close(data.float(torch.tensor([3, 1])).flatten(), torch.tensor([1.0, 0.2]))
     assert data.float().dtype == torch.float32
+
+
+def test_large_images_get_a_hint_and_small_ones_none():
+    def told(side):
+        part = ImageSet(torch.zeros(2, 3, side, 20, dtype=torch.uint8), torch.tensor([0, 1]), ("a", "b"))
+        return DataSets("folder", part, part).summary()
+
+    assert "made for images of 32 to 64 pixels" in told(200)
+    assert "--size 64 resizes them" in told(200)
+    assert "--size" not in told(128)

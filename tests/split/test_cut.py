@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from sfumato.errors import ConfigError
 from sfumato.models import count_parameters, vgg11
-from sfumato.split import Channel, SplitModel, split_at
+from sfumato.split import Channel, SplitModel, cuts, split_at
 
 
 class Block(nn.Module):
@@ -267,23 +267,35 @@ def test_two_required_inputs():
         def forward(self, left, right):
             return self.a(left, right)
 
-    with pytest.raises(ConfigError, match=r"takes 2 inputs \(left, right\), a split model one; wrap it"):
-        split_at(Two(), "a", X)
-
-
-def test_only_a_tensor_can_cross():
-    class Recurrent(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.gru, self.out = nn.GRU(8, 8, batch_first=True), nn.Linear(8, 2)
-
-        def forward(self, x):
-            return self.out(self.gru(x)[0])
-
     with pytest.raises(
-        ConfigError, match="at 'gru': it gives a tuple, and only one tensor can cross; cut at 'out' behind it"
+        ConfigError, match=r"takes 2 inputs \(left, right\), of which one is protected; give the others"
     ):
-        split_at(Recurrent(), "gru", torch.rand(2, 5, 8))
+        split_at(Two(), "a", X)
+    with pytest.raises(ConfigError, match=r"'right' has the shape \(3, 2\); give one row for each of the 2 rows"):
+        split_at(Two(), "a", torch.rand(2, 2), {"right": torch.rand(3, 2)})
+    with pytest.raises(ConfigError, match="'right' is a object; give a tensor or a plain value"):
+        split_at(Two(), "a", torch.rand(2, 2), {"right": object()})
+
+
+class Recurrent(nn.Module):
+    def __init__(self, both):
+        super().__init__()
+        self.gru, self.out, self.both = nn.GRU(8, 8, batch_first=True), nn.Linear(8, 2), both
+
+    def forward(self, x):
+        outputs, state = self.gru(x)
+        return self.out(outputs + state[0][:, None] if self.both else outputs)
+
+
+def test_of_several_outputs_the_one_that_is_used_crosses():
+    model, x, other = Recurrent(both=False).eval(), torch.rand(2, 5, 8), torch.rand(4, 5, 8)
+    edge, cloud = split_at(model, "gru", x)
+    assert edge(other).shape == (4, 5, 8)
+    assert torch.equal(cloud(edge(other)), model(other))
+    assert next(cut for cut in cuts(model, x) if cut.layer == "gru").shape == (5, 8)
+    sentence = "at 'gru': it gives a tuple of which 2 tensors are used, and only one can cross; cut at 'out' behind it"
+    with pytest.raises(ConfigError, match=sentence):
+        split_at(Recurrent(both=True), "gru", x)
 
 
 def test_a_model_that_is_random_in_evaluation_is_refused():
@@ -302,8 +314,8 @@ def test_a_model_that_is_random_in_evaluation_is_refused():
 def test_an_example_that_the_model_does_not_take():
     with pytest.raises(ConfigError, match="does not run on the example input"):
         split_at(resnet(), "layer1", torch.rand(2, 5, 8, 8))
-    with pytest.raises(ConfigError, match="example_input is a list"):
-        split_at(resnet(), "layer1", [X])
+    with pytest.raises(ConfigError, match="example_input is a dict"):
+        split_at(resnet(), "layer1", [{"x": X}])
 
 
 def test_in_place_methods_without_a_result_are_kept():

@@ -9,8 +9,12 @@ import torch
 from torch import nn
 
 import sfumato
+from sfumato.attacks.tokens import token_recovery
 from sfumato.errors import CheckpointError, ConfigError, StorageError
-from sfumato.split import Channel, SplitModel, feature_range
+from sfumato.modes import evaluating
+from sfumato.split import Channel, SplitModel
+from sfumato.split.ranges import range_of
+from sfumato.split.recorder import record
 from sfumato.split.saved import SPLIT, read_split
 from sfumato.training import load_trained
 
@@ -24,6 +28,12 @@ class Net(nn.Module):
         super().__init__()
         self.edge = nn.Sequential(nn.Conv2d(2, 3, 3, 2, 1), nn.BatchNorm2d(3), nn.Sigmoid())
         self.cloud = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(12, 3))
+
+
+def feature_range(encoder, example):
+    with evaluating(encoder):
+        recording = record(encoder, example, gradients=False)
+    return range_of(recording, recording.answer)
 
 
 def split_model(**channel):
@@ -270,7 +280,9 @@ def test_damaged_folders_get_a_sentence(saved, tmp_path):
     refused("is no description of a split model", format=None)
     refused("is damaged", channel={})
     refused("noise_std is -1", channel=good["channel"] | {"noise_std": -1})
+    refused("is damaged", channel=good["channel"] | {"noise_std": 1e308})
     refused("is damaged", task="other")
+    refused("is damaged", input={"shape": None})
     (tmp_path / "edge.pt2").write_bytes((tmp_path / "edge.pt2").read_bytes()[:-1])
     refused("edge.pt2 is missing or not the file that split.json describes")
     (tmp_path / SPLIT).write_text("[1]")
@@ -280,3 +292,34 @@ def test_damaged_folders_get_a_sentence(saved, tmp_path):
         sfumato.load_split(tmp_path / "nowhere")
     with pytest.raises(CheckpointError, match=r"holds no trained split model \(no config.json and no split.json\)"):
         load_trained(tmp_path / "nowhere")
+
+
+class Reads(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table, self.mix = nn.Embedding(30, 6), nn.Linear(6, 6)
+
+    def forward(self, ids):
+        return torch.sigmoid(self.mix(self.table(ids)))
+
+
+def test_a_model_of_texts_is_saved_read_and_its_tokens_recovered(tmp_path):
+    torch.manual_seed(0)
+    model = SplitModel(Reads(), Channel(noise_std=0.01), nn.Sequential(nn.Flatten(), nn.Linear(30, 2))).eval()
+    ids = torch.randint(30, (80, 5))
+    found = read_split(sfumato.save_split(model, tmp_path, example_input=ids[:2]))
+    assert (found.tokens, found.input_shape) == (30, (5,))
+    torch.testing.assert_close(found.model.features(ids), model.features(ids))
+    assert token_recovery(found.model, ids[:60], ids[60:]).recovered > 0.9
+
+
+def test_what_mixes_the_samples_is_said_after_a_test(tmp_path):
+    class Mixes(nn.Module):
+        def forward(self, x):
+            return x.flatten(1) - (x.flatten(1).mean(0) if torch.compiler.is_exporting() else x.flatten(1).max(0)[0])
+
+    model = SplitModel(Mixes(), Channel(), nn.Linear(32, 2))
+    with pytest.raises(
+        ConfigError, match="the recorded encoder differs from the module by .* mixes the rows of a batch"
+    ):
+        sfumato.save_split(model, tmp_path, example_input=images(2))

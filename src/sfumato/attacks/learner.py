@@ -69,15 +69,16 @@ class Learner:
             "best_error": self.best_error if self.history else None,
             "seconds": self.seconds,
         }
-        checkpoint.save(path, tensors, meta)
+        checkpoint.save_next(path, tensors, meta)
 
     def load(self, path: Path, identity: dict[str, Any]) -> None:
-        """Take up what `save` wrote.
+        """Take up what `save` wrote last; where that is damaged, with a warning, what it wrote before.
 
         Raises:
-            CheckpointError: it belongs to another attack, or to an older version that noted no place.
+            CheckpointError: it belongs to another attack, or to an older version that noted no place; or both files
+                are damaged.
         """
-        tensors, meta = checkpoint.load(path)
+        tensors, meta = checkpoint.load_newest(path)
         if meta["identity"] != identity or "place" not in meta:
             raise CheckpointError(f"{path} belongs to an attack with other settings or images; delete it to start anew")
         for name, network in self.networks.items():

@@ -14,6 +14,8 @@ from sfumato.errors import DataError
 
 __all__ = ["DataSets", "ImageSet", "Progress", "Skipped"]
 
+_LARGE = 128  # pixels of a side; four times those that the built-in networks are made for
+
 Progress = Callable[[int, int], None]
 """Called with (done, total) while something long is read: images, or bytes of a download."""
 
@@ -155,6 +157,11 @@ class DataSets:
             lines[0] += (
                 f" in {train.num_classes} classes; the smallest, {train.classes[smallest]}, has {counts[smallest]} "
                 "training images"
+            )
+        if max(train.image_shape[1:]) > _LARGE:
+            lines.append(
+                "the built-in networks are made for images of 32 to 64 pixels and take longer in proportion to the "
+                "pixels; --size 64 resizes them"
             )
         if self.skipped:
             lines.append(f"{len(self.skipped)} images cannot be read and are left out:")

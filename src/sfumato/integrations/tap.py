@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from sfumato.errors import ConfigError, FeatureError
 from sfumato.modes import as_in_training
 from sfumato.split import SplitModel
+from sfumato.split.survey import plain_name
 
 __all__ = ["Tap", "inputs_of", "labels_of"]
 
@@ -122,17 +123,12 @@ def inputs_of(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return (batch,), {}
 
 
-def _plain(name: str) -> str:
-    """A module's name without what torch.compile and parallel wrappers put into it."""
-    return ".".join(part for part in name.split(".") if part not in ("_orig_mod", "module"))
-
-
 def _find(network: nn.Module, features: str | nn.Module | None) -> nn.Module:
     if isinstance(features, nn.Module):
         return features
     if isinstance(features, str):
-        named = {_plain(name): part for name, part in network.named_modules()}
-        if (part := named.get(_plain(features))) is None:
+        named = {plain_name(name): part for name, part in network.named_modules()}
+        if (part := named.get(plain_name(features))) is None:
             raise ConfigError(f"{type(network).__name__} has no module {features!r}; model.named_modules() lists all")
         return part
     found = [part for part in network.modules() if isinstance(part, SplitModel)]

@@ -32,7 +32,7 @@ class Normalize(nn.Module):
             if len(numbers) != channels:
                 raise ConfigError(f"{name} has {len(numbers)} numbers for images of {channels} channels; give one each")
             self.register_buffer(name, torch.tensor(numbers).reshape(1, channels, 1, 1))
-        if not bool((self.std > 0).all()):
+        if not all(number > 0 for number in numbers):  # of std; no look at a tensor, which may be on no device
             raise ConfigError(f"std is {std!r}; every standard deviation has to be above 0")
 
     def forward(self, x: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ from sfumato.split.channel import Channel
 from sfumato.split.cut import Cut, cuts, split_at
 from sfumato.split.jacobian import jacobian, projected_jacobian
 from sfumato.split.model import SplitModel, SplitOutput
-from sfumato.split.ranges import feature_range
 from sfumato.split.saved import load_split, save_split
 
 __all__ = [
@@ -13,7 +12,6 @@ __all__ = [
     "SplitModel",
     "SplitOutput",
     "cuts",
-    "feature_range",
     "jacobian",
     "load_split",
     "projected_jacobian",

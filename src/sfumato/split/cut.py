@@ -2,9 +2,10 @@
 
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,14 +15,23 @@ from sfumato.modes import evaluating
 from sfumato.split.halves import build
 from sfumato.split.ranges import range_of
 from sfumato.split.steps import Arguments, Course, Crossing, Obstacle, needed
-from sfumato.split.survey import Survey, undisturbed
-from sfumato.split.values import Step, Value
-from sfumato.split.verify import BY_HAND, logits_of, verify
+from sfumato.split.survey import Survey, plain_name, undisturbed
+from sfumato.split.values import Attribute, Step, Value
+from sfumato.split.verify import BY_HAND, verify
 
 __all__ = ["Cut", "cuts", "split_at"]
 
+Inputs = Tensor | Sequence[Any] | Mapping[str, Any]
 
-def split_at(model: nn.Module, layer: str, example_input: Tensor) -> tuple[nn.Module, nn.Module]:
+
+def split_at(
+    model: nn.Module,
+    layer: str,
+    example_input: Inputs,
+    example_kwargs: Mapping[str, Any] | None = None,
+    *,
+    answer: str | int | None = None,
+) -> tuple[nn.Module, nn.Module]:
     """Cut `model` behind the submodule named `layer`: `cloud(edge(x)) == model(x)`.
 
     The edge computes everything up to and including the layer's output, the cloud the rest. Both call the model's own
@@ -39,12 +49,20 @@ def split_at(model: nn.Module, layer: str, example_input: Tensor) -> tuple[nn.Mo
     up to 1e-4 relative and 1e-5 absolute).
 
     A model that answers with a record that has `logits`, as those of Hugging Face do, gets a cloud that answers with
-    the logits alone.
+    the logits alone; `answer` names another part.
+
+    One input is protected. Further tensors, such as an attention mask, are given by name to both halves,
+    `cloud(edge(ids, attention_mask=mask), attention_mask=mask)`: they cross the cut as they are, beside the feature and
+    without noise.
 
     Args:
-        model: any module whose forward takes one tensor (further arguments need defaults, and stay at them).
+        model: any module, also one that `torch.compile` or data parallelism wraps.
         layer: dotted name from `model.named_modules()`, such as "layer1" or "features.4"; `sfumato.cuts` lists them.
-        example_input: (N, ...) a batch the model accepts, on the model's device; a few inputs are enough.
+        example_input: (N, ...) a batch the model accepts, on the model's device; a few inputs are enough. Or what the
+            forward takes as a tuple, or as a mapping by name, such as a tokenizer gives it; the first is protected.
+        example_kwargs: further inputs by name. Tensors have N rows and are given to both halves; other values stay as
+            they are, and so do the defaults of what is left out.
+        answer: which part of a record, mapping or tuple the cloud gives, by name or place.
 
     Returns:
         `(edge, cloud)`, for `SplitModel(edge, channel, cloud)`. The edge's output is whatever the layer gives: unless
@@ -52,7 +70,8 @@ def split_at(model: nn.Module, layer: str, example_input: Tensor) -> tuple[nn.Mo
 
     Raises:
         ConfigError: there is no such layer, it runs not exactly once, its output is not the one and only tensor that
-            the rest needs (a skip connection crosses the cut), or the forward cannot be written down as a graph.
+            the rest needs (a skip connection crosses the cut), the forward cannot be written down as a graph, or the
+            halves do not give the same, with the cause as far as a test finds one.
 
     >>> model = nn.Sequential(nn.Linear(4, 3), nn.Sigmoid(), nn.Linear(3, 2))
     >>> x = torch.rand(5, 4)
@@ -60,7 +79,8 @@ def split_at(model: nn.Module, layer: str, example_input: Tensor) -> tuple[nn.Mo
     >>> edge(x).shape, torch.equal(cloud(edge(x)), model(x))
     (torch.Size([5, 3]), True)
     """
-    survey = Survey(model, example_input)
+    survey = Survey(model, example_input, example_kwargs, answer)
+    model = survey.model
     target = _find(model, layer)
     try:
         made, split = survey.at(target)
@@ -68,7 +88,14 @@ def split_at(model: nn.Module, layer: str, example_input: Tensor) -> tuple[nn.Mo
     except Obstacle as obstacle:
         raise ConfigError(_refusal(survey, layer, target, obstacle)) from None
     edge = build(
-        model, "Edge", made, (survey.recording.image, survey.argument), split.edge, made.cut, arguments=arguments
+        model,
+        "Edge",
+        made,
+        (survey.recording.image, survey.argument),
+        split.edge,
+        made.cut,
+        arguments=arguments,
+        shared=survey.shared,
     )
     cloud = build(
         model,
@@ -76,8 +103,9 @@ def split_at(model: nn.Module, layer: str, example_input: Tensor) -> tuple[nn.Mo
         made,
         (made.cut, "z"),
         [*split.repeated, *split.cloud],
-        logits_of(survey.recording.answer),
+        survey.recording.answer,
         arguments=arguments,
+        shared=survey.shared,
         sizes=_sizes(survey, made, split, arguments),
         copied=_changes_its_input(made, split),
     )
@@ -86,7 +114,8 @@ def split_at(model: nn.Module, layer: str, example_input: Tensor) -> tuple[nn.Mo
 
 
 def _find(model: nn.Module, layer: str) -> nn.Module:
-    modules = dict(model.named_modules(remove_duplicate=False))
+    modules = {plain_name(name): part for name, part in model.named_modules(remove_duplicate=False)}
+    layer = plain_name(layer)
     if layer and layer in modules:
         return modules[layer]
     names = [name for name in modules if name]
@@ -109,7 +138,7 @@ def _refusal(survey: Survey, layer: str, target: nn.Module, obstacle: Obstacle) 
 def _changes_its_input(made: Course, split: Crossing) -> bool:
     """Whether something behind the cut works in place, in either mode; the cloud then works on a copy."""
     call = made.cut.step
-    changed = call is not None and isinstance(call.output, Tensor) and call.output._version != call.version
+    changed = call is not None and (not isinstance(call.output, Tensor) or call.output._version != call.version)
     return changed or any(
         getattr(part, "inplace", False)
         for step in split.cloud
@@ -127,11 +156,21 @@ def _sizes(survey: Survey, made: Course, split: Crossing, arguments: Arguments) 
         return {}
     steps, _ = needed(made, split.front, [made.cut, *split.sizes])
     start = (survey.recording.image, survey.argument)
-    probe = build(survey.model, "Probe", made, start, steps, (made.cut, *split.sizes), arguments=arguments)
+    probe = build(
+        survey.model,
+        "Probe",
+        made,
+        start,
+        steps,
+        (made.cut, *split.sizes),
+        arguments=arguments,
+        shared=survey.shared,
+    )
     with undisturbed(survey.model), evaluating(survey.model, probe):
-        feature, *once = probe.forward(survey.example.clone())
+        feature, *once = probe.forward(survey.example.clone(), **survey.shared)
         try:
-            longer, *twice = probe.forward(torch.cat([survey.example] * 2))
+            doubled = {name: torch.cat([part] * 2) for name, part in survey.shared.items()}
+            longer, *twice = probe.forward(torch.cat([survey.example] * 2), **doubled)
         except Exception:  # the front takes this batch size only
             longer, twice = feature, once
     found = {}
@@ -186,28 +225,30 @@ class Cut:
         return -(-self.dimensions * bits // 8)
 
 
-def cuts(model: nn.Module, example_input: Tensor) -> list[Cut]:
+def cuts(model: nn.Module, example_input: Inputs, example_kwargs: Mapping[str, Any] | None = None) -> list[Cut]:
     """The layers of a model in the order in which they run, each with what a cut behind it means, or why there is none.
 
     The model runs once in evaluation mode and once, as far as modes matter, in training mode; it is left as it was.
     What is listed as possible is what `split_at` cuts.
 
     Args:
-        model: any module whose forward takes one tensor (further arguments need defaults).
-        example_input: (N, ...) a batch the model accepts; the sizes of the feature follow from it.
+        model: any module.
+        example_input: (N, ...) a batch the model accepts, see `split_at`; the sizes of the feature follow from it.
+        example_kwargs: further inputs by name, see `split_at`.
 
     Returns:
         One `Cut` per layer that runs, in the order in which they end, then those that never run.
 
     Raises:
-        ConfigError: the forward needs several inputs, or the model does not run on the example.
+        ConfigError: the forward needs other inputs, or the model does not run on the example.
 
     >>> model = nn.Sequential(nn.Linear(4, 3), nn.Sigmoid(), nn.Linear(3, 2))
     >>> second = list(cuts(model, torch.rand(1, 4)))[1]
     >>> print(second.layer, second.edge_flops, round(second.share, 2), second.bounds)
     1 24.0 0.67 (0.0, 1.0)
     """
-    survey = Survey(model, example_input)
+    survey = Survey(model, example_input, example_kwargs)
+    model = survey.model
     total = _work([survey.recording.root])
     names = [(layer, module) for layer, module in model.named_modules() if layer]
     order = {call.module: place for place, call in enumerate(survey.recording.calls())}
@@ -223,7 +264,9 @@ def _cut(survey: Survey, layer: str, module: nn.Module, total: int) -> Cut:
         survey.arguments(made, module)
     except Obstacle as obstacle:
         return Cut(layer, kind, f"{survey.why(obstacle)}; {survey.nearest(module)}")
-    feature = made.cut.step.output if made.cut.step is not None else None
+    feature: Any = made.cut.step.output if made.cut.step is not None else None
+    for key in made.cut.path:
+        feature = getattr(feature, key) if isinstance(key, Attribute) else feature[key]
     if not isinstance(feature, Tensor) or not feature.is_floating_point() or feature.ndim < 2:
         form = "a number" if not isinstance(feature, Tensor) else f"{feature.dtype} of shape {tuple(feature.shape)}"
         return Cut(layer, kind, f"its output is {form}, and a feature is a batch of floating-point vectors or maps")

@@ -22,16 +22,17 @@ def build(
     answer: Any,
     *,
     arguments: Arguments,
+    shared: Iterable[str] = (),
     sizes: Mapping[Value, tuple[int, int]] | None = None,
     copied: bool = False,
 ) -> fx.GraphModule:
     """A module that repeats some of a forward's steps, with the model's own submodules, parameters and buffers.
 
-    Its input is the value `start`, by that name, or a copy of it if something changes it in place (`copied`); its
-    result is `answer`, a template of values. `sizes` gives the sizes that no step gives: (p, q) for p / q times the
-    batch size, or (p, 0) for the number p.
+    Its input is the value `start`, by that name, or a copy of it if something changes it in place (`copied`), and what
+    is `shared`, by name; its result is `answer`, a template of values. `sizes` gives the sizes that no step gives:
+    (p, q) for p / q times the batch size, or (p, 0) for the number p.
     """
-    builder = _Builder(model, made, start)
+    builder = _Builder(model, made, start, shared)
     if copied:
         builder.nodes[start[0].step, start[0].path] = builder.graph.call_method("clone", (builder.image,))
     for value, (factor, divisor) in (sizes or {}).items():
@@ -61,10 +62,10 @@ def choose(training: bool, first: Any, second: Any) -> Any:
 
 
 class _Builder:
-    def __init__(self, model: nn.Module, made: Course, start: tuple[Value, str]) -> None:
+    def __init__(self, model: nn.Module, made: Course, start: tuple[Value, str], shared: Iterable[str]) -> None:
         self.graph = fx.Graph()
         self.image = self.graph.placeholder(start[1])
-        self.nodes: dict[Any, Any] = {}
+        self.nodes: dict[Any, Any] = {("shared", name): self.graph.placeholder(name) for name in shared}
         if start[0].source == "input":
             self.nodes["input"] = self.image
         else:
@@ -129,6 +130,8 @@ class _Builder:
     def _node(self, value: Value) -> Any:
         if value.source == "input":
             return self.nodes["input"]
+        if value.source == "shared":
+            return self.nodes["shared", value.name]
         if value.source == "stored":
             return self._once(("stored", value.name), lambda: self.graph.get_attr(value.name))
         if value.source == "constant":

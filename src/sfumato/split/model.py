@@ -36,6 +36,8 @@ class SplitModel(nn.Module):
     An encoder with unbounded output defeats any noise by scaling its output up: end it in a sigmoid or give the
     channel a `clip_norm`.
 
+    Further inputs by name (`shared`), such as an attention mask, are given to both halves as they are.
+
     Args:
         edge: encoder, images (N, C, H, W) -> feature (N, ...).
         channel: what happens to the feature before it leaves.
@@ -63,28 +65,29 @@ class SplitModel(nn.Module):
         self.channel = channel
         self.cloud = cloud
 
-    def features(self, x: Tensor) -> Tensor:
+    def features(self, x: Tensor, **shared: Tensor) -> Tensor:
         """z_hat (N, ...): bounded feature before anything random. For training losses and bounds only."""
-        z_hat: Tensor = self.channel.bound(self.edge(x))
+        z_hat: Tensor = self.channel.bound(self.edge(x, **shared))
         return z_hat
 
-    def encode(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def encode(self, x: Tensor, generator: torch.Generator | None = None, **shared: Tensor) -> Tensor:
         """z (N, ...): exactly what leaves the device, with fresh noise on every call."""
-        return self._release(x, generator)[1]
+        return self.channel.release(self.features(x, **shared), generator)
 
-    def outputs(self, x: Tensor, generator: torch.Generator | None = None) -> SplitOutput:
+    def outputs(self, x: Tensor, generator: torch.Generator | None = None, **shared: Tensor) -> SplitOutput:
         """Bounded feature, released feature and logits of one pass, with one draw of the noise."""
-        z_hat, z = self._release(x, generator)
+        z_hat = self.features(x, **shared)
+        z = self.channel.release(z_hat, generator)
         # The cloud gets a copy: one that begins with an in-place layer would change what we report as released.
         # In the order in which a feature crosses the wire, whatever order the encoder's convolutions prefer.
         # The channel works in float32 or wider, so a cloud in half precision gets the copy in its own type.
         like = next((value for value in self.cloud.parameters() if value.is_floating_point()), z)
-        logits: Tensor = self.cloud(z.to(like.dtype, copy=True, memory_format=torch.contiguous_format))
+        logits: Tensor = self.cloud(z.to(like.dtype, copy=True, memory_format=torch.contiguous_format), **shared)
         return SplitOutput(z_hat, z, logits)
 
-    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def forward(self, x: Tensor, generator: torch.Generator | None = None, **shared: Tensor) -> Tensor:
         """The logits, `cloud(encode(x))`."""
-        return self.outputs(x, generator).logits
+        return self.outputs(x, generator, **shared).logits
 
     def feature_shape(self, image_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of the released feature of one image of shape (C, H, W), without the batch dimension."""
@@ -93,7 +96,3 @@ class SplitModel(nn.Module):
         with evaluating(self):
             z_hat = self.features(image)
         return tuple(z_hat.shape[1:])
-
-    def _release(self, x: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        z_hat = self.features(x)
-        return z_hat, self.channel.release(z_hat, generator)

@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 from sfumato.errors import CheckpointError, ConfigError, first_line
 from sfumato.modes import evaluating
 
-__all__ = ["Foreign", "load_program", "require", "save_program"]
+__all__ = ["Foreign", "load_program", "random_inputs", "require", "save_program"]
 
 
 class Foreign(nn.Module):
@@ -49,7 +49,17 @@ class Foreign(nn.Module):
         return torch.cat(parts)
 
 
-def save_program(module: nn.Module, shape: tuple[int, ...], path: Path, name: str) -> None:
+def random_inputs(size: int, shape: tuple[int, ...], seed: int, tokens: int | None = None) -> Tensor:
+    """(size, *shape) numbers in [0, 1), or whole numbers below `tokens`."""
+    generator = torch.Generator().manual_seed(seed)
+    if tokens is not None:
+        return torch.randint(tokens, (size, *shape), generator=generator)
+    return torch.rand((size, *shape), generator=generator)
+
+
+def save_program(
+    module: nn.Module, shape: tuple[int, ...], path: Path, name: str, *, tokens: int | None = None
+) -> None:
     """Write a module's evaluation mode as a `.pt2` archive that takes batches of any size, in float32 on the CPU.
 
     Neither images of the user's nor names and lines of the source go into the file.
@@ -59,12 +69,13 @@ def save_program(module: nn.Module, shape: tuple[int, ...], path: Path, name: st
         shape: of one input, without the batch.
         path: of the file.
         name: how the module is called in messages.
+        tokens: of a module that takes whole numbers, how many there are.
 
     Raises:
         ConfigError: the module cannot be recorded for every batch size.
     """
     own = copy.deepcopy(module).cpu().float()
-    example = torch.rand((2, *shape), generator=torch.Generator().manual_seed(0))
+    example = random_inputs(2, shape, 0, tokens)
     batch = ({0: torch.export.Dim("batch", min=1)},)
     try:
         with evaluating(own):

@@ -3,14 +3,10 @@
 import math
 from typing import Any
 
-from torch import Tensor, nn
-
-from sfumato.modes import evaluating
-from sfumato.split.recorder import Recording, record
-from sfumato.split.survey import undisturbed
+from sfumato.split.recorder import Recording
 from sfumato.split.values import Step, Value
 
-__all__ = ["feature_range", "range_of"]
+__all__ = ["range_of"]
 
 _UNIT = {"sigmoid", "softmax", "_softmax", "hardsigmoid", "softmin", "gumbel_softmax"}
 # Their values are some of those of their input, or averages of them.
@@ -23,34 +19,12 @@ _KEEPING = {
 _PADDED_AVERAGES = {"avg_pool1d", "avg_pool2d", "avg_pool3d"}
 
 
-def feature_range(encoder: nn.Module, example: Tensor) -> tuple[float, float] | None:
-    """The smallest and largest value that an encoder can give in evaluation mode, or None if nothing bounds it.
-
-    The encoder runs once, and the operations are followed backwards from its output: a sigmoid gives (0, 1), a clamp
-    its limits, and a reshape what its input has. Which module was registered last does not matter: a squeeze-excite
-    gate ends in a sigmoid, but its product with the feature is not bounded.
-
-    Args:
-        encoder: any module, also one that was read back from `torch.export`.
-        example: (N, ...) a batch that it takes.
-
-    Raises:
-        ConfigError: the encoder does not run on the example.
-
-    >>> import torch
-    >>> feature_range(nn.Sequential(nn.Linear(3, 2), nn.Tanh(), nn.Flatten()), torch.zeros(1, 3))
-    (-1.0, 1.0)
-    >>> feature_range(nn.Sequential(nn.Linear(3, 2), nn.ReLU()), torch.zeros(1, 3)) is None
-    True
-    """
-    with undisturbed(encoder), evaluating(encoder):
-        recording = record(encoder, example, gradients=False)
-    answer = recording.answer
-    return range_of(recording, answer) if isinstance(answer, Value) else None
-
-
 def range_of(recording: Recording, value: Value, end: Step | None = None) -> tuple[float, float] | None:
     """The smallest and largest value that a recorded tensor can have, or None if its operations do not say.
+
+    The operations are followed backwards: a sigmoid gives (0, 1), a clamp its limits, a reshape what its input has.
+    Which module was registered last does not matter: a squeeze-excite gate ends in a sigmoid, but its product with the
+    feature is not bounded.
 
     `end` is the step behind which the tensor is used; none for the one that gave it.
     """

@@ -2,9 +2,10 @@
 
 import operator
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from sfumato.errors import ConfigError, first_line
 from sfumato.split.flops import Kernels
 from sfumato.split.values import Step, Value, rebuilt, template, walk
 
-__all__ = ["Recorder", "Recording", "record"]
+__all__ = ["Recorder", "Recording", "called", "record"]
 
 # What takes values out of a tensor, after which the forward may do anything with them.
 _LOOKS = {
@@ -42,6 +43,18 @@ class Recording:
     image: Value
     answer: Any
 
+    def depends(self, value: Value) -> bool:
+        """Whether a value depends on those of the model's input, as far as single operations tell."""
+        return _depends(value, self._dependent)
+
+    @cached_property
+    def _dependent(self) -> set[Step]:
+        found: set[Step] = set()
+        for step in self.steps():
+            if step.kind != "module" and any(_depends(value, found) for value in step.inputs):
+                found.add(step)
+        return found
+
     def steps(self) -> Iterator[Step]:
         """Everything that happened, in the order in which it ended; the model's own call is the last."""
 
@@ -61,8 +74,26 @@ class Recording:
         return (call for call in self.everything() if call is not self.root)
 
 
-def record(model: nn.Module, example: Tensor, *, gradients: bool = True) -> Recording:
-    """Run `model(example)` in its present mode and write down what happens.
+def _depends(value: Value, dependent: set[Step]) -> bool:
+    while value.inner is not None:
+        value = value.inner
+    step = value.step
+    return not value.size and (
+        value.source == "input" or (step is not None and (step in dependent or step.kind == "module"))
+    )
+
+
+def record(
+    model: nn.Module,
+    example: Tensor,
+    shared: Mapping[str, Any] | None = None,
+    *,
+    name: str | None = None,
+    gradients: bool = True,
+) -> Recording:
+    """Run `model(example, **shared)` in its present mode and write down what happens.
+
+    `name` is that of the example's argument where it cannot be given by its place.
 
     With `gradients` it is seen where the forward switches them off; some forwards run only without.
 
@@ -71,14 +102,23 @@ def record(model: nn.Module, example: Tensor, *, gradients: bool = True) -> Reco
     """
     recorder = Recorder(model, gradients)
     image = example.clone()
+    named = {key: part.clone() if isinstance(part, Tensor) else part for key, part in (shared or {}).items()}
     with recorder.listening(), torch.set_grad_enabled(gradients):
-        source = recorder.enter(image)
+        source = recorder.known(image, Value("input", held=image))
+        for key, part in named.items():
+            if isinstance(part, Tensor):
+                recorder.known(part, Value("shared", name=key, held=part))
         try:
-            answer = model(image)
+            answer = called(model, image, named, name)
         except Exception as error:  # the user's model on the user's example
             raise ConfigError(f"the model does not run on the example input: {first_line(error)}") from error
     (root,) = recorder.root.body
     return Recording(root, source, recorder.templated(answer))
+
+
+def called(model: nn.Module, x: Tensor, shared: Mapping[str, Any], name: str | None) -> Any:
+    """The model's answer."""
+    return model(x, **shared) if name is None else model(**{name: x}, **shared)
 
 
 class Dim(int):
@@ -179,10 +219,6 @@ class Recorder(TorchFunctionMode):
         finally:
             self.active, self.running = before
 
-    def enter(self, image: Tensor) -> Value:
-        """The model's input becomes a value."""
-        return self._known(image, Value("input", held=image))
-
     def templated(self, tree: Any) -> Any:
         """The tree with values in place of tensors and sizes."""
         return template(tree, self._leaf)
@@ -199,10 +235,11 @@ class Recorder(TorchFunctionMode):
                 made = Value("stored", name=self._stored[id(tensor)])
             else:
                 made = Value("unknown" if id(tensor) in self.born else "constant", held=tensor)
-            found = self._known(tensor, made)
+            found = self.known(tensor, made)
         return found
 
-    def _known(self, held: Any, value: Value) -> Value:
+    def known(self, held: Any, value: Value) -> Value:
+        """A tensor is this value from now on."""
         value.serial = len(self._kept)
         self._kept.append(held)
         self._values[id(held)] = value
@@ -261,7 +298,7 @@ class Recorder(TorchFunctionMode):
             # An operation that had nothing to do gives back its input, as dropout does in evaluation. Elsewhere it may
             # do something, so its result must not be taken for its input.
             leaf = leaf.view_as(leaf)
-        self._known(leaf, Value("step", step, path))
+        self.known(leaf, Value("step", step, path))
         return leaf
 
     def computed(self, function: Any, operands: tuple[Any, ...], result: int) -> int:
@@ -311,7 +348,7 @@ class Recorder(TorchFunctionMode):
         inner = self._value(leaf)
         if inner.serial < start or inner.source in ("stored", "constant"):
             leaf = leaf.view_as(leaf)  # it gives back what it was given; see `_made`
-        self._known(leaf, Value("step", step, path, inner))
+        self.known(leaf, Value("step", step, path, inner))
         return leaf
 
 

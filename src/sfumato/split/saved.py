@@ -32,7 +32,8 @@ from sfumato.files import read_json, sha256_of, write_atomic, write_json
 from sfumato.modes import evaluating
 from sfumato.split.channel import Channel
 from sfumato.split.model import SplitModel
-from sfumato.split.programs import load_program, save_program
+from sfumato.split.programs import load_program, random_inputs, save_program
+from sfumato.split.verify import diagnosis
 
 __all__ = ["SPLIT", "SavedSplit", "Task", "load_split", "made_here", "read_split", "save_split"]
 
@@ -42,6 +43,7 @@ _EDGE, _CLOUD = "edge.pt2", "cloud.pt2"
 _CHANNEL = ("noise_std", "clip_norm", "quantize_bits", "low", "high")
 _TOLERANCE = 1e-4  # of the largest value; other kernels round differently
 _BATCHES = (1, 3)
+_LOUDEST = 1e6  # standard deviation of a noise; with far more a sum is infinite
 
 Task = Literal["classes", "values"]
 
@@ -58,6 +60,7 @@ class SavedSplit:
         about: what the saver wrote down, plain values.
         digest: SHA-256 over both programs and the channel.
         folder: where it lies.
+        tokens: of a model of texts, how many tokens there are: its inputs are whole numbers below it. Else None.
     """
 
     model: SplitModel
@@ -67,6 +70,7 @@ class SavedSplit:
     about: dict[str, Any] = field(default_factory=dict)
     digest: str = ""
     folder: Path = Path()
+    tokens: int | None = None
 
 
 def load_split(folder: str | Path, *, device: torch.device | str = "cpu") -> SplitModel:
@@ -105,12 +109,13 @@ def read_split(folder: str | Path) -> SavedSplit:
         )
     try:
         shape = tuple(int(size) for size in value["input"]["shape"])
+        tokens = None if value["input"].get("tokens") is None else int(value["input"]["tokens"])
         names = tuple(str(name) for name in value["class_names"])
         task: Task = value["task"]
         channel = Channel(**{key: value["channel"][key] for key in _CHANNEL})
         files = {part: str(value["files"][part]) for part in (_EDGE, _CLOUD)}
         about = dict(value["about"])
-        if task not in ("classes", "values") or not shape or min(shape) < 1:
+        if task not in ("classes", "values") or not shape or min(shape) < 1 or channel.noise_std > _LOUDEST:
             raise ValueError("a value has no meaning")
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{folder / SPLIT} is damaged ({error!r}); save the model again") from error
@@ -122,7 +127,7 @@ def read_split(folder: str | Path) -> SavedSplit:
             )
     model = SplitModel(load_program(folder / _EDGE), channel, load_program(folder / _CLOUD)).eval()
     digest = hashlib.sha256(json.dumps([value["channel"], files], sort_keys=True).encode()).hexdigest()
-    return SavedSplit(model, shape, names, task, about, digest, folder)
+    return SavedSplit(model, shape, names, task, about, digest, folder, tokens)
 
 
 class _Edge(nn.Module):
@@ -155,6 +160,9 @@ def save_split(
     about: dict[str, Any] | None = None,
 ) -> Path:
     """Write a split model of your own modules so that `sfumato audit`, `sfumato export` and `load_split` take it.
+
+    A model of texts takes tokens: `example_input` (N, L) of whole numbers, whose largest and the sizes of the encoder's
+    embeddings say how many there are. `sfumato.attacks.tokens.token_recovery` measures what is read from its feature.
 
     Both halves are recorded by `torch.export` in evaluation mode for batches of any size, read back and compared with
     the model before anything in the folder is replaced. Of `example_input` only the shape is used for the recording,
@@ -196,7 +204,10 @@ def save_split(
         )
     if task not in ("classes", "values"):
         raise ConfigError(f"task is {task!r}; choose one of classes, values")
-    shape = tuple(example_input.shape[1:])
+    shape, tokens, vocabulary = tuple(example_input.shape[1:]), None, None
+    if not example_input.is_floating_point():
+        tokens = int(example_input.max()) + 1  # what is sure to be one
+        vocabulary = max([tokens, *(e.num_embeddings for e in model.edge.modules() if isinstance(e, nn.Embedding))])
     edge = _Edge(model, None if normalize is None else _per_channel(normalize, shape))
     try:
         with evaluating(model):
@@ -217,13 +228,17 @@ def save_split(
         raise StorageError(f"cannot write {folder}: {error.strerror}; choose another folder") from error
     with aside as name:
         fresh = Path(name)
-        save_program(edge, shape, fresh / _EDGE, "encoder")
+        save_program(edge, shape, fresh / _EDGE, "encoder", tokens=tokens)
         save_program(model.cloud, tuple(out.released.shape[1:]), fresh / _CLOUD, "decoder")
-        _compare(model, edge, fresh, shape)
+        _compare(model, edge, fresh, shape, tokens)
         files = {part: sha256_of(fresh / part) for part in (_EDGE, _CLOUD)}
         value = {
             "format": _FORMAT,
-            "input": {"shape": list(shape), "normalize": None if normalize is None else [list(i) for i in normalize]},
+            "input": {
+                "shape": list(shape),
+                "normalize": None if normalize is None else [list(i) for i in normalize],
+                "tokens": vocabulary,
+            },
             "feature": {"shape": list(out.released.shape[1:])},
             "channel": {key: getattr(model.channel, key) for key in _CHANNEL},
             "task": task,
@@ -295,22 +310,24 @@ def _per_channel(normalize: Any, shape: tuple[int, ...]) -> tuple[Tensor, Tensor
 
 
 @torch.no_grad()
-def _compare(model: SplitModel, edge: _Edge, fresh: Path, shape: tuple[int, ...]) -> None:
+def _compare(model: SplitModel, edge: _Edge, fresh: Path, shape: tuple[int, ...], tokens: int | None) -> None:
     """Refuse programs that do not compute what the modules do, on random inputs in batches of several sizes."""
-    generator = torch.Generator().manual_seed(1)
     like = next(model.parameters(), torch.empty(0))
     left, right = load_program(fresh / _EDGE), load_program(fresh / _CLOUD)
     with evaluating(model, edge):
         for size in _BATCHES:
-            x = torch.rand((size, *shape), generator=generator)
-            wanted = edge.to(like.device)(x.to(like))
+            x = random_inputs(size, shape, size, tokens)
+            wanted = edge.to(like.device)(x.to(like if tokens is None else like.device))
             feature = wanted.float().cpu()
             answer = model.cloud(wanted.clone()).float().cpu()
             for name, found, expected in (("encoder", left(x), feature), ("decoder", right(feature), answer)):
                 scale = max(1.0, float(expected.abs().max())) if expected.numel() else 1.0
                 gap = float((found - expected).abs().max()) if found.shape == expected.shape else math.inf
                 if not gap <= _TOLERANCE * scale:
+                    module, first = (edge, x) if name == "encoder" else (model.cloud, feature)
+                    first = first.to(like if first.is_floating_point() else like.device)
+                    cause = diagnosis(lambda given: module(given[0]), (first, {}), (first.flip(-1), {}))  # noqa: B023
                     raise ConfigError(
-                        f"the recorded {name} differs from the module by {gap:.2g} on a batch of {size}: its forward "
-                        "is random in evaluation mode, or mixes the samples of a batch; take that out of it"
+                        f"the recorded {name} differs from the module by {gap:.2g} on a batch of {size}: "
+                        f"{cause or 'its forward does what torch.export does not see; take that out of it'}"
                     )

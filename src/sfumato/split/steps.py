@@ -27,6 +27,11 @@ OTHER_STEPS = (
     "submodule that does not contain the layer"
 )
 
+_FULL_MASK = (
+    "of an attention mask give the full form, which Hugging Face's models take as it is: "
+    "mask[:, None, None, :].bool().expand(-1, -1, mask.shape[1], -1), in causal models with .tril()"
+)
+
 Arguments = Mapping[Step, tuple[Any, Any]]
 """The positional and the named arguments of steps."""
 
@@ -46,9 +51,10 @@ class Course:
     Attributes:
         steps: in the order in which they happen; modules that are no parents are single steps.
         index: number of steps up to and including the layer.
-        cut: the layer's output.
+        cut: the layer's output, or of several the one that is used.
         opened: the calls of the parents, whose outputs are those of their steps.
         data: the steps whose result depends on the values of the input, or that must not happen twice.
+        shared: the steps whose result depends on the values of what both sides get, and not on those of the input.
     """
 
     recording: Recording
@@ -57,6 +63,7 @@ class Course:
     cut: Value
     opened: set[Step]
     data: set[Step] = field(default_factory=set)
+    shared: set[Step] = field(default_factory=set)
 
     def resolved(self, value: Value) -> Value:
         """The value itself, where it is the output of an opened module."""
@@ -73,6 +80,10 @@ class Course:
     def of_data(self, value: Value) -> bool:
         """Whether it depends on the input's values."""
         return not value.size and (value.source == "input" or value.step in self.data)
+
+    def of_shared(self, value: Value) -> bool:
+        """Whether it depends on the values of what both sides get, such as a mask."""
+        return not value.size and (value.source == "shared" or value.step in self.shared)
 
     def answer(self) -> list[Value]:
         """The values in the model's result."""
@@ -93,18 +104,40 @@ def course(recording: Recording, layer: Step) -> Course:
 
     def emit(body: Iterable[Step]) -> None:
         for step in body:
-            if step in opened:
+            if step in opened or _free(recording, step, layer):
+                opened.add(step)
                 emit(step.body)
             else:
                 steps.append(step)
 
     emit(recording.root.body)
-    cut = layer.result
-    if not isinstance(cut, Value):
-        raise Obstacle(f"it gives a {type(layer.output).__name__}, and only one tensor can cross")
-    made = Course(recording, steps, steps.index(layer) + 1, cut, opened)
+    made = Course(recording, steps, steps.index(layer) + 1, Value("unknown"), opened)
     _follow(made)
+    given = [leaf for _, leaf in walk(layer.result) if isinstance(leaf, Value)]
+    if not isinstance(layer.result, Value):  # of several outputs, the one that is used
+        _, used = needed(made, steps[made.index :], made.answer())
+        given = [value for value in given if value in used]
+    if len(given) != 1:
+        raise Obstacle(
+            f"it gives a {type(layer.output).__name__} of which {len(given)} tensors are used, and only one can cross"
+        )
+    made.cut = given[0]
     return made
+
+
+def _free(recording: Recording, step: Step, layer: Step) -> bool:
+    """Whether a module is given the data and what it gives does not depend on them, such as rotations by position.
+
+    Its steps, unlike the module, can be repeated behind the cut.
+    """
+    given = [leaf for _, leaf in walk(step.result) if isinstance(leaf, Value)]
+    return (
+        step.kind == "module"
+        and step is not layer
+        and bool(given)
+        and not any(map(recording.depends, given))
+        and any(map(recording.depends, step.inputs))
+    )
 
 
 def _follow(made: Course) -> None:
@@ -113,11 +146,17 @@ def _follow(made: Course) -> None:
     for step in made.steps:
         inputs = made.inputs(step)
         follows = any(made.of_data(value) for value in inputs)
+        shared = any(made.of_shared(value) for value in inputs)
         if step.kind == "look":
-            if follows and step.target != "__len__":
+            if (follows or shared) and step.target != "__len__":
+                what, remedy = "decides by random numbers", "move that into a submodule that does not contain the layer"
+                if any(map(made.recording.depends, step.inputs)):
+                    what = "looks at values of the data"
+                elif shared:
+                    what, remedy = "looks at values of the other inputs", _FULL_MASK
                 raise Obstacle(
-                    f"the forward of {_quoted(step.parent)} looks at values of the data ({step.target}, {step.where}), "
-                    "which a graph cannot follow; move that into a submodule that does not contain the layer"
+                    f"the forward of {_quoted(step.parent)} {what} ({step.target}, {step.where}), which a graph cannot "
+                    f"follow; {remedy}"
                 )
             continue
         for value in inputs:
@@ -138,6 +177,8 @@ def _follow(made: Course) -> None:
         done.add(step)
         if follows or step.random or step.mutates:
             made.data.add(step)
+        elif shared:
+            made.shared.add(step)
 
 
 @dataclass

@@ -1,54 +1,74 @@
 """One look at a model: where it can be cut, where not, and why."""
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import is_dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sfumato.errors import ConfigError
 from sfumato.modes import evaluating
-from sfumato.split.recorder import Recording, record
+from sfumato.split.recorder import Recording, called, record
 from sfumato.split.steps import OTHER_STEPS, Arguments, Course, Crossing, Obstacle, course, crossing, merged
-from sfumato.split.values import Step, Value
+from sfumato.split.values import Record, Step, Value, parts
 
-__all__ = ["Survey", "name_of", "place_of", "undisturbed"]
+__all__ = ["Survey", "name_of", "place_of", "plain_name", "undisturbed", "unwrapped"]
+
+_WRAPPERS = ("_orig_mod", "module")
 
 
 class Survey:
     """A model's forward, recorded once in evaluation mode, with every question that a cut asks of it.
 
     Args:
-        model: any module whose forward takes one tensor.
-        example: (N, ...) a batch that it accepts.
+        model: any module; wrappers of `torch.compile` and of data parallelism are taken off.
+        inputs: (N, ...) a batch that it accepts; or what its forward takes as a tuple, or as a mapping by name, whose
+            first entry is what is to be protected.
+        shared: further inputs by name: tensors with N rows that both sides get, such as an attention mask, or values
+            that stay as they are.
+        part: of the answer that is wanted, see `answer_of`.
 
     Raises:
-        ConfigError: the forward needs several inputs, or the model does not run on the example.
+        ConfigError: the forward needs other inputs, or the model does not run on these, or gives no such part.
     """
 
-    def __init__(self, model: nn.Module, example: Tensor) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: Any,
+        shared: Mapping[str, Any] | None = None,
+        part: str | int | None = None,
+    ) -> None:
         if not isinstance(model, nn.Module):
             raise ConfigError(f"the model is a {type(model).__name__}; give a torch.nn.Module")
-        if not isinstance(example, Tensor):
-            raise ConfigError(f"example_input is a {type(example).__name__}; give a batch of inputs as one tensor")
-        if example.ndim == 0 or len(example) == 0:
-            raise ConfigError(f"example_input has the shape {tuple(example.shape)}; give a batch of at least one input")
-        self.model, self.example = model, example
-        self.argument = _argument(model)
+        self.model, self.part = unwrapped(model), part
+        self.argument, self.example, self._options, self._name = _arguments(self.model, inputs, dict(shared or {}))
+        self.shared = {name: part for name, part in self._options.items() if isinstance(part, Tensor)}
         self._gradients = True
-        with undisturbed(model), evaluating(model):
+        with undisturbed(self.model), evaluating(self.model):
             try:
-                self.recording = record(model, example)
+                self.recording = self._record()
             except ConfigError:
                 self._gradients = False
-                self.recording = record(model, example, gradients=False)
+                self.recording = self._record()
         self.calls: dict[nn.Module, list[Step]] = {}
         for call in self.recording.calls():
             if call.module is not None:
                 self.calls.setdefault(call.module, []).append(call)
         self._training: dict[frozenset[nn.Module | None], Recording | Obstacle] = {}
         self._possible: list[tuple[int, Step]] | None = None
+
+    def _record(self) -> Recording:
+        made = record(self.model, self.example, self._options, name=self._name, gradients=self._gradients)
+        made.answer = answer_of(made.answer, self.part)
+        return made
+
+    def run(self, x: Tensor, shared: Mapping[str, Tensor]) -> Any:
+        """The model's answer to other inputs, or the part of it that is wanted."""
+        return answer_of(called(self.model, x, {**self._options, **shared}, self._name), self.part)
 
     def call(self, layer: nn.Module) -> Step:
         """The one call of a layer.
@@ -98,7 +118,7 @@ class Survey:
                     if part is not None:
                         part.training = True
                 try:
-                    self._training[opened] = record(self.model, self.example, gradients=self._gradients)
+                    self._training[opened] = self._record()
                 except ConfigError as error:
                     self._training[opened] = Obstacle(f"in training mode {error}")
         found = self._training[opened]
@@ -175,18 +195,75 @@ def place_of(step: Step, *, nested: bool = False) -> str:
     return f"{owner}, {step.where}" if nested else f"{owner} ({step.where})"
 
 
-def _argument(model: nn.Module) -> str:
-    """Name of the one input."""
+def answer_of(answer: Any, part: str | int | None = None) -> Any:
+    """A part of a record, mapping or tuple; without a name the logits of a record that has them, or all of it.
+
+    Raises:
+        ConfigError: it has no such part.
+    """
+    named: Any = answer.parts if isinstance(answer, Record) else answer
+    if part is None:
+        record = isinstance(answer, Record) or (isinstance(answer, Mapping) and is_dataclass(answer))
+        return named["logits"] if record and "logits" in named else answer
+    found = parts(answer)
+    keys = list(found.keys) if found is not None else []
+    if isinstance(part, int) and part not in keys and part < len(keys):
+        part = keys[part]
+    if part not in keys:
+        raise ConfigError(f"the model's answer has no part {part!r}; choose one of {', '.join(map(repr, keys)) or '-'}")
+    return named[part]
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside what torch.compile and data parallelism put around it."""
+    parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    while (inner := model._modules.get("_orig_mod", model.module if isinstance(model, parallel) else None)) is not None:
+        model = inner
+    return model
+
+
+def plain_name(name: str) -> str:
+    """A module's name without what torch.compile and parallel wrappers put into it."""
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+
+
+def _arguments(model: nn.Module, inputs: Any, shared: dict[str, Any]) -> tuple[str, Tensor, dict[str, Any], str | None]:
+    """Name of what is to be protected, the batch itself, all other inputs, and its name if it has to be given."""
     parameters = list(inspect.signature(model.forward).parameters.values())
-    required = [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-    if len(required) > 1:
-        raise ConfigError(
-            f"the model's forward takes {len(required)} inputs ({', '.join(required)}), a split model one; "
-            "wrap it in a module whose forward takes the image alone"
-        )
     if not parameters:
         raise ConfigError("the model's forward takes no input; give a model that takes a batch")
-    return parameters[0].name if parameters[0].kind is not parameters[0].VAR_POSITIONAL else "x"
+    names = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    by_name = None
+    if isinstance(inputs, Mapping):
+        (by_name, example), *others = inputs.items()
+        shared = {**dict(others), **shared}
+    elif isinstance(inputs, tuple | list):
+        example, shared = inputs[0], {**dict(zip(names[1:], inputs[1:], strict=False)), **shared}
+    else:
+        example = inputs
+    if "use_cache" in names:  # what a decoder keeps for the next token belongs to neither half
+        shared.setdefault("use_cache", False)
+    argument = by_name or (names[0] if names else "x")
+    if not isinstance(example, Tensor):
+        raise ConfigError(f"example_input is a {type(example).__name__}; give a batch of inputs as one tensor")
+    if example.ndim == 0 or len(example) == 0:
+        raise ConfigError(f"example_input has the shape {tuple(example.shape)}; give a batch of at least one input")
+    needed = [p.name for p in parameters if p.name in names and p.default is p.empty and p.name not in shared]
+    if missing := [name for name in needed if name != argument]:
+        raise ConfigError(
+            f"the model's forward takes {len(needed)} inputs ({', '.join(needed)}), of which one is protected; give "
+            f"the others ({', '.join(missing)}) with example_kwargs={{...}}, or wrap the model in a module whose "
+            "forward takes the image alone"
+        )
+    for name, part in shared.items():
+        if isinstance(part, Tensor) and (part.ndim == 0 or len(part) != len(example)):
+            raise ConfigError(
+                f"the input {name!r} has the shape {tuple(part.shape)}; give one row for each of the {len(example)} "
+                "rows of example_input"
+            )
+        if not isinstance(part, Tensor | bool | int | float | str | None):
+            raise ConfigError(f"the input {name!r} is a {type(part).__name__}; give a tensor or a plain value")
+    return argument, example, shared, by_name
 
 
 @contextmanager

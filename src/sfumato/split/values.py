@@ -24,18 +24,19 @@ class Value:
     """A tensor or size in the course of a forward.
 
     Attributes:
-        source: where it comes from: a recorded step, the model's input, a parameter or buffer of the model, a tensor
-            that existed before, or a computation that left no trace.
+        source: where it comes from: a recorded step, the model's input, an input that both sides get (such as an
+            attention mask), a parameter or buffer of the model, a tensor that existed before, or a computation that
+            left no trace.
         step: the step that made it.
         path: which part of the step's result it is; () is all of it.
         inner: for an output of a module, the value that the module's own forward gave it.
-        name: of a stored value, dotted.
+        name: of a stored value, dotted, or of an input that both sides get.
         held: a constant itself.
         serial: counts values in the order in which they appear.
         size: it is a number that follows from shapes alone.
     """
 
-    source: Literal["step", "input", "stored", "constant", "unknown"]
+    source: Literal["step", "input", "shared", "stored", "constant", "unknown"]
     step: "Step | None" = None
     path: tuple[Any, ...] = ()
     inner: "Value | None" = None

@@ -1,7 +1,6 @@
-"""Whether two halves give what the model gives, and if not, why."""
+"""Whether two halves give what the model gives, and if not, why: no cause is named that was not tried."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import is_dataclass
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -10,20 +9,14 @@ from torch import Tensor, nn
 from sfumato.errors import ConfigError
 from sfumato.modes import evaluating
 from sfumato.split.survey import Survey, name_of, place_of, undisturbed
-from sfumato.split.values import Record, Step, walk
+from sfumato.split.values import Step, walk
 
-__all__ = ["BY_HAND", "logits_of", "verify"]
+__all__ = ["BY_HAND", "diagnosis", "verify"]
 
 BY_HAND = "or write the two halves as modules of their own and pass them to SplitModel"
+_ROUNDING = 1e-3  # of the largest value: larger differences are no rounding, in half precision either
 
-
-def logits_of(answer: Any) -> Any:
-    """The logits of a record that has them, else the answer itself."""
-    if isinstance(answer, Record) and "logits" in answer.parts:
-        return answer.parts["logits"]
-    if isinstance(answer, Mapping) and is_dataclass(answer) and "logits" in answer:
-        return answer["logits"]
-    return answer
+Inputs = tuple[Tensor, dict[str, Tensor]]
 
 
 def verify(survey: Survey, edge: nn.Module, cloud: nn.Module, layer: str) -> None:
@@ -33,26 +26,83 @@ def verify(survey: Survey, edge: nn.Module, cloud: nn.Module, layer: str) -> Non
         ConfigError: there is a difference.
     """
     model = survey.model
+
+    def halves(inputs: Inputs) -> Any:
+        try:
+            feature = edge.forward(inputs[0].clone(), **inputs[1])  # a call would print where it fails
+            return cloud.forward(feature, **inputs[1])
+        except Exception:  # a number in the graph is that of the example
+            return None
+
+    def whole(inputs: Inputs) -> Any:
+        return survey.run(inputs[0].clone(), inputs[1])
+
     with undisturbed(model), evaluating(model, edge, cloud):
-        for example, what in _examples(survey.example):
+        examples = list(_examples((survey.example, survey.shared)))
+        first, second = (inputs for inputs, _ in examples[:2])
+        for inputs, what in examples:
             try:
-                expected = logits_of(model(example.clone()))
+                expected = whole(inputs)
             except Exception:  # it takes no batch of this size
                 continue
-            try:
-                found = cloud.forward(edge.forward(example.clone()))  # a call would print where it fails
-                same = _same(expected, found)
-            except Exception:  # a number in the graph is that of the example
-                same = False
-            if not same:
-                raise ConfigError(_difference(survey, layer, what))
+            found = halves(inputs)
+            if not _same(expected, found):
+                start = f"the halves cut at {layer!r} do not give what the model gives on {what}: "
+                drawn = next((step for step in survey.recording.steps() if step.random), None)
+                place = "" if drawn is None else f" ({_what(drawn)})"
+                cause = diagnosis(whole, first, second, place)
+                cause = cause or _counted(survey, what) or _gap(expected, found)
+                raise ConfigError(f"{start}{cause}, {BY_HAND}")
 
 
-def _examples(example: Tensor) -> Iterator[tuple[Tensor, str]]:
-    mirrored = example.flip(tuple(range(1, example.ndim)))
-    yield example, "the example"
-    yield mirrored, "another input"
-    yield torch.cat([example, mirrored]), "a batch of another size"
+def _examples(inputs: Inputs) -> Iterator[tuple[Inputs, str]]:
+    def mirrored(tensor: Tensor) -> Tensor:
+        return tensor.flip(tuple(range(1, tensor.ndim)))
+
+    x, shared = inputs
+    yield inputs, "the example"
+    yield (mirrored(x), {name: mirrored(part) for name, part in shared.items()}), "another input"
+    both = {name: torch.cat([part, mirrored(part)]) for name, part in shared.items()}
+    yield (torch.cat([x, mirrored(x)]), both), "a batch of another size"
+
+
+def diagnosis(run: Any, first: Inputs, second: Inputs, place: str = "") -> str | None:
+    """What is wrong with a module in evaluation mode that can be seen by running it, with the remedy; None: nothing.
+
+    Tried in this order: whether it gives the same for the same input, whether it does so after another input, whether
+    the values are finite, and whether a row's result depends on the other rows.
+
+    Args:
+        run: inputs -> answer.
+        first: a batch and the shared inputs by name.
+        second: others of the same shapes.
+        place: where random numbers are drawn, if that is known.
+    """
+    answer = run(first)
+    if not _same(answer, run(first)):
+        return f"its forward is random in evaluation mode{place}; draw only where self.training is true"
+    other = run(second)
+    if not _same(answer, run(first)):
+        return "its answer depends on earlier inputs (a cache); switch that off"
+    if not all(bool(torch.isfinite(leaf).all()) for leaf in _tensors(answer)):
+        return "its answer is not finite; give weights and an example with which it is"
+    try:
+        both = {name: torch.cat([part, second[1][name]]) for name, part in first[1].items()}
+        together = run((torch.cat([first[0], second[0]]), both))
+    except Exception:  # it takes no batch of this size
+        return None
+    pairs = zip(_tensors(together), _tensors(answer), _tensors(other), strict=True)
+    rows = len(first[0])
+    for joint, alone, more in pairs:
+        if joint.ndim and len(joint) == 2 * rows and len(alone) == len(more) == rows:
+            apart = torch.cat([alone, more])
+            if float((joint - apart).abs().max()) > _ROUNDING * max(1.0, float(apart.abs().max())):
+                return "its forward mixes the rows of a batch; let each row's result depend on that row alone"
+    return None
+
+
+def _tensors(answer: Any) -> list[Tensor]:
+    return [leaf.float() for _, leaf in walk(answer) if isinstance(leaf, Tensor)]
 
 
 def _same(expected: Any, found: Any) -> bool:
@@ -72,22 +122,26 @@ def _equal(a: Any, b: Any) -> bool:
     return type(a) is type(b) and bool(a == b)
 
 
-def _difference(survey: Survey, layer: str, what: str) -> str:
-    start = f"the halves cut at {layer!r} do not give what the model gives on {what}: "
-    steps = list(survey.recording.steps())
-    drawn = next((step for step in steps if step.random), None)
-    if drawn is not None:
-        return (
-            f"{start}its forward is random in evaluation mode ({_what(drawn)}); draw only where self.training is true, "
-            f"{BY_HAND}"
-        )
-    counted = next((step for step in steps if step.kind == "look" and step.target == "__len__"), None)
-    if what.startswith("a batch"):
-        cause = f"len() in {place_of(counted)} makes it a plain number" if counted else "it ends up as a plain number"
-        return f"{start}{cause}; take the batch size from x.size(0), {BY_HAND}"
+def _counted(survey: Survey, what: str) -> str | None:
+    """How the batch size became a number, where only that differs."""
+    if not what.startswith("a batch"):
+        return None
+    looks = (step for step in survey.recording.steps() if step.kind == "look")
+    counted = next((step for step in looks if step.target == "__len__"), None)
+    cause = f"len() in {place_of(counted)} makes it a plain number" if counted else "it ends up as a plain number"
+    return f"{cause}; take the batch size from x.size(0)"
+
+
+def _gap(expected: Any, found: Any) -> str:
+    """How the answers differ, where nothing says why."""
+    pairs = list(zip(_tensors(expected), _tensors(found), strict=False))
+    if found is None or not pairs or any(a.shape != b.shape for a, b in pairs):
+        difference = "they have another form or fail"
+    else:
+        difference = f"they differ by up to {max(float((a - b).abs().max()) for a, b in pairs):.2g}"
     return (
-        f"{start}the forward keeps tensors in attributes or changes them in a way that a graph does not show; let "
-        f"modules return what others need, {BY_HAND}"
+        f"{difference}, although the model is not random; where its forward keeps tensors in attributes or objects (a "
+        "cache) or changes them through views, let modules return what others need"
     )
 
 

@@ -49,6 +49,7 @@ _LEAST = {
     **dict.fromkeys(("bottleneck", "momentum", "weight_decay", "rotation", "noise_std", "lam", "hold_out"), 0),
     "checkpoint_seconds": 0,
 }
+_BELOW = {"hold_out": 1, "quantize_bits": 17, "width": 4097, "noise_std": 1e6, "lam": 1e9}
 _NETWORKS = {"digits": "digits", "fashion-mnist": "vgg5", "mnist": "vgg5", "tinyimagenet": "resnet20"}
 
 
@@ -167,7 +168,7 @@ class TrainConfig:
             given = {name: value for name, value in vars(self).items() if value != usual[name]}
             for name, value in defenses.expand(given).items():
                 object.__setattr__(self, name, value)
-        check_settings(self, least=_LEAST, above={"lr": 0, "clip_norm": 0}, below={"hold_out": 1, "quantize_bits": 17})
+        check_settings(self, least=_LEAST, above={"lr": 0, "clip_norm": 0}, below=_BELOW)
         if isinstance(self.cut, int) and self.cut < 1:
             raise ConfigError(f"cut is {self.cut}; give a convolution's number from 1, or a block's name")
         if self.defense == "none" and self.defense_options:

@@ -202,6 +202,7 @@ def attack_run(
     write_json(folder / "result.json", result)
     for path in (state, *partly.values()):
         path.unlink(missing_ok=True)
+        checkpoint.drop_previous(path)
     return Attacked(result, train, test, _originals(sets.test, test))
 
 

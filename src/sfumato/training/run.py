@@ -17,7 +17,7 @@ import torch
 
 from sfumato import checkpoint, data
 from sfumato.data import DataSets, ImageSet
-from sfumato.errors import CheckpointError, DataError
+from sfumato.errors import CheckpointError, ConfigError, DataError, first_line
 from sfumato.evidence import evidence
 from sfumato.files import json_line, occupied, read_json, write_json, write_text
 from sfumato.models.widths import fit_to_state
@@ -37,6 +37,8 @@ __all__ = ["Run", "load_data", "load_run", "split_training_set", "train_run"]
 Loading = Callable[[int, int], None]
 
 _MOST_DRAWS = 10
+_PRUNED = 1000  # a pruned model may be so many times smaller than its settings say
+_WIDEST = 4096  # pixels of a side
 
 
 @dataclass(frozen=True)
@@ -182,21 +184,30 @@ def load_run(folder: Path, *, device: torch.device | str = "cpu") -> Run:
         raise CheckpointError(
             f"the run in {folder} is not finished; run `sfumato train --run {folder}` again to resume it"
         )
-    tensors, meta = checkpoint.load(folder / "model.safetensors")
-    config = TrainConfig.from_dict(meta["config"])
-    shape = tuple(meta["image_shape"])
-    blank = ImageSet(
-        torch.zeros((1, *shape), dtype=torch.uint8), torch.zeros(1, dtype=torch.int64), tuple(meta["classes"])
-    )
-    model = build_model(config, blank, build_defenses(config, len(meta["classes"])))
+    path = folder / "model.safetensors"
+    tensors, meta = checkpoint.load(path)
     try:
+        config = TrainConfig.from_dict(meta["config"])
+        blank = _blank(meta["image_shape"], meta["classes"])
+        size = sum(tensor.numel() for tensor in tensors.values())
+        model = build_model(config, blank, build_defenses(config, blank.num_classes), most=_PRUNED * size)
         fit_to_state(model, tensors)
         model.load_state_dict(tensors)
-    except RuntimeError as error:
+    except (RuntimeError, ConfigError, DataError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"{folder / 'model.safetensors'} holds another model than its settings say; train the run again"
+            f"{path} holds another model than its settings say ({first_line(error)}); train the run again"
         ) from error
     return Run(config, model.to(device).eval(), read_json(folder / "result.json"), folder)
+
+
+def _blank(shape: Any, classes: Any) -> ImageSet:
+    """An image as those that a stored model takes."""
+    sides = [*shape]
+    if len(sides) != 3 or not all(type(side) is int and 0 < side <= _WIDEST for side in sides):
+        raise ValueError(f"image_shape is {shape}")
+    if not isinstance(classes, list) or not classes or not all(isinstance(name, str) for name in classes):
+        raise ValueError(f"classes are {str(classes)[:50]}")
+    return ImageSet(torch.zeros((1, *sides), dtype=torch.uint8), torch.zeros(1, dtype=torch.int64), tuple(classes))
 
 
 def _claim(folder: Path, config: TrainConfig, sets: DataSets) -> None:
