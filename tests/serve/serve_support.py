@@ -27,8 +27,8 @@ from sfumato.deploy.manifest import (
     NoiseSpec,
     OutputSpec,
     QuantizationSpec,
-    file_digest,
 )
+from sfumato.files import sha256_of
 from sfumato.serve import ServeConfig
 from sfumato.serve.door import Door, descriptors, listen, loop_with
 from sfumato.serve.generation import Generation
@@ -87,7 +87,7 @@ def make_bundle(
         noise=NoiseSpec(0.1),
         quantization=None if bits is None else QuantizationSpec(bits, 0.0, 1.0),
         output=OutputSpec("logits", (CLASSES,), reveal, top_k),  # type: ignore[arg-type]
-        files={file: file_digest(folder / file) for file in ("decoder.onnx", "encoder.onnx")},
+        files={file: sha256_of(folder / file) for file in ("decoder.onnx", "encoder.onnx")},
         sizes={file: (folder / file).stat().st_size for file in ("decoder.onnx", "encoder.onnx")},
     ).save(folder)
     return folder

@@ -14,9 +14,9 @@ from serve_support import ask, features, infer, make_bundle, metric, raw, runnin
 
 from sfumato.deploy.signing import new_key, private_key, sign
 from sfumato.errors import BundleError, ConfigError
-from sfumato.serve import ServeConfig, access
-from sfumato.serve.access import Tokens
+from sfumato.serve import ServeConfig, generation
 from sfumato.serve.errors import UNAUTHENTICATED, Refusal
+from sfumato.serve.generation import Tokens
 from sfumato.serve.logs import Log
 
 GOOD, OTHER = "a-token-of-decent-length", "another-token-of-decent-length"
@@ -80,7 +80,7 @@ class TestTokens:
             compared.append((a, b))
             return real(a, b)
 
-        monkeypatch.setattr(access.hmac, "compare_digest", compare)
+        monkeypatch.setattr(generation.hmac, "compare_digest", compare)
         tokens = Tokens(token_file)
         for token in (GOOD, OTHER, "wrong", "é"):
             compared.clear()
@@ -266,7 +266,7 @@ def test_an_unforeseen_error_is_logged_without_its_text(bundle, monkeypatch):
         ({"max_request_bytes": 10}, "at least 1024"),
         ({"deadline_ms": 0}, "above 0"),
         ({"client_timeout": float("nan")}, "a finite number"),
-        ({"max_delay_ms": -1}, "at least 0"),
+        ({"drain_seconds": -1}, "at least 0"),
         ({"port": 70000}, "below 65536"),
         ({"tls_cert": Path("a")}, "belong together"),
         ({"client_ca": Path("a")}, "mutual TLS"),

@@ -172,11 +172,11 @@ class TestReload:
         at = tmp_path / "at.json"
         with pytest.raises(ConfigError, match="sfumato serve --json"):
             reload(at)
-        at.write_text(json.dumps({"pid": 2**22 + 1, "reads": 1}))
+        at.write_text(json.dumps({"pid": 2**22 + 1, "read_at": 1.0}))
         with pytest.raises(ConfigError, match="does not run any more"):
             reload(at)
         with subprocess.Popen(["sleep", "60"]) as other:  # another program has the number by now
-            at.write_text(json.dumps({"pid": other.pid, "reads": 1}))
+            at.write_text(json.dumps({"pid": other.pid, "read_at": 1.0}))
             with pytest.raises(ConfigError, match="does not run any more"):
                 reload(at)
             assert other.poll() is None

@@ -10,8 +10,8 @@ import pytest
 from onnx import TensorProto, helper
 from serve_support import CLASSES, DIM, make_bundle
 
-from sfumato.deploy.manifest import file_digest
 from sfumato.errors import BundleError, ConfigError
+from sfumato.files import sha256_of as file_digest
 from sfumato.serve.engines import ort
 from sfumato.serve.generation import Generation
 from sfumato.serve.model import Model

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from sfumato.bench.timing import Ratio
+from sfumato.deploy.connection import http_query
 from sfumato.deploy.edge import EdgeClient
+from sfumato.deploy.graph import session_of
 from sfumato.deploy.manifest import ENCODER
-from sfumato.deploy.messages import http_query
 from sfumato.deploy.noise import Stream, channel_identity, memoised_key
 from sfumato.deploy.preprocess import prepare
 from sfumato.deploy.release import Release
-from sfumato.deploy.runtime import session_of
 
 __all__ = ["edge_rows"]
 
@@ -89,7 +89,7 @@ def _variants(client: EdgeClient, bundle: Path) -> dict[str, Callable[[], object
     channels, height, width = manifest.input.shape
     pixels = np.random.default_rng(0).integers(0, 256, (height, width, channels), dtype=np.uint8)
     image = prepare(pixels, manifest.input)
-    session = session_of(manifest.read_file(bundle, ENCODER), ENCODER)
+    session = session_of(manifest, manifest.read_file(bundle, ENCODER), ENCODER)
     shape, outputs = (1, *manifest.feature.shape), [manifest.feature.name]
     count, channel, fixed = int(np.prod(shape)), Release(manifest), {manifest.input.name: image}
     identity = channel_identity(manifest.files[ENCODER], manifest.noise.std, manifest.clip_norm)

@@ -23,14 +23,8 @@ def prepare(image: Any, spec: InputSpec) -> Floats:
     Files are decoded by Pillow, made grey or RGB as the encoder needs, stretched to (H, W) bilinearly if their size
     differs, and divided by 255. An EXIF orientation is not applied, as in training.
 
-    Args:
-        image: path of a file; a Pillow image; uint8 pixels (H, W) or (H, W, C); or float32 (C, H, W) in [0, 1] of
-            exactly the encoder's shape, which is taken as it is.
-        spec: of the manifest.
-
-    Raises:
-        DataError: it is no image, truncated, of another size where that must not be, or holds NaN.
-        ConfigError: Pillow is missing and needed.
+    An array of floats (C, H, W) of exactly the encoder's shape is taken as it is. A DataError says that it is no image,
+    truncated, of another size where that must not be, or holds NaN; a ConfigError, that Pillow is missing.
     """
     if isinstance(image, np.ndarray) and image.dtype in (np.float32, np.float64):
         return _floats(image, spec)

@@ -1,7 +1,6 @@
 """Many independent pieces of work: one loop that hands out, collects, and tries again; one subclass per place."""
 
 import copy
-import os
 import traceback
 from abc import ABC, abstractmethod
 from collections import deque
@@ -12,6 +11,7 @@ from typing import Any, Self
 
 import torch
 
+from sfumato.cores import usable_cores
 from sfumato.errors import ConfigError, SfumatoError, first_line
 
 __all__ = ["Death", "Executor", "Here", "Outcome", "Reply", "at_least_one", "perform", "usable_cores"]
@@ -193,11 +193,6 @@ def unsendable(error: Exception) -> ConfigError:
         f"the work or an item cannot be sent to a worker ({first_line(error)}); define the function in a module, "
         "and give items of plain values"
     )
-
-
-def usable_cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def at_least_one(name: str, value: int) -> int:
