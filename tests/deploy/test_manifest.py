@@ -90,6 +90,12 @@ WRONG_TOGETHER = {
     "a class with an escape sequence": lambda m: m["classes"].__setitem__(0, "\x1b[31mred"),
     "a class with a line feed": lambda m: m["classes"].__setitem__(0, "a\nb"),
     "a feature too large": lambda m: m["feature"].update(shape=[2**16, 2**16]),
+    "an image too large": lambda m: m["input"].update(shape=[3, 2**20, 2**20]),
+    "levels that float32 cannot tell apart": lambda m: m["quantization"].update(low=1.0, high=1.0 + 1e-12),
+    "levels without a width": lambda m: m["quantization"].update(low=0.0, high=5e-324),
+    "a mask in the place of the image": lambda m: m["noise"].update(uniforms=["image"]),
+    "two masks of one name": lambda m: m["noise"].update(uniforms=["a", "a"]),
+    "logits called like the server's own tensor": lambda m: m["output"].update(name="indices"),
 }
 
 

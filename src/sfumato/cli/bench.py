@@ -9,7 +9,7 @@ from sfumato.errors import ConfigError
 
 __all__ = ["run"]
 
-_ROWS = {"training": 11, "serving": 10}  # for the progress bar
+_ROWS = {"training": 8, "serving": 9}  # for the progress bar
 
 
 def run(parsed: Parsed) -> None:

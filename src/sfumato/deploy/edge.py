@@ -198,7 +198,7 @@ def check_noise(manifest: Manifest, *, allow_no_noise: bool = False) -> None:
 
 
 def _predictions(outputs: Mapping[str, npt.NDArray[Any]], manifest: Manifest, count: int) -> list[Prediction]:
-    """One prediction for each image, from `logits` (n, classes) or `indices` (n, k), with `probabilities` or without."""
+    """One prediction for each image, from `logits` (n, classes) or `indices` (n, k); `probabilities` are optional."""
     classes = len(manifest.classes)
     logits = outputs.get(manifest.output.name)
     if logits is not None:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sfumato.decode import decoded, reason_of
 from sfumato.deploy.manifest import InputSpec
 from sfumato.errors import ConfigError, DataError
 
@@ -14,7 +15,6 @@ __all__ = ["prepare"]
 Floats = npt.NDArray[np.float32]
 
 _WHITE = np.float32(255)
-_MOST_PIXELS = 100_000_000  # of a file that claims to be an image; decoding a larger one could exhaust the memory
 
 
 def prepare(image: Any, spec: InputSpec) -> Floats:
@@ -69,20 +69,12 @@ def _pixels(image: npt.NDArray[Any], spec: InputSpec) -> npt.NDArray[np.uint8]:
 
 def _open(path: str | Path) -> Any:
     images = _pillow()
-    path = Path(path)
     try:
-        found = images.open(path)
-        width, height = found.size
-        if width * height > _MOST_PIXELS:
-            raise ValueError(f"it claims to have {width} x {height} pixels")
-        found.load()  # a truncated file shows here
-        return found
+        return images.fromarray(decoded(Path(path).read_bytes()))
     except FileNotFoundError:
         raise DataError(f"there is no image {path}; give the path of an image file") from None
-    except Exception as error:
-        # Decoders raise OSError, SyntaxError, ValueError, struct.error, their own warnings-as-errors and more.
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
-        raise DataError(f"cannot read the image {path}: {reason}; give an undamaged 8-bit image") from error
+    except Exception as error:  # decoders have many types
+        raise DataError(f"cannot read the image {path}: {reason_of(error)}; give an undamaged 8-bit image") from error
 
 
 def _from_pillow(image: Any, spec: InputSpec) -> npt.NDArray[np.uint8]:

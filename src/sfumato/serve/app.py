@@ -50,11 +50,7 @@ _FAILED = Refusal(INTERNAL, "the server failed on this request")
 
 
 class App:
-    """Answers the requests of one worker.
-
-    Args:
-        core: models, tokens, limits, logs and metrics.
-    """
+    """Answers the requests of one worker."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
@@ -194,8 +190,7 @@ class App:
     def _keep(self, guest: Guest, size: int) -> None:
         """Count bytes that are held for a client. The first in line may finish; all others share half a largest body.
 
-        Raises:
-            Refusal: BUSY: they hold more than that, and this one more than a little.
+        Beyond that, who holds more than a little is refused.
         """
         held = self._held[guest] = self._held.get(guest, 0) + size
         first = next(iter(self._held))
