@@ -414,7 +414,8 @@ class TestImages:
         assert np.array_equal(exact, found[0])
 
     def test_other_sizes_and_colours_are_converted_as_in_training(self, floats, tmp_path):
-        
+        from sfumato.data.images import read_image
+
         big = np.random.default_rng(3).integers(0, 256, (20, 31), np.uint8)
         path = tmp_path / "grey.png"
         Image.fromarray(big).save(path)
