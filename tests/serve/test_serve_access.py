@@ -72,6 +72,15 @@ class TestTokens:
                 head = f"GET /v2 HTTP/1.1\r\nAuthorization: Bearer {first}\r\nAuthorization: Bearer {second}\r\n"
                 assert raw(server.rest, f"{head}Connection: close\r\n\r\n".encode()).startswith(b"HTTP/1.1 400")
 
+    @pytest.mark.parametrize("name", ["Host", "Authorization", "Inference-Header-Content-Length"])
+    def test_any_header_that_may_stand_once_is_refused_twice(self, bundle, name):
+        with running(bundle) as server:
+            for path in ("/v2", "/v2/health/ready", "/v2/models/tiny/infer"):
+                head = f"GET {path} HTTP/1.1\r\n{name}: 1\r\n{name.lower()}: 1\r\nConnection: close\r\n\r\n"
+                said = raw(server.rest, head.encode())
+                assert said.startswith(b"HTTP/1.1 400")
+                assert f"more than one {name} header; send one" in said.decode()
+
     def test_they_are_compared_in_constant_time_with_every_one(self, token_file, monkeypatch):
         compared = []
         real = hmac.compare_digest

@@ -47,7 +47,10 @@ def read_secret(path: Path, what: str) -> bytes:
 
 def create_file(path: Path, data: bytes, mode: int) -> None:
     """Write a file that must not exist yet, whole or not at all; without hard links, which FAT and many mounts lack."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except FileExistsError:
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path.parent)) from None
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), mode)
     try:
         with os.fdopen(descriptor, "wb", buffering=0) as handle:
