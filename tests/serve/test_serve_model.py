@@ -2,7 +2,7 @@
 
 import re
 import sys
-import time
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -25,17 +25,18 @@ def loaded(bundle, **settings):
 
 @pytest.fixture
 def paced(monkeypatch):
-    """Networks that take so long: a time for a call, and one for each of its rows."""
+    """Networks that take so long by the server's clock: a time for a call, and one for each of its rows."""
 
     def pace(fixed, each):
-        calls, real = [], ort.load
+        calls, real, clock = [], ort.load, [0.0]
+        monkeypatch.setattr("sfumato.serve.model.time", SimpleNamespace(perf_counter=lambda: clock[0]))
 
         def load(*given):
             run = real(*given)
 
             def slow(features):
                 calls.append(len(features))
-                time.sleep(fixed + each * len(features))
+                clock[0] += fixed + each * len(features)
                 return run(features)
 
             return slow

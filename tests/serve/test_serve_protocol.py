@@ -367,7 +367,7 @@ class TestErrors:
         status, _, _ = ask(server.rest, "/v2/models/tiny/infer", large[:-1])
         assert status == 400
         chunked = iter([large[:60_000], large[60_000:]])
-        connection = http.client.HTTPConnection(server.rest, timeout=10)
+        connection = http.client.HTTPConnection(server.rest, timeout=60)
         connection.request("POST", "/v2/models/tiny/infer", chunked, encode_chunked=True)
         assert connection.getresponse().status == 413
 
