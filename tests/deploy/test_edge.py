@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import zlib
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -127,8 +128,12 @@ def client_of(bundle, url=None, **settings):
 def z_hat(bundle: Path, pixels: np.ndarray) -> np.ndarray:
     """The clean feature, by ONNX Runtime alone."""
     image = (pixels.astype(np.float64) / 255).astype(np.float32).transpose(2, 0, 1)[None]
-    session = onnxruntime.InferenceSession(bundle / "encoder.onnx")
-    return session.run(None, {"image": image})[0]
+    return _session((bundle / "encoder.onnx").read_bytes()).run(None, {"image": image})[0]
+
+
+@lru_cache(maxsize=4)
+def _session(model: bytes) -> onnxruntime.InferenceSession:
+    return onnxruntime.InferenceSession(model)
 
 
 def body_parts(body: bytes, headers) -> tuple[dict, bytes]:

@@ -1,7 +1,9 @@
 """What goes wrong between one worker and its clients, each with its expected answer."""
 
+import contextlib
 import http.client
 import json
+import resource
 import socket
 import threading
 import time
@@ -11,12 +13,14 @@ import pytest
 from serve_support import (
     ask,
     by_onnxruntime,
+    children,
     clients,
     features,
     infer,
     logits_of,
     make_bundle,
     metric,
+    process,
     raw,
     running,
     tensor,
@@ -245,6 +249,37 @@ class TestSlowClients:
             assert time.monotonic() < end
             assert sent < 8 << 20  # the rest is held up in the client, not in the server
         assert infer(server.rest, features())[0] == 200
+
+
+def test_silent_deaf_and_greedy_clients_cost_neither_the_others_nor_the_memory(bundle):
+    """At most 200 descriptors: 400 connections that say nothing, 15 MB of `[]`, pipelines that nobody reads."""
+    limit = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))}
+    words = ["--no-log-requests", "--threads", "1", "--drain-seconds", "0", "--client-timeout", "600"]
+    with process(str(bundle), *words, **limit) as one:
+        address = one.wait_for("listening")["rest"]
+        assert any("allow more open files" in event["event"] for event in one.events)
+        (pid,) = children(one.process.pid)
+        assert infer(address, features())[0] == 200
+        idle = peak_bytes(pid)
+        host, port = address.split(":")
+        with contextlib.ExitStack() as stack:
+            for index in range(400):
+                silent = stack.enter_context(socket.create_connection((host, int(port)), timeout=60))
+                if index % 4 == 0:
+                    silent.setblocking(False)
+                    with contextlib.suppress(OSError):
+                        silent.send(b"GET /openapi.json HTTP/1.1\r\n\r\n" * 2000)
+            assert ask(address, "/v2/health/ready")[0] == 200
+            greedy = b'{"inputs": [' + b"[]," * 5_000_000 + b"[]]}"
+            assert ask(address, INFER, greedy)[0] == 400
+            assert infer(address, features())[0] == 200
+        assert peak_bytes(pid) - idle < 64 << 20
+
+
+def peak_bytes(pid):
+    with open(f"/proc/{pid}/status") as handle:
+        (line,) = [line for line in handle if line.startswith("VmHWM")]
+    return int(line.split()[1]) << 10
 
 
 def test_a_large_answer_comes_whole_and_to_a_slow_reader_too(tmp_path):
