@@ -33,6 +33,7 @@ from serve_support import (
 
 from sfumato.cli.main import main
 from sfumato.errors import ConfigError
+from sfumato.files import write_json
 from sfumato.serve import reload
 
 INFER = "/v2/models/tiny/infer"
@@ -167,6 +168,21 @@ class TestReload:
             shutil.copy(new.certificate, trusted)
             reload(at)
             assert list(map(enters, devices)) == [False, True]
+
+    def test_it_waits_for_what_was_read_after_it_was_called(self, tmp_path, monkeypatch):
+        """Not for the outcome of another reload, which may have read the disk before the caller changed it."""
+        at, before = tmp_path / "at.json", time.monotonic()
+
+        def announce(generation, read_at):
+            write_json(at, {"pid": 1, "read_at": read_at, "generation": generation, "error": ""})
+
+        def hang_up(*_):
+            announce(2, before)
+            threading.Timer(0.1, lambda: announce(3, time.monotonic())).start()
+
+        announce(1, 0.0)
+        monkeypatch.setattr("sfumato.serve.supervisor._hang_up", hang_up)
+        assert reload(at) == 3
 
     def test_without_a_server_a_sentence_says_so(self, tmp_path):
         at = tmp_path / "at.json"
