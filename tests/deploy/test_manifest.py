@@ -45,6 +45,10 @@ def test_what_is_written_is_read_again_and_fits_the_published_schema(tmp_path, b
     assert read.encode() == (folder / "manifest.json").read_bytes()
 
 
+def nested(levels):
+    return [nested(levels - 1)] if levels else []
+
+
 WRONG = {
     "no name": lambda m: m.pop("name"),
     "name with a slash": lambda m: m.update(name="../x"),
@@ -90,6 +94,8 @@ WRONG_TOGETHER = {
     "a class with an escape sequence": lambda m: m["classes"].__setitem__(0, "\x1b[31mred"),
     "a class with a line feed": lambda m: m["classes"].__setitem__(0, "a\nb"),
     "a feature too large": lambda m: m["feature"].update(shape=[2**16, 2**16]),
+    "900 levels": lambda m: m.update(training={"x": nested(900)}),
+    "40 levels": lambda m: m.update(training={"x": nested(40)}),
     "an image too large": lambda m: m["input"].update(shape=[3, 2**20, 2**20]),
     "levels that float32 cannot tell apart": lambda m: m["quantization"].update(low=1.0, high=1.0 + 1e-12),
     "levels without a width": lambda m: m["quantization"].update(low=0.0, high=5e-324),

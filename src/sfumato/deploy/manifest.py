@@ -194,6 +194,7 @@ class Manifest(_Part, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         printable, kind = all(map(str.isprintable, self.classes)), self.feature.datatype
         inputs = (self.input.name, *self.noise.uniforms)
+        free = (self.training, self.audit and (self.audit.strongest, self.audit.thresholds))
         for wrong, sentence in (
             (max(math.prod(part.shape) for part in (self.input, self.feature)) > _MOST_VALUES, _TOO_LARGE),
             (len(set(inputs)) < len(inputs), "two inputs of the encoder have one name"),
@@ -206,6 +207,10 @@ class Manifest(_Part, frozen=True, kw_only=True):
             (len(set(self.classes)) < len(self.classes), "two classes have one name; give each a name of its own"),
             (not printable, "a class name holds control characters or is no Unicode text"),
             (self.files.keys() != self.sizes.keys(), "files and sizes name different files"),
+            (
+                _deep((self.training, self.audit and (self.audit.strongest, self.audit.thresholds))),
+                "it is nested too deep",
+            ),
             (not {ENCODER, DECODER} <= self.files.keys(), f"files lack {ENCODER} or {DECODER}"),
         ):
             if wrong:
@@ -306,6 +311,12 @@ class Manifest(_Part, frozen=True, kw_only=True):
             what = f"{len(data)} bytes" if len(data) != self.sizes[name] else f"SHA-256 {found[:12]}..."
             raise BundleError(f"{path} is not the file that was exported (it has {what}); copy the bundle again")
         return data
+
+
+def _deep(value: Any, levels: int = 32) -> bool:
+    """Whether lists and dictionaries lie in one another beyond what other readers can be asked to follow."""
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return not levels or any(_deep(part, levels - 1) for part in parts)
 
 
 class _Version(msgspec.Struct):
