@@ -207,10 +207,7 @@ class Manifest(_Part, frozen=True, kw_only=True):
             (len(set(self.classes)) < len(self.classes), "two classes have one name; give each a name of its own"),
             (not printable, "a class name holds control characters or is no Unicode text"),
             (self.files.keys() != self.sizes.keys(), "files and sizes name different files"),
-            (
-                _deep((self.training, self.audit and (self.audit.strongest, self.audit.thresholds))),
-                "it is nested too deep",
-            ),
+            (_deep(free), "it is nested too deep"),
             (not {ENCODER, DECODER} <= self.files.keys(), f"files lack {ENCODER} or {DECODER}"),
         ):
             if wrong:
