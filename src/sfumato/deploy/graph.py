@@ -155,7 +155,7 @@ def session_of(manifest: Manifest, model: bytes, name: str) -> Any:
         raise BundleError(f"ONNX Runtime cannot load {name} ({str(error)[:200]}); export the bundle again") from error
     feature = (manifest.feature.name, _TYPES["FP32" if name == ENCODER else manifest.feature.datatype])
     inputs = {feature[0]: (feature[1], manifest.feature.shape)}
-    output = (manifest.output.name, _TYPES["FP32"], manifest.output.shape)
+    output: tuple[str, str, tuple[int, ...]] = (manifest.output.name, _TYPES["FP32"], manifest.output.shape)
     if name == ENCODER:
         output = (*feature, manifest.feature.shape)
         inputs = dict.fromkeys(manifest.noise.uniforms, (_TYPES["FP32"], manifest.feature.shape))
