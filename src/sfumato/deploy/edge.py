@@ -225,9 +225,9 @@ def _predictions(outputs: Mapping[str, npt.NDArray[Any]], manifest: Manifest, co
 
 
 def _prediction(manifest: Manifest, order: npt.NDArray[np.int64], shares: npt.NDArray[Any]) -> Prediction:
-    names = manifest.classes
-    shown = zip(order, shares, strict=False)  # a label alone comes without shares
-    return Prediction(names[order[0]], int(order[0]), {names[index]: float(share) for index, share in shown})
+    numbers = order.tolist()
+    names = [manifest.classes[number] for number in numbers]
+    return Prediction(names[0], numbers[0], dict(zip(names, shares.tolist(), strict=False)))  # a label has no share
 
 
 def _unfit(reason: str) -> RemoteError:
