@@ -116,6 +116,71 @@ def test_a_wrong_manifest_is_refused_in_one_sentence(bundle, plain, tmp_path, na
     assert jsonschema.Draft202012Validator(SCHEMA).is_valid(plain) == (name in WRONG_TOGETHER)
 
 
+ODD = [
+    None,
+    True,
+    -1,
+    0,
+    2,
+    2**31,
+    2**64,
+    10**30,
+    1e-320,
+    1e300,
+    "",
+    "\u202e",
+    "\x1b[31m",
+    "a" * 1000,
+    "\u0663",
+    "a/../b",
+]
+ODD += [
+    "a/../b",
+    [],
+    {},
+    [None],
+    [[1]],
+    {"a": 1},
+    [1, 0],
+    [1e30, -1e30],
+    ["a", "a"],
+    "logits",
+    "feature",
+    "FP32",
+    "UINT16",
+]
+
+
+def places(value, path=()):
+    yield path
+    for key in value if isinstance(value, dict) else range(min(len(value), 2)) if isinstance(value, list) else ():
+        yield from places(value[key], (*path, key))
+
+
+def test_an_odd_value_in_any_place_is_read_or_refused_in_one_sentence(plain):
+    whole = json.dumps(plain)
+    read = 0
+    for path in places(plain):
+        for value in ODD:
+            changed = json.loads(whole)
+            if path:
+                inner = changed
+                for key in path[:-1]:
+                    inner = inner[key]
+                inner[path[-1]] = value
+            data = json.dumps(changed if path else value).encode()
+            said = ""
+            try:
+                manifest = Manifest.decode(data)
+            except BundleError as error:
+                said = str(error)
+            assert said.isprintable()
+            if not said:
+                assert Manifest.decode(manifest.encode()) == manifest
+                read += 1
+    assert read > 50
+
+
 BAD_JSON = {
     "nothing": (b"", "truncated"),
     "a list": (b"[]", "Expected `object`"),
