@@ -116,39 +116,8 @@ def test_a_wrong_manifest_is_refused_in_one_sentence(bundle, plain, tmp_path, na
     assert jsonschema.Draft202012Validator(SCHEMA).is_valid(plain) == (name in WRONG_TOGETHER)
 
 
-ODD = [
-    None,
-    True,
-    -1,
-    0,
-    2,
-    2**31,
-    2**64,
-    10**30,
-    1e-320,
-    1e300,
-    "",
-    "\u202e",
-    "\x1b[31m",
-    "a" * 1000,
-    "\u0663",
-    "a/../b",
-]
-ODD += [
-    "a/../b",
-    [],
-    {},
-    [None],
-    [[1]],
-    {"a": 1},
-    [1, 0],
-    [1e30, -1e30],
-    ["a", "a"],
-    "logits",
-    "feature",
-    "FP32",
-    "UINT16",
-]
+ODD = [None, True, -1, 0, 2, 2**31, 2**64, 10**30, 1e-320, 1e300, "", "\u202e", "\x1b[31m", "a" * 1000, "\u0663"]
+ODD += ["a/../b", [], {}, [None], [[1]], {"a": 1}, [1, 0], [1e30, -1e30], ["a", "a"], "logits", "feature", "FP32"]
 
 
 def places(value, path=()):

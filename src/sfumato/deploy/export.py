@@ -157,21 +157,15 @@ def export_bundle(
     clean = check_rows(encoder, (example, *draws), "the encoder's feature")
     noisy = clean + channel.noise_std * torch.randn(clean.shape, generator=generator)
     check_rows(DecoderHalf(model, None), (noisy,), "the decoder's answer")
-    encoder_bytes = to_onnx(encoder, (example, *draws), ("image", *uniforms), "feature")
-    check_graph(encoder_bytes, ENCODER)  # says more of a forbidden network than any later step
-    limits = output_range(encoder_bytes)
-    levels = _levels(channel, config, limits)
-    decoder = DecoderHalf(model, levels)
-    datatype = datatype_of(levels)
     draft = _manifest(
         name=config.name,
         version=str(config.version),
         classes=tuple(classes),
         input={"name": "image", "shape": shape, "resize": config.resize},
-        feature={"name": "feature", "shape": feature_shape, "datatype": datatype, "range": limits},
+        feature={"name": "feature", "shape": feature_shape, "datatype": "FP32"},
         clip_norm=channel.clip_norm,
         noise={"std": channel.noise_std, "uniforms": uniforms},
-        quantization=levels,
+        quantization=None,
         output={"name": "logits", "shape": (len(classes),), "reveal": config.reveal, "top_k": config.top_k},
         files={ENCODER: "0" * 64, DECODER: "0" * 64},
         sizes={ENCODER: 0, DECODER: 0},
@@ -179,6 +173,14 @@ def export_bundle(
         audit=audit,
     )
     check_noise(draft, allow_no_noise=config.without_noise)
+    encoder_bytes = to_onnx(encoder, (example, *draws), ("image", *uniforms), "feature")
+    check_graph(encoder_bytes, ENCODER)  # says more of a forbidden network than any later step
+    limits = output_range(encoder_bytes)
+    levels = _levels(channel, config, limits)
+    decoder = DecoderHalf(model, levels)
+    datatype = datatype_of(levels)
+    feature = msgspec.structs.replace(draft.feature, datatype=datatype, range=limits)
+    draft = msgspec.structs.replace(draft, feature=feature, quantization=levels)
     wire = torch.zeros((_ROWS, *feature_shape), dtype=_TORCH_TYPES[datatype])
     decoder_bytes = to_onnx(decoder, (wire,), ("feature",), "logits")
     parity = measure_parity(encoder, decoder, draft, encoder_bytes, decoder_bytes, images, generator)

@@ -36,7 +36,7 @@ class EncoderHalf(nn.Module):
 
     def __init__(self, model: SplitModel) -> None:
         super().__init__()
-        channel = copy.deepcopy(model.channel).cpu()
+        channel = copy.deepcopy(model.channel).float().cpu()
         self.edge = copy.deepcopy(model.edge).float().cpu()
         self.masks = nn.ModuleList(channel.stochastic_transforms)
         self.bound = Channel(clip_norm=channel.clip_norm if len(self.masks) else None, transforms=channel.transforms)
