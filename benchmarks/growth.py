@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from sfumato.bench.mixture import clustered
+from sfumato.bench.training import clustered
 from sfumato.cem import CEM
 from sfumato.report.drawn import to_svg
 from sfumato.report.style import GRID, INK, MUTED, drawing, styles

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 
-from sfumato.bench.mixture import clustered
 from sfumato.bench.timing import Ratio
+from sfumato.bench.training import clustered
 from sfumato.cem import CEM
 
 __all__ = ["refresh_memory"]

@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from growth import scaling
 from memory import refresh_memory
+from plain import attack_step, throughput
 from published_loop import against_published
 from roofline import roofline
 from sfumato.bench import Ratio, run_bench
@@ -39,7 +40,10 @@ def measure(rounds: int, quick: bool) -> dict[str, object]:
     seconds = result.pop("seconds")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SfumatoWarning)  # what random features are worth does not matter for speed
+        attack, seconds["attack step"] = attack_step(max(2, rounds // 2), 16 if quick else 256)
         rows = [
+            throughput(rounds, images, config),
+            attack,
             many_clusters(rounds, len(images), 1500 if quick else 50_000, config),
             against_published(rounds, images, config),
             *defense_steps(max(2, rounds // 2), images, config),

@@ -7,10 +7,10 @@ from dataclasses import replace
 import torch
 from torch.utils.data import DataLoader
 
+from plain import PerImage
 from sfumato import defenses
-from sfumato.bench.mixture import clustered
 from sfumato.bench.timing import Ratio, take_turns
-from sfumato.bench.training import CONFIG, PerImage, random_images, stepper
+from sfumato.bench.training import CONFIG, clustered, random_images, stepper
 from sfumato.compute import memory_format
 from sfumato.data import Augmentation, ImageSet
 from sfumato.training import TrainConfig

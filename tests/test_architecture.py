@@ -24,7 +24,7 @@ LAYERS = [
     {"split", "models", "data", "metrics"},
     {"mixture"},
     {"bounds", "paper", "checkpoint", "evidence"},
-    {"files", "importing", "modes", "ranks", "replay", "seeds", "settings"},
+    {"cores", "decode", "files", "importing", "modes", "ranks", "replay", "seeds", "settings"},
     {"errors"},
 ]
 LEVEL = {room: len(LAYERS) - index for index, layer in enumerate(LAYERS) for room in layer}
@@ -129,10 +129,7 @@ SWITCH_BY_HAND = {
     "split/saved.py": "a model read from a file",
     "audit/load_external.py": "a model read from a file",
     "integrations/huggingface.py": "what the Trainer itself does before every step",
-    "deploy/export.py": "copies of the halves for a bundle",
-    "deploy/onnxfile.py": "the same copies",
     "studies/efficiency.py": "networks made to be timed",
-    "bench/training.py": "networks made to be timed",
     "bench/serving.py": "networks made to be timed",
 }
 

@@ -5,6 +5,7 @@ PyTorch emulates bfloat16 where the CPU lacks it, so that the autocast of a bett
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -131,7 +132,8 @@ def test_auto_takes_the_gpu_that_is_there(monkeypatch, there):
 
 
 @pytest.mark.parametrize("cores", [1, 3, 64])
-def test_the_cores_are_those_that_this_process_may_use(monkeypatch, cores):
+def test_the_cores_are_those_that_this_process_may_use(monkeypatch, cores, tmp_path):
+    monkeypatch.setattr("sfumato.cores._CGROUPS", tmp_path)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
     assert usable_cores() == cores
     monkeypatch.delattr(os, "sched_getaffinity")  # as on macOS and Windows
@@ -139,3 +141,30 @@ def test_the_cores_are_those_that_this_process_may_use(monkeypatch, cores):
     assert usable_cores() == cores
     monkeypatch.setattr(os, "cpu_count", lambda: None)  # nobody knows
     assert usable_cores() == 1
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({"cpu.max": "max 100000"}, 8),
+        ({"cpu.max": "150000 100000"}, 2),  # one and a half, rounded up
+        ({"cpu.max": "10000 100000"}, 1),
+        ({"cpu.max": "900000 100000", "pod/box/cpu.max": "300000 100000"}, 3),  # the tightest group around it counts
+        ({"cpu.max": "900000 100000", "pod/cpu.max": "500000 100000", "pod/box/cpu.max": "max 100000"}, 5),
+        ({"cpu/cpu.cfs_quota_us": "400000", "cpu/cpu.cfs_period_us": "100000"}, 4),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 8),
+        ({"cpu.max": "", "cpu/cpu.cfs_quota_us": "1", "cpu/cpu.cfs_period_us": "0"}, 8),
+    ],
+)
+def test_a_container_s_quota_of_the_processor_counts(monkeypatch, tmp_path, files, cores):
+    """The files as Linux writes them: https://docs.kernel.org/admin-guide/cgroup-v2.html, and version 1's."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr("sfumato.cores._CGROUPS", tmp_path)
+    real = Path.read_text
+    monkeypatch.setattr(
+        Path, "read_text", lambda self, **how: "0::/pod/box\n" if self.name == "cgroup" else real(self, **how)
+    )
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert usable_cores() == cores

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from torch import nn
 
-from sfumato.bench.load import Load, load
-from sfumato.bench.serving import compared, export_random, in_process, rest_caller, take_load_in_turns
+from sfumato.bench.serving import Load, compared, export_random, in_process, load, rest_caller, take_load_in_turns
 
 
 def test_rates_and_quantiles_of_a_known_load():

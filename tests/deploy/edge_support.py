@@ -20,8 +20,8 @@ from sfumato.deploy.manifest import (
     NoiseSpec,
     OutputSpec,
     QuantizationSpec,
-    file_digest,
 )
+from sfumato.files import sha256_of
 
 IMAGE = (3, 6, 5)
 FEATURE = (4, 3)
@@ -45,7 +45,7 @@ def manifest_of(folder: Path, **changes: Any) -> Manifest:
         "noise": NoiseSpec(STD),
         "quantization": None if bits is None else QuantizationSpec(bits, -0.4, 1.4),
         "output": OutputSpec("logits", (CLASSES,)),
-        "files": {name: file_digest(folder / name) for name in FILES},
+        "files": {name: sha256_of(folder / name) for name in FILES},
         "sizes": {name: (folder / name).stat().st_size for name in FILES},
     }
     return Manifest(**(settings | changes))

@@ -1,11 +1,15 @@
 """The client on the device: what it sends, how often, and when it sends nothing."""
 
+import io
 import json
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import threading
+import zlib
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -30,10 +34,55 @@ from PIL import Image
 from sfumato.deploy import EdgeClient, noise
 from sfumato.deploy.device_key import load_device_key
 from sfumato.deploy.manifest import AuditedChannel, AuditSpec, InputSpec, NoiseSpec, OutputSpec
+from sfumato.deploy.preprocess import prepare
 from sfumato.deploy.signing import new_key, private_key, sign
 from sfumato.errors import BundleError, ConfigError, DataError, FeatureError, RemoteError, StorageError
 
 LOGITS = [[0.0, 3.0, 1.0, -1.0]]
+
+
+def damaged_jpeg() -> bytes:
+    """With an end in the middle, behind which decoders put grey."""
+    whole = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 256, (48, 40, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(whole, "JPEG", quality=95)
+    data = whole.getvalue()
+    return data[: len(data) // 2] + b"\0\0\xff\xd9" + data[len(data) // 2 :]
+
+
+def png(bits: int, width: int, height: int, rows: int | None = None) -> bytes:
+    """An RGB PNG by its specification; Pillow drops half of 16 bits without a word."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", width, height, bits, 2, 0, 0, 0)
+    lines = bytes((1 + width * 3 * bits // 8) * (height if rows is None else rows))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (damaged_jpeg(), "remature end"),
+        (png(16, 5, 6), "more than 8 bits"),
+        (png(8, 12_000, 12_000, rows=1), "claims to have 12000 x 12000 pixels"),
+        (b"\xff\xd8\xff", "."),
+        (b"", "it is empty"),
+    ],
+    ids=["a damaged JPEG", "16 bits of RGB", "a bomb", "half a head", "nothing"],
+)
+def test_training_and_device_refuse_the_same_files(tmp_path, data, reason):
+    from sfumato.data.images import read_image
+
+    path = tmp_path / "image.jpg"
+    path.write_bytes(data)
+    for read in (read_image, lambda one: prepare(one, InputSpec("image", IMAGE))):
+        with pytest.raises(DataError, match=f"cannot read the image .*{reason}"):
+            read(path)
+    path.write_bytes(png(8, 5, 6))
+    assert prepare(path, InputSpec("image", IMAGE)).max() == read_image(path).max() == 0
 
 
 BAD_IMAGES = {
@@ -79,8 +128,12 @@ def client_of(bundle, url=None, **settings):
 def z_hat(bundle: Path, pixels: np.ndarray) -> np.ndarray:
     """The clean feature, by ONNX Runtime alone."""
     image = (pixels.astype(np.float64) / 255).astype(np.float32).transpose(2, 0, 1)[None]
-    session = onnxruntime.InferenceSession(bundle / "encoder.onnx")
-    return session.run(None, {"image": image})[0]
+    return _session((bundle / "encoder.onnx").read_bytes()).run(None, {"image": image})[0]
+
+
+@lru_cache(maxsize=4)
+def _session(model: bytes) -> onnxruntime.InferenceSession:
+    return onnxruntime.InferenceSession(model)
 
 
 def body_parts(body: bytes, headers) -> tuple[dict, bytes]:
@@ -286,6 +339,17 @@ class TestFailsClosed:
                     client_of(bundle, server.url)
                 with pytest.raises(BundleError, match="audit"):
                     client_of(bundle, server.url, allow_no_noise=True)
+            else:
+                client_of(bundle, server.url).close()
+
+    def test_a_wider_clip_than_was_audited(self, tmp_path, server):
+        audited = AuditedChannel(STD, clip_norm=2.0)
+        audit = AuditSpec(sha256="0" * 64, target="x", channel=audited, headline="h")
+        for index, clip in enumerate((None, 2.5, 2.0, 1.0)):
+            bundle = make_bundle(tmp_path / str(index), audit=audit, clip_norm=clip)
+            if clip is None or clip > 2:
+                with pytest.raises(BundleError, match=f"clips to {clip}, and its audit was made with 2"):
+                    client_of(bundle, server.url)
             else:
                 client_of(bundle, server.url).close()
 

@@ -19,6 +19,7 @@ from sfumato import defenses, models
 from sfumato.defenses import Site
 from sfumato.deploy import EdgeClient, ExportConfig, Manifest, export_bundle
 from sfumato.deploy.engines import cluster_name
+from sfumato.deploy.export import _levels
 from sfumato.deploy.files import replace_folder
 from sfumato.deploy.graph import check_graph
 from sfumato.deploy.halves import EncoderHalf
@@ -219,25 +220,25 @@ class Shifted(nn.Module):
 
 
 SIGMOID = nn.Sequential(nn.Flatten(), nn.Sigmoid())
+UNIT = (0.0, 1.0)  # the range of a sigmoid; `test_graph` finds it in exported networks
 
 
 @pytest.mark.parametrize(
-    ("edge", "channel", "settings", "levels"),
+    ("limits", "channel", "settings", "levels"),
     [
-        (SIGMOID, {}, {}, (8, -0.4, 1.4)),
-        (SIGMOID, {}, {"quantize_bits": 3}, (3, -0.4, 1.4)),
-        (SIGMOID, {}, {"floats": True}, None),
-        (SIGMOID, {"quantize_bits": 5, "low": -1.0, "high": 2.0}, {}, (5, -1.4, 2.4)),
-        (SIGMOID, {"clip_norm": 0.5}, {}, (8, -0.4, 0.9)),
-        (nn.Sequential(nn.Flatten(), nn.Tanh()), {}, {}, (8, -1.4, 1.4)),
-        (Shifted(), {"clip_norm": 3.0}, {}, (8, -3.4, 3.4)),
-        (Shifted(), {"quantize_bits": 4}, {}, (4, -0.4, 1.4)),
-        (Shifted(), {}, {"unbounded": True, "floats": True}, None),
+        (UNIT, {}, {}, (8, -0.4, 1.4)),
+        (UNIT, {}, {"quantize_bits": 3}, (3, -0.4, 1.4)),
+        (UNIT, {}, {"floats": True}, None),
+        (UNIT, {"quantize_bits": 5, "low": -1.0, "high": 2.0}, {}, (5, -1.4, 2.4)),
+        (UNIT, {"clip_norm": 0.5}, {}, (8, -0.4, 0.9)),
+        ((-1.0, 1.0), {}, {}, (8, -1.4, 1.4)),
+        (None, {"clip_norm": 3.0}, {}, (8, -3.4, 3.4)),
+        (None, {"quantize_bits": 4}, {}, (4, -0.4, 1.4)),
+        (None, {}, {"unbounded": True, "floats": True}, None),
     ],
 )
-def test_levels_are_the_default_wherever_a_range_is_known(tmp_path, edge, channel, settings, levels):
-    model = SplitModel(edge, Channel(**({"noise_std": 0.1} | channel)), nn.Linear(64, 3)).eval()
-    found = exported(tmp_path / "bundle", model, **settings).manifest.quantization
+def test_levels_are_the_default_wherever_a_range_is_known(limits, channel, settings, levels):
+    found = _levels(Channel(**({"noise_std": 0.1} | channel)), ExportConfig("m", **settings), limits)
     assert (None if found is None else (found.bits, found.low, found.high)) == (
         None if levels is None else pytest.approx(levels)
     )
@@ -247,18 +248,35 @@ def test_a_feature_that_nothing_bounds_is_refused_or_warned_of(tmp_path):
     model = SplitModel(Shifted(), Channel(noise_std=0.1), nn.Linear(64, 3)).eval()
     with pytest.raises(ConfigError, match="outgrow any noise"):
         exported(tmp_path / "bundle", model)
+    open_channel = Channel(noise_std=0.1)
     with pytest.warns(SfumatoWarning, match="range of this feature is unknown, so it is sent as floats"):
-        assert exported(tmp_path / "bundle", model, unbounded=True).manifest.quantization is None
+        assert _levels(open_channel, ExportConfig("m", unbounded=True), None) is None
     with pytest.raises(ConfigError, match="cannot be quantised after training"):
-        exported(tmp_path / "bundle", model, unbounded=True, quantize_bits=8)
-    quiet = SplitModel(SIGMOID, Channel(noise_std=0.001), nn.Linear(64, 3)).eval()
+        _levels(open_channel, ExportConfig("m", unbounded=True, quantize_bits=8), None)
     with pytest.warns(SfumatoWarning, match="levels are 0.004 apart, more than the noise of 0.001"):
-        exported(tmp_path / "bundle", quiet)
+        _levels(Channel(noise_std=0.001), ExportConfig("m"), UNIT)
+    with pytest.raises(ConfigError, match=r"the levels .* are none; train with another range"):
+        _levels(Channel(noise_std=1e-9), ExportConfig("m"), (1.0, 1.0 + 1e-9))
+
+
+def test_the_caller_s_model_stays_as_it_is(tmp_path):
+    """In training mode, with a frozen layer, in float64; its statistics are not moved by the exporter's images."""
+    transform = nn.BatchNorm1d(64)
+    edge = nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1), SIGMOID)
+    model = SplitModel(edge, Channel(noise_std=0.1, clip_norm=9.0, transforms=[transform]), nn.Linear(64, 3)).double()
+    model.train()
+    edge[1].eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    modes = [part.training for part in model.modules()]
+    exported(tmp_path / "bundle", model)
+    assert [part.training for part in model.modules()] == modes
+    after = model.state_dict()
+    assert all(torch.equal(after[name], value) and after[name].dtype == value.dtype for name, value in before.items())
 
 
 def test_less_noise_than_was_audited_is_refused(tmp_path):
     audit = {"sha256": "0" * 64, "target": "t", "channel": {"noise_std": 0.2}, "headline": "h"}
-    model = SplitModel(SIGMOID, Channel(noise_std=0.1), nn.Linear(64, 3)).eval()
+    model = SplitModel(SIGMOID, Channel(noise_std=0.1), nn.Linear(64, 3))
     with pytest.raises(BundleError, match="deviation 0.1, and its audit was made with 0.2"):
         export_bundle(model, tmp_path / "b", ExportConfig("m"), classes=CLASSES, image_shape=(1, 8, 8), audit=audit)
 

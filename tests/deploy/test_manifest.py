@@ -45,6 +45,10 @@ def test_what_is_written_is_read_again_and_fits_the_published_schema(tmp_path, b
     assert read.encode() == (folder / "manifest.json").read_bytes()
 
 
+def nested(levels):
+    return [nested(levels - 1)] if levels else []
+
+
 WRONG = {
     "no name": lambda m: m.pop("name"),
     "name with a slash": lambda m: m.update(name="../x"),
@@ -90,6 +94,14 @@ WRONG_TOGETHER = {
     "a class with an escape sequence": lambda m: m["classes"].__setitem__(0, "\x1b[31mred"),
     "a class with a line feed": lambda m: m["classes"].__setitem__(0, "a\nb"),
     "a feature too large": lambda m: m["feature"].update(shape=[2**16, 2**16]),
+    "900 levels": lambda m: m.update(training={"x": nested(900)}),
+    "40 levels": lambda m: m.update(training={"x": nested(40)}),
+    "an image too large": lambda m: m["input"].update(shape=[3, 2**20, 2**20]),
+    "levels that float32 cannot tell apart": lambda m: m["quantization"].update(low=1.0, high=1.0 + 1e-12),
+    "levels without a width": lambda m: m["quantization"].update(low=0.0, high=5e-324),
+    "a mask in the place of the image": lambda m: m["noise"].update(uniforms=["image"]),
+    "two masks of one name": lambda m: m["noise"].update(uniforms=["a", "a"]),
+    "logits called like the server's own tensor": lambda m: m["output"].update(name="indices"),
 }
 
 
@@ -102,6 +114,40 @@ def test_a_wrong_manifest_is_refused_in_one_sentence(bundle, plain, tmp_path, na
     assert "\n" not in str(caught.value)
     # The published schema sees what a schema can see.
     assert jsonschema.Draft202012Validator(SCHEMA).is_valid(plain) == (name in WRONG_TOGETHER)
+
+
+ODD = [None, True, -1, 0, 2, 2**31, 2**64, 10**30, 1e-320, 1e300, "", "\u202e", "\x1b[31m", "a" * 1000, "\u0663"]
+ODD += ["a/../b", [], {}, [None], [[1]], {"a": 1}, [1, 0], [1e30, -1e30], ["a", "a"], "logits", "feature", "FP32"]
+
+
+def places(value, path=()):
+    yield path
+    for key in value if isinstance(value, dict) else range(min(len(value), 2)) if isinstance(value, list) else ():
+        yield from places(value[key], (*path, key))
+
+
+def test_an_odd_value_in_any_place_is_read_or_refused_in_one_sentence(plain):
+    whole = json.dumps(plain)
+    read = 0
+    for path in places(plain):
+        for value in ODD:
+            changed = json.loads(whole)
+            if path:
+                inner = changed
+                for key in path[:-1]:
+                    inner = inner[key]
+                inner[path[-1]] = value
+            data = json.dumps(changed if path else value).encode()
+            said = ""
+            try:
+                manifest = Manifest.decode(data)
+            except BundleError as error:
+                said = str(error)
+            assert said.isprintable()
+            if not said:
+                assert Manifest.decode(manifest.encode()) == manifest
+                read += 1
+    assert read > 50
 
 
 BAD_JSON = {

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from edge_support import make_bundle
 
 from sfumato.deploy import Manifest
+from sfumato.deploy.device_key import load_device_key
 from sfumato.deploy.signing import fingerprint, new_key, private_key, public_keys, sign
 from sfumato.errors import BundleError, ConfigError, StorageError
 
@@ -46,6 +47,22 @@ def test_the_signature_is_ed25519_of_the_documented_bytes(signed, keys):
     key = serialization.load_pem_public_key((keys / "a.pem.pub").read_bytes())
     key.verify(base64.b64decode(value["signature"]), content)
     assert value["key"] == fingerprint(key)
+
+
+def test_half_a_key_pair_is_never_left_behind(tmp_path, monkeypatch):
+    (tmp_path / "key.pem.pub").write_text("of an older key")
+    with pytest.raises(StorageError, match="key.pem.pub: File exists"):
+        new_key(tmp_path / "key.pem")
+    assert [path.name for path in tmp_path.iterdir()] == ["key.pem.pub"]
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    for make in (lambda: new_key(tmp_path / "new.pem"), lambda: load_device_key(tmp_path / "device.key")):
+        with pytest.raises(StorageError, match="No space left"):
+            make()
+    assert [path.name for path in tmp_path.iterdir()] == ["key.pem.pub"]
 
 
 @pytest.mark.parametrize("form", ["path", "text", "bytes", "object"])

@@ -27,8 +27,8 @@ from sfumato.deploy.manifest import (
     NoiseSpec,
     OutputSpec,
     QuantizationSpec,
-    file_digest,
 )
+from sfumato.files import sha256_of
 from sfumato.serve import ServeConfig
 from sfumato.serve.door import Door, descriptors, listen, loop_with
 from sfumato.serve.generation import Generation
@@ -87,7 +87,7 @@ def make_bundle(
         noise=NoiseSpec(0.1),
         quantization=None if bits is None else QuantizationSpec(bits, 0.0, 1.0),
         output=OutputSpec("logits", (CLASSES,), reveal, top_k),  # type: ignore[arg-type]
-        files={file: file_digest(folder / file) for file in ("decoder.onnx", "encoder.onnx")},
+        files={file: sha256_of(folder / file) for file in ("decoder.onnx", "encoder.onnx")},
         sizes={file: (folder / file).stat().st_size for file in ("decoder.onnx", "encoder.onnx")},
     ).save(folder)
     return folder
@@ -175,7 +175,7 @@ class Process:
             if line.startswith("{"):
                 self.events.append(json.loads(line))
 
-    def wait_for(self, event: str, count: int = 1, seconds: float = 60) -> dict[str, Any]:
+    def wait_for(self, event: str, count: int = 1, seconds: float = 120) -> dict[str, Any]:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             found = [entry for entry in self.events if entry["event"] == event]
@@ -212,7 +212,7 @@ def ask(
     *,
     method: str | None = None,
     headers: dict[str, str] | None = None,
-    timeout: float = 20,
+    timeout: float = 60,
 ) -> tuple[int, dict[str, str], Any]:
     """One request by the standard library's client; JSON bodies and answers are (un)packed."""
     host, _, port = address.rpartition(":")
@@ -226,7 +226,7 @@ def ask(
     return response.status, found, json.loads(content) if "json" in found.get("content-type", "") else content
 
 
-def raw(address: str, *parts: bytes, pause: float = 0.0, seconds: float = 10) -> bytes:
+def raw(address: str, *parts: bytes, pause: float = 0.0, seconds: float = 60) -> bytes:
     """What comes back until the server closes the connection."""
     host, _, port = address.rpartition(":")
     said = b""
@@ -289,7 +289,7 @@ def resident_bytes(pid: int | None = None) -> int:
         return int(handle.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def until(condition: Any, seconds: float = 10) -> None:
+def until(condition: Any, seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen"

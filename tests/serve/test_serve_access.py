@@ -14,9 +14,9 @@ from serve_support import ask, features, infer, make_bundle, metric, raw, runnin
 
 from sfumato.deploy.signing import new_key, private_key, sign
 from sfumato.errors import BundleError, ConfigError
-from sfumato.serve import ServeConfig, access
-from sfumato.serve.access import Tokens
+from sfumato.serve import ServeConfig, generation
 from sfumato.serve.errors import UNAUTHENTICATED, Refusal
+from sfumato.serve.generation import Tokens
 from sfumato.serve.logs import Log
 
 GOOD, OTHER = "a-token-of-decent-length", "another-token-of-decent-length"
@@ -72,6 +72,15 @@ class TestTokens:
                 head = f"GET /v2 HTTP/1.1\r\nAuthorization: Bearer {first}\r\nAuthorization: Bearer {second}\r\n"
                 assert raw(server.rest, f"{head}Connection: close\r\n\r\n".encode()).startswith(b"HTTP/1.1 400")
 
+    @pytest.mark.parametrize("name", ["Host", "Authorization", "Inference-Header-Content-Length"])
+    def test_any_header_that_may_stand_once_is_refused_twice(self, bundle, name):
+        with running(bundle) as server:
+            for path in ("/v2", "/v2/health/ready", "/v2/models/tiny/infer"):
+                head = f"GET {path} HTTP/1.1\r\n{name}: 1\r\n{name.lower()}: 1\r\nConnection: close\r\n\r\n"
+                said = raw(server.rest, head.encode())
+                assert said.startswith(b"HTTP/1.1 400")
+                assert f"more than one {name} header; send one" in said.decode()
+
     def test_they_are_compared_in_constant_time_with_every_one(self, token_file, monkeypatch):
         compared = []
         real = hmac.compare_digest
@@ -80,7 +89,7 @@ class TestTokens:
             compared.append((a, b))
             return real(a, b)
 
-        monkeypatch.setattr(access.hmac, "compare_digest", compare)
+        monkeypatch.setattr(generation.hmac, "compare_digest", compare)
         tokens = Tokens(token_file)
         for token in (GOOD, OTHER, "wrong", "é"):
             compared.clear()
@@ -266,7 +275,7 @@ def test_an_unforeseen_error_is_logged_without_its_text(bundle, monkeypatch):
         ({"max_request_bytes": 10}, "at least 1024"),
         ({"deadline_ms": 0}, "above 0"),
         ({"client_timeout": float("nan")}, "a finite number"),
-        ({"max_delay_ms": -1}, "at least 0"),
+        ({"drain_seconds": -1}, "at least 0"),
         ({"port": 70000}, "below 65536"),
         ({"tls_cert": Path("a")}, "belong together"),
         ({"client_ca": Path("a")}, "mutual TLS"),

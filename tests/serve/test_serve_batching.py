@@ -48,7 +48,7 @@ class Watcher:
 
 
 @asynccontextmanager
-async def batching(network, *, threads=1, max_batch=8, max_delay=0.0, limit=100, spread=False):
+async def batching(network, *, threads=1, max_batch=8, limit=100, spread=False):
     watcher = Watcher()
     with ThreadPoolExecutor(threads) as executor:
         batcher = Batcher(
@@ -56,7 +56,6 @@ async def batching(network, *, threads=1, max_batch=8, max_delay=0.0, limit=100,
             executor,
             threads=threads,
             max_batch=max_batch,
-            max_delay=max_delay,
             limit=limit,
             watcher=watcher,
             spread=spread,
@@ -66,7 +65,6 @@ async def batching(network, *, threads=1, max_batch=8, max_delay=0.0, limit=100,
             yield batcher
         finally:
             network.gate.set()
-            await batcher.drain()
 
 
 def rows(count, first=0.0):
@@ -213,38 +211,6 @@ def test_a_network_that_fails_refuses_its_batch_and_goes_on():
     asyncio.run(work())
 
 
-def test_an_idle_thread_waits_for_company_as_long_as_it_is_told_to():
-    async def work():
-        network = Network()
-        async with batching(network, max_delay=0.15, max_batch=4) as batcher:
-            loop = asyncio.get_running_loop()
-            began = loop.time()
-            one = asyncio.create_task(batcher.submit(rows(1), 20))
-            await asyncio.sleep(0.02)
-            await asyncio.gather(one, batcher.submit(rows(2), 20))
-            assert loop.time() - began >= 0.15
-            assert network.batches == [3]
-            began = loop.time()
-            await asyncio.gather(*(batcher.submit(rows(2), 20) for _ in range(2)))
-            assert loop.time() - began < 0.14  # a full batch waits for nobody
-        assert network.batches == [3, 4]
-
-    asyncio.run(work())
-
-
-def test_draining_answers_everything_that_was_accepted():
-    async def work():
-        network = Network()
-        async with batching(network, max_delay=10.0) as batcher:
-            task = asyncio.create_task(batcher.submit(rows(1), 20))
-            await asyncio.sleep(0.01)
-            await asyncio.wait_for(batcher.drain(), 5)
-            assert task.done()
-            np.testing.assert_array_equal(task.result(), 2 * rows(1))
-
-    asyncio.run(work())
-
-
 def test_two_threads_run_two_batches_at_once():
     async def work():
         network = Network()
@@ -327,9 +293,7 @@ def test_models_that_share_threads_take_turns():
                     order.append(name)
                     return network(features)
 
-                return Batcher(
-                    run, executor, threads=1, max_batch=1, max_delay=0.0, limit=100, watcher=Watcher()
-                )  # fmt: skip
+                return Batcher(run, executor, threads=1, max_batch=1, limit=100, watcher=Watcher())
 
             one, other = batcher("one"), batcher("other")
             first = await occupy(one, network)

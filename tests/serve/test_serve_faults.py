@@ -1,7 +1,9 @@
 """What goes wrong between one worker and its clients, each with its expected answer."""
 
+import contextlib
 import http.client
 import json
+import resource
 import socket
 import threading
 import time
@@ -11,12 +13,14 @@ import pytest
 from serve_support import (
     ask,
     by_onnxruntime,
+    children,
     clients,
     features,
     infer,
     logits_of,
     make_bundle,
     metric,
+    process,
     raw,
     running,
     tensor,
@@ -105,14 +109,14 @@ class TestOverload:
             second = start(1, lambda _: infer(server.rest, features()))
             until(waiting(server, 1))
             host, _, port = server.rest.rpartition(":")
-            with socket.create_connection((host, int(port)), timeout=10) as raw:
+            with socket.create_connection((host, int(port)), timeout=60) as raw:
                 raw.sendall(f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n".encode())
                 assert raw.recv(100).startswith(b"HTTP/1.1 429")
             gate.set()
             assert [answer[0] for answer in first() + second()] == [200] * 2
 
     def test_a_deadline_that_passes_in_the_queue(self, bundle, gate):
-        with running(bundle, threads=1, deadline_ms=100) as server:
+        with running(bundle, threads=1, deadline_ms=400) as server:
             gate.clear()
             first = start(1, lambda _: infer(server.rest, features()))
             until(busy(server))
@@ -121,7 +125,7 @@ class TestOverload:
             assert (status, headers["retry-after"]) == (503, "1")
             assert "before the deadline" in answer["error"]
             assert infer(server.rest, features(), parameters={"timeout": 1000})[0] == 503
-            assert time.monotonic() - began < 5
+            assert time.monotonic() - began < 25  # not the 30 that the network takes
             gate.set()
             assert first()[0][0] == 200  # it was running already
 
@@ -179,7 +183,7 @@ class TestSlowClients:
         seconds = time.monotonic() - began
         assert said.startswith(b"HTTP/1.1 408")
         assert list(json.loads(said.partition(b"\r\n\r\n")[2])) == ["error"]
-        assert 0.3 < seconds < 5
+        assert 0.3 < seconds < 30
         assert infer(server.rest, features())[0] == 200
 
     def test_a_slow_network_is_no_slow_client(self, gate, server):
@@ -197,7 +201,7 @@ class TestSlowClients:
 
     def test_a_head_without_end(self, server):
         host, _, port = server.rest.rpartition(":")
-        with socket.create_connection((host, int(port)), timeout=10) as raw:
+        with socket.create_connection((host, int(port)), timeout=60) as raw:
             raw.sendall(b"GET /v2 HTTP/1.1\r\n")
             try:
                 for _ in range(100):
@@ -230,7 +234,7 @@ class TestSlowClients:
 
     def test_a_client_that_does_not_read_is_shown_out(self, server):
         host, _, port = server.rest.rpartition(":")
-        with socket.create_connection((host, int(port)), timeout=10) as one:
+        with socket.create_connection((host, int(port)), timeout=60) as one:
             one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             one.setblocking(False)
             sent, request = 0, b"GET /openapi.json HTTP/1.1\r\n\r\n" * 100
@@ -245,6 +249,37 @@ class TestSlowClients:
             assert time.monotonic() < end
             assert sent < 8 << 20  # the rest is held up in the client, not in the server
         assert infer(server.rest, features())[0] == 200
+
+
+def test_silent_deaf_and_greedy_clients_cost_neither_the_others_nor_the_memory(bundle):
+    """At most 200 descriptors: 300 connections that say nothing, 15 MB of `[]`, pipelines that nobody reads."""
+    limit = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))}
+    words = ["--no-log-requests", "--threads", "1", "--drain-seconds", "0", "--client-timeout", "600"]
+    with process(str(bundle), *words, **limit) as one:
+        address = one.wait_for("listening")["rest"]
+        assert any("allow more open files" in event["event"] for event in one.events)
+        (pid,) = children(one.process.pid)
+        assert infer(address, features())[0] == 200
+        idle = peak_bytes(pid)
+        host, port = address.split(":")
+        with contextlib.ExitStack() as stack:
+            for index in range(300):
+                silent = stack.enter_context(socket.create_connection((host, int(port)), timeout=60))
+                if index % 30 == 0:
+                    silent.setblocking(False)
+                    with contextlib.suppress(OSError):
+                        silent.send(b"GET /openapi.json HTTP/1.1\r\n\r\n" * 2000)
+            assert ask(address, "/v2/health/ready")[0] == 200
+            greedy = b'{"inputs": [' + b"[]," * 5_000_000 + b"[]]}"
+            assert ask(address, INFER, greedy)[0] == 400
+            assert infer(address, features())[0] == 200
+        assert peak_bytes(pid) - idle < 64 << 20
+
+
+def peak_bytes(pid):
+    with open(f"/proc/{pid}/status") as handle:
+        (line,) = [line for line in handle if line.startswith("VmHWM")]
+    return int(line.split()[1]) << 10
 
 
 def test_a_large_answer_comes_whole_and_to_a_slow_reader_too(tmp_path):
@@ -275,7 +310,7 @@ def test_requests_behind_one_another_are_answered_in_their_order(bundle):
 
 def test_what_a_refusal_leaves_unread_does_not_break_the_connection(bundle):
     with running(bundle, max_request_bytes=2048) as server:
-        connection = http.client.HTTPConnection(server.rest, timeout=20)
+        connection = http.client.HTTPConnection(server.rest, timeout=60)
         many, some = b"x" * 5_000_000, b"x" * 300_000
         refused = ((INFER, many, 413), ("/v2/models/no/infer", some, 404), ("/v2", some, 405), (INFER, b"{", 400))
         for path, body, status in (*refused, *refused):
@@ -328,7 +363,7 @@ class TestDrain:
 
     def test_a_worker_that_retires_says_it_is_ready_to_the_last(self, bundle, gate):
         with running(bundle, threads=1, max_batch=1, deadline_ms=30_000) as server:
-            kept = http.client.HTTPConnection(server.rest, timeout=10)
+            kept = http.client.HTTPConnection(server.rest, timeout=60)
             kept.connect()
             gate.clear()
             join = start(2, lambda _: infer(server.rest, features()))

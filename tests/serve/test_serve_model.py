@@ -2,7 +2,7 @@
 
 import re
 import sys
-import time
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -10,8 +10,8 @@ import pytest
 from onnx import TensorProto, helper
 from serve_support import CLASSES, DIM, make_bundle
 
-from sfumato.deploy.manifest import file_digest
 from sfumato.errors import BundleError, ConfigError
+from sfumato.files import sha256_of as file_digest
 from sfumato.serve.engines import ort
 from sfumato.serve.generation import Generation
 from sfumato.serve.model import Model
@@ -25,17 +25,18 @@ def loaded(bundle, **settings):
 
 @pytest.fixture
 def paced(monkeypatch):
-    """Networks that take so long: a time for a call, and one for each of its rows."""
+    """Networks that take so long by the server's clock: a time for a call, and one for each of its rows."""
 
     def pace(fixed, each):
-        calls, real = [], ort.load
+        calls, real, clock = [], ort.load, [0.0]
+        monkeypatch.setattr("sfumato.serve.model.time", SimpleNamespace(perf_counter=lambda: clock[0]))
 
         def load(*given):
             run = real(*given)
 
             def slow(features):
                 calls.append(len(features))
-                time.sleep(fixed + each * len(features))
+                clock[0] += fixed + each * len(features)
                 return run(features)
 
             return slow

@@ -59,8 +59,8 @@ def test_the_image_holds_the_extra_and_what_the_command_line_needs():
 def test_a_server_needs_nothing_beyond_the_image(tmp_path):
     bundle = make_bundle(tmp_path / "tiny")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    extras = [line for name in ("export", "bench") for line in project["optional-dependencies"][name]]
-    modules = {"pillow": "PIL", "scikit-learn": "sklearn"}
+    extras = project["optional-dependencies"]["export"]
+    modules = {"pillow": "PIL"}
     missing = names([*project["dependencies"], *extras]) - names(lines())
     assert {"torch", "matplotlib", "onnx"} <= missing
     words = [sys.executable, "-c", SCRIPT, str(bundle), ",".join(modules.get(name, name) for name in missing)]

@@ -9,7 +9,7 @@ import pytest
 from serve_support import features, infer, make_bundle, process
 
 from sfumato.errors import ConfigError
-from sfumato.serve.telemetry import traced
+from sfumato.serve.worker import traced
 
 
 def test_it_is_off_without_an_endpoint(monkeypatch):

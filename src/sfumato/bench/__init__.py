@@ -5,10 +5,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from sfumato.bench.attack import attack_step
-from sfumato.bench.mixture import kmeans_against_scikit_learn, refresh, require_scikit_learn
 from sfumato.bench.timing import Ratio, Timing, take_turns
-from sfumato.bench.training import CONFIG, cem_step, feature_pass, random_images, throughput
+from sfumato.bench.training import CONFIG, cem_step, feature_pass, random_images, refresh
 from sfumato.errors import SfumatoWarning
 from sfumato.evidence import evidence
 
@@ -16,7 +14,7 @@ __all__ = ["Ratio", "Timing", "run_bench", "take_turns"]
 
 
 def run_bench(*, rounds: int = 15, quick: bool = False, tell: Callable[[Ratio], None] | None = None) -> dict[str, Any]:
-    """The training step with CEM, the attack's step and the mixture, each over its baseline.
+    """The training step with CEM and the mixture, each over its baseline.
 
     Args:
         rounds: how often each variant runs.
@@ -24,12 +22,8 @@ def run_bench(*, rounds: int = 15, quick: bool = False, tell: Callable[[Ratio], 
         tell: hears of each row.
 
     Returns:
-        `rows`, `seconds` of the plain training step and of the attack's step, and what was measured with.
-
-    Raises:
-        ConfigError: scikit-learn is not installed.
+        `rows`, `seconds` of the plain training step, and what was measured with.
     """
-    require_scikit_learn()
     rows: list[Ratio] = []
 
     def add(*new: Ratio) -> None:
@@ -38,23 +32,17 @@ def run_bench(*, rounds: int = 15, quick: bool = False, tell: Callable[[Ratio], 
             if tell is not None:
                 tell(row)
 
-    count, dim = (1500, 64) if quick else (50_000, 512)
     config = replace(CONFIG, batch_size=8) if quick else CONFIG
     images = random_images(100 if quick else 2560)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SfumatoWarning)  # what random features are worth does not matter for speed
         steps, seconds = cem_step(rounds, images, config)
         add(*steps)
-        add(throughput(rounds, images, config))
-        attack, attack_seconds = attack_step(max(2, rounds // 2), 16 if quick else 256)
-        add(attack)
         add(feature_pass(max(2, rounds // 3), images, config))
-        add(refresh(max(2, rounds // 3), seconds, count, dim))
-        for size in ((500, 32, 3),) if quick else ((20_000, 256, 30), (5_000, 512, 3)):
-            add(kmeans_against_scikit_learn(max(3, rounds // 2), *size))
+        add(refresh(max(2, rounds // 3), seconds, *((1500, 64) if quick else (50_000, 512))))
     return {
         "rows": [row.as_dict() for row in rows],
-        "seconds": {"training step": seconds, "attack step": attack_seconds},
+        "seconds": {"training step": seconds},
         "rounds": rounds,
         "quick": quick,
         "evidence": evidence("cpu"),

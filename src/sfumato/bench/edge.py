@@ -1,8 +1,6 @@
 """What the device's noise, levels and bytes cost beside the encoder's run."""
 
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,25 +8,17 @@ from pathlib import Path
 import numpy as np
 
 from sfumato.bench.timing import Ratio
+from sfumato.deploy.connection import http_query
 from sfumato.deploy.edge import EdgeClient
+from sfumato.deploy.graph import session_of
 from sfumato.deploy.manifest import ENCODER
-from sfumato.deploy.messages import http_query
 from sfumato.deploy.noise import Stream, channel_identity, memoised_key
 from sfumato.deploy.preprocess import prepare
 from sfumato.deploy.release import Release
-from sfumato.deploy.runtime import session_of
 
 __all__ = ["edge_rows"]
 
 _KEY = bytes(range(32))
-_ASK = """
-import sys, time
-from sfumato.deploy import EdgeClient
-client = EdgeClient(sys.argv[1], device_key=bytes(range(32)))
-import numpy as np
-client.predict(np.zeros(client.manifest.input.shape, np.float32))
-print(time.process_time())
-"""
 
 
 def edge_rows(bundle: Path, *, blocks: int = 9, calls: int = 100) -> list[Ratio]:
@@ -51,7 +41,6 @@ def edge_rows(bundle: Path, *, blocks: int = 9, calls: int = 100) -> list[Ratio]
 
     us = {name: 1e6 * statistics.median(values) for name, values in seconds.items()}
     alone, turns = f"{us['encoder']:.0f} us", f"{blocks} blocks of {calls}"
-    first = _first_answer(bundle)
     count = client.manifest.feature.shape
     return [
         Ratio(
@@ -74,13 +63,6 @@ def edge_rows(bundle: Path, *, blocks: int = 9, calls: int = 100) -> list[Ratio]
             "one run of VGG11's encoder",
             detail=f"{us['client']:.0f} us against {alone}, {turns}",
         ),
-        Ratio(
-            "import and first answer of the client in a new process, decoder included",
-            statistics.median(first),
-            "1 s",
-            1.0,
-            detail=f"processor time of {len(first)} processes: {', '.join(f'{one:.2f}' for one in sorted(first))} s",
-        ),
     ]
 
 
@@ -89,7 +71,7 @@ def _variants(client: EdgeClient, bundle: Path) -> dict[str, Callable[[], object
     channels, height, width = manifest.input.shape
     pixels = np.random.default_rng(0).integers(0, 256, (height, width, channels), dtype=np.uint8)
     image = prepare(pixels, manifest.input)
-    session = session_of(manifest.read_file(bundle, ENCODER), ENCODER)
+    session = session_of(manifest, manifest.read_file(bundle, ENCODER), ENCODER)
     shape, outputs = (1, *manifest.feature.shape), [manifest.feature.name]
     count, channel, fixed = int(np.prod(shape)), Release(manifest), {manifest.input.name: image}
     identity = channel_identity(manifest.files[ENCODER], manifest.noise.std, manifest.clip_norm)
@@ -116,12 +98,3 @@ def _block(call: Callable[[], object], calls: int) -> float:
         call()
         waits.append(time.perf_counter() - began)
     return statistics.median(waits)
-
-
-def _first_answer(bundle: Path, runs: int = 5) -> list[float]:
-    """Processor seconds, Python's own start included; what else the machine does then counts less than on the clock."""
-    found = []
-    for _ in range(runs):
-        done = subprocess.run([sys.executable, "-c", _ASK, str(bundle)], capture_output=True, text=True, check=True)
-        found.append(float(done.stdout))
-    return found

@@ -7,8 +7,12 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +22,40 @@ from torch import nn
 
 from sfumato import Channel, SplitModel, models
 from sfumato.bench.edge import edge_rows
-from sfumato.bench.load import Load, load
 from sfumato.bench.timing import Ratio
+from sfumato.cores import usable_cores
 from sfumato.deploy.export import ExportConfig, export_bundle
 from sfumato.evidence import evidence
 
 __all__ = [
+    "Load",
     "compared",
     "export_random",
     "in_process",
+    "load",
     "rest_caller",
     "run_serving_bench",
     "serving",
     "take_load_in_turns",
 ]
+
+
+@dataclass(frozen=True)
+class Load:
+    """What some clients saw, each asking again as soon as it was answered: seconds in all, and of each answer."""
+
+    seconds: float
+    waits: list[float]
+
+    @property
+    def rate(self) -> float:
+        """Answers per second."""
+        return len(self.waits) / self.seconds
+
+    def quantile(self, share: float) -> float:
+        """The wait that this share of the answers did not exceed."""
+        return float(np.quantile(self.waits, share))
+
 
 Caller = Callable[[], Callable[[], object]]
 Runs = dict[str, tuple[Caller, int]]
@@ -71,7 +95,7 @@ def run_serving_bench(
         "rounds": rounds,
         "quick": quick,
         "load": [round(before, 1), round(os.getloadavg()[0], 1)],
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": usable_cores(),
         "evidence": evidence("cpu"),
     }
 
@@ -121,7 +145,7 @@ def _server_rows(folder: Path, rounds: int, seconds: float, quick: bool) -> list
     called = "ONNX Runtime in process, 8 threads, the faster of 1 and all threads for a call"
     single = "the same server with --max-batch 1"
     return [
-        *compared(loads, "rest", "in process", "VGG11's decoder over REST, 8 clients", called, 0.85),
+        *compared(loads, "rest", "in process", "VGG11's decoder over REST, 8 clients", called, 0.9),
         *compared(loads, "vgg11, 32", "vgg11, 32, alone", "batching, VGG11's decoder, 32 clients", single, 1.0),
         *compared(loads, "wide, 32", "wide, 32, alone", "batching, three linear layers, 32 clients", single, 1.0),
     ]
@@ -223,6 +247,37 @@ def take_load_in_turns(runs: Runs, rounds: int, seconds: float) -> Loads:
             make, clients = runs[name]
             loads[name].append(load(make, clients, seconds))
     return loads
+
+
+def load(make_call: Callable[[], Callable[[], object]], clients: int, seconds: float) -> Load:
+    """Let `clients` threads call as often as they can, each what `make_call` gives it, at first once without timing.
+
+    A call that fails is a RuntimeError: what fails is no load.
+    """
+    together = threading.Barrier(clients)
+
+    def ask(_: int) -> tuple[float, list[float]]:
+        waits: list[float] = []
+        try:
+            call = make_call()
+            call()
+            together.wait()
+            start = time.perf_counter()
+            while (began := time.perf_counter()) < start + seconds:
+                call()
+                waits.append(time.perf_counter() - began)
+        except Exception as error:
+            together.abort()
+            raise RuntimeError(f"a client's call failed: {error!r}") from error
+        return time.perf_counter() - start, waits
+
+    with ThreadPoolExecutor(clients) as pool:
+        asked = [pool.submit(ask, client) for client in range(clients)]
+    errors = [error for client in asked if (error := client.exception()) is not None]
+    for error in sorted(errors, key=lambda error: isinstance(error.__cause__, threading.BrokenBarrierError)):
+        raise error  # what broke the barrier, not that it was broken
+    found = [client.result() for client in asked]
+    return Load(max(taken for taken, _ in found), [wait for _, waits in found for wait in waits])
 
 
 def compared(loads: Loads, ours: str, base: str, name: str, baseline: str, target: float | None = None) -> list[Ratio]:

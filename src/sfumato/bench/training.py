@@ -1,17 +1,16 @@
-"""The training step with and without CEM, and training against a plain PyTorch loop."""
+"""The training step with and without CEM, the refresh of its mixture, and the pass that collects the features."""
 
+import statistics
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
-from torch.utils.data import DataLoader, Dataset
+from torch import Tensor
 
-from sfumato import models
 from sfumato.bench.timing import Ratio, take_turns
-from sfumato.compute import cpu_has_bf16
+from sfumato.cem import CEM
 from sfumato.data import ImageSet
 from sfumato.defenses import CEMDefense
 from sfumato.training import TrainConfig, Trainer, build_defenses, build_model
@@ -19,15 +18,15 @@ from sfumato.training.evaluate import collect_features
 
 __all__ = [
     "CONFIG",
-    "PerImage",
     "cem_step",
+    "clustered",
     "feature_pass",
-    "plain_loop",
     "random_images",
+    "refresh",
     "stepper",
-    "throughput",
 ]
 
+_CLASSES, _PER_CLASS = 10, 3
 CONFIG = TrainConfig(data="cifar10", data_dir=".", model="vgg11", noise_std=0.025, hold_out=0.0)
 _WITHIN_TARGET = ("full (default)", "diagonal", "spherical")
 _FORMS: dict[str, dict[str, Any]] = {
@@ -91,23 +90,6 @@ def feature_pass(rounds: int, images: ImageSet, config: TrainConfig = CONFIG) ->
     )
 
 
-def throughput(rounds: int, images: ImageSet, config: TrainConfig = CONFIG) -> Ratio:
-    """Images per second of the trainer over those of a plain fp32 NCHW loop with per-image transforms on the CPU."""
-    ours, plain = stepper(config, images), plain_loop(images, config.batch_size)
-    timings, ratio = take_turns({"ours": ours, "plain": plain}, rounds=rounds)
-    bf16 = cpu_has_bf16()
-    return Ratio(
-        "training throughput",
-        ratio("plain", "ours"),
-        "plain PyTorch loop: fp32, NCHW, per-image transforms",
-        1.8 if bf16 else 1.1,
-        "at least",
-        f"{config.batch_size / timings['ours'].median:.0f} against "
-        f"{config.batch_size / timings['plain'].median:.0f} images/s, "
-        f"CPU {'with' if bf16 else 'without'} bf16",
-    )
-
-
 def stepper(
     config: TrainConfig, images: ImageSet, features: Tensor | None = None, labels: Tensor | None = None
 ) -> Callable[[], object]:
@@ -129,45 +111,34 @@ def stepper(
     return step
 
 
-class PerImage(Dataset[tuple[Tensor, int]]):
-    """What a data pipeline of separate transforms does for each image."""
-
-    def __init__(self, images: ImageSet) -> None:
-        self.images = images
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        x = self.images.images[index].float() / 255
-        x = nn.functional.pad(x, (4, 4, 4, 4))
-        top, left = torch.randint(0, 9, (2,)).tolist()
-        x = x[:, top : top + 32, left : left + 32]
-        if torch.rand(()) < 0.5:
-            x = x.flip(-1)
-        mean, std = torch.tensor([0.49, 0.48, 0.45]), torch.tensor([0.25, 0.24, 0.26])
-        return (x - mean[:, None, None]) / std[:, None, None], int(self.images.labels[index])
+def clustered(count: int, dim: int, seed: int = 0, classes: int = _CLASSES) -> tuple[Tensor, Tensor]:
+    """Features in [0, 1] around three centres per class with correlated spread, and their classes."""
+    generator = torch.Generator().manual_seed(seed)
+    component = torch.randint(0, classes * _PER_CLASS, (count,), generator=generator)
+    centres = 0.3 + 0.4 * torch.rand(classes * _PER_CLASS, dim, generator=generator)
+    mix = torch.randn(32, dim, generator=generator) * 0.02
+    features = torch.randn(count, 32, generator=generator) @ mix
+    features += torch.randn(count, dim, generator=generator).mul_(0.05)
+    features += centres[component]
+    return features, component // _PER_CLASS
 
 
-def plain_loop(images: ImageSet, batch: int = CONFIG.batch_size) -> Callable[[], object]:
-    """One step of the loop that everybody writes: DataLoader, fp32, NCHW, SGD."""
-    torch.manual_seed(0)
-    edge, cloud = models.build("vgg11", cut=2, num_classes=10, image_shape=(3, 32, 32), bottleneck=8)
-    net = nn.Sequential(edge, cloud).train()
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
-    loader = DataLoader(PerImage(images), batch_size=batch, shuffle=True, drop_last=True)
-    state = {"batches": iter(loader)}
-
-    def step() -> None:
-        try:
-            x, y = next(state["batches"])
-        except StopIteration:
-            state["batches"] = iter(loader)
-            x, y = next(state["batches"])
-        z = edge(x)
-        loss = cross_entropy(cloud(z + 0.025 * torch.randn_like(z)), y)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
-    return step
+def refresh(rounds: int, step_seconds: float, count: int = 50_000, dim: int = 512) -> Ratio:
+    """A warm refresh from given features over the time of the epoch that it serves."""
+    features, labels = clustered(count, dim)
+    cem = CEM(num_classes=_CLASSES, clusters_per_class=_PER_CLASS, noise_std=0.025)
+    cem.refresh(features, labels)
+    seconds = []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        cem.refresh(features, labels)
+        seconds.append(time.perf_counter() - began)
+    epoch = step_seconds * count / 128
+    taken = statistics.median(seconds)
+    return Ratio(
+        f"warm refresh, {count:,} x {dim}, class-conditional, full",
+        taken / epoch,
+        "an epoch of training steps",
+        0.02,
+        detail=f"{taken:.2f} s against {epoch:.0f} s (steps x {count / 128:.0f})",
+    )

@@ -7,7 +7,7 @@ from sfumato.cli.console import progress_bar, say, table
 from sfumato.cli.parser import Parsed, save_json
 from sfumato.errors import ConfigError
 
-_ROWS = {"training": 11, "serving": 10}  # for the progress bar
+_ROWS = {"training": 8, "serving": 9}  # for the progress bar
 
 
 def run(parsed: Parsed) -> None:

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from sfumato.data.images import Size, both_sides, decoded, fitted, reason_of, unreadable
+from sfumato.data.images import Size, both_sides, fitted, unreadable
 from sfumato.data.imageset import DataSets, ImageSet, Progress, Skipped
+from sfumato.decode import decoded, reason_of
 from sfumato.errors import ConfigError, DataError, first_line
 
 __all__ = ["load_hub"]

@@ -7,15 +7,12 @@ result.
 
 import contextlib
 import hashlib
-import io
 import os
-import re
 import zipfile
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +23,7 @@ from torch.nn import functional as F
 from sfumato.data.imageset import DataSets, ImageSet, Progress, Skipped
 from sfumato.data.scan import ClassFolders
 from sfumato.data.split import hold_out
+from sfumato.decode import decoded, reason_of
 from sfumato.errors import ConfigError, DataError, StorageError
 from sfumato.files import sha256_of, write_atomic
 
@@ -34,11 +32,9 @@ __all__ = [
     "TEST_SEED",
     "Size",
     "both_sides",
-    "decoded",
     "fitted",
     "read_folders",
     "read_image",
-    "reason_of",
     "resized",
     "unreadable",
 ]
@@ -53,7 +49,6 @@ TEST_FRACTION = 0.2
 TEST_SEED = 0
 _CHUNK = 256
 _THREADS = 4  # small images are decoded faster than Python hands the interpreter lock around; more only wait for it
-_DAMAGED = re.compile(r"premature end|bad huffman", re.IGNORECASE)
 _FORMAT = 3
 
 
@@ -225,11 +220,6 @@ def unreadable(reasons: dict[str, str], total: int, skippable: bool = True) -> D
     return DataError(f"cannot read {len(reasons)} of {total} images: {told}; {remedy}")
 
 
-def reason_of(error: Exception) -> str:
-    """Why an image cannot be read; decoders raise OSError, SyntaxError, ValueError, struct.error and more."""
-    return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
-
-
 def _sentence(path: Path, reason: str) -> str:
     return f"cannot read the image {path}: {reason}; replace the file by an undamaged 8-bit copy, or remove it"
 
@@ -257,55 +247,6 @@ def fitted(pixels: Pixels, size: tuple[int, int] | None) -> Pixels:
 
         pixels = np.asarray(Image.fromarray(pixels).resize((size[1], size[0]), Image.Resampling.BILINEAR))
     return pixels.transpose(2, 0, 1)
-
-
-def decoded(data: bytes) -> Pixels:
-    """The pixels of an encoded image as RGB, (H, W, 3).
-
-    Grey images get three equal channels, transparency is dropped, of an animation the first frame counts. JPEG files
-    are decoded by simplejpeg (five times faster than Pillow, same pixels), everything else by Pillow. Pixels are taken
-    as stored: an EXIF orientation is not applied.
-
-    Raises:
-        ValueError: it is damaged, or has more than 8 bits per channel: nobody knows which 8 of 16 bits matter, so they
-            are not dropped here. Decoders have errors of their own besides, see `reason_of`.
-    """
-    from PIL import Image, UnidentifiedImageError
-
-    if data.startswith(b"\xff\xd8"):
-        try:
-            import simplejpeg
-
-            # The two round CMYK differently, and a device may have Pillow only.
-            if simplejpeg.decode_jpeg_header(data)[2] not in ("CMYK", "YCCK"):
-                pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB")
-                return pixels
-        except ValueError as error:
-            # What is missing cannot be decoded by others either; they would only fill it with grey.
-            if _DAMAGED.search(str(error)):
-                raise
-        except ImportError:
-            pass
-    try:
-        image = Image.open(io.BytesIO(data))
-    except UnidentifiedImageError:
-        raise ValueError("it is empty, truncated or no image" if data else "it is empty") from None
-    with image:
-        if image.mode[0] in "IF" or _bits(image, data) > 8:
-            raise ValueError(f"its pixels have more than 8 bits per channel ({image.format})")
-        return np.asarray(image.convert("RGB"))
-
-
-def _bits(image: Any, data: bytes) -> int:
-    """Bits per channel as the file says; Pillow drops half of 16 without a word."""
-    if image.format == "PNG":
-        return data[24]
-    if image.format == "TIFF":
-        return int(max(image.tag_v2.get(258, (1,))))
-    if image.format == "PPM":
-        limit = image.tile[0][3]  # the raw mode, or that with the largest value
-        return int(limit[-1]).bit_length() if isinstance(limit, tuple) and isinstance(limit[-1], int) else 8
-    return 8
 
 
 def cache_entry(source: Path, size: tuple[int, int] | None) -> Path | None:

@@ -7,8 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sfumato.deploy.answers import Prediction
-    from sfumato.deploy.edge import EdgeClient
+    from sfumato.deploy.edge import EdgeClient, Prediction
     from sfumato.deploy.export import ExportConfig, Exported, export_bundle
     from sfumato.deploy.manifest import Manifest
 
@@ -19,7 +18,7 @@ _HOME = {
     "ExportConfig": "sfumato.deploy.export",
     "Exported": "sfumato.deploy.export",
     "Manifest": "sfumato.deploy.manifest",
-    "Prediction": "sfumato.deploy.answers",
+    "Prediction": "sfumato.deploy.edge",
     "export_bundle": "sfumato.deploy.export",
 }
 

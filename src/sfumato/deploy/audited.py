@@ -20,25 +20,12 @@ _KINDS, _SPREADS = ("mse", "psnr", "ssim"), ("mean", "worst5")
 def audit_headline(
     run: Path, weights: str, channel: Channel, bits: int | None, given: Path | None, tell: Callable[[str], None]
 ) -> dict[str, Any] | None:
-    """The headline of a run's audit, or None where none was made of what leaves the device.
+    """What `AuditSpec` holds of a run's audit, or None where none was made of what leaves the device.
 
-    Without a path it is looked for in the run's folder, its `audit` folder, and beside it in `audit-NAME`, where
-    `sfumato audit` writes. An audit of other weights, of another channel or by another version of the package is passed
+    Unless it is given (an `audit.json`, or the folder that holds it) it is looked for in the run's folder, its `audit`
+    folder, and beside it in `audit-NAME`, where `sfumato audit` writes. An audit of other weights (by their digest), of
+    another channel or number of bits on the wire (None for floats), or by another version of the package is passed
     over, and `tell` hears in what it differs.
-
-    Args:
-        run: folder of the run.
-        weights: digest of its weights, as the audit names its target's.
-        channel: of the model that is exported.
-        bits: for each value on the bundle's wire; None for floats.
-        given: an `audit.json`, or the folder that holds it.
-        tell: hears why an audit that was found is not taken.
-
-    Returns:
-        `sha256` of audit.json; `target`, the digest of the audited weights; `channel`, what was audited; `headline` and
-        `notes` of the verdict; `strongest`, the attack with the smallest error on unseen images, with its figures;
-        `thresholds` as judged, and `passed`: whether the audit passed, None where there were no conditions; `minutes`,
-        `sfumato` and `commit` of the audit.
 
     Raises:
         ConfigError: the given audit does not exist.

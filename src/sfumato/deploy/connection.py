@@ -1,4 +1,7 @@
-"""Asking a server over HTTP, by the standard library alone: one deadline for a query, nothing shared with a fork."""
+"""Asking a server in the Open Inference Protocol, JSON with binary tensors behind it, by the standard library alone.
+
+A query is encoded once, has one deadline, and shares nothing with a fork.
+"""
 
 import collections
 import contextlib
@@ -6,31 +9,50 @@ import http.client
 import ipaddress
 import json
 import os
-import queue
 import random
 import socket
 import ssl
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import numpy as np
 import numpy.typing as npt
 
 from sfumato.deploy.manifest import Manifest
-from sfumato.deploy.messages import Query, Tensors, http_answer, http_query
+from sfumato.deploy.release import dtype_of
 from sfumato.errors import ConfigError, RemoteError, SfumatoWarning
 
-__all__ = ["Remote"]
+__all__ = ["Query", "Remote", "Tensors", "http_query"]
+
+HEADER = "Inference-Header-Content-Length"
+
+Tensors = dict[str, npt.NDArray[Any]]
+
+_DATATYPES = ("FP32", "INT64")
 
 _LARGEST_ANSWER = 64 << 20
 _BUSY = (429, 502, 503, 504)  # what a retry can cure
 _FIRST_PAUSE = 0.1
 _LONGEST_REASON = 300
 _JITTER = random.SystemRandom()  # children of a fork must not pause alike
+
+
+@dataclass(frozen=True)
+class Query:
+    """One request, ready to be sent as often as it takes: never with new noise. The answer has to give `id` back."""
+
+    path: str
+    headers: dict[str, str]
+    body: bytes
+    id: str
 
 
 class _Unavailable(Exception):
@@ -44,16 +66,7 @@ class _Unavailable(Exception):
 class Remote:
     """One server. Who asks has a connection to itself, kept open afterwards for whoever asks next.
 
-    Args:
-        url: of the server.
-        token: bearer token, or None.
-        ca: PEM file of the authorities that may have signed the server's certificate; None takes the system's.
-        cert: PEM files (certificate chain, private key) of the client's own certificate, or None.
-        timeout: seconds for one query: connecting, sending, waiting, retries and pauses together.
-        retries: how often the same bytes are sent again when the server is busy or cannot be reached.
-
-    Raises:
-        ConfigError: the address, the token, a certificate or a number makes no sense.
+    What the arguments mean is told by `EdgeClient`; a ConfigError says which of them makes no sense.
     """
 
     def __init__(
@@ -87,16 +100,12 @@ class Remote:
         self._idle: collections.deque[http.client.HTTPConnection] = collections.deque()
 
     def ask(self, manifest: Manifest, feature: npt.NDArray[Any]) -> Tensors:
-        """The decoder's tensors for a released feature (n, ...).
-
-        Raises:
-            RemoteError: the server cannot be reached in time, refuses, or answers otherwise than the protocol says.
-        """
+        """The decoder's tensors for a released feature (n, ...); a RemoteError says why there are none."""
         query, deadline = http_query(manifest, feature), time.monotonic() + self._timeout
         pause = _FIRST_PAUSE
         for attempt in range(self._retries + 1):
             try:
-                return http_answer(*self._post(query, manifest, deadline), query)
+                return _http_answer(*self._post(query, manifest, deadline), query)
             except _Unavailable as error:
                 wait = max(pause * _JITTER.uniform(0.5, 1.5), error.pause)
                 if attempt == self._retries or time.monotonic() + wait >= deadline:
@@ -113,12 +122,7 @@ class Remote:
             self._idle.pop().close()
 
     def _post(self, query: Query, manifest: Manifest, deadline: float) -> tuple[dict[str, str], bytes]:
-        """Send once; a connection on which anything went wrong is not used again.
-
-        Raises:
-            _Unavailable: it makes sense to send it again.
-            RemoteError: it does not.
-        """
+        """Send once; `_Unavailable` where it makes sense to send it again, `RemoteError` where it does not."""
         connection = self._connection()
         reused = connection.sock is not None
         try:
@@ -204,31 +208,21 @@ class _AnswerTooLarge(http.client.HTTPException):
 
 
 def _in_time(deadline: float, work: Callable[[], Any]) -> Any:
-    """Do something in a thread of its own, and wait for it until the deadline.
+    """Do something in a thread of its own, and wait for it until the deadline; then a TimeoutError.
 
     A socket's timeout bounds one operation and a name server's has none: a server that sends a byte now and then, or a
     device without a network, would keep the caller far beyond it.
-
-    Raises:
-        TimeoutError: the deadline came first.
-        Exception: what the work raised.
     """
-    found: queue.SimpleQueue[tuple[Any, Exception | None]] = queue.SimpleQueue()
+    found: Future[Any] = Future()
 
     def attempt() -> None:
         try:
-            found.put((work(), None))
+            found.set_result(work())
         except Exception as error:
-            found.put((None, error))
+            found.set_exception(error)
 
     threading.Thread(target=attempt, daemon=True).start()
-    try:
-        result, error = found.get(timeout=max(0.0, deadline - time.monotonic()))
-    except queue.Empty:
-        raise TimeoutError from None
-    if error is not None:
-        raise error
-    return result
+    return found.result(max(0.0, deadline - time.monotonic()))
 
 
 def _abandon(connection: http.client.HTTPConnection) -> None:
@@ -304,3 +298,57 @@ def _reason(body: bytes) -> str:
 def _sentence(text: object) -> str:
     """One line of what a server or a library said, without its full stop."""
     return " ".join(str(text).split())[:_LONGEST_REASON].rstrip(". ") or "no reason given"
+
+
+def http_query(manifest: Manifest, feature: npt.NDArray[Any]) -> Query:
+    """A POST of the feature (n, ...) with its bytes behind the JSON."""
+    raw = np.ascontiguousarray(feature, dtype_of(manifest.feature.datatype)).tobytes()
+    name = os.urandom(16).hex()
+    head = b'{"id":"%s",%s' % (
+        name.encode(),
+        _head(manifest.feature.name, feature.shape, manifest.feature.datatype, len(raw)),
+    )
+    headers = {"Content-Type": "application/octet-stream", HEADER: str(len(head))}
+    return Query(f"/v2/models/{manifest.name}/versions/{manifest.version}/infer", headers, head + raw, name)
+
+
+@lru_cache(maxsize=64)  # a device asks the same question about one image after the other
+def _head(name: str, shape: tuple[int, ...], datatype: str, size: int) -> bytes:
+    """The JSON without its first brace."""
+    tensor = {"name": name, "shape": shape, "datatype": datatype, "parameters": {"binary_data_size": size}}
+    asked = {"inputs": [tensor], "parameters": {"binary_data_output": True}}
+    return json.dumps(asked, separators=(",", ":"))[1:].encode()
+
+
+def _http_answer(headers: Mapping[str, str], body: bytes, query: Query) -> Tensors:
+    """The tensors of a response, binary or JSON; a RemoteError refuses what is none, or answers another query."""
+    try:
+        length = int(headers.get(HEADER.lower(), len(body)))
+        if not 0 <= length <= len(body):
+            raise ValueError("its header is longer than the answer")
+        head = json.loads(body[:length])
+        outputs, told = head["outputs"], head.get("id")
+        found: Tensors = {}
+        at = length
+        for output in outputs:
+            if output["datatype"] not in _DATATYPES:
+                raise ValueError(f"a tensor of {output['datatype']}")
+            dtype = dtype_of(output["datatype"])
+            size = output.get("parameters", {}).get("binary_data_size")
+            if size is None:
+                values = np.array(output["data"], dtype)
+            else:
+                values = np.frombuffer(body[at : at + int(size)], dtype)
+                at += int(size)
+            found[str(output["name"])] = values.reshape([int(side) for side in output["shape"]])
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise RemoteError(
+            f"the server's answer is not one of the Open Inference Protocol ({str(error)[:200]}); is this the right "
+            "address?"
+        ) from error
+    if told != query.id:
+        raise RemoteError(
+            "the server's answer carries the id of another query, or none, so it was not taken; is a proxy in between "
+            "that keeps answers?"
+        )
+    return found

@@ -4,7 +4,7 @@ import os
 import time
 from pathlib import Path
 
-from sfumato.deploy.files import read_secret
+from sfumato.deploy.files import create_file, read_secret
 from sfumato.deploy.noise import KEY_BYTES
 from sfumato.errors import ConfigError, StorageError
 
@@ -35,7 +35,15 @@ def load_device_key(source: Path | str | bytes | None = None) -> bytes:
     except RuntimeError:
         raise ConfigError("this user has no home folder to keep the device key in; give a --device-key file") from None
     if not path.exists():
-        _make(path)
+        try:
+            create_file(path, os.urandom(KEY_BYTES), 0o600)
+        except FileExistsError:
+            pass  # of two processes that start together one makes the file, and the other waits for its content
+        except OSError as error:
+            raise StorageError(
+                f"cannot make the device key {path}: {error.strerror}; give a --device-key in a folder that can be "
+                "written"
+            ) from error
     data, deadline = read_secret(path, "device key"), time.monotonic() + _PATIENCE
     while len(data) < KEY_BYTES and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -47,27 +55,3 @@ def _checked(data: bytes, name: str) -> bytes:
     if len(data) != KEY_BYTES or len(set(data)) == 1:
         raise ConfigError(f"{name} is not a key of {KEY_BYTES} random bytes; delete it and let a new one be made")
     return data
-
-
-def _make(path: Path) -> None:
-    """Of two processes that start together one makes the file and the other waits for its content.
-
-    No hard link is needed, which FAT and many mounts do not have.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
-        except FileExistsError:
-            return
-        try:
-            with os.fdopen(descriptor, "wb", buffering=0) as handle:
-                handle.write(os.urandom(KEY_BYTES))
-                os.fsync(handle.fileno())
-        except OSError:
-            path.unlink()
-            raise
-    except OSError as error:
-        raise StorageError(
-            f"cannot make the device key {path}: {error.strerror}; give a --device-key in a folder that can be written"
-        ) from error

@@ -1,26 +1,40 @@
 """The client on the device: image in, prediction out, and nothing on the wire but the noisy feature."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from sfumato.deploy.answers import Prediction, predictions
-from sfumato.deploy.connection import Remote
+from sfumato.deploy.connection import Remote, Tensors
 from sfumato.deploy.device_key import load_device_key
-from sfumato.deploy.graph import check_graph
+from sfumato.deploy.graph import run, session_of
 from sfumato.deploy.manifest import DECODER, ENCODER, Manifest
-from sfumato.deploy.messages import Tensors
 from sfumato.deploy.noise import KEY_BYTES, Stream, channel_identity, memoised_key
 from sfumato.deploy.preprocess import prepare
 from sfumato.deploy.release import Release
-from sfumato.deploy.runtime import check_signature, run, session_of
-from sfumato.errors import BundleError, ConfigError
+from sfumato.errors import BundleError, ConfigError, RemoteError
 
-__all__ = ["EdgeClient", "check_noise"]
+__all__ = ["EdgeClient", "Prediction", "check_noise"]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the decoder says about one image.
+
+    Attributes:
+        label: name of the likeliest class.
+        index: its number.
+        probabilities: probability by class name, likeliest first, as far as the server reveals them; empty where it
+            gives the label alone.
+    """
+
+    label: str
+    index: int
+    probabilities: dict[str, float]
 
 
 class EdgeClient:
@@ -75,7 +89,7 @@ class EdgeClient:
         self.manifest = manifest = Manifest.load(folder, require_signature=require_signature, files=())
         check_noise(manifest, allow_no_noise=allow_no_noise)
         self._shape = (1, *manifest.feature.shape)
-        self._session = _session(folder, manifest)
+        self._session = session_of(manifest, manifest.read_file(folder, ENCODER), ENCODER)
         self._channel = Release(manifest)
         # Not the manifest's digest: the same channel under another name has to repeat its noise as well.
         self._identity = channel_identity(manifest.files[ENCODER], manifest.noise.std, manifest.clip_norm)
@@ -109,7 +123,7 @@ class EdgeClient:
         if not len(images):
             return []
         feature = self.release(images)
-        return predictions(self._decoder.ask(self.manifest, feature), self.manifest, len(feature))
+        return _predictions(self._decoder.ask(self.manifest, feature), self.manifest, len(feature))
 
     def release(self, images: Sequence[Any]) -> npt.NDArray[Any]:
         """Exactly what would be sent for these images: (n, *feature) in the manifest's datatype.
@@ -153,9 +167,7 @@ class _OwnDecoder:
     """The bundle's own decoder, in this process; it answers all logits, whatever a server would reveal."""
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
-        model = manifest.read_file(folder, DECODER)
-        check_graph(model, DECODER)
-        self._session = session_of(model, DECODER)
+        self._session = session_of(manifest, manifest.read_file(folder, DECODER), DECODER)
 
     def ask(self, manifest: Manifest, feature: npt.NDArray[Any]) -> Tensors:
         return {manifest.output.name: run(self._session, {manifest.feature.name: feature}, DECODER)}
@@ -165,30 +177,58 @@ class _OwnDecoder:
 
 
 def check_noise(manifest: Manifest, *, allow_no_noise: bool = False) -> None:
-    """Refuse a bundle whose noise would not protect.
-
-    Raises:
-        BundleError: its standard deviation is zero and nobody allowed that, or below what was audited.
-    """
+    """Refuse (BundleError) a bundle that adds no noise, unless allowed, or protects less than what was audited."""
     std = manifest.noise.std
     if std == 0 and not allow_no_noise:
         raise BundleError(
             "this bundle adds no noise, so nothing would protect what is sent; export a run with noise, or allow it by "
             "name (allow_no_noise, --allow-no-noise)"
         )
-    if manifest.audit is not None and std < (audited := manifest.audit.channel.noise_std):
+    audited = None if manifest.audit is None else manifest.audit.channel
+    remedy = "do not use it, or audit the run as it is and export it again"
+    if audited is not None and std < audited.noise_std:
         raise BundleError(
-            f"this bundle adds noise of standard deviation {std:g}, and its audit was made with {audited:g}; do not "
-            "use it, or audit the run as it is and export it again"
+            f"this bundle adds noise of standard deviation {std:g}, and its audit was made with {audited.noise_std:g}; "
+            f"{remedy}"
+        )
+    if audited is not None and audited.clip_norm is not None and (manifest.clip_norm or math.inf) > audited.clip_norm:
+        raise BundleError(
+            f"this bundle clips to {manifest.clip_norm}, and its audit was made with {audited.clip_norm:g}; {remedy}"
         )
 
 
-def _session(folder: Path, manifest: Manifest) -> Any:
-    model = manifest.read_file(folder, ENCODER)
-    check_graph(model, ENCODER)
-    session = session_of(model, ENCODER)
-    shapes: dict[str, tuple[int, ...]] = {manifest.input.name: manifest.input.shape}
-    shapes |= dict.fromkeys(manifest.noise.uniforms, manifest.feature.shape)
-    wanted = {name: ("tensor(float)", shape) for name, shape in shapes.items()}
-    check_signature(session, wanted, (manifest.feature.name, manifest.feature.shape), ENCODER)
-    return session
+def _predictions(outputs: Mapping[str, npt.NDArray[Any]], manifest: Manifest, count: int) -> list[Prediction]:
+    """One prediction for each image, from `logits` (n, classes) or `indices` (n, k); `probabilities` are optional."""
+    classes = len(manifest.classes)
+    logits = outputs.get(manifest.output.name)
+    if logits is not None:
+        if logits.shape != (count, classes) or logits.dtype != np.float32 or not np.isfinite(logits).all():
+            raise _unfit(f"logits are {logits.dtype} {logits.shape}, or not finite")
+        odds = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+        shares = odds / odds.sum(axis=1, keepdims=True)
+        order = np.argsort(-logits, axis=1, kind="stable")
+        return [_prediction(manifest, row, share[row]) for row, share in zip(order, shares, strict=True)]
+    indices, shares = outputs.get("indices"), outputs.get("probabilities", np.zeros((count, 0), np.float32))
+    if (
+        indices is None
+        or indices.dtype != np.int64
+        or indices.ndim != 2
+        or len(indices) != count
+        or not 1 <= indices.shape[1] <= classes
+        or indices.min() < 0
+        or indices.max() >= classes
+        or shares.shape not in ((count, 0), indices.shape)
+        or not np.isfinite(shares).all()
+    ):
+        raise _unfit(f"it holds {', '.join(f'{name} {part.shape}' for name, part in outputs.items()) or 'nothing'}")
+    return [_prediction(manifest, row, share) for row, share in zip(indices, shares, strict=True)]
+
+
+def _prediction(manifest: Manifest, order: npt.NDArray[np.int64], shares: npt.NDArray[Any]) -> Prediction:
+    numbers = order.tolist()
+    names = [manifest.classes[number] for number in numbers]
+    return Prediction(names[0], numbers[0], dict(zip(names, shares.tolist(), strict=False)))  # a label has no share
+
+
+def _unfit(reason: str) -> RemoteError:
+    return RemoteError(f"the server's answer does not fit the bundle ({reason}); does it serve the same bundle?")

@@ -14,7 +14,14 @@ from sfumato.deploy.edge import check_noise
 from sfumato.deploy.engines import write_engines
 from sfumato.deploy.files import replace_folder
 from sfumato.deploy.graph import check_graph
-from sfumato.deploy.halves import DecoderHalf, EncoderHalf, check_exportable
+from sfumato.deploy.halves import (
+    DecoderHalf,
+    EncoderHalf,
+    Parity,
+    check_exportable,
+    check_rows,
+    measure_parity,
+)
 from sfumato.deploy.manifest import (
     DECODER,
     ENCODER,
@@ -23,12 +30,12 @@ from sfumato.deploy.manifest import (
     Manifest,
     QuantizationSpec,
     datatype_of,
-    file_digest,
 )
 from sfumato.deploy.onnxfile import output_range, to_onnx
-from sfumato.deploy.parity import Parity, check_rows, measure_parity
 from sfumato.deploy.signing import sign
 from sfumato.errors import ConfigError, SfumatoWarning
+from sfumato.files import sha256_of
+from sfumato.modes import evaluating
 from sfumato.settings import check_settings
 from sfumato.split import Channel, SplitModel
 
@@ -139,32 +146,26 @@ def export_bundle(
     """
     channel = model.channel
     check_exportable(model, allow_no_noise=config.without_noise)
-    encoder = EncoderHalf(model).cpu().eval()
+    encoder = EncoderHalf(model)  # copies: the caller's model keeps its modes and statistics
     generator = torch.Generator().manual_seed(_SEED)
     shape = tuple(int(size) for size in image_shape)
     example = torch.rand((_ROWS, *shape), generator=generator)
-    with torch.no_grad():
-        feature_shape = tuple(channel.bound(encoder.edge(example)).shape[1:])
+    with evaluating(encoder):
+        feature_shape = tuple(encoder.bound.bound(encoder.edge(example)).shape[1:])
     uniforms = tuple(f"uniform{index}" for index, _ in enumerate(encoder.masks))
     draws = [torch.rand((_ROWS, *feature_shape), generator=generator) for _ in uniforms]
     clean = check_rows(encoder, (example, *draws), "the encoder's feature")
     noisy = clean + channel.noise_std * torch.randn(clean.shape, generator=generator)
-    check_rows(DecoderHalf(model, None).cpu().eval(), (noisy,), "the decoder's answer")
-    encoder_bytes = to_onnx(encoder, (example, *draws), ("image", *uniforms), "feature")
-    check_graph(encoder_bytes, ENCODER)
-    limits = output_range(encoder_bytes)
-    levels = _levels(channel, config, limits)
-    decoder = DecoderHalf(model, levels).cpu().eval()
-    datatype = datatype_of(levels)
+    check_rows(DecoderHalf(model, None), (noisy,), "the decoder's answer")
     draft = _manifest(
         name=config.name,
         version=str(config.version),
         classes=tuple(classes),
         input={"name": "image", "shape": shape, "resize": config.resize},
-        feature={"name": "feature", "shape": feature_shape, "datatype": datatype, "range": limits},
+        feature={"name": "feature", "shape": feature_shape, "datatype": "FP32"},
         clip_norm=channel.clip_norm,
         noise={"std": channel.noise_std, "uniforms": uniforms},
-        quantization=levels,
+        quantization=None,
         output={"name": "logits", "shape": (len(classes),), "reveal": config.reveal, "top_k": config.top_k},
         files={ENCODER: "0" * 64, DECODER: "0" * 64},
         sizes={ENCODER: 0, DECODER: 0},
@@ -172,9 +173,16 @@ def export_bundle(
         audit=audit,
     )
     check_noise(draft, allow_no_noise=config.without_noise)
+    encoder_bytes = to_onnx(encoder, (example, *draws), ("image", *uniforms), "feature")
+    check_graph(encoder_bytes, ENCODER)  # says more of a forbidden network than any later step
+    limits = output_range(encoder_bytes)
+    levels = _levels(channel, config, limits)
+    decoder = DecoderHalf(model, levels)
+    datatype = datatype_of(levels)
+    feature = msgspec.structs.replace(draft.feature, datatype=datatype, range=limits)
+    draft = msgspec.structs.replace(draft, feature=feature, quantization=levels)
     wire = torch.zeros((_ROWS, *feature_shape), dtype=_TORCH_TYPES[datatype])
     decoder_bytes = to_onnx(decoder, (wire,), ("feature",), "logits")
-    check_graph(decoder_bytes, DECODER)
     parity = measure_parity(encoder, decoder, draft, encoder_bytes, decoder_bytes, images, generator)
     signed_by = None
     with replace_folder(folder, MANIFEST) as fresh:
@@ -184,7 +192,7 @@ def export_bundle(
         paths = {path.relative_to(fresh).as_posix(): path for path in sorted(fresh.rglob("*")) if path.is_file()}
         manifest = msgspec.structs.replace(
             draft,
-            files={name: file_digest(path) for name, path in paths.items()},
+            files={name: sha256_of(path) for name, path in paths.items()},
             sizes={name: path.stat().st_size for name, path in paths.items()},
         )
         manifest.save(fresh)
@@ -204,18 +212,20 @@ def _manifest(**values: Any) -> Manifest:
         raise ConfigError(f"the bundle cannot be described: {error}") from error
 
 
+def _spec(bits: int, low: float, high: float) -> QuantizationSpec:
+    try:
+        return QuantizationSpec(bits, low, high)
+    except ValueError as error:
+        raise ConfigError(f"{error}; train with another range, or send floats (--floats)") from error
+
+
 def wire_bits(channel: Channel, config: ExportConfig) -> int | None:
     """Bits for each value on the wire of a bundle, None for floats, as far as the channel and the settings say."""
     return None if config.floats else config.quantize_bits or channel.quantize_bits or _BITS
 
 
 def _levels(channel: Channel, config: ExportConfig, limits: tuple[float, float] | None) -> QuantizationSpec | None:
-    """The levels on the wire: those of the training, or 8 bits over the feature's range and four sigma on both sides.
-
-    Raises:
-        ConfigError: nothing bounds the feature and the caller has not allowed that, or levels are asked for where no
-            range is known.
-    """
+    """The wire's levels: those of the training, or 8 bits over the feature's range and four sigma on both sides."""
     bits, radius = config.quantize_bits, channel.clip_norm
     if limits is None and radius is None and channel.quantize_bits is None and not config.unbounded:
         raise ConfigError(
@@ -226,7 +236,7 @@ def _levels(channel: Channel, config: ExportConfig, limits: tuple[float, float] 
         return None
     if channel.quantize_bits is not None:
         low, high = channel.quantization_range
-        return QuantizationSpec(bits or channel.quantize_bits, low, high)
+        return _spec(bits or channel.quantize_bits, low, high)
     if limits is None and radius is None:
         if bits is not None:
             raise ConfigError(
@@ -244,7 +254,7 @@ def _levels(channel: Channel, config: ExportConfig, limits: tuple[float, float] 
     if radius is not None:
         low, high = max(low, -radius), min(high, radius)
     slack = 4 * channel.noise_std
-    levels = QuantizationSpec(bits or _BITS, low - slack, high + slack)
+    levels = _spec(bits or _BITS, low - slack, high + slack)
     if levels.width > channel.noise_std > 0 and bits is None:
         warnings.warn(
             f"the {_BITS}-bit levels are {levels.width:.2g} apart, more than the noise of {channel.noise_std:.2g}; "

@@ -1,14 +1,16 @@
-"""What may be inside an ONNX file of a bundle: the operators and fields that our exporter writes, and nothing else.
+"""Networks of a bundle: held against the list of what our exporter writes, then run by ONNX Runtime on one thread.
 
-Read without the package `onnx`, which a device does not have. Encoding of Protocol Buffers:
+The list is checked without the package `onnx`, which a device does not have. Encoding of Protocol Buffers:
 https://protobuf.dev/programming-guides/encoding, numbers of the fields: onnx.proto.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-from sfumato.errors import BundleError
+from sfumato.deploy.manifest import ENCODER, Manifest
+from sfumato.errors import BundleError, ConfigError
 
-__all__ = ["check_graph"]
+__all__ = ["check_graph", "run", "session_of"]
 
 # Deterministic operators of the standard that torch.onnx writes for inference. Not among them: random ones, of which
 # ONNX Runtime's can be predicted; If, Loop and Scan, whose bodies are graphs; sequences, strings, training.
@@ -58,15 +60,7 @@ class _Disallowed(ValueError):
 
 
 def check_graph(model: bytes, name: str) -> None:
-    """Refuse a network that the exporter cannot have written.
-
-    Args:
-        model: the file's bytes.
-        name: of the file, for messages.
-
-    Raises:
-        BundleError: an operator, a domain or a field is not on the list, or the bytes are no ONNX model.
-    """
+    """Refuse (BundleError) a network with an operator, a domain or a field that the exporter never writes."""
     try:
         operators = list(_walk(memoryview(model), "model"))
     except _Disallowed as error:
@@ -131,3 +125,54 @@ def _number(view: memoryview, at: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, at + shift + 1
     raise _Disallowed("it is no ONNX file, or cut off")
+
+
+_TYPES = {"FP32": "tensor(float)", "UINT8": "tensor(uint8)", "UINT16": "tensor(uint16)"}
+
+
+def session_of(manifest: Manifest, model: bytes, name: str) -> Any:
+    """An `onnxruntime.InferenceSession` of `encoder.onnx` or `decoder.onnx` (`name`) that fits its manifest.
+
+    From bytes, not from a path: what runs is what was hashed, whatever happens to the file in between. On one thread,
+    which is fastest for small networks, gives equal results everywhere, and leaves no threads that a forked child
+    would miss.
+
+    Raises:
+        BundleError: it holds what the exporter never writes, cannot be loaded, or has other inputs or outputs.
+        ConfigError: ONNX Runtime is missing.
+    """
+    check_graph(model, name)
+    try:
+        import onnxruntime
+    except ImportError:
+        raise ConfigError("this needs the package onnxruntime; install sfumato[edge]") from None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # fatal; what is refused is raised as well
+    try:
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime has a dozen types, all of which mean this
+        raise BundleError(f"ONNX Runtime cannot load {name} ({str(error)[:200]}); export the bundle again") from error
+    feature = (manifest.feature.name, _TYPES["FP32" if name == ENCODER else manifest.feature.datatype])
+    inputs = {feature[0]: (feature[1], manifest.feature.shape)}
+    output: tuple[str, str, tuple[int, ...]] = (manifest.output.name, _TYPES["FP32"], manifest.output.shape)
+    if name == ENCODER:
+        output = (*feature, manifest.feature.shape)
+        inputs = dict.fromkeys(manifest.noise.uniforms, (_TYPES["FP32"], manifest.feature.shape))
+        inputs[manifest.input.name] = (_TYPES["FP32"], manifest.input.shape)
+    found = {one.name: (one.type, tuple(one.shape[1:])) for one in session.get_inputs()}
+    answers = [(one.name, one.type, tuple(one.shape[1:])) for one in session.get_outputs()]
+    if found != inputs or answers != [output]:
+        raise BundleError(
+            f"{name} maps {found} to {answers}, the manifest says {inputs} to {[output]}; export the bundle again"
+        )
+    return session
+
+
+def run(session: Any, given: Mapping[str, Any], name: str) -> Any:
+    """The one output of a session; a BundleError says that the network fails on these inputs."""
+    try:
+        (found,) = session.run(None, given)
+    except Exception as error:
+        raise BundleError(f"{name} fails ({str(error)[:200]}); do not use this bundle") from error
+    return found

@@ -1,14 +1,29 @@
-"""The two halves of a split model as they are exported: image to clean feature, and wire to logits."""
+"""The two halves of a split model as they are exported: image to clean feature, and wire to logits.
+
+Their rows are compared with one another, and what was exported with PyTorch, at every export.
+"""
 
 import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
-from sfumato.deploy.manifest import QuantizationSpec
-from sfumato.errors import ConfigError
+from sfumato.deploy.graph import session_of
+from sfumato.deploy.manifest import DECODER, ENCODER, Manifest, QuantizationSpec
+from sfumato.deploy.release import quantise
+from sfumato.errors import BundleError, ConfigError
+from sfumato.modes import evaluating
 from sfumato.split import Channel, SplitModel
 
-__all__ = ["DecoderHalf", "EncoderHalf", "check_exportable"]
+__all__ = ["DecoderHalf", "EncoderHalf", "Parity", "check_exportable", "check_rows", "measure_parity"]
+
+TOLERANCE = 1e-5
+_ROWS_TOLERANCE = 1e-4  # of the largest value; float32 rounds rows of different batches apart by some 1e-6
+_BATCHES = (1, 2, 5)
 
 
 class EncoderHalf(nn.Module):
@@ -21,8 +36,8 @@ class EncoderHalf(nn.Module):
 
     def __init__(self, model: SplitModel) -> None:
         super().__init__()
-        channel = copy.deepcopy(model.channel)
-        self.edge = copy.deepcopy(model.edge).float()
+        channel = copy.deepcopy(model.channel).float().cpu()
+        self.edge = copy.deepcopy(model.edge).float().cpu()
         self.masks = nn.ModuleList(channel.stochastic_transforms)
         self.bound = Channel(clip_norm=channel.clip_norm if len(self.masks) else None, transforms=channel.transforms)
         self.clip = Channel(clip_norm=channel.clip_norm)
@@ -40,7 +55,7 @@ class DecoderHalf(nn.Module):
 
     def __init__(self, model: SplitModel, levels: QuantizationSpec | None) -> None:
         super().__init__()
-        self.cloud = copy.deepcopy(model.cloud).float()
+        self.cloud = copy.deepcopy(model.cloud).float().cpu()
         self.levels = levels
 
     def forward(self, feature: Tensor) -> Tensor:
@@ -52,12 +67,7 @@ class DecoderHalf(nn.Module):
 
 
 def check_exportable(model: SplitModel, *, allow_no_noise: bool) -> None:
-    """Refuse a model whose deployment would not protect, or whose randomness cannot become an input.
-
-    Raises:
-        ConfigError: a random transform has no form with explicit numbers, or there is no noise and the caller has not
-            allowed that.
-    """
+    """Refuse (ConfigError) a model without noise, unless allowed, or whose randomness cannot become an input."""
     for transform in model.channel.stochastic_transforms:
         if not hasattr(transform, "with_uniform"):
             raise ConfigError(
@@ -69,3 +79,90 @@ def check_exportable(model: SplitModel, *, allow_no_noise: bool) -> None:
             "the model adds no noise to what leaves the device, so nothing protects it; train with --noise-std above "
             "0, or allow it by name (--without-noise)"
         )
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Largest absolute differences between PyTorch and ONNX Runtime, each divided by `max(1, largest value)`.
+
+    Attributes:
+        feature: of the clean feature.
+        logits: of the logits, from equal features.
+        images: on so many images, random ones included.
+    """
+
+    feature: float
+    logits: float
+    images: int
+
+
+def check_rows(module: nn.Module, inputs: Sequence[Tensor], what: str) -> Tensor:
+    """Compare a batch with its rows alone and with the batch in reverse order; give the batch's result.
+
+    A device sends one image, a server puts strangers' requests together: a row must not depend on its company. A
+    ConfigError says that they differ by more than 1e-4 of the largest value, or that the module fails on one row.
+    """
+    with evaluating(module):
+        together: Tensor = module(*inputs)
+        try:
+            alone = torch.cat([module(*(part[row : row + 1] for part in inputs)) for row in range(len(inputs[0]))])
+            turned = module(*(part.flip(0) for part in inputs)).flip(0)
+        except Exception as error:  # whatever a network raises
+            raise ConfigError(f"{what} cannot be computed for one image alone ({error}), as a device does") from error
+    same = alone.shape == turned.shape == together.shape
+    gap = max(float((other - together).abs().max()) for other in (alone, turned)) if same else float("nan")
+    if not gap <= _ROWS_TOLERANCE * max(1e-3, float(together.abs().max())):
+        raise ConfigError(
+            f"{what} of one image depends on the other images of its batch (it moves by {gap:.2g}), so it would differ "
+            "on a device and between requests; look for an attention without batch_first=True, or a normalisation over "
+            "the batch"
+        )
+    return together
+
+
+def measure_parity(
+    encoder: EncoderHalf,
+    decoder: DecoderHalf,
+    manifest: Manifest,
+    encoder_bytes: bytes,
+    decoder_bytes: bytes,
+    images: Tensor | None,
+    generator: torch.Generator,
+) -> Parity:
+    """Run both on random images and on given ones (n, C, H, W), in batches of several sizes.
+
+    A BundleError says that a difference is above 1e-5, or that a result has another shape.
+    """
+    left = session_of(manifest, encoder_bytes, ENCODER)
+    right = session_of(manifest, decoder_bytes, DECODER)
+    batches = [torch.rand((size, *manifest.input.shape), generator=generator) for size in _BATCHES]
+    if images is not None:
+        batches += list(images.float().split(32))
+    worst_feature = worst_logits = 0.0
+    with evaluating(encoder, decoder):
+        for batch in batches:
+            shape = (len(batch), *manifest.feature.shape)
+            uniforms = [torch.rand(shape, generator=generator) for _ in manifest.noise.uniforms]
+            expected = encoder(batch, *uniforms)
+            names = (manifest.input.name, *manifest.noise.uniforms)
+            given = {name: part.numpy() for name, part in zip(names, (batch, *uniforms), strict=True)}
+            feature = left.run([manifest.feature.name], given)[0]
+            worst_feature = max(worst_feature, _difference(feature, expected.numpy(), "feature"))
+            noisy = (expected + manifest.noise.std * torch.randn(shape, generator=generator)).numpy()
+            wire = noisy if manifest.quantization is None else quantise(noisy, manifest.quantization)
+            answer = right.run([manifest.output.name], {manifest.feature.name: wire})[0]
+            wanted = decoder(torch.from_numpy(np.array(wire))).numpy()
+            worst_logits = max(worst_logits, _difference(answer, wanted, "logits"))
+    for name, value in (("feature", worst_feature), ("logits", worst_logits)):
+        if not value <= TOLERANCE:  # NaN is refused as well
+            raise BundleError(
+                f"the exported network differs from PyTorch's by {value:.2g} in the {name}, more than {TOLERANCE:g}; "
+                "this network cannot be exported faithfully"
+            )
+    return Parity(worst_feature, worst_logits, sum(len(batch) for batch in batches))
+
+
+def _difference(found: Any, wanted: Any, name: str) -> float:
+    if found.shape != wanted.shape:
+        raise BundleError(f"the exported network gives {name} {found.shape} where PyTorch gives {wanted.shape}")
+    return float(np.abs(found - wanted).max() / max(1.0, np.abs(wanted).max()))

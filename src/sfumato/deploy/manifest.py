@@ -31,7 +31,6 @@ __all__ = [
     "OutputSpec",
     "QuantizationSpec",
     "datatype_of",
-    "file_digest",
 ]
 
 SCHEMA_VERSION: Final = 2
@@ -42,6 +41,8 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 _LARGEST_MANIFEST = 16 << 20
 _LEAST_STD = 1e-6  # float32, in which the encoder computes, knows nothing finer
+_MOST_VALUES = 10**8  # of one image or feature, which has to fit into a device's memory several times
+_TOO_LARGE = f"the image or the feature has more than {_MOST_VALUES:,} values"
 _END = "$(?!\n)"  # `$` alone also matches before a line feed
 _FILE = r"[A-Za-z0-9_-][A-Za-z0-9._-]*"  # no leading dot, drive, backslash or NUL
 
@@ -59,12 +60,9 @@ class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class InputSpec(_Part, frozen=True):
-    """The encoder's image, with values in [0, 1].
+    """The encoder's image (C, H, W) with values in [0, 1]; one channel is grey, three are RGB.
 
-    Attributes:
-        name: of the input in `encoder.onnx`.
-        shape: (C, H, W) of one image; one channel is grey, three are RGB.
-        resize: `bilinear` stretches other sizes to (H, W) as training did, `exact` refuses them.
+    `bilinear` stretches other sizes to (H, W) as training did, `exact` refuses them.
     """
 
     name: Name
@@ -73,13 +71,9 @@ class InputSpec(_Part, frozen=True):
 
 
 class FeatureSpec(_Part, frozen=True):
-    """The feature: the encoder's output, and on the wire the decoder's input.
+    """The feature without the batch: the encoder's output, and on the wire, in `datatype`, the decoder's input.
 
-    Attributes:
-        name: of the output of `encoder.onnx` and the input of `decoder.onnx`.
-        shape: of one feature, without the batch.
-        datatype: on the wire, as the Open Inference Protocol names it; integers are the quantiser's level numbers.
-        range: the smallest and the largest value that the encoder can give, before clip and noise; None if unknown.
+    `range` holds the smallest and the largest value of the encoder, before clip and noise; None if unknown.
     """
 
     name: Name
@@ -93,11 +87,9 @@ class FeatureSpec(_Part, frozen=True):
 
 
 class NoiseSpec(_Part, frozen=True):
-    """What the device draws.
+    """The standard deviation of the device's Gaussian noise on every coordinate.
 
-    Attributes:
-        std: standard deviation of the Gaussian noise that the device adds to every coordinate.
-        uniforms: names of the encoder's further inputs, each (N, *feature) uniform in [0, 1): random masks.
+    `uniforms` names the encoder's further inputs, each (N, *feature) uniform in [0, 1): random masks.
     """
 
     std: Annotated[float, Meta(ge=0, le=1e6)]
@@ -109,20 +101,14 @@ class NoiseSpec(_Part, frozen=True):
 
 
 class QuantizationSpec(_Part, frozen=True):
-    """Equidistant levels: number q in 0 .. 2^bits - 1 means `low + q (high - low) / (2^bits - 1)`.
-
-    Attributes:
-        bits: 1 to 16.
-        low: value of level 0.
-        high: value of the last level.
-    """
+    """Equidistant levels: number q in 0 .. 2^bits - 1 means `low + q width`, `width = (high - low) / (2^bits - 1)`."""
 
     bits: Annotated[int, Meta(ge=1, le=16)]
     low: Number
     high: Number
 
     def __post_init__(self) -> None:
-        if self.low >= self.high:
+        if self.width < 2**-23 * max(abs(self.low), abs(self.high), 2**-60):  # float32 could not tell them apart
             raise ValueError(f"the levels from {self.low:g} to {self.high:g} are none")
 
     @property
@@ -132,14 +118,7 @@ class QuantizationSpec(_Part, frozen=True):
 
 
 class OutputSpec(_Part, frozen=True):
-    """The decoder's answer, and how much of it a server gives away.
-
-    Attributes:
-        name: of the output of `decoder.onnx`.
-        shape: (classes,).
-        reveal: `logits`, `top_k` (the k largest) or `label` (the number of the largest alone).
-        top_k: k; None unless `reveal` is `top_k`.
-    """
+    """The decoder's logits (classes,), and how much a server gives away: all, the `top_k` largest, the label."""
 
     name: Name
     shape: tuple[Size]
@@ -152,14 +131,7 @@ class OutputSpec(_Part, frozen=True):
 
 
 class AuditedChannel(_Part, frozen=True):
-    """The channel that an audit attacked; the device never adds less noise.
-
-    Attributes:
-        noise_std: standard deviation of the noise.
-        clip_norm: L2 radius, or None.
-        quantize_bits: bits per value, or None.
-        transforms: class names of the defences' transforms.
-    """
+    """The channel that an audit attacked; the device never protects less."""
 
     noise_std: Annotated[float, Meta(ge=0, le=1e6)]
     clip_norm: Positive | None = None
@@ -168,22 +140,7 @@ class AuditedChannel(_Part, frozen=True):
 
 
 class AuditSpec(_Part, frozen=True):
-    """What an audit says about these weights, shortened.
-
-    Attributes:
-        sha256: of `audit.json`.
-        target: digest of the audited weights, as the audit names it.
-        channel: what was attacked.
-        headline: the verdict in one sentence.
-        notes: what limits it.
-        strongest: the attack with the smallest error on unseen images, with its figures.
-        unconverged: attacks that had not converged.
-        thresholds: as judged.
-        passed: whether none of the thresholds was crossed; None where there were none.
-        minutes: the audit's budget.
-        sfumato: version that audited.
-        commit: of that version, where it is known.
-    """
+    """What an audit says about these weights, shortened: see `audited.audit_headline`."""
 
     sha256: Digest
     target: str
@@ -236,13 +193,21 @@ class Manifest(_Part, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         printable, kind = all(map(str.isprintable, self.classes)), self.feature.datatype
+        inputs = (self.input.name, *self.noise.uniforms)
+        free = (self.training, self.audit and (self.audit.strongest, self.audit.thresholds))
         for wrong, sentence in (
-            (math.prod(self.feature.shape) > 2**31 - 1, "the feature has more than 2^31 values"),
+            (max(math.prod(part.shape) for part in (self.input, self.feature)) > _MOST_VALUES, _TOO_LARGE),
+            (len(set(inputs)) < len(inputs), "two inputs of the encoder have one name"),
+            (
+                self.output.name in ("indices", "probabilities"),
+                "the output has the name of another one of the server's",
+            ),
             (kind != datatype_of(self.quantization), f"{kind} does not fit the levels"),
             (self.output.shape != (len(self.classes),), f"shape {list(self.output.shape)} is not one value per class"),
             (len(set(self.classes)) < len(self.classes), "two classes have one name; give each a name of its own"),
             (not printable, "a class name holds control characters or is no Unicode text"),
             (self.files.keys() != self.sizes.keys(), "files and sizes name different files"),
+            (_deep(free), "it is nested too deep"),
             (not {ENCODER, DECODER} <= self.files.keys(), f"files lack {ENCODER} or {DECODER}"),
         ):
             if wrong:
@@ -256,8 +221,8 @@ class Manifest(_Part, frozen=True, kw_only=True):
 
         Args:
             folder: the bundle.
-            require_signature: what `signing.public_keys` takes: one or several Ed25519 public keys, any one of which
-                must have signed the manifest; None asks for no signature.
+            require_signature: one or several Ed25519 public keys (path of a PEM file, PEM bytes or key object), any one
+                of which must have signed the manifest; None asks for no signature.
             files: names of the files whose digests have to be right; None means all that the manifest lists. A device
                 needs no decoder, a server no encoder.
 
@@ -345,6 +310,12 @@ class Manifest(_Part, frozen=True, kw_only=True):
         return data
 
 
+def _deep(value: Any, levels: int = 32) -> bool:
+    """Whether lists and dictionaries lie in one another beyond what other readers can be asked to follow."""
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return not levels or any(_deep(part, levels - 1) for part in parts)
+
+
 class _Version(msgspec.Struct):
     schema_version: int
 
@@ -352,9 +323,3 @@ class _Version(msgspec.Struct):
 def datatype_of(levels: QuantizationSpec | None) -> str:
     """What numbers of these levels travel as; floats where there are none."""
     return "FP32" if levels is None else "UINT8" if levels.bits <= 8 else "UINT16"
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal digits."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()

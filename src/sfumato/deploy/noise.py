@@ -38,11 +38,7 @@ Floats = npt.NDArray[np.float32]
 class Stream:
     """The numbers of one query, from one 32-byte key that serves for nothing else.
 
-    Args:
-        key: 32 bytes.
-
-    Raises:
-        ConfigError: the package `cryptography` is missing: there is no fallback to a weaker source.
+    Without the package `cryptography` there is a ConfigError and no fallback to a weaker source.
     """
 
     def __init__(self, key: bytes) -> None:
@@ -99,12 +95,8 @@ def channel_identity(encoder: str, std: float, clip_norm: float | None) -> bytes
     """`purpose | SHA-256 of the encoder | std | clip_norm`: everything but image and device that the noise belongs to.
 
     The noise of one image under two standard deviations or two clips has to differ: two equations with one noise would
-    be solved for the feature. The numbers are little-endian float64, 0 where nothing is clipped.
-
-    Args:
-        encoder: SHA-256 of the encoder in hexadecimal digits.
-        std: standard deviation of the noise.
-        clip_norm: L2 radius, or None.
+    be solved for the feature. The numbers are little-endian float64, 0 where nothing is clipped; `encoder` is the
+    SHA-256 in hexadecimal digits.
     """
     return _PURPOSE + bytes.fromhex(encoder) + struct.pack("<dd", std, clip_norm or 0.0)
 
@@ -112,12 +104,7 @@ def channel_identity(encoder: str, std: float, clip_norm: float | None) -> bytes
 def memoised_key(device_key: bytes, identity: bytes, image: bytes | memoryview) -> bytes:
     """`HMAC-SHA256(device key, identity | SHA-256 of the image)`.
 
-    A pseudo-random function of the input: an exact repeat gets the same key; any other input, channel or device gets
-    one that is independent of it to everyone without the device key.
-
-    Args:
-        device_key: 32 secret bytes.
-        identity: of `channel_identity`.
-        image: exactly what enters the encoder, contiguous.
+    A pseudo-random function of the input as it enters the encoder: an exact repeat gets the same key; any other input,
+    channel or device gets one that is independent of it to everyone without the device key.
     """
     return hmac.digest(device_key, identity + hashlib.sha256(image).digest(), "sha256")

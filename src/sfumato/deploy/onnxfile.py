@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.errors import ConfigError, first_line
+from sfumato.modes import evaluating
 
 if TYPE_CHECKING:
     import onnx
@@ -36,16 +37,13 @@ def to_onnx(module: nn.Module, examples: Sequence[Tensor], inputs: Sequence[str]
 
     Batch normalisation is folded into the convolutions, or into one multiplication and one addition where there is no
     convolution: running statistics describe the training data and stay out of the file. So do names of source files,
-    stack traces and unused weights.
+    stack traces and unused weights. A ConfigError says that the packages are missing, or why it cannot be exported.
 
     Args:
         module: takes and gives tensors whose first dimension is the batch.
         examples: one tensor for each input, with a batch of at least 2.
         inputs: names of the inputs.
         output: name of the output.
-
-    Raises:
-        ConfigError: the packages are missing, or the module cannot be exported.
     """
     try:
         import onnx
@@ -53,14 +51,15 @@ def to_onnx(module: nn.Module, examples: Sequence[Tensor], inputs: Sequence[str]
     except ImportError as error:
         raise ConfigError(f"the export needs the package {error.name}; install sfumato[export]") from None
     dynamic = tuple({0: torch.export.Dim.DYNAMIC} for _ in examples)
+    takes_star = getattr(module, "takes_star", False)
     try:
-        with _quiet(), torch.no_grad():
+        with _quiet(), evaluating(module):
             program = torch.onnx.export(
-                module.eval(),
+                module,
                 tuple(examples),
                 input_names=list(inputs),
                 output_names=[output],
-                dynamic_shapes=(dynamic,) if _takes_star(module) else dynamic,
+                dynamic_shapes=(dynamic,) if takes_star else dynamic,
                 dynamo=True,
                 optimize=True,
                 verbose=False,
@@ -84,10 +83,8 @@ def fold_batch_norms(model: "onnx.ModelProto") -> None:
     """Turn what batch normalisations are left into `x scale + shift`, in place.
 
     `scale = gamma / sqrt(variance + epsilon)`, `shift = beta - mean scale`, in float64: of the running statistics only
-    these two combinations remain. The exporter itself has folded those that follow a convolution.
-
-    Raises:
-        ConfigError: one is in training mode, or its numbers are not constants.
+    these two combinations remain. The exporter itself has folded those that follow a convolution. A ConfigError says
+    that one is in training mode, or that its numbers are not constants.
     """
     import onnx
     from onnx import numpy_helper, shape_inference
@@ -180,10 +177,6 @@ def _strip(model: "onnx.ModelProto") -> None:
     for one in (*graph.input, *graph.output):
         one.type.tensor_type.shape.dim[0].Clear()
         one.type.tensor_type.shape.dim[0].dim_param = _BATCH
-
-
-def _takes_star(module: nn.Module) -> bool:
-    return bool(getattr(module, "takes_star", False))
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sfumato.decode import decoded, reason_of
 from sfumato.deploy.manifest import InputSpec
 from sfumato.errors import ConfigError, DataError
 
@@ -14,7 +15,6 @@ __all__ = ["prepare"]
 Floats = npt.NDArray[np.float32]
 
 _WHITE = np.float32(255)
-_MOST_PIXELS = 100_000_000  # of a file that claims to be an image; decoding a larger one could exhaust the memory
 
 
 def prepare(image: Any, spec: InputSpec) -> Floats:
@@ -23,14 +23,8 @@ def prepare(image: Any, spec: InputSpec) -> Floats:
     Files are decoded by Pillow, made grey or RGB as the encoder needs, stretched to (H, W) bilinearly if their size
     differs, and divided by 255. An EXIF orientation is not applied, as in training.
 
-    Args:
-        image: path of a file; a Pillow image; uint8 pixels (H, W) or (H, W, C); or float32 (C, H, W) in [0, 1] of
-            exactly the encoder's shape, which is taken as it is.
-        spec: of the manifest.
-
-    Raises:
-        DataError: it is no image, truncated, of another size where that must not be, or holds NaN.
-        ConfigError: Pillow is missing and needed.
+    An array of floats (C, H, W) of exactly the encoder's shape is taken as it is. A DataError says that it is no image,
+    truncated, of another size where that must not be, or holds NaN; a ConfigError, that Pillow is missing.
     """
     if isinstance(image, np.ndarray) and image.dtype in (np.float32, np.float64):
         return _floats(image, spec)
@@ -75,20 +69,12 @@ def _pixels(image: npt.NDArray[Any], spec: InputSpec) -> npt.NDArray[np.uint8]:
 
 def _open(path: str | Path) -> Any:
     images = _pillow()
-    path = Path(path)
     try:
-        found = images.open(path)
-        width, height = found.size
-        if width * height > _MOST_PIXELS:
-            raise ValueError(f"it claims to have {width} x {height} pixels")
-        found.load()  # a truncated file shows here
-        return found
+        return images.fromarray(decoded(Path(path).read_bytes()))
     except FileNotFoundError:
         raise DataError(f"there is no image {path}; give the path of an image file") from None
-    except Exception as error:
-        # Decoders raise OSError, SyntaxError, ValueError, struct.error, their own warnings-as-errors and more.
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
-        raise DataError(f"cannot read the image {path}: {reason}; give an undamaged 8-bit image") from error
+    except Exception as error:  # decoders have many types
+        raise DataError(f"cannot read the image {path}: {reason_of(error)}; give an undamaged 8-bit image") from error
 
 
 def _from_pillow(image: Any, spec: InputSpec) -> npt.NDArray[np.uint8]:

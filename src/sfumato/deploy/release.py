@@ -21,10 +21,7 @@ _MANTISSA = 24  # bits of a float32
 class Release:
     """`Q(clip(z_hat) + std n)`: from the clean feature of one image to what crosses the wire.
 
-    Everything comes from the manifest; the network has no part in it.
-
-    Args:
-        manifest: range, clip, standard deviation, levels.
+    Range, clip, standard deviation and levels come from the manifest; the network has no part in it.
     """
 
     def __init__(self, manifest: Manifest) -> None:
@@ -33,17 +30,9 @@ class Release:
         self._step = grid(manifest.noise.std) if manifest.noise.std else 0.0
 
     def __call__(self, feature: Floats, normals: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
-        """Release one feature.
+        """Level numbers, or float32, from a clean feature (1, ...) and standard normal numbers of the same shape.
 
-        Args:
-            feature: (1, ...) clean, float32.
-            normals: standard normal numbers of the same shape.
-
-        Returns:
-            Level numbers, or float32, of the same shape.
-
-        Raises:
-            FeatureError: the feature is not finite, outside its declared range, or too large for the noise.
+        A FeatureError refuses one that is not finite, outside its declared range, or too large for the noise.
         """
         clean = feature.astype(np.float64)
         length = math.sqrt(np.vdot(clean, clean))
@@ -94,14 +83,7 @@ def quantise(z: npt.NDArray[Any], levels: QuantizationSpec) -> npt.NDArray[Any]:
     """`clamp(rint((z - low) / w), 0, 2^bits - 1)`, `w = (high - low) / (2^bits - 1)`: the nearest level's number.
 
     The noise has been added before: what is rounded away is noise and feature together, and the low bits of a float,
-    in which a Gaussian's implementation shows, are gone.
-
-    Args:
-        z: noisy feature, finite, any shape.
-        levels: of the manifest.
-
-    Returns:
-        uint8 up to 8 bits, uint16 above, of z's shape.
+    in which a Gaussian's implementation shows, are gone. z is finite; uint8 up to 8 bits, uint16 above.
     """
     numbers = (z - levels.low) / levels.width
     np.rint(numbers, out=numbers)

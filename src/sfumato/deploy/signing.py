@@ -4,12 +4,11 @@ import base64
 import contextlib
 import hashlib
 import json
-import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sfumato.deploy.files import read_regular, read_secret
+from sfumato.deploy.files import create_file, read_regular, read_secret
 from sfumato.errors import BundleError, ConfigError, StorageError
 from sfumato.files import write_json
 
@@ -27,13 +26,9 @@ _PEM = re.compile(rb"-----BEGIN [^-]+-----.+?-----END [^-]+-----", re.DOTALL)
 
 
 def new_key(path: Path) -> Path:
-    """Make an Ed25519 key pair: `path` (PEM, PKCS 8, mode 0600) and `path`.pub (PEM) beside it.
+    """Make an Ed25519 key pair: `path` (PEM, PKCS 8, mode 0600) and `path`.pub (PEM) beside it; give the latter.
 
-    Returns:
-        The public key's path.
-
-    Raises:
-        StorageError: a file is there already, or cannot be written; a key is never overwritten.
+    A StorageError says that a file is there already, which is never overwritten, or cannot be written.
     """
     serialization = _serialization()
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -44,25 +39,23 @@ def new_key(path: Path) -> Path:
     )
     public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     beside = path.with_name(path.name + ".pub")
-    for target, data, mode in ((path, secret, 0o600), (beside, public, 0o644)):
+    try:
+        create_file(path, secret, 0o600)
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-            with os.fdopen(descriptor, "wb") as handle:
-                handle.write(data)
-        except OSError as error:
-            raise StorageError(
-                f"cannot write the key {target}: {error.strerror}; choose another name (a key is never overwritten)"
-            ) from error
+            create_file(beside, public, 0o644)
+        except OSError:
+            path.unlink()  # half a pair is of no use, and would be in the way
+            raise
+    except OSError as error:
+        raise StorageError(
+            f"cannot write the key {error.filename or path}: {error.strerror}; choose another name (a key is never "
+            "overwritten)"
+        ) from error
     return beside
 
 
 def private_key(path: Path) -> "Ed25519PrivateKey":
-    """Read an Ed25519 private key in PEM, without a passphrase.
-
-    Raises:
-        ConfigError: it is no such key, or others can read it.
-    """
+    """Read an Ed25519 private key in PEM without a passphrase; a ConfigError says why it is refused."""
     serialization = _serialization()
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -77,13 +70,9 @@ def private_key(path: Path) -> "Ed25519PrivateKey":
 
 
 def public_keys(source: Any) -> "list[Ed25519PublicKey]":
-    """Ed25519 public keys, from one source or a list of them.
+    """Ed25519 public keys, and nothing else (ConfigError), from one source or a list of them.
 
-    Args:
-        source: PEM bytes or the path of a PEM file, with one or several keys; such a key itself; or a list of these.
-
-    Raises:
-        ConfigError: there is none, or something else among them.
+    A source is PEM bytes or the path of a PEM file, with one or several keys, or such a key itself.
     """
     serialization = _serialization()
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -121,19 +110,10 @@ def sign(folder: Path, key: "Ed25519PrivateKey") -> str:
 
 
 def verify_signature(folder: Path, content: bytes, trusted: Any) -> str:
-    """Check `manifest.sig` against the bytes of `manifest.json`.
+    """Check `manifest.sig` against the bytes of `manifest.json`; give the fingerprint of the key that signed it.
 
-    Args:
-        folder: the bundle.
-        content: of `manifest.json`.
-        trusted: one or several public keys, as `public_keys` takes them; any one suffices.
-
-    Returns:
-        Fingerprint of the trusted key that signed it.
-
-    Raises:
-        BundleError: there is no signature, it is damaged, of no trusted key, or of another content.
-        ConfigError: a key is none.
+    A BundleError says that there is no signature, or that it is damaged, of no trusted key or of another content. Of
+    several `trusted` keys, as `public_keys` takes them, any one suffices.
     """
     from cryptography.exceptions import InvalidSignature
 

@@ -10,13 +10,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sfumato.serve.reloading import reload
     from sfumato.serve.settings import ServeConfig
-    from sfumato.serve.supervisor import serve
+    from sfumato.serve.supervisor import reload, serve
 
 __all__ = ["ServeConfig", "reload", "serve"]
 
-_HOME = {"ServeConfig": "settings", "reload": "reloading", "serve": "supervisor"}
+_HOME = {"ServeConfig": "settings", "reload": "supervisor", "serve": "supervisor"}
 
 
 def __getattr__(name: str) -> Any:

@@ -42,6 +42,8 @@ _CLOSE = ((b"connection", b"close"),)
 _PARSE_ASIDE = 64 << 10  # bytes of JSON from which parsing would hold up the event loop
 _SMALL = 16 << 10  # bytes of a body or an answer that are not counted
 _PIECE = 64 << 10  # bytes of an answer that are given to the server at once
+_ONCE = (b"host", b"authorization", BINARY_HEADER)  # of two different ones a proxy may have judged the other
+_PLAIN = {b"content-encoding": b"identity", b"transfer-encoding": b"chunked"}
 # Balancers and orchestrators probe these without a token; they tell nothing but yes or no.
 _OPEN = ("/v2/health/live", "/v2/health/ready")
 _INFER = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?/infer")
@@ -50,11 +52,7 @@ _FAILED = Refusal(INTERNAL, "the server failed on this request")
 
 
 class App:
-    """Answers the requests of one worker.
-
-    Args:
-        core: models, tokens, limits, logs and metrics.
-    """
+    """Answers the requests of one worker."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
@@ -93,12 +91,13 @@ class App:
             guest.rest()
 
     def _authorise(self, scope: Scope) -> None:
-        given = [value for name, value in scope["headers"] if name == b"authorization"]
+        given = dict(scope["headers"])
         try:
-            if len(given) > 1:
-                raise Refusal(INVALID, "the request has more than one Authorization header; send one")
+            for once in _ONCE:
+                if once in given and sum(name == once for name, _ in scope["headers"]) > 1:
+                    raise Refusal(INVALID, f"the request has more than one {once.decode().title()} header; send one")
             if scope["path"].rstrip("/") not in _OPEN:
-                self._core.tokens.check(given[0] if given else b"")
+                self._core.tokens.check(given.get(b"authorization", b""))
         except Refusal as refusal:
             self._core.metrics.rejections.labels(refusal.reason.name).inc()
             raise
@@ -194,8 +193,7 @@ class App:
     def _keep(self, guest: Guest, size: int) -> None:
         """Count bytes that are held for a client. The first in line may finish; all others share half a largest body.
 
-        Raises:
-            Refusal: BUSY: they hold more than that, and this one more than a little.
+        Beyond that, who holds more than a little is refused.
         """
         held = self._held[guest] = self._held.get(guest, 0) + size
         first = next(iter(self._held))
@@ -238,11 +236,9 @@ def _lengths(headers: list[tuple[bytes, bytes]]) -> tuple[int, bytes | None]:
     for name, value in headers:
         if name == b"content-length":
             announced = int(value[:20]) if value.isdigit() else 0
-        elif name == b"content-encoding" and value.strip().lower() != b"identity":
+        elif name in _PLAIN and value.strip().lower() != _PLAIN[name]:
             raise Refusal(UNSUPPORTED, "compressed bodies are not taken; send the body as it is")
         elif name == BINARY_HEADER:
-            if head_length is not None:
-                raise Refusal(INVALID, "the request has more than one Inference-Header-Content-Length; send one")
             head_length = value
     return announced, head_length
 

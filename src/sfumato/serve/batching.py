@@ -1,8 +1,8 @@
 """Dynamic batching: a bounded queue in front of a few inference threads.
 
 While every thread is busy, requests wait; a thread that becomes free takes from the queue itself, without asking the
-event loop, as many of them as one call should hold. An idle thread takes a lone request at once, unless a delay is set.
-All waiting is measured by a monotonic clock, so a clock that is set back changes nothing.
+event loop, as many of them as one call should hold. An idle thread takes a lone request at once. All waiting is
+measured by a monotonic clock, so a clock that is set back changes nothing.
 """
 
 import asyncio
@@ -51,7 +51,6 @@ class Batcher:
         executor: where `run` is called; several models may share it, and take turns batch by batch.
         threads: calls at the same time.
         max_batch: rows in one call that holds several requests.
-        max_delay: seconds that a lone request waits for company while a thread is idle.
         limit: waiting requests; the next one is refused.
         watcher: hears about queue and calls, from any thread.
         spread: a call holds at most an even share of what is asked for now, with one share left in the queue. For
@@ -66,7 +65,6 @@ class Batcher:
         *,
         threads: int,
         max_batch: int,
-        max_delay: float,
         limit: int,
         watcher: Watcher,
         spread: bool = False,
@@ -75,7 +73,6 @@ class Batcher:
         self._executor = executor
         self._threads = threads
         self._max_batch = max_batch
-        self._max_delay = max_delay
         self._limit = limit
         self._watcher = watcher
         self._spread = spread
@@ -86,11 +83,6 @@ class Batcher:
         self._running_rows = 0
         self._running = 0
         self._pump_due = False
-        self._alarm: asyncio.TimerHandle | None = None
-        self._draining = False
-        self._unanswered = 0
-        self._empty = asyncio.Event()
-        self._empty.set()
 
     @property
     def full(self) -> bool:
@@ -99,14 +91,9 @@ class Batcher:
         return len(self._queue) >= self._limit + idle
 
     async def submit(self, features: NDArray[Any], patience: float) -> NDArray[np.float32]:
-        """Logits of one request's rows.
+        """Logits of one request's rows, of which a thread must have taken them after `patience` seconds.
 
-        Args:
-            features: (N, ...), checked.
-            patience: seconds until a thread must have taken it.
-
-        Raises:
-            Refusal: BUSY, the queue is full; LATE, no thread took it in time; INTERNAL, the network failed.
+        Refused: BUSY, the queue is full; LATE, no thread took it in time; INTERNAL, the network failed.
         """
         if self.full:
             raise Refusal(BUSY, f"{self._limit} requests wait already; try again a little later")
@@ -116,8 +103,6 @@ class Batcher:
             self._queue.append(waiting)
             self._queued_rows += len(features)
             self._watcher.queued(len(self._queue))
-        self._unanswered += 1
-        self._empty.clear()
         self._pump_soon()
         try:
             return await waiting.answer
@@ -125,15 +110,6 @@ class Batcher:
             alarm.cancel()
             if waiting.answer.cancelled():
                 self._forget(waiting)  # the client went away: its rows are not computed
-            self._unanswered -= 1
-            if not self._unanswered:
-                self._empty.set()
-
-    async def drain(self) -> None:
-        """Wait until everything that was accepted is answered; nothing waits for company any more."""
-        self._draining = True
-        self._pump_soon()
-        await self._empty.wait()
 
     def _pump_soon(self) -> None:
         # At the end of this turn of the loop, so that requests which arrived together run together.
@@ -144,22 +120,11 @@ class Batcher:
     def _pump(self) -> None:
         """Wake as many idle threads as have something to do."""
         self._pump_due = False
-        if self._alarm is not None:
-            self._alarm.cancel()
-            self._alarm = None
         with self._lock:
-            wait = self._wait_for_company()
-            calls = 0 if wait else min(self._threads - self._running, -(-self._queued_rows // self._most_rows()))
+            calls = min(self._threads - self._running, -(-self._queued_rows // self._most_rows()))
             self._running += calls
-        if wait and self._queue:
-            self._alarm = self._loop.call_later(wait, self._pump_soon)
         for _ in range(calls):
             self._executor.submit(self._work)
-
-    def _wait_for_company(self) -> float:
-        if self._max_delay == 0 or self._draining or self._queued_rows >= self._max_batch or not self._queue:
-            return 0.0
-        return max(0.0, self._queue[0].arrived + self._max_delay - time.monotonic())
 
     def _most_rows(self) -> int:
         if not self._spread:
@@ -196,7 +161,7 @@ class Batcher:
             self._watcher.failed(error)
         with self._lock:
             self._running_rows -= rows
-            go_on = bool(self._queue) and not self._wait_for_company()
+            go_on = bool(self._queue)
             if not go_on:
                 self._running -= 1
         with contextlib.suppress(RuntimeError):  # everything is being shut down, and nobody waits

@@ -76,15 +76,7 @@ _decode_numbers: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class InferRequest:
-    """What a body asks.
-
-    Attributes:
-        features: the checked input.
-        outputs: names of the outputs to send.
-        binary: those of them that are sent as bytes.
-        id: to be given back; None where the request has none.
-        patience: seconds, or None.
-    """
+    """What a body asks: checked features, names of the outputs, those of them sent as bytes, seconds of patience."""
 
     features: NDArray[Any]
     outputs: list[str]
@@ -94,12 +86,7 @@ class InferRequest:
 
 
 class FeatureReader:
-    """Checks and reads the one input of a decoder.
-
-    Args:
-        manifest: says what the feature looks like.
-        max_rows: most rows of one request.
-    """
+    """Checks and reads the one input of a decoder; what is wrong is a refusal."""
 
     def __init__(self, manifest: Manifest, max_rows: int) -> None:
         self.name = manifest.feature.name
@@ -120,11 +107,7 @@ class FeatureReader:
         return rng.integers(0, self._last + 1, (rows, *self.shape)).astype(self.dtype)
 
     def check(self, name: object, datatype: object, shape: list[int]) -> int:
-        """Compare what a request says of its tensor with what the model takes; give the rows.
-
-        Raises:
-            Refusal: INVALID; one sentence says what differs.
-        """
+        """Compare what a request says of its tensor with what the model takes; give the rows."""
         if name != self.name:
             raise Refusal(INVALID, f"the model has one input, '{self.name}'; the request names another one")
         if datatype != self.datatype:
@@ -183,16 +166,7 @@ class FeatureReader:
 
 
 def read_request(body: bytes | bytearray, header_length: bytes | None, model: Any) -> InferRequest:
-    """Read and check a whole body.
-
-    Args:
-        body: as it came.
-        header_length: the header that says how long the JSON part is, or None.
-        model: gives `reader` and `outputs`.
-
-    Raises:
-        Refusal: INVALID, with what is wrong.
-    """
+    """Read and check a whole body; the header says how long its JSON part is."""
     head, binary = _divide(body, header_length)
     try:
         request = _decode_request(head)

@@ -1,18 +1,25 @@
-"""What one worker is: the models of its generation with a queue in front of each, and the books."""
+"""What one worker is: the models of its generation with a queue in front of each, and the books for Prometheus."""
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from sfumato.errors import ConfigError
 from sfumato.serve.batching import Batcher
 from sfumato.serve.errors import UNKNOWN, Refusal
 from sfumato.serve.generation import Generation
 from sfumato.serve.logs import Log
-from sfumato.serve.metrics import Metrics, ModelMetrics
 from sfumato.serve.model import Model
 from sfumato.serve.settings import ServeConfig
 
-__all__ = ["Core", "Served"]
+__all__ = ["MULTIPROCESS", "Core", "Served"]
+
+# prometheus_client shares the figures of several processes through files in the folder that this variable names.
+MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR"
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 @dataclass(frozen=True)
@@ -26,18 +33,9 @@ class Served:
 class Core:
     """One worker's state; to be made on its event loop. Nothing but the two flags ever changes.
 
-    Args:
-        config: limits.
-        generation: what is served.
-        log: where events go.
-        connections: that the worker can hold; half of them may wait in a queue, so that the door always finds room.
-
-    Attributes:
-        ready: whether balancers should send requests.
-        closing: whether clients should look for another connection.
-
-    Raises:
-        SfumatoError: a network is not good.
+    Half of the `connections` that the worker can hold may wait in a queue, so that the door always finds room. `ready`
+    tells balancers to send requests, `closing` tells clients to look for another connection. A SfumatoError says that
+    a network is not good.
     """
 
     def __init__(self, config: ServeConfig, generation: Generation, log: Log, connections: int) -> None:
@@ -56,7 +54,6 @@ class Core:
                 self._executor,
                 threads=config.inference_threads,
                 max_batch=config.max_batch,
-                max_delay=config.max_delay_ms / 1000,
                 limit=min(config.queue, max(1, connections // 2)),
                 watcher=ModelMetrics(self.metrics, model.name, model.version, log.failure),
                 spread=not model.gains_by_batching,
@@ -64,11 +61,7 @@ class Core:
             self._served.setdefault(model.name, {})[model.version] = Served(model, batcher)
 
     def find(self, name: str, version: str = "") -> Served:
-        """A model; without a version its newest one.
-
-        Raises:
-            Refusal: UNKNOWN: there is none.
-        """
+        """A model, or a refusal; without a version its newest one."""
         versions = self._served.get(name)
         if versions is None:
             raise Refusal(UNKNOWN, "no model of this name is served")
@@ -111,12 +104,6 @@ class Core:
             ms=round(1000 * seconds, 3),
         )
 
-    async def drain(self) -> None:
-        """Wait until every accepted request is answered."""
-        for versions in self._served.values():
-            for served in versions.values():
-                await served.batcher.drain()
-
     def close(self) -> None:
         """Let go of the inference threads."""
         self._executor.shutdown(wait=False, cancel_futures=True)
@@ -124,3 +111,91 @@ class Core:
     def _versions(self, name: str) -> list[str]:
         """The versions of a model, oldest first."""
         return sorted(self._served[name], key=int)
+
+
+class Metrics:
+    """The figures of one worker. No label comes from a client."""
+
+    def __init__(self, generation: int = 1) -> None:
+        try:
+            import prometheus_client as prometheus
+        except ImportError:
+            raise ConfigError("serving needs prometheus-client and more; install sfumato[serve]") from None
+        self._prometheus = prometheus
+        self._registry = registry = prometheus.CollectorRegistry()
+        model = ["model", "version"]
+
+        def counter(name: str, text: str, labels: list[str]) -> Any:
+            return prometheus.Counter(name, text, labels, registry=registry)
+
+        self.requests = counter("sfumato_requests", "Inference requests that came to an end", [*model, "status"])
+        self.rejections = counter("sfumato_rejections", "Requests that were refused", ["reason"])
+        self.rows = counter("sfumato_rows", "Rows that the network answered", model)
+        self.failures = counter("sfumato_inference_failures", "Calls of the network that raised", model)
+        self.seconds = prometheus.Histogram(
+            "sfumato_request_seconds",
+            "From the head of an answered inference request to its answer",
+            model,
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.inference = prometheus.Histogram(
+            "sfumato_inference_seconds", "One call of the network", model, buckets=_SECONDS, registry=registry
+        )
+        self.batch = prometheus.Histogram(
+            "sfumato_batch_rows", "Rows in one call of the network", model, buckets=_ROWS, registry=registry
+        )
+        self.queue = prometheus.Gauge(
+            "sfumato_queue_requests", "Requests waiting now", model, registry=registry, multiprocess_mode="livesum"
+        )
+        prometheus.Gauge(
+            "sfumato_generation", "1, and one more with each reload", registry=registry, multiprocess_mode="livemax"
+        ).set(generation)
+        self._children: dict[tuple[str, str, str], tuple[Any, Any]] = {}
+
+    def ended(self, name: str, version: str, status: str, seconds: float) -> None:
+        """One inference request. Looking up the labels' figures each time costs more than the counting."""
+        key = (name, version, status)
+        if key not in self._children:
+            self._children[key] = (self.requests.labels(*key), self.seconds.labels(name, version))
+        count, times = self._children[key]
+        count.inc()
+        if status == "200":
+            times.observe(seconds)
+
+    def render(self) -> tuple[bytes, str]:
+        """Body and content type of `/metrics`; all workers' figures where there are several."""
+        registry = self._registry
+        if os.environ.get(MULTIPROCESS):
+            from prometheus_client.multiprocess import MultiProcessCollector
+
+            registry = self._prometheus.CollectorRegistry()
+            MultiProcessCollector(registry)
+        return self._prometheus.generate_latest(registry), self._prometheus.CONTENT_TYPE_LATEST
+
+
+class ModelMetrics:
+    """A `Watcher` that keeps one model's figures."""
+
+    def __init__(self, metrics: Metrics, name: str, version: str, log_failure: Any) -> None:
+        self._queue = metrics.queue.labels(name, version)
+        self._batch = metrics.batch.labels(name, version)
+        self._inference = metrics.inference.labels(name, version)
+        self._rows = metrics.rows.labels(name, version)
+        self._failures = metrics.failures.labels(name, version)
+        self._log_failure = log_failure
+
+    def queued(self, requests: int) -> None:
+        """Queue depth."""
+        self._queue.set(requests)
+
+    def ran(self, rows: int, seconds: float) -> None:
+        """Batch size and duration."""
+        self._batch.observe(rows)
+        self._rows.inc(rows)
+        self._inference.observe(seconds)
+
+    def failed(self, error: BaseException) -> None:
+        """Count and log."""
+        self._failures.inc()
+        self._log_failure(error)

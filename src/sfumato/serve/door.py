@@ -14,7 +14,6 @@ import asyncio
 import contextlib
 import json
 import os
-import resource
 import socket
 import ssl
 from collections.abc import Callable
@@ -39,13 +38,7 @@ GUEST: ContextVar["Guest | None"] = ContextVar("guest", default=None)
 
 
 class Guest(asyncio.Protocol):
-    """One connection.
-
-    Attributes:
-        since: when we began to wait for a request of the client; None while it waits for us.
-        stalled: when the client ceased to read what we send; None while it reads.
-        asked: whether a request has been answered before.
-    """
+    """One connection."""
 
     def __init__(self, door: "Door", connection: socket.socket) -> None:
         self._door = door
@@ -53,9 +46,9 @@ class Guest(asyncio.Protocol):
         self._transport: Any = None
         self._server: Any = door.make_protocol()
         self._loop = door.loop
-        self.since: float | None = self._loop.time()
-        self.stalled: float | None = None
-        self.asked = False
+        self.since: float | None = self._loop.time()  # when we began to wait for a request; None while it waits for us
+        self.stalled: float | None = None  # when the client ceased to read what we send
+        self.asked = False  # a request has been answered before
         self._answering = False
         self._task: asyncio.Task[Any] | None = None
         self._begun = False  # bytes of the next request have come
@@ -212,12 +205,7 @@ class Guest(asyncio.Protocol):
 
 
 class Door:
-    """All connections of one worker.
-
-    Args:
-        config: `client_timeout`.
-        most: connections at the same time, from `descriptors`.
-    """
+    """All connections of one worker, `most` at the same time."""
 
     def __init__(self, config: ServeConfig, most: int) -> None:
         self.most = most
@@ -346,11 +334,7 @@ def loop_with(door: Door) -> Callable[[], asyncio.AbstractEventLoop]:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A bound, listening socket; `::` takes connections of IPv4 as well.
-
-    Raises:
-        ConfigError: the address is taken, or no address of this machine.
-    """
+    """A bound, listening socket; `::` takes connections of IPv4 as well."""
     bare = host.strip("[]")
     family = socket.AF_INET6 if ":" in bare else socket.AF_INET
     try:
@@ -362,13 +346,14 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def descriptors(config: ServeConfig) -> int:
-    """How many connections a worker can hold: the limit on open files is raised as far as it goes, then obeyed.
+    """How many connections a worker can hold: the limit on open files is raised as far as it goes, then obeyed."""
+    import resource  # Windows has none
 
-    Raises:
-        ConfigError: there are too few to serve at all.
-    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    used = len(os.listdir("/dev/fd")) + _RESERVE
+    try:
+        used = len(os.listdir("/dev/fd")) + _RESERVE
+    except OSError:  # a container without /dev
+        used = 2 * _RESERVE
     wanted = config.max_connections + used
     if soft != resource.RLIM_INFINITY and soft < wanted:
         soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)

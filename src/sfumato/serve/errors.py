@@ -21,13 +21,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Reason:
-    """A kind of refusal.
-
-    Attributes:
-        name: in metrics and logs.
-        status: of HTTP.
-        headers: that belong to it.
-    """
+    """A kind of refusal: its name in metrics and logs, HTTP's status, and the headers that belong to it."""
 
     name: str
     status: int
@@ -50,13 +44,7 @@ LATE = Reason("late", 503, _RETRY)
 
 
 class Refusal(Exception):
-    """A request that gets no answer but a sentence. It never holds values of the client's tensors.
-
-    Args:
-        reason: what kind of refusal it is.
-        sentence: for the client.
-        headers: of this answer alone.
-    """
+    """A request that gets no answer but a sentence, which never holds values of the client's tensors."""
 
     def __init__(self, reason: Reason, sentence: str, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
         super().__init__(sentence)

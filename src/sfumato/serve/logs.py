@@ -11,12 +11,7 @@ __all__ = ["Log", "silence_libraries"]
 
 
 class Log:
-    """Writes one line for each event.
-
-    Args:
-        stream: where to; standard error by default.
-        requests: whether each request gets a line.
-    """
+    """Writes one line for each event, and for each request if told to; to standard error by default."""
 
     def __init__(self, stream: TextIO | None = None, *, requests: bool = True) -> None:
         self._stream = stream

@@ -2,37 +2,31 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sfumato.deploy.graph import check_graph
-from sfumato.deploy.manifest import DECODER
-from sfumato.errors import BundleError, first_line
+from sfumato.deploy.manifest import DECODER, OutputSpec
+from sfumato.errors import BundleError, ConfigError, first_line
 from sfumato.serve import engines
 from sfumato.serve.codec import FeatureReader
 from sfumato.serve.errors import INVALID, Refusal
 from sfumato.serve.generation import Bundle
-from sfumato.serve.outputs import Outputs
-from sfumato.serve.settings import ServeConfig
+from sfumato.serve.settings import Reveal, ServeConfig
 
-__all__ = ["Model", "compare"]
+__all__ = ["Model", "Outputs", "compare"]
 
 _COMPANY, _GAIN = 8, 4 / 3  # rows, and how much dearer one alone has to be
 _LONG = 0.05  # seconds from which two rows have to do
 
 
 class Model:
-    """A decoder that is ready to answer.
+    """A decoder that is ready to answer; an error says that it is not good.
 
-    Attributes:
-        gains_by_batching: whether rows are much cheaper together, by a measurement: a row alone takes at least 4/3 as
-            long as one of eight.
-
-    Raises:
-        BundleError: the network cannot be loaded, does not fit its manifest, or its rows depend on one another.
-        ConfigError: the engine is missing, or more is to be revealed than the bundle allows.
+    `gains_by_batching` tells whether rows are much cheaper together, by a measurement: a row alone takes at least 4/3
+    as long as one of eight.
     """
 
     def __init__(self, bundle: Bundle, config: ServeConfig) -> None:
@@ -40,7 +34,6 @@ class Model:
         self.name, self.version = self.manifest.name, self.manifest.version
         self.outputs = Outputs(self.manifest.output, config.reveal, config.top_k)
         self.reader = FeatureReader(self.manifest, config.max_rows)
-        check_graph(bundle.decoder, DECODER)
         threads = config.inference_threads
         self.run, self.platform, tolerance = engines.load(config.engine, bundle.decoder, self.manifest, threads)
         checks = [(self.run, tolerance)]
@@ -50,11 +43,7 @@ class Model:
         self.gains_by_batching = self._check(checks)
 
     def answer(self, logits: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
-        """The outputs of one request, by name.
-
-        Raises:
-            Refusal: INVALID: the logits are not finite, which no feature of the encoder leads to.
-        """
+        """The outputs of one request, by name; logits that are not finite, to which no encoder leads, are refused."""
         if not np.isfinite(logits).all():
             raise Refusal(
                 INVALID, "these features lie so far outside of what the encoder sends that the logits overflow"
@@ -88,15 +77,8 @@ def compare(
 ) -> None:
     """Whether a row's logits are its own, whoever asks at the same time: alone, in a batch, in a batch turned round.
 
-    Args:
-        run: the network.
-        features: (N, ...).
-        single: N times the expected logits (1, classes), each of one row alone.
-        tolerance: largest difference allowed, divided by `max(1, largest logit)`.
-        where: begins the sentence.
-
-    Raises:
-        BundleError: a difference is larger, or the network gives another number of rows.
+    `single` holds the expected logits of each row alone; a difference, divided by `max(1, largest logit)`, above the
+    tolerance is a BundleError, whose sentence begins with `where`.
     """
     expected = np.concatenate(single)
     scale = max(1.0, float(np.abs(expected).max()))
@@ -123,3 +105,70 @@ def _timed(run: engines.Run, features: NDArray[Any]) -> tuple[float, NDArray[np.
         if seconds > _LONG:
             break
     return seconds, logits
+
+
+# What gives away less comes later.
+_ORDER: tuple[Reveal, ...] = ("logits", "top_k", "label")
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An output as the protocol describes it; `width` counts the values of one row."""
+
+    name: str
+    datatype: str
+    width: int
+
+
+class Outputs:
+    """From logits (N, classes) to the outputs that a client may see.
+
+    - `logits`: `logits` FP32 (N, classes), the network's own numbers, bit for bit.
+    - `top_k`: `indices` INT64 (N, k), classes from the largest logit down, and `probabilities` FP32 (N, k), the softmax
+      over *all* classes at these.
+    - `label`: `indices` INT64 (N, 1) alone.
+
+    Equal logits are ordered by their index. The manifest says what the bundle's maker allows; an operator who asks for
+    more gets a ConfigError.
+    """
+
+    def __init__(self, spec: OutputSpec, reveal: Reveal | None = None, top_k: int | None = None) -> None:
+        chosen = spec.reveal if reveal is None else reveal
+        classes = spec.shape[-1]
+        k = (spec.top_k if reveal is None else top_k) or 1
+        allowed = classes if spec.reveal == "logits" else spec.top_k or 1
+        if _ORDER.index(chosen) < _ORDER.index(spec.reveal) or k > allowed:
+            word = f"the {spec.top_k} largest" if spec.reveal == "top_k" else f"the {spec.reveal}"
+            asked = f"{chosen} {k}" if chosen == "top_k" else chosen
+            raise ConfigError(
+                f"reveal {asked} is more than the bundle allows ({word} of {classes} classes); ask for less"
+            )
+        self.reveal = chosen
+        self.k = k
+        self._logits = spec.name
+        self.tensors: tuple[Tensor, ...] = (Tensor("indices", "INT64", k),)
+        if chosen == "logits":
+            self.tensors = (Tensor(spec.name, "FP32", classes),)
+        elif chosen == "top_k":
+            self.tensors += (Tensor("probabilities", "FP32", k),)
+
+    def __call__(self, logits: NDArray[np.float32]) -> dict[str, NDArray[np.generic]]:
+        """The outputs by name."""
+        if self.reveal == "logits":
+            return {self._logits: logits}
+        indices = np.argsort(-logits, axis=1, kind="stable")[:, : self.k].astype(np.int64)
+        if self.reveal == "label":
+            return {"indices": indices}
+        shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+        odds = np.exp(shifted)
+        probabilities = np.take_along_axis(odds / odds.sum(axis=1, keepdims=True), indices, axis=1)
+        return {"indices": indices, "probabilities": probabilities.astype(np.float32)}
+
+    def pick(self, names: list[str]) -> list[str]:
+        """The outputs to send: those asked for, each once, or all."""
+        known = [tensor.name for tensor in self.tensors]
+        if not set(names) <= set(known):
+            raise Refusal(INVALID, f"the model's outputs are {', '.join(known)}; the request asks for another one")
+        if len(set(names)) != len(names):
+            raise Refusal(INVALID, "the request asks for an output twice")
+        return names or known

@@ -1,10 +1,10 @@
 """Everything that can be set about a server, checked once."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from sfumato.cores import usable_cores
 from sfumato.errors import ConfigError
 from sfumato.settings import check_settings
 
@@ -22,7 +22,6 @@ _LEAST = {
     "queue": 1,
     "max_request_bytes": 1024,
     "max_connections": 1,
-    "max_delay_ms": 0,
     "drain_seconds": 0,
     "port": 0,
     "top_k": 1,
@@ -43,7 +42,6 @@ class ServeConfig:
         engine: What runs the networks. OpenVINO has to be installed.
         max_batch: Most rows of several requests that are put together for one call of the network.
         max_rows: Most rows in one request. One with more than `max_batch` runs alone.
-        max_delay_ms: How long a lone request waits for company while a thread is idle.
         queue: Most requests waiting, of each model; one more is refused (429). At most half of the connections.
         deadline_ms: Longest wait in the queue; then the request is refused (503).
         token_file: File of bearer tokens, one a line; without it everybody is served.
@@ -72,7 +70,6 @@ class ServeConfig:
     engine: EngineName = "onnxruntime"
     max_batch: int = 32
     max_rows: int = 256
-    max_delay_ms: float = 0.0
     queue: int = 256
     deadline_ms: float = 1000.0
     token_file: Path | None = None
@@ -104,8 +101,4 @@ class ServeConfig:
     @property
     def inference_threads(self) -> int:
         """Threads of each worker, with 0 resolved to the cores this process may use."""
-        return self.threads or _cores()
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return self.threads or usable_cores()

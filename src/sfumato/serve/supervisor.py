@@ -20,16 +20,17 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from sfumato.errors import BundleError, ConfigError, SfumatoError
+from sfumato.errors import BundleError, ConfigError, RemoteError, SfumatoError, StorageError
 from sfumato.files import write_json
+from sfumato.serve.core import MULTIPROCESS
 from sfumato.serve.door import Door, descriptors, listen, loop_with
 from sfumato.serve.generation import Generation
 from sfumato.serve.logs import Log
-from sfumato.serve.metrics import MULTIPROCESS
 from sfumato.serve.settings import ServeConfig
 
-__all__ = ["serve"]
+__all__ = ["reload", "serve"]
 
 _PACKAGES = ("uvicorn", "httptools", "msgspec", "onnxruntime", "prometheus_client")
 _PATIENCE = 300.0  # seconds in which a worker has to be ready
@@ -44,9 +45,19 @@ def serve(config: ServeConfig) -> None:
     """
     from importlib.util import find_spec
 
+    if not hasattr(os, "fork"):
+        raise ConfigError(
+            "serving needs a system that can fork, as Linux and macOS can; on Windows use WSL or a container"
+        )
     if missing := [name for name in _PACKAGES if not find_spec(name)]:
         raise ConfigError(f"serving needs {', '.join(missing)}; install sfumato[serve]")
-    figures = tempfile.mkdtemp(prefix="sfumato-metrics-")
+    try:
+        figures = tempfile.mkdtemp(prefix="sfumato-metrics-")
+    except OSError as error:
+        raise StorageError(
+            f"no folder for the metrics of the workers can be made ({error.strerror}); name one in TMPDIR that can be "
+            "written"
+        ) from error
     os.environ[MULTIPROCESS] = figures
     try:
         _Supervisor(config, Path(figures)).run()
@@ -54,7 +65,54 @@ def serve(config: ServeConfig) -> None:
         del os.environ[MULTIPROCESS]
         shutil.rmtree(figures, ignore_errors=True)
         if config.announce is not None:
-            config.announce.unlink(missing_ok=True)
+            with suppress(OSError):
+                config.announce.unlink()
+
+
+def reload(announced: Path, seconds: float = 300.0) -> int:
+    """Have a server on this machine read bundles, tokens and certificates again.
+
+    Args:
+        announced: what `sfumato serve --json PATH` wrote.
+        seconds: longest wait.
+
+    Returns:
+        The number of the generation that serves from now on.
+
+    Raises:
+        ConfigError: no server of this user runs there.
+        RemoteError: something is not good; the server goes on with what it has.
+    """
+    asked = time.monotonic()
+    _hang_up(_announced(announced)["pid"], announced)
+    while time.monotonic() < asked + seconds:
+        now = _announced(announced)
+        if now["read_at"] >= asked:  # the clock is the same in all processes
+            if now["error"]:
+                raise RemoteError(f"nothing was reloaded, and the server goes on with what it has: {now['error']}")
+            return int(now["generation"])
+        time.sleep(0.05)
+    raise RemoteError(f"the server has not reloaded within {seconds:g} s; its log may say why")
+
+
+def _announced(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+        return {**value, "pid": int(value["pid"]), "read_at": float(value["read_at"])}
+    except (OSError, ValueError, TypeError, KeyError):
+        raise ConfigError(
+            f"no server says in {path} that it runs; start one with `sfumato serve --json {path}`"
+        ) from None
+
+
+def _hang_up(pid: int, path: Path) -> None:
+    words = Path(f"/proc/{pid}/cmdline")
+    try:
+        if words.exists() and b"serve" not in words.read_bytes().split(b"\0"):
+            raise ProcessLookupError
+        os.kill(pid, signal.SIGHUP)
+    except (ProcessLookupError, PermissionError, OverflowError):
+        raise ConfigError(f"the server of {path} does not run any more, or is another user's; start it again") from None
 
 
 @dataclass(eq=False)
@@ -85,7 +143,7 @@ class _Supervisor:
         self._signals: list[int] = []
         self._stopping = False
         self._reload_wanted = False
-        self._reloads = 0
+        self._read_at = 0.0  # when the last attempt at a generation began to read the disk
         self._failed = ""
 
     def run(self) -> None:
@@ -151,6 +209,7 @@ class _Supervisor:
 
     def _reload(self) -> None:
         assert self._current is not None
+        self._read_at = time.monotonic()
         try:
             self._begin(Generation.read(self._config, self._current.number + 1))
         except (SfumatoError, OSError) as error:
@@ -214,11 +273,10 @@ class _Supervisor:
             self._log.event("reloaded", generation=self._current.number, models=models)
 
     def _announce(self) -> None:
-        self._reloads += 1
         if self._config.announce is not None and self._current is not None:
             about = {"rest": _address(self._socket), "pid": os.getpid(), "generation": self._current.number}
             with suppress(SfumatoError):
-                write_json(self._config.announce, {**about, "reads": self._reloads, "error": self._failed})
+                write_json(self._config.announce, {**about, "read_at": self._read_at, "error": self._failed})
 
     def _dismiss(self, worker: _Process, word: str) -> None:
         worker.tell(word)

@@ -1,34 +1,27 @@
 """One worker: uvicorn as it is behind a door, from the first accepted connection to the last answer."""
 
 import asyncio
+import os
 import socket
+from collections.abc import Callable
 from typing import Any
 
+from sfumato.errors import ConfigError
 from sfumato.serve.app import App
 from sfumato.serve.core import Core
 from sfumato.serve.door import Door
 from sfumato.serve.generation import Generation
 from sfumato.serve.logs import Log, silence_libraries
 from sfumato.serve.settings import ServeConfig
-from sfumato.serve.telemetry import traced
 
 __all__ = ["Worker"]
 
 _KEEP_ALIVE = 75
+_ENDPOINTS = tuple(f"OTEL_EXPORTER_OTLP_{part}ENDPOINT" for part in ("", "TRACES_", "METRICS_"))
 
 
 class Worker:
-    """To be made and used on an event loop of `loop_with(door)`.
-
-    Args:
-        config: the settings.
-        generation: what is served, for good.
-        door: of the event loop.
-        log: where events go.
-
-    Raises:
-        SfumatoError: a network is not good.
-    """
+    """To be made and used on an event loop of `loop_with(door)`; a SfumatoError says that a network is not good."""
 
     def __init__(self, config: ServeConfig, generation: Generation, door: Door, log: Log) -> None:
         import uvicorn
@@ -69,8 +62,7 @@ class Worker:
     async def stop(self, *, retire: bool = False) -> None:
         """Take no new connection, answer what was accepted, end the idle connections.
 
-        Args:
-            retire: another generation accepts already: readiness goes on to say yes, and nobody has to notice.
+        Who retires goes on to say that it is ready: another generation accepts already, and nobody has to notice.
         """
         core, config = self.core, self.config
         core.closing = True
@@ -91,3 +83,38 @@ def _unforeseen(log: Log, context: dict[str, Any]) -> None:
     error = context.get("exception")
     if isinstance(error, BaseException):
         log.failure(error)
+
+
+def traced(app: Any) -> tuple[Any, Callable[[], Any]]:
+    """The application, with OpenTelemetry's own ASGI instrumentation around it if an endpoint is set.
+
+    Names, sampling, headers and resources come from the environment (`OTEL_SERVICE_NAME`, `OTEL_TRACES_SAMPLER`, ...),
+    as OpenTelemetry's SDK documents them; `OTEL_SDK_DISABLED=true` turns all of it off. The second value
+    sends the last spans and figures when the application ends.
+    """
+    if not any(os.environ.get(name) for name in _ENDPOINTS):
+        return app, lambda: None
+    try:
+        from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
+        from opentelemetry.sdk.metrics import MeterProvider
+        from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    except ImportError:
+        raise ConfigError(
+            "OTEL_EXPORTER_OTLP_ENDPOINT is set, but OpenTelemetry is not installed; install sfumato[otel]"
+        ) from None
+    tracers = TracerProvider()
+    tracers.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    meters = MeterProvider([PeriodicExportingMetricReader(OTLPMetricExporter())])
+    wrapped = OpenTelemetryMiddleware(
+        app, tracer_provider=tracers, meter_provider=meters, exclude_spans=["receive", "send"]
+    )
+
+    def end() -> None:
+        tracers.shutdown()
+        meters.shutdown()
+
+    return wrapped, end

@@ -1,7 +1,6 @@
 """Many independent pieces of work: one loop that hands out, collects, and tries again; one subclass per place."""
 
 import copy
-import os
 import traceback
 from abc import ABC, abstractmethod
 from collections import deque
@@ -191,11 +190,6 @@ def perform(work: Work, item: Any, threads: int) -> Reply:
         reason = f"the result, a {type(value).__name__}, cannot be sent back from the worker ({error})"
         return Reply(error=SfumatoError(f"{reason}; return plain values or tensors"))
     return Reply(value)
-
-
-def usable_cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def at_least_one(name: str, value: int) -> int:

@@ -18,13 +18,7 @@ _HOME = {"onnxruntime": "ort", "openvino": "ov"}
 
 
 def load(name: EngineName, network: bytes, manifest: Manifest, threads: int) -> tuple[Run, str, float]:
-    """A decoder in an engine.
-
-    Args:
-        name: of the engine.
-        network: the verified bytes of `decoder.onnx`.
-        manifest: names, shapes and types of its tensors.
-        threads: calls at the same time, each on one core.
+    """A decoder, from its verified bytes, in an engine that makes `threads` calls at the same time, each on one core.
 
     Returns:
         The function from features (N, ...) to logits (N, classes), which threads may call at the same time; the

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sfumato.deploy.graph import check_graph
 from sfumato.deploy.manifest import DECODER, Manifest
 from sfumato.errors import BundleError, ConfigError, first_line
 from sfumato.serve.engines import Run
@@ -18,6 +19,7 @@ TOLERANCE = 2e-2  # bfloat16 keeps eight bits of a factor: 2^-9 of each, some la
 
 def load(network: bytes, manifest: Manifest, threads: int) -> Run:
     """A compiled model with one stream and one request for each thread."""
+    check_graph(network, DECODER)
     try:
         import openvino
     except ImportError:
