@@ -1,0 +1,84 @@
+"""The network that reconstructs: the paper's, beside what the linear attack already reads."""
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sfumato.attacks.base import Observer, hold_out
+from sfumato.attacks.linear import best_linear
+from sfumato.models import ReconstructionNet
+from sfumato.models.reconstruction import ResBlock
+
+__all__ = ["Arranged", "Inverter", "Sketch"]
+
+
+class Arranged(nn.Module):
+    """The whitened feature -> each coordinate by itself standardised, where a convolution finds it at its place.
+
+    Whitening turns coordinates into mixtures of all, and makes directions that say next to nothing as large as those
+    that say most. A network has to unlearn both from few images. Scale and shift of a coordinate stay out of it.
+    """
+
+    def __init__(self, observer: Observer) -> None:
+        super().__init__()
+        self.shape = observer.feature_shape
+        self.register_buffer("unmix", observer.whitening.unmix)
+
+    def forward(self, seen: Tensor) -> Tensor:
+        """(N, *feature_shape) -> the same."""
+        flat = seen.flatten(1)
+        unmix = cast(Tensor, self.unmix)
+        return (flat * unmix if unmix.ndim == 1 else flat @ unmix).reshape(len(seen), *self.shape)
+
+
+class Sketch(nn.Module):
+    """What the linear attack makes of the whitened feature, (N, C, H, W): the same whatever the feature's units are,
+    and however its coordinates are permuted or rotated.
+
+    Attributes:
+        error: its mean squared error on held-out images.
+    """
+
+    def __init__(self, observer: Observer, share: float, seed: int) -> None:
+        super().__init__()
+        judge, learn = hold_out(len(observer), share, seed)
+        self.linear, self.error, _ = best_linear(observer, learn, judge, draws=2, seed=seed)
+        self.linear = self.linear.float32()
+        self.shape = observer.image_shape
+        for name, value in self.linear._asdict().items():
+            self.register_buffer(name, value)
+
+    def forward(self, seen: Tensor) -> Tensor:
+        """(N, *feature_shape) -> (N, C, H, W), not clipped."""
+        return self.linear(seen).reshape(len(seen), *self.shape)
+
+
+class Inverter(ReconstructionNet):
+    """The paper's network for features as an observer hands them out, whose last block also sees a `Sketch`.
+
+    Where coordinates lie in disorder, as a permutation or rotation leaves them, it is no worse than the linear attack;
+    where they are a map, it is the paper's network.
+
+    Args:
+        observer: what the attacker may see.
+        sketch: of the same observer; None for an attacker without pairs.
+        width, blocks: of `ReconstructionNet`.
+    """
+
+    def __init__(self, observer: Observer, sketch: Sketch | None, *, width: int, blocks: int) -> None:
+        super().__init__(observer.feature_shape, observer.image_shape, width=width, blocks=blocks)
+        self.arranged, self.sketch = Arranged(observer), sketch
+        if sketch is not None:
+            self.last = ResBlock(width + observer.image_shape[0], observer.image_shape[0])
+
+    def forward(self, z: Tensor) -> Tensor:
+        """(N, *feature_shape) -> (N, C, H, W) in (0, 1)."""
+        h = self.body(self.lay_out(self.arranged(z)))
+        if self.resize:
+            h = F.interpolate(h, size=self.image_shape[1:], mode="bilinear", align_corners=False)
+        if self.sketch is not None:
+            h = torch.cat([h, self.sketch(z).clamp(-1, 2).to(h.dtype) - 0.5], 1)
+        out: Tensor = self.last(h).sigmoid()
+        return out
