@@ -1,19 +1,19 @@
 """What is the decoding attack's own; the rest is in the contract of all attacks."""
 
+import copy
+
 import torch
 from attack_cases import ATTACKS, images, observer
 
 from sfumato.attacks import DecoderAttack, DecoderConfig
 from sfumato.attacks.learned import Turn
-from sfumato.models import ReconstructionNet
 
 
 def test_a_step_is_adam_with_weight_decay_on_the_mean_squared_error():
     """Against a plain loop, which shares no line with it."""
     attack = DecoderAttack(DecoderConfig(width=4, blocks=0, lr=0.01, weight_decay=0.1, precision="fp32"))
     learner = attack._learner(observer())
-    plain = ReconstructionNet((4, 4, 4), (1, 8, 8), width=4, blocks=0)
-    plain.load_state_dict(learner.net.state_dict())
+    plain = copy.deepcopy(learner.net)
     adam = torch.optim.Adam(plain.parameters(), 0.01, weight_decay=0.1)
     x = images(8).float()
     z = torch.rand(8, 4, 4, 4, generator=torch.Generator().manual_seed(0))

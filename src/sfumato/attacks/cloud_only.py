@@ -23,22 +23,17 @@ __all__ = ["CloudOnlyAttack", "CloudOnlyConfig"]
 
 @dataclass(frozen=True, kw_only=True)
 class CloudOnlyConfig(AdamConfig):
-    """Settings of the attacker who only has the cloud.
-
-    Attributes:
-        align: Weight of the distance between the features of the attacker's own encoder and those that arrive.
-    """
+    """Settings of the attacker who only has the cloud."""
 
     batch_size: int = 128
     width: int = 32
     blocks: int = 2
-    align: float = 1.0
 
 
 class CloudOnlyAttack(LearnedAttack[CloudOnlyConfig]):
     r"""Trains a surrogate of the encoder against the frozen cloud, and a network that inverts the surrogate.
 
-        surrogate s:  minimise  CE(cloud(s(x)), y) + align sum_c |m_c(s) - m_c|^2 / D + align |V(s) - V|^2 / D
+        surrogate s:  minimise  CE(cloud(s(x)), y) + mean_c |m_c(s) - m_c|^2 / D + |V(s) - V|^2 / D
         net:          minimise  MSE(net(s(x) + noise), x)
 
     with the attacker's own images x and labels y, and per class c the mean m_c, and over all the variances V of
@@ -104,7 +99,7 @@ class CloudOnlyAttack(LearnedAttack[CloudOnlyConfig]):
         with autocast(turn.x.device, turn.bf16):
             x_hat = learner.net(self._own.seen(z.detach()))
         error = (x_hat.float() - turn.x).square().mean()
-        loss = error + self.config.align * alignment
+        loss = error + alignment
         if int(labels.max()) < answer.shape[1]:
             loss = loss + F.cross_entropy(answer, labels)
         # The cloud is frozen: only the attacker's networks learn.

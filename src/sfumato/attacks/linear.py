@@ -39,10 +39,6 @@ class Linear(NamedTuple):
         rows = z.flatten(1).to(self.left.dtype) - self.centre
         return torch.addmm(self.offset, (rows @ self.left).to(self.right.dtype), self.right).float()
 
-    def float32(self) -> "Linear":
-        """The same in single precision, for a network."""
-        return Linear(*(part.float() for part in self))
-
     @property
     def slope(self) -> Tensor:
         """(D, d)."""

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sfumato.attacks.base import Observer, hold_out
-from sfumato.attacks.linear import best_linear
+from sfumato.attacks.linear import Linear, best_linear
 from sfumato.models import ReconstructionNet
 from sfumato.models.reconstruction import ResBlock
 
@@ -44,15 +44,15 @@ class Sketch(nn.Module):
     def __init__(self, observer: Observer, share: float, seed: int) -> None:
         super().__init__()
         judge, learn = hold_out(len(observer), share, seed)
-        self.linear, self.error, _ = best_linear(observer, learn, judge, draws=2, seed=seed)
-        self.linear = self.linear.float32()
+        linear, self.error, _ = best_linear(observer, learn, judge, draws=2, seed=seed)
         self.shape = observer.image_shape
-        for name, value in self.linear._asdict().items():
-            self.register_buffer(name, value)
+        for name, value in linear._asdict().items():
+            self.register_buffer(name, value.float())
 
     def forward(self, seen: Tensor) -> Tensor:
         """(N, *feature_shape) -> (N, C, H, W), not clipped."""
-        return self.linear(seen).reshape(len(seen), *self.shape)
+        linear = Linear(*(cast(Tensor, getattr(self, name)) for name in Linear._fields))
+        return linear(seen).reshape(len(seen), *self.shape)
 
 
 class Inverter(ReconstructionNet):

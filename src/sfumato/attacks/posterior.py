@@ -157,7 +157,7 @@ class _Flow(nn.Module):
             height, width = -(-height // 2), -(-width // 2)
             self.down.append(_Block(w, w))
             self.up.append(_Block(2 * w, w))
-        self.middle = _Block(w, w)
+        self.middle = nn.ModuleList(_Block(w, w) for _ in range(config.blocks))
         # At the bottom every place sees every other, and knows where it is.
         self.dense = nn.Linear(w * height * width, w * height * width)
         self.write = nn.Conv2d(w, channels, 3, padding=1)
@@ -177,7 +177,8 @@ class _Flow(nn.Module):
             h = block(h, time)
             beside.append(h)
             h = F.avg_pool2d(h, 2, ceil_mode=True)
-        h = self.middle(h, time)
+        for block in self.middle:
+            h = block(h, time)
         h = h + self.dense(F.silu(h).flatten(1)).reshape(h.shape)
         for block in self.up:
             there = beside.pop()
