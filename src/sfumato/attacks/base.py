@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.attacks.activations import Activation, activations, cloud_activations
-from sfumato.attacks.queries import Duplicates, Noise, encode_repeated
+from sfumato.attacks.queries import encode_repeated
 from sfumato.attacks.whitening import Whitening, whiten
 from sfumato.data import ImageSet
 from sfumato.errors import ConfigError, NotFittedError
@@ -217,26 +217,9 @@ class Observer:
         found = activations(self._model.cloud, z.to(self.device), self._names)
         return torch.cat([found[name] for name in self._names], 1)
 
-    def encode_repeated(
-        self,
-        x: Tensor,
-        *,
-        queries: int,
-        noise: Noise = "fresh",
-        duplicates: Duplicates = "exact",
-        generator: torch.Generator | None = None,
-        key: bytes = b"device",
-    ) -> Tensor:
+    def encode_repeated(self, x: Tensor, **plan: Any) -> Tensor:
         """What leaves the device when x is sent `queries` times, (n, K, ...); see `attacks.encode_repeated`."""
-        return encode_repeated(
-            self._model,
-            x.to(self.device),
-            queries=queries,
-            noise=noise,
-            duplicates=duplicates,
-            generator=generator,
-            key=key,
-        )
+        return encode_repeated(self._model, x.to(self.device), **plan)
 
 
 @dataclass(frozen=True)

@@ -124,8 +124,8 @@ class PosteriorAttack(LearnedAttack[PosteriorConfig]):
         sketch = flow.sketch(seen)
         condition = flow.condition(seen, sketch)
         for number in numbers:
-            drawn = torch.randn(sketch.shape[1:], generator=generator(self.config.seed, "sample", number))
-            u = drawn.to(seen).expand_as(sketch)
+            drawn = torch.randn(sketch.shape[1:], generator=generator(self.config.seed, "sample", number // 2))
+            u = (drawn if number % 2 else -drawn).to(seen).expand_as(sketch)  # in pairs: less is left to chance
             with evaluating(flow):
                 for at in torch.arange(self.config.flow_steps) * step:
                     slope = flow(u, at.to(u).expand(len(u), 1, 1, 1), condition)
