@@ -5,7 +5,7 @@ import torch
 from attack_cases import images
 from torch import nn
 
-from sfumato.attacks import CloudOnlyAttack, CloudOnlyConfig, Observer, RidgeAttack, invert, strongest
+from sfumato.attacks import CloudOnlyAttack, CloudOnlyConfig, Observer, RidgeAttack, invert, judged, strongest
 from sfumato.data import ImageSet
 from sfumato.errors import ConfigError
 from sfumato.split import Channel, SplitModel
@@ -73,6 +73,16 @@ def test_it_leaves_the_cloud_as_it_is():
 
 def test_it_is_never_the_figure_of_a_suite():
     assert strongest({"cloud-only": 0.01, "decoder": 0.02}) == "decoder"
+    flat = {
+        "test": {"mse": 0.05},
+        "converged": True,
+        "reason": "",
+        "history": [0.08] + 15 * [0.05],
+        "trivial_mse": 0.07,
+    }
+    simple = flat | {"test": {"mse": 0.02}, "history": []}
+    verdicts = judged({"ridge": simple, "decoder": flat, "cloud-only": flat})
+    assert (verdicts["decoder"].converged, verdicts["cloud-only"].converged) == (False, True)
     observer = Observer(victim(), bright(40, 0))
     inside = observer.inside(observer.activations()[0].name)
     with pytest.raises(ConfigError, match="what arrives"):

@@ -35,14 +35,8 @@ class _DeadlineReached(Exception):
 
 @dataclass(frozen=True)
 class Turn:
-    """What one step of an attack gets.
-
-    Attributes:
-        number: steps made before, over all epochs.
-        x: (n, C, H, W) the attacker's images, in [0, 1].
-        z: (n, ...) what the attacker makes of what leaves the device for them, with fresh noise.
-        bf16: whether to autocast.
-        random: a generator for a purpose, that depends on (seed, purpose, epoch, step) alone.
+    """What a step gets: how many came before, images x in [0, 1], what the attacker makes of what leaves the device for
+    them, whether to autocast, and generators that depend on (seed, purpose, epoch, step) alone.
     """
 
     number: int
@@ -62,11 +56,8 @@ class LearnedAttack(Attack, Generic[Config]):
     epoch, step), so that a resumed training ends with the same weights, bit for bit on the CPU, as an undisturbed one.
 
     Attributes:
-        figures: names of what `_step` gives; `mse` is among them.
-        config: settings.
+        figures: names of what `_step` gives; `mse` is among them. `history` has their means over every epoch.
         net: the network that reconstructs, once fitted.
-        history: per epoch: `epoch`, the means of `figures` over it, and `held_out_mse`.
-        seconds: the training took, over all calls, interruptions not counted.
         checkpoint_seconds: how often to save within an epoch; its end is always saved.
     """
 
@@ -171,9 +162,9 @@ class LearnedAttack(Attack, Generic[Config]):
         return 0.5 * (1.0 + float(torch.cos(torch.tensor(torch.pi * done))))
 
     def tensors(self) -> dict[str, Tensor]:
-        """The weights of the network that reconstructs."""
+        """The weights of the network that reconstructs, and what it knows in closed form."""
         assert self.net is not None
-        return self.net.state_dict()
+        return self.net.state_dict() | dict(self.net.named_buffers())
 
     def _learner(self, observer: Observer) -> Learner:
         device = observer.device

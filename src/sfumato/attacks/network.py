@@ -24,7 +24,7 @@ class Arranged(nn.Module):
     def __init__(self, observer: Observer) -> None:
         super().__init__()
         self.shape = observer.feature_shape
-        self.register_buffer("unmix", observer.whitening.unmix)
+        self.register_buffer("unmix", observer.whitening.unmix, persistent=False)
 
     def forward(self, seen: Tensor) -> Tensor:
         """(N, *feature_shape) -> the same."""
@@ -35,7 +35,7 @@ class Arranged(nn.Module):
 
 class Sketch(nn.Module):
     """What the linear attack makes of the whitened feature, (N, C, H, W): the same whatever the feature's units are,
-    and however its coordinates are permuted or rotated.
+    and however its coordinates are permuted or rotated. A checkpoint leaves it out: it is in closed form.
 
     Attributes:
         error: its mean squared error on held-out images.
@@ -47,7 +47,7 @@ class Sketch(nn.Module):
         linear, self.error, _ = best_linear(observer, learn, judge, draws=2, seed=seed)
         self.shape = observer.image_shape
         for name, value in linear._asdict().items():
-            self.register_buffer(name, value.float())
+            self.register_buffer(name, value.float(), persistent=False)
 
     def forward(self, seen: Tensor) -> Tensor:
         """(N, *feature_shape) -> (N, C, H, W), not clipped."""

@@ -125,9 +125,8 @@ class OptimizationAttack(Attack):
         chosen = f"total variation {self.tv:g}, prior {self.prior:g}"
         if gain > 0.02:
             return Fit(False, f"twice the iterations still lowered the objective by {gain:.0%}; iterate longer", error)
-        return Fit(
-            True, f"the second half of the iterations lowered the objective by {max(gain, 0):.1%} ({chosen})", error
-        )
+        words = f"the second half of the iterations lowered the objective by {max(gain, 0):.1%} ({chosen})"
+        return Fit(True, words, error)
 
     @torch.no_grad()
     def answer(self, seen: Tensor) -> Tensor:
@@ -161,8 +160,7 @@ class OptimizationAttack(Attack):
 
     def _sketch(self, z: Tensor) -> Tensor:
         assert self._linear is not None
-        x: Tensor = self._linear(z.float()).reshape(len(z), *self._mean.shape)
-        return x
+        return self._linear(z.float()).reshape(len(z), *self._mean.shape)
 
     def _start(self, number: int, z: Tensor) -> Tensor:
         if number == 1:

@@ -75,7 +75,9 @@ class StrongAttack(LearnedAttack[StrongConfig]):
         x = observer.pixels(learn[:_STATISTICS])
         self._variance = float((x - x.mean(0)).square().mean().clamp_min(1e-8))
         student = self._inverter(observer)
-        return {"net": copy.deepcopy(student).requires_grad_(False), "student": student}
+        average = copy.deepcopy(student).requires_grad_(False)
+        average.arranged, average.sketch = student.arranged, student.sketch  # they are the same, and may be large
+        return {"net": average, "student": student}
 
     def _choose_views(self, observer: Observer, learn: Tensor, judge: Tensor) -> Views:
         """The most views that do not worsen the linear attack: such data allow them."""

@@ -33,8 +33,11 @@ def strongest(errors: Mapping[str, float]) -> str:
     >>> strongest({"decoder": 0.031, "ridge": 0.034, "nearest": 0.028})
     'nearest'
     """
-    weaker = {name for name, entry in ATTACKS.items() if entry.attack.weaker}
-    return min(errors, key=lambda name: (name in weaker, errors[name]))
+    return min(errors, key=lambda name: (_is_weaker(name), errors[name]))
+
+
+def _is_weaker(name: str) -> bool:
+    return name in ATTACKS and ATTACKS[name].attack.weaker
 
 
 def figures_of(
@@ -79,6 +82,7 @@ def judged(figures: Mapping[str, Mapping[str, Any]]) -> dict[str, Convergence]:
                 converged=one["converged"],
                 reason=one["reason"],
                 closed_form=name in CLOSED_FORM,
+                weaker=_is_weaker(name),
             )
             for name, one in figures.items()
         }
