@@ -65,7 +65,7 @@ def test_recorded_pairs_are_all_there_is():
     assert attack.views == "none"
 
 
-def test_who_knows_more_redraws_better():
+def test_who_knows_more_reconstructs_better():
     model, train, test = victim(), images(300), images(100, seed=1)
 
     def error(knowledge: Knowledge) -> float:

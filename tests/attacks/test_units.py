@@ -72,8 +72,8 @@ def noisy(kind: str) -> SplitModel:
 
 
 def error(name: str, model: SplitModel) -> float:
-    attack = build(ATTACKS[name]).fit(Observer(model, images(300)))
-    return float(invert(attack, model, images(60, seed=1)).mse.mean())
+    attack = build(ATTACKS[name]).fit(Observer(model, images(200)))
+    return float(invert(attack, model, images(30, seed=1)).mse.mean())
 
 
 @pytest.fixture(scope="module")
