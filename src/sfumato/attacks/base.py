@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sfumato.attacks.activations import Activation, activations, cloud_activations
 from sfumato.attacks.queries import encode_repeated
@@ -180,10 +180,6 @@ class Observer:
         with evaluating(self._model.cloud, gradients=True):
             answer: Tensor = self._model.cloud(z)
         return answer
-
-    def with_edge(self, edge: nn.Module) -> SplitModel:
-        """What the attacker holds without the encoder: channel and cloud, behind another edge."""
-        return SplitModel(edge, self._model.channel, self._model.cloud)
 
     def inside(self, *names: str) -> "Observer":
         """The same attacker, who looks at what the cloud computes from a release instead of at the release.

@@ -3,13 +3,11 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from torch import nn
 
 from sfumato.attacks.base import Observer
-from sfumato.attacks.learned import LearnedAttack, Turn
-from sfumato.attacks.learner import Learner
+from sfumato.attacks.learned import LearnedAttack
 from sfumato.attacks.settings import AdamConfig
-from sfumato.compute import autocast
 
 __all__ = ["DecoderAttack", "DecoderConfig"]
 
@@ -30,10 +28,3 @@ class DecoderAttack(LearnedAttack[DecoderConfig]):
 
     def _networks(self, observer: Observer) -> dict[str, nn.Module]:
         return {"net": self._inverter(observer)}
-
-    def _step(self, learner: Learner, turn: Turn) -> Tensor:
-        with autocast(turn.x.device, turn.bf16):
-            x_hat = learner.net(turn.z)
-        loss = (x_hat.float() - turn.x).square().mean()
-        self._descend(learner, loss)
-        return loss.detach()[None]

@@ -83,8 +83,8 @@ class LearnedAttack(Attack, Generic[Config]):
         unless a leaf says otherwise.
         """
         learning = [value for network in networks.values() for value in network.parameters() if value.requires_grad]
-        decay = getattr(self.config, "weight_decay", 0.0)
-        return {"optimizer": torch.optim.Adam(learning, self.config.lr, weight_decay=decay, fused=True)}
+        cfg: Any = self.config  # an AdamConfig
+        return {"optimizer": torch.optim.Adam(learning, cfg.lr, weight_decay=cfg.weight_decay, fused=True)}
 
     def _descend(self, learner: Learner, loss: Tensor, name: str = "optimizer", **options: Any) -> None:
         """One step of an optimizer down this loss."""
@@ -92,9 +92,16 @@ class LearnedAttack(Attack, Generic[Config]):
         loss.backward(**options)
         learner.optimizers[name].step()
 
-    @abstractmethod
     def _step(self, learner: Learner, turn: Turn) -> Tensor:
-        """One step in training mode; gives the means of `figures` over the batch, (figures,)."""
+        """One step in training mode; gives the means of `figures` over the batch, (figures,).
+
+        Here: down the MSE of the network called `student`, or of `net` where there is none.
+        """
+        with autocast(turn.x.device, turn.bf16):
+            x_hat = learner.networks.get("student", learner.net)(turn.z)
+        loss = (x_hat.float() - turn.x).square().mean()
+        self._descend(learner, loss)
+        return loss.detach()[None]
 
     def learn(self, observer: Observer, job: Job) -> None:
         """Train the network; where `job.state` exists the training resumes from there.

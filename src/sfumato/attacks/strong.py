@@ -13,8 +13,6 @@ from sfumato.attacks.learned import LearnedAttack, Random, Turn
 from sfumato.attacks.learner import Learner
 from sfumato.attacks.linear import best_linear
 from sfumato.attacks.settings import AdamConfig
-from sfumato.compute import autocast
-from sfumato.metrics import ssim
 
 __all__ = ["StrongAttack", "StrongConfig", "view"]
 
@@ -25,7 +23,6 @@ _SHIFT = 8  # an image is shifted by at most this part of its side
 
 _TOLERANCE = 1.02  # by how much more views may worsen the linear attack and still be taken
 _CHOOSERS = 2048  # images on which the views are compared
-_STATISTICS = 2048  # images for the error of the mean image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +31,6 @@ class StrongConfig(AdamConfig):
 
     Attributes:
         average: Decay per step of the moving average of the weights. That average is what reconstructs.
-        loss: What is minimised. `mse`, `ssim` (1 - SSIM), or `mse+ssim` (MSE over the mean image's MSE, plus 1
-            - SSIM).
         views: What else the attacker has encoded. `none`, `flip`, `flip+shift`, or `auto`: the most that does
             not worsen the linear attack on held-out images.
     """
@@ -43,7 +38,6 @@ class StrongConfig(AdamConfig):
     epochs: int = 150
     batch_size: int = 64
     average: float = 0.98
-    loss: Literal["mse", "ssim", "mse+ssim"] = "mse"
     views: Literal["auto", "none", "flip", "flip+shift"] = "auto"
 
 
@@ -66,14 +60,11 @@ class StrongAttack(LearnedAttack[StrongConfig]):
     def __init__(self, config: StrongConfig | None = None) -> None:
         super().__init__(config)
         self.views: Views = "none"
-        self._variance = 1.0
 
     def _networks(self, observer: Observer) -> dict[str, nn.Module]:
         cfg = self.config
         judge, learn = hold_out(len(observer), cfg.hold_out, cfg.seed)
         self.views = self._choose_views(observer, learn, judge)
-        x = observer.pixels(learn[:_STATISTICS])
-        self._variance = float((x - x.mean(0)).square().mean().clamp_min(1e-8))
         student = self._inverter(observer)
         average = copy.deepcopy(student).requires_grad_(False)
         average.arranged, average.sketch = student.arranged, student.sketch  # they are the same, and may be large
@@ -107,19 +98,10 @@ class StrongAttack(LearnedAttack[StrongConfig]):
         return x, observer.encode(x, noise)
 
     def _step(self, learner: Learner, turn: Turn) -> Tensor:
-        student = learner.networks["student"]
-        with autocast(turn.x.device, turn.bf16):
-            x_hat = student(turn.z)
-        error = (x_hat.float() - turn.x).square().mean()
-        self._descend(learner, self._loss(turn.x, x_hat.float(), error))
-        _follow(learner.net, student, min(self.config.average, (1 + turn.number) / (10 + turn.number)))
-        return error.detach()[None]
-
-    def _loss(self, x: Tensor, x_hat: Tensor, error: Tensor) -> Tensor:
-        if self.config.loss == "mse":
-            return error
-        unlike = 1.0 - ssim(x, x_hat).mean()
-        return unlike if self.config.loss == "ssim" else error / self._variance + unlike
+        means = super()._step(learner, turn)
+        decay = min(self.config.average, (1 + turn.number) / (10 + turn.number))
+        _follow(learner.net, learner.networks["student"], decay)
+        return means
 
 
 def view(x: Tensor, views: Views, generator: torch.Generator) -> Tensor:
