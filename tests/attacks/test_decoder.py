@@ -2,10 +2,11 @@
 
 import copy
 
+import pytest
 import torch
 from attack_cases import ATTACKS, images, observer
 
-from sfumato.attacks import DecoderAttack, DecoderConfig
+from sfumato.attacks import DecoderAttack, DecoderConfig, RidgeAttack, invert
 from sfumato.attacks.learned import Turn
 
 
@@ -26,6 +27,14 @@ def test_a_step_is_adam_with_weight_decay_on_the_mean_squared_error():
         adam.step()
     for ours, theirs in zip(learner.net.parameters(), plain.parameters(), strict=True):
         assert torch.allclose(ours, theirs, atol=2e-3)  # Adam magnifies rounding of small gradients; a step is 1e-2
+
+
+def test_it_begins_with_what_the_linear_attack_reads():
+    watched, unseen = observer(noise_std=0.01), images(50, seed=1)
+    linear = RidgeAttack().fit(watched)
+    begun = DecoderAttack(DecoderConfig(epochs=1, width=4, blocks=0, lr=1e-9)).fit(watched)
+    expected = float(invert(linear, watched._model, unseen).mse.mean())
+    assert float(invert(begun, watched._model, unseen).mse.mean()) == pytest.approx(expected, rel=0.1)
 
 
 def test_the_learning_rate_follows_a_cosine():

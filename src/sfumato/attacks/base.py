@@ -213,9 +213,11 @@ class Observer:
         found = activations(self._model.cloud, z.to(self.device), self._names)
         return torch.cat([found[name] for name in self._names], 1)
 
-    def encode_repeated(self, x: Tensor, **plan: Any) -> Tensor:
+    def encode_repeated(
+        self, x: Tensor, *, queries: int, generator: torch.Generator | None = None, **plan: Any
+    ) -> Tensor:
         """What leaves the device when x is sent `queries` times, (n, K, ...); see `attacks.encode_repeated`."""
-        return encode_repeated(self._model, x.to(self.device), **plan)
+        return encode_repeated(self._model, x.to(self.device), queries=queries, generator=generator, **plan)
 
 
 @dataclass(frozen=True)
