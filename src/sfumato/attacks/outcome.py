@@ -70,8 +70,10 @@ def judge_outcome(errors: Sequence[float], trivial: float) -> Fit:
     if gain > _WORTH_GOING_ON:
         reason = f"the last {tail} epochs still gained {gain:.0%}; attack for more epochs"
         return Fit(False, reason, best, trivial)
+    if len(errors) < _QUARTERS:  # an attack that begins with what a linear one reads may stand still at first
+        return Fit(False, f"{len(errors)} epochs show nothing; attack for more epochs", best, trivial)
     half, quarter = len(errors) // 2, len(errors) // 4
-    early = 1.0 - min(errors[:half]) / min(errors[:quarter]) if len(errors) >= _QUARTERS else 0.0
+    early = 1.0 - min(errors[:half]) / min(errors[:quarter])
     if early > _STILL_FALLING:
         reason = (
             f"the second quarter of the {len(errors)} epochs still gained {early:.0%}, and only the falling learning "
