@@ -109,10 +109,14 @@ def test_optimisation_finds_the_map_of_a_gaussian_prior_in_closed_form(problem, 
     assert attack.outcome.converged
 
 
-@pytest.mark.parametrize("edge", [Identity(), Opaque(Identity())], ids=["gradients", "none"])
-def test_a_search_reads_the_plain_image_where_images_are_fewer_than_pixels(edge):
+@pytest.mark.parametrize(
+    ("edge", "side"),
+    [(Identity(), 8), (Opaque(Identity()), 8), (Opaque(Identity()), 33)],
+    ids=["slope", "none", "large"],
+)
+def test_a_search_reads_the_plain_image_where_images_are_fewer_than_pixels(edge, side):
     g = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (60, 1, 8, 8), dtype=torch.uint8, generator=g)
+    pixels = torch.randint(0, 256, (60, 1, side, side), dtype=torch.uint8, generator=g)
     some = ImageSet(pixels, torch.zeros(60, dtype=torch.int64), ("any",))
     model = SplitModel(edge, Channel(), Identity())
     observer = Observer(model, some.subset(range(40)))

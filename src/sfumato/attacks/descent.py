@@ -8,12 +8,13 @@ from torch import Tensor
 
 from sfumato.attacks.base import Observer
 
-__all__ = ["Likelihood", "basis_of", "descend", "gauss_newton", "lowest_of", "total_variation"]
+__all__ = ["Likelihood", "Newton", "descend", "lowest_of", "total_variation"]
 
-_ALL_PIXELS = 1024  # values of an image up to which a search without gradients moves each by itself, else
+_ALL_PIXELS = 1024  # values of an image up to which a search without gradients tells slopes at every image,
+_MOST = 2**25  # numbers up to which it keeps the slopes of the mean image for all, else it moves along
 _COMPONENTS = 256  # so many principal components of the attacker's images
 _STEP = 1 / 64  # of an image along one direction, from which a slope is told
-_AT_ONCE = 2**24  # values of a Jacobian, or of images, held at once
+_AT_ONCE = 2**24  # values of images or features held at once
 _SHARES = (1.0, 0.5, 0.25, 0.1)  # of a step that are tried
 _AT_REST = 1e-4  # relative: what a step gains at least where it is not the last
 
@@ -101,75 +102,89 @@ def lowest_of(found: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     return points[best, rows], values[best, rows]
 
 
-def basis_of(observer: Observer, indices: Tensor) -> Tensor:
-    """Orthonormal directions (r, d) in which a search without gradients moves: every pixel of a small image, else the
-    principal components of the attacker's images.
-    """
-    size = math.prod(observer.image_shape)
-    if size <= _ALL_PIXELS:
-        return torch.eye(size, device=observer.device)
-    x = observer.pixels(indices[: 8 * _COMPONENTS]).flatten(1)
-    return torch.linalg.svd(x - x.mean(0), full_matrices=False)[2][: min(_COMPONENTS, len(x) - 1)]
+def slopes_of(residual: Callable[[Tensor], Tensor], x: Tensor, basis: Tensor) -> Tensor:
+    """Differences in place of derivatives: `(r(x + h b_k) - r(x)) / h`, (1, C, H, W) and (r, d) -> (r, D)."""
+    here = residual(x)
+    most = max(1, _AT_ONCE // max(basis.shape[1], here.shape[1]))
+    moved = ((x.flatten(1) + _STEP * part).reshape(-1, *x.shape[1:]) for part in basis.split(most))
+    return torch.cat([(residual(near) - here) / _STEP for near in moved])
 
 
-@torch.no_grad()
-def gauss_newton(
-    residual: Callable[[Tensor, Tensor], Tensor],
-    start: Tensor,
-    centre: Tensor,
-    pull: float,
-    basis: Tensor,
-    *,
-    iterations: int,
-) -> tuple[Tensor, Tensor]:
-    r"""Minimise `|r(x)|^2 / 2 + pull |x - c|^2 / 2` over images in [0, 1] without the gradient of r.
+class Newton:
+    r"""Minimises `|r(x)|^2 / 2 + pull |x - c|^2 / 2` over images in [0, 1] without the gradient of r.
 
-        x <- x - t (J^T J + pull I)^-1 (J^T r + pull (x - c)),    J_k = (r(x + h b_k) - r(x)) / h
+        x <- x - t B (J^T J + pull I)^-1 (J^T r + pull B^T (x - c)),    J_k = (r(x + h b_k) - r(x)) / h
 
     along orthonormal directions b_k, with the t among 1, 1/2, 1/4 and 1/10 that lowers the objective most; every row
-    by itself, until none gains any more.
+    by itself, until none gains any more. Small images (up to 1,024 values) move in every pixel, and J is that of each
+    image at each step. Larger ones move in every pixel by the J of the mean image, as far as that fits into memory: for
+    an encoder that is nearly linear this is as good. Beyond, they move along 256 principal components.
 
     Args:
-        residual: (N, C, H, W) and which row each belongs to, (N,) -> (N, D).
-        start: (n, C, H, W).
-        centre: c, likewise.
-        pull: towards the centre, at least 0.
-        basis: (r, d).
-        iterations: steps at most.
-
-    Returns:
-        Images (n, C, H, W) and their objectives (n,).
-
-    >>> a = torch.tensor([[2.0, 0.0], [1.0, 1.0]])
-    >>> x = torch.zeros(1, 1, 1, 2)
-    >>> found, value = gauss_newton(lambda x, _: x.flatten(1) @ a - 0.5, x, x, 0.0, torch.eye(2), iterations=3)
-    >>> found.flatten(), value
-    (tensor([0.0000, 0.5000]), tensor([0.]))
+        observer: an attacker who has the encoder.
+        likelihood: whose `residual` r is.
+        indices: of the images for the mean and the components.
     """
 
-    def value(x: Tensor, rows: Tensor) -> Tensor:
-        return residual(x, rows).square().sum(1) / 2 + pull * (x - centre[rows]).flatten(1).square().sum(1) / 2
+    def __init__(self, observer: Observer, likelihood: "Likelihood", indices: Tensor) -> None:
+        self._likelihood, self._shared = likelihood, None
+        size, dimension = math.prod(observer.image_shape), math.prod(observer.feature_shape)
+        x = observer.pixels(indices[: 8 * _COMPONENTS])
+        mean = x.mean(0, keepdim=True)
+        if size <= _ALL_PIXELS or size * max(size, dimension) <= _MOST:
+            self._basis = torch.eye(size, device=observer.device)
+        else:
+            rows = (x - mean).flatten(1)
+            self._basis = torch.linalg.svd(rows, full_matrices=False)[2][: min(_COMPONENTS, len(x) - 1)]
+        if _ALL_PIXELS < size == len(self._basis):
+            seen = observer.features(mean)
+            self._shared = slopes_of(lambda near: likelihood.residual(near, seen), mean, self._basis)
 
-    best, rows = start.clone(), torch.arange(len(start), device=start.device)
-    lowest = value(best, rows)
-    for _ in range(iterations):
-        before = lowest.clone()
-        for row in rows:  # one Jacobian at a time
-            x, one = best[row : row + 1], rows[row : row + 1]
-            here = residual(x, one)
-            most = max(1, _AT_ONCE // max(basis.shape[1], here.shape[1]))
-            moved = ((x.flatten(1) + _STEP * part).reshape(-1, *x.shape[1:]) for part in basis.split(most))
-            slopes = torch.cat([(residual(near, one.expand(len(near))) - here) / _STEP for near in moved]).double()
-            gradient = slopes @ here[0].double() + pull * basis.double() @ (x - centre[one]).flatten().double()
-            curvature = slopes @ slopes.T
-            # Where neither feature nor prior says anything, nothing moves.
-            curvature.diagonal().add_(pull + 1e-9 * curvature.diagonal().mean() + torch.finfo(torch.float64).tiny)
-            step = (torch.linalg.solve(curvature, gradient).to(x) @ basis).reshape(x.shape)
-            tried = torch.cat([(x - share * step).clamp(0, 1) for share in _SHARES])
-            values = value(tried, one.expand(len(tried)))
-            found = values.argmin()
-            if values[found] < lowest[row]:
-                best[row], lowest[row] = tried[found], values[found]
-        if bool((before - lowest <= _AT_REST * before).all()):
-            break
-    return best, lowest
+    @torch.no_grad()
+    def __call__(
+        self, seen: Tensor, start: Tensor, centre: Tensor, pull: float, iterations: int
+    ) -> tuple[Tensor, Tensor]:
+        """Images (n, C, H, W) and their objectives (n,) from a start and towards a centre, both (n, C, H, W)."""
+
+        def value(x: Tensor, rows: Tensor) -> Tensor:
+            off = (x - centre[rows]).flatten(1).square().sum(1)
+            return self._likelihood(x, seen[rows]) + pull * off / 2
+
+        best, everything = start.clone(), torch.arange(len(start), device=start.device)
+        lowest = value(best, everything)
+        factor = None if self._shared is None else _factor(self._shared, pull)
+        for _ in range(iterations):
+            before = lowest
+            steps = torch.cat(
+                [
+                    self._step(best[rows], seen[rows], centre[rows], pull, factor)
+                    for rows in everything.split(1 if factor is None else len(everything))
+                ]
+            )
+            tried = [(best, lowest)]
+            for share in _SHARES:
+                x = (best - share * steps).clamp(0, 1)
+                tried.append((x, value(x, everything)))
+            best, lowest = lowest_of(tried)
+            if bool((before - lowest <= _AT_REST * before).all()):
+                break
+        return best, lowest
+
+    def _step(self, x: Tensor, seen: Tensor, centre: Tensor, pull: float, factor: Tensor | None) -> Tensor:
+        slopes = self._shared
+        if slopes is None:
+            slopes = slopes_of(lambda near: self._likelihood.residual(near, seen), x, self._basis)
+            factor = _factor(slopes, pull)
+        assert factor is not None
+        here = self._likelihood.residual(x, seen) @ slopes.T + pull * (x - centre).flatten(1) @ self._basis.T
+        step = torch.cholesky_solve(here.double().T, factor).T.to(x)
+        return (step @ self._basis).reshape(x.shape)
+
+
+def _factor(slopes: Tensor, pull: float) -> Tensor:
+    """The Cholesky factor of the curvature, (r, r) float64."""
+    wide = slopes.double()
+    curvature = wide @ wide.T
+    # Where neither feature nor prior says anything, nothing moves.
+    curvature.diagonal().add_(pull + 1e-9 * curvature.diagonal().mean() + torch.finfo(torch.float64).tiny)
+    return torch.linalg.cholesky(curvature)

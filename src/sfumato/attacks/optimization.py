@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sfumato import checkpoint
 from sfumato.attacks.base import Attack, Fit, Job, Observer, hold_out
-from sfumato.attacks.descent import Likelihood, basis_of, descend, gauss_newton, lowest_of, total_variation
+from sfumato.attacks.descent import Likelihood, Newton, descend, lowest_of, total_variation
 from sfumato.attacks.linear import Linear, best_linear
 from sfumato.attacks.settings import AttackConfig
 from sfumato.errors import CheckpointError, ConfigError, Interrupted
@@ -61,8 +61,7 @@ class OptimizationAttack(Attack):
     error on a few held-out images of the attacker, first the prior's and then the total variation's.
 
     Where the encoder is at hand but has no gradient (an ONNX file), the same is minimised without TV by Gauss-Newton
-    steps whose slopes are differences: in every pixel of images of up to 1,024 values, else along 256 principal
-    components of the attacker's images.
+    steps whose slopes are differences (`descent.Newton`).
     """
 
     name: ClassVar[str] = "optimization"
@@ -75,7 +74,7 @@ class OptimizationAttack(Attack):
         self.tv, self.prior = 0.0, 1.0
         self._linear: Linear | None = None
         self._likelihood: Likelihood | None = None
-        self._basis: Tensor | None = None
+        self._newton: Newton | None = None  # where there are no gradients
         self._mean = torch.empty(0)
         self._variance = 1.0
 
@@ -91,13 +90,13 @@ class OptimizationAttack(Attack):
         self._linear = best_linear(observer, learn, judge, seed=cfg.seed)[0]
         x, z = observer.pairs(judge, generator(cfg.seed, "judge", device=observer.device))
         self._likelihood = Likelihood(observer)
-        self._basis = None if observer.white_box else basis_of(observer, learn)
+        self._newton = None if observer.white_box else Newton(observer, self._likelihood, learn)
         self._mean = observer.pixels(learn[:4096]).mean(0)
         self._variance = float((x - self._centre(z)).square().mean().clamp_min(1e-8))
         few_x, few_z = x[: cfg.choose_on], z[: cfg.choose_on]
         identity = {"attack": asdict(cfg), "images": observer.images.fingerprint(), "features": "whitened"}
         errors = _known(job.state, identity)
-        tvs = (0.0,) if self._basis is not None else _TV if cfg.tv is None else (cfg.tv,)
+        tvs = (0.0,) if self._newton is not None else _TV if cfg.tv is None else (cfg.tv,)
         priors = _PRIORS if cfg.prior is None else (cfg.prior,)
         total = len(priors) + len(tvs) - 1
 
@@ -144,12 +143,9 @@ class OptimizationAttack(Attack):
             return value + self.tv * total_variation(x) if self.tv else value
 
         def from_start(start: Tensor) -> tuple[Tensor, Tensor]:
-            if self._basis is None:
-                return descend(objective, start, iterations=iterations, lr=cfg.lr, bounds=(0.0, 1.0))
-            return gauss_newton(
-                lambda x, rows: likelihood.residual(x, z[rows]), start, centre, self.prior / self._variance,
-                self._basis, iterations=-(-iterations // 4),
-            )  # fmt: skip
+            if self._newton is not None:
+                return self._newton(z, start, centre, self.prior / self._variance, -(-iterations // 4))
+            return descend(objective, start, iterations=iterations, lr=cfg.lr, bounds=(0.0, 1.0))
 
         return lowest_of(from_start(self._start(number, z)) for number in range(cfg.restarts))
 
