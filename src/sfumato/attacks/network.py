@@ -26,7 +26,7 @@ class Arranged(nn.Module):
     def __init__(self, observer: Observer) -> None:
         super().__init__()
         self.shape = observer.feature_shape
-        self.register_buffer("unmix", observer.whitening.unmix, persistent=False)
+        self.register_buffer("unmix", observer.whitening.unmix.clone(), persistent=False)
 
     def forward(self, seen: Tensor) -> Tensor:
         """(N, *feature_shape) -> the same."""
