@@ -127,7 +127,8 @@ class Newton:
     """
 
     def __init__(self, observer: Observer, likelihood: "Likelihood", indices: Tensor) -> None:
-        self._likelihood, self._shared = likelihood, None
+        self._likelihood = likelihood
+        self._shared: Tensor | None = None
         size, dimension = math.prod(observer.image_shape), math.prod(observer.feature_shape)
         x = observer.pixels(indices[: 8 * _COMPONENTS])
         mean = x.mean(0, keepdim=True)

@@ -66,7 +66,7 @@ class LearnedAttack(Attack, Generic[Config]):
 
     config: Config
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config | None = None) -> None:
         super().__init__(config)
         self.net: nn.Module | None = None
 
