@@ -96,7 +96,7 @@ def test_stopped_and_called_again_it_ends_like_an_undisturbed_one(run, sets, tra
 
 def test_other_settings_or_data_are_not_mixed_in(run, sets):
     attack_run(run, sets, ATTACKS["decoder"])
-    with pytest.raises(CheckpointError, match=r"another attack \(epochs 1 -> 2, seed 0 -> 3\); delete that folder to"):
+    with pytest.raises(CheckpointError, match=r"another attack \(seed 0 -> 3, epochs 1 -> 2\); delete that folder to"):
         attack_run(run, sets, replace(ATTACKS["decoder"], epochs=2, seed=3))
     fewer = replace(sets, test=sets.test.subset(torch.arange(10)))
     with pytest.raises(CheckpointError, match=r"another attack \(other images\)"):
