@@ -60,10 +60,11 @@ class Sketch(nn.Module):
 class Inverter(ReconstructionNet):
     r"""The paper's network for features as an observer hands them out, which begins with what a `Sketch` l answers.
 
-        x_hat = sigmoid(logit(l(z)) + last(body(z), l(z))),    last = 0 at first
+        x_hat = sigmoid(g logit(l(z)) + last(body(z), l(z))),    g = 1 and last = 0 at first
 
     So it is no worse than the linear attack from its first step on, also where coordinates lie in disorder, as a
-    permutation or rotation leaves them. l is kept within [0.005, 0.995] (46 dB), outside of which logits say little.
+    permutation or rotation leaves them. The share g is learned: what noise spoils in l is given up. l is kept within
+    [0.005, 0.995] (46 dB), outside of which logits say little.
 
     Args:
         observer: what the attacker may see.
@@ -76,6 +77,7 @@ class Inverter(ReconstructionNet):
         self.arranged, self.sketch = Arranged(observer), sketch
         if sketch is not None:
             self.last = ResBlock(width + observer.image_shape[0], observer.image_shape[0])
+            self.share = nn.Parameter(torch.ones(()))
             assert isinstance(self.last.shortcut, nn.Sequential)
             for part in (self.last.conv2, self.last.shortcut[1]):
                 nn.init.zeros_(cast(Tensor, part.weight))
@@ -90,4 +92,4 @@ class Inverter(ReconstructionNet):
             return cast(Tensor, self.last(h)).sigmoid()
         sketch = self.sketch(z)
         out: Tensor = self.last(torch.cat([h, sketch.clamp(-1, 2).to(h.dtype) - 0.5], 1))
-        return (out + sketch.clamp(_WITHIN, 1 - _WITHIN).logit()).sigmoid()
+        return (out + self.share * sketch.clamp(_WITHIN, 1 - _WITHIN).logit()).sigmoid()
