@@ -26,6 +26,10 @@ __all__ = ["LearnedAttack", "Turn"]
 Random = Callable[[str], torch.Generator]
 """A generator for a purpose, at its beginning."""
 
+_WORTH_BEGINNING_WITH = 0.4
+"""Of the images' variance: what the linear attack may leave open. Digits: without noise it leaves .24, and beginning there
+gives .0167 instead of .0175; at noise .4 it leaves .54, and 50 epochs from there end at .039 instead of .035."""
+
 Config = TypeVar("Config", bound=LearnedConfig)
 
 
@@ -210,9 +214,12 @@ class LearnedAttack(Attack, Generic[Config]):
         return observer.pairs(indices, random("noise"))
 
     def _inverter(self, observer: Observer) -> Inverter:
-        """The network of the decoding attack."""
+        """The network of the decoding attack, which begins with the linear attack's answer where that says much."""
         cfg = self.config
-        return Inverter(observer, Sketch(observer, cfg.hold_out, cfg.seed), width=cfg.width, blocks=cfg.blocks)
+        sketch = Sketch(observer, cfg.hold_out, cfg.seed)
+        variance = float(observer.pixels(torch.arange(len(observer))[:2048]).var(0, correction=0).mean())
+        begin = sketch if sketch.error < _WORTH_BEGINNING_WITH * variance else None
+        return Inverter(observer, begin, width=cfg.width, blocks=cfg.blocks)
 
     def _close_epoch(self, learner: Learner, held_out: float, learned: int) -> None:
         """Note an epoch's figures and go to the next one."""
