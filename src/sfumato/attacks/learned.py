@@ -27,8 +27,8 @@ Random = Callable[[str], torch.Generator]
 """A generator for a purpose, at its beginning."""
 
 _WORTH_BEGINNING_WITH = 0.4
-"""Of the images' variance: what the linear attack may leave open. Digits: without noise it leaves .24, and beginning there
-gives .0167 instead of .0175; at noise .4 it leaves .54, and 50 epochs from there end at .039 instead of .035."""
+"""Of the images' variance: what the linear attack may leave open. Digits: without noise it leaves .24, and beginning
+there gives .0167 instead of .0175; at noise .4 it leaves .54, and 50 epochs from there end at .039 instead of .035."""
 
 Config = TypeVar("Config", bound=LearnedConfig)
 
