@@ -6,6 +6,7 @@ import torch
 
 from sfumato.attacks import (
     AttackConfig,
+    CloudOnlyConfig,
     DecoderConfig,
     GanConfig,
     LatentConfig,
@@ -14,6 +15,7 @@ from sfumato.attacks import (
     NearestConfig,
     Observer,
     OptimizationConfig,
+    PosteriorConfig,
     RidgeConfig,
     StrongConfig,
     build,
@@ -37,6 +39,8 @@ ATTACKS: dict[str, AttackConfig] = {
     "latent": LatentConfig(
         epochs=4, batch_size=32, code=8, width=8, images=40, iterations=30, restarts=2, choose_on=4, step=0.1
     ),
+    "posterior": PosteriorConfig(epochs=4, batch_size=32, width=8, samples=4, flow_steps=4, images=40),
+    "cloud-only": CloudOnlyConfig(epochs=4, batch_size=32, width=8, blocks=1, lr=5e-3),
 }
 
 

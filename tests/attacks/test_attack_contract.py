@@ -255,7 +255,7 @@ def test_settings_from_values():
     with pytest.raises(ConfigError, match="unknown attack 'banana'; choose one of decoder, gan, ridge"):
         attacks.config_from_dict("banana", {})
     with pytest.raises(
-        ConfigError, match="the gan attack has no setting 'lr'; its settings are epochs, batch_size, gen"
+        ConfigError, match="the gan attack has no setting 'lr'; its settings are hold_out, seed, epochs"
     ):
         attacks.config_from_dict("gan", {"lr": 0.1})
     with pytest.raises(ConfigError, match="str holds the settings of no attack; give one of DecoderConfig, GanConfig"):

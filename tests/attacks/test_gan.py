@@ -109,15 +109,15 @@ def test_the_two_losses_as_the_docstring_has_them():
     net, critic = (learner.networks[name] for name in ("net", "critic"))
     (error, gap), after, x, z = step_of(config, {"net": net, "critic": critic})
     x_hat = net(z)
-    real, redrawn = critic(x), critic(x_hat)
+    real, reconstructed = critic(x), critic(x_hat)
     mix = torch.rand(8, 1, 1, 1, generator=torch.Generator().manual_seed(7))
     between = (x_hat + mix * (x - x_hat)).detach().requires_grad_()
     lengths = torch.autograd.grad(critic(between).sum(), between, create_graph=True)[0].square().sum((1, 2, 3)).sqrt()
-    critic_loss = redrawn.mean() - real.mean() + 7 * ((lengths - 1) ** 2).mean()
+    critic_loss = reconstructed.mean() - real.mean() + 7 * ((lengths - 1) ** 2).mean()
     mean_error = ((x_hat - x) ** 2).mean()
     assert float(error) == pytest.approx(mean_error.item(), rel=1e-4)
-    assert float(gap) == pytest.approx((real.mean() - redrawn.mean()).item(), rel=1e-3, abs=1e-6)
-    for name, loss in (("critic", critic_loss), ("net", -redrawn.mean() + 20 * mean_error)):
+    assert float(gap) == pytest.approx((real.mean() - reconstructed.mean()).item(), rel=1e-3, abs=1e-6)
+    for name, loss in (("critic", critic_loss), ("net", -reconstructed.mean() + 20 * mean_error)):
         network = learner.networks[name]
         expected = torch.autograd.grad(loss, list(network.parameters()), retain_graph=True)
         for parameter, gradient in zip(after.networks[name].parameters(), expected, strict=True):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import Ridge
+from torch.nn import Identity
 
 from sfumato.attacks import (
     DecoderConfig,
@@ -22,6 +23,8 @@ from sfumato.attacks import (
 )
 from sfumato.attacks.descent import descend
 from sfumato.attacks.linear import dual_path, primal_path
+from sfumato.data import ImageSet
+from sfumato.split import Channel, SplitModel
 
 
 @pytest.fixture(scope="module")
@@ -74,10 +77,25 @@ def test_both_forms_of_ridge_are_those_of_scikit_learn(rows, columns):
             assert np.allclose(linear.slope.numpy().T, stock.coef_, atol=1e-4)
 
 
-def test_optimisation_finds_the_map_of_a_gaussian_prior_in_closed_form(problem):
+class Opaque(torch.nn.Module):
+    """The same encoder without a graph, as an ONNX session is."""
+
+    def __init__(self, edge):
+        super().__init__()
+        self.edge = edge
+
+    def forward(self, x):
+        return self.edge(x).detach()
+
+
+@pytest.mark.parametrize("gradients", [True, False])
+def test_optimisation_finds_the_map_of_a_gaussian_prior_in_closed_form(problem, gradients):
     """With `anchor=mean`, no total variation: x = c + (W W^T / sigma^2 + I p / s^2)^-1 W (z - (c - m) W) / sigma^2."""
     config = OptimizationConfig(anchor="mean", tv=0.0, prior=1.0, iterations=300, restarts=2, choose_on=2)
-    attack = OptimizationAttack(config).fit(Observer(problem.model, problem.train))
+    model = problem.model if gradients else SplitModel(Opaque(problem.model.edge), problem.model.channel, Identity())
+    observer = Observer(model, problem.train)
+    assert observer.white_box == gradients
+    attack = OptimizationAttack(config).fit(observer)
     x = problem.test.float(torch.arange(20))
     z = problem.model.encode(x, torch.Generator().manual_seed(0)).detach()
     weight = problem.model.edge.weight.detach().double()
@@ -89,6 +107,23 @@ def test_optimisation_finds_the_map_of_a_gaussian_prior_in_closed_form(problem):
     assert float((found - expected.clamp(0, 1)).abs().max()) < 2e-3
     assert attack._variance == pytest.approx(linear_gaussian.STD**2, rel=0.15)
     assert attack.outcome.converged
+
+
+@pytest.mark.parametrize(
+    ("edge", "side"),
+    [(Identity(), 8), (Opaque(Identity()), 8), (Opaque(Identity()), 33)],
+    ids=["slope", "none", "large"],
+)
+def test_a_search_reads_the_plain_image_where_images_are_fewer_than_pixels(edge, side):
+    g = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (60, 1, side, side), dtype=torch.uint8, generator=g)
+    some = ImageSet(pixels, torch.zeros(60, dtype=torch.int64), ("any",))
+    model = SplitModel(edge, Channel(), Identity())
+    observer = Observer(model, some.subset(range(40)))
+    config = OptimizationConfig(choose_on=1, restarts=1, iterations=100)
+    found = invert(OptimizationAttack(config).fit(observer), model, some.subset(range(40, 60)))
+    assert float(found.psnr.min()) > 40
+    assert float(invert(RidgeAttack().fit(observer), model, some.subset(range(40, 60))).psnr.max()) < 30
 
 
 def test_the_best_start_is_chosen_by_the_objective_and_not_by_the_truth():

@@ -15,4 +15,5 @@ def test_convergence_is_judged_on_held_out_errors():
     verdict = judge_outcome(annealed, trivial=10.0)
     assert not verdict.converged
     assert "second quarter" in verdict.reason
-    assert not judge_outcome([0.5], trivial=10.0).converged  # one epoch shows nothing
+    assert not judge_outcome([0.5], trivial=10.0).converged  # one epoch shows nothing, nor do a few that stand still
+    assert "show nothing" in judge_outcome([0.5] * 7, trivial=10.0).reason

@@ -18,7 +18,7 @@ def world():
     return model, Observer(model, images(400)), images(200, seed=1)
 
 
-def test_brightness_is_read_from_the_feature_and_from_the_redrawn_image(world):
+def test_brightness_is_read_from_the_feature_and_from_the_reconstructed_image(world):
     model, observer, test = world
     attack = RidgeAttack().fit(observer)
     for source, reader in (("feature", None), ("reconstruction", attack)):

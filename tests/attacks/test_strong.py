@@ -67,7 +67,7 @@ def test_the_attack_learns_from_its_views():
     assert float((z - seen.seen(pooled)).std()) == pytest.approx(float(seen.whitening.scale.mean()) * 0.05, rel=0.2)
 
 
-def test_what_redraws_is_the_average_of_the_weights():
+def test_what_reconstructs_is_the_average_of_the_weights():
     seen = observer(textures(64))
     settings = {"epochs": 2, "batch_size": 16, "width": 4, "blocks": 0, "views": "none", "precision": "fp32"}
     kept = StrongAttack(StrongConfig(average=0.0, **settings)).fit(seen)

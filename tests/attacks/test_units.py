@@ -15,9 +15,10 @@ from sfumato.attacks.whitening import whiten
 from sfumato.split import Channel, SplitModel
 
 D = 12
-LEARNED = ("decoder", "gan", "strong", "latent")
+LEARNED = ("decoder", "gan", "strong", "latent", "posterior")
+KNOW_THE_FEATURE = [name for name in ATTACKS if name != "cloud-only"]  # which only knows the cloud: it would be another
 TOLERANCE = 0.02  # of the error: what rounding in float32 and the end of an iteration change
-WORSE = 2.0  # a network whose input is turned begins with other weights, and four epochs do not make up for it
+WORSE = 1.3  # a network whose input is turned begins with other weights, and four epochs do not make up for it
 
 
 def change(kind: str, size: int = D) -> tuple[torch.Tensor, torch.Tensor]:
@@ -71,8 +72,8 @@ def noisy(kind: str) -> SplitModel:
 
 
 def error(name: str, model: SplitModel) -> float:
-    attack = build(ATTACKS[name]).fit(Observer(model, images(300)))
-    return float(invert(attack, model, images(60, seed=1)).mse.mean())
+    attack = build(ATTACKS[name]).fit(Observer(model, images(200)))
+    return float(invert(attack, model, images(30, seed=1)).mse.mean())
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +89,7 @@ def plain():
 
 
 @pytest.mark.parametrize("kind", ["scale", "shift", "permutation", "rotation"])
-@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize("name", KNOW_THE_FEATURE)
 def test_no_attack_depends_on_units(plain, name, kind):
     if name in LEARNED and kind in ("permutation", "rotation"):
         assert error(name, silent(kind)) < WORSE * plain(name, silent)
@@ -160,6 +161,14 @@ class TestWhitening:
         for known, other in ((0.3, None), (None, second)):
             found = np.linalg.eigvalsh(np.cov(whiten(first, other, known)(first).numpy().T))
             assert np.allclose(found, expected.clip(1e-6), atol=1e-3 if other is None else 0.03)
+
+    @pytest.mark.parametrize("known", [0.0, 0.3])
+    def test_a_network_gets_each_coordinate_at_its_place_again(self, known):
+        _, first, _ = self.features()
+        first = first * torch.logspace(-4, 4, D, dtype=torch.float64) + 7
+        found = whiten(first, None, known)
+        expected = (first - first.mean(0)) / first.std(0, correction=0)
+        assert torch.allclose(found(first) @ found.unmix, expected.float(), atol=2e-3)
 
     def test_a_difference_in_units_of_the_noise_is_that_of_mahalanobis(self):
         _, first, _ = self.features(noise=3.0)  # no direction is nearly free of it

@@ -145,9 +145,9 @@ def test_help_of_attack_has_the_settings_of_all_attacks(capsys):
     with pytest.raises(SystemExit):
         main(["attack", "--help"])
     text = " ".join(capsys.readouterr().out.split())
-    assert "Passes over the attacker's images. (default: decoder 50, gan 150, strong 150, latent 30)" in text
+    assert "Passes over the attacker's images. (default: decoder 50, gan 150, strong 150, latent 30, posterior" in text
     assert "Steps of the critic for each one of the generator. (default: gan 10)" in text
-    assert "Images per step. (default: decoder 256, gan 256, strong 64, latent 64)" in text
+    assert "Images per step. (default: decoder 256, gan 256, strong 64, latent 64, posterior" in text
 
 
 def test_tables_print_texts_as_they_are(capsys):
@@ -233,7 +233,7 @@ def test_words_are_read_before_torch_is_loaded():
         (["attack", "/nowhere/at/all"], "is not a run folder"),
         (
             ["attack", "any", "--attack", "gan", "--lr", "1"],
-            "the gan attack has no setting 'lr'; its settings are epochs",
+            "the gan attack has no setting 'lr'; its settings are hold_out, seed, epochs",
         ),
         (["attack", "any", "--critic-steps", "3"], "the decoder attack has no setting 'critic_steps'; its settings"),
         (["attack", "any", "--attack", "gan", "--critic-steps", "0"], "critic_steps is 0; give at least 1"),

@@ -10,7 +10,6 @@ import torch
 from sfumato import checkpoint
 from sfumato.attacks import DecoderConfig, GanConfig, measure_leakage
 from sfumato.errors import CheckpointError, ConfigError, Interrupted
-from sfumato.models import ReconstructionNet
 from sfumato.training import TrainConfig, load_data, load_run, train_run
 from sfumato.training.inversion import attack_run
 
@@ -50,8 +49,7 @@ def test_a_finished_attack_is_read_back_and_not_made_again(run, sets, name, monk
     assert first.result["seconds"] > 0
     weights, meta = checkpoint.load(folder / "attack.safetensors")
     assert {name for name in weights if name.startswith("whitening.")} >= {"whitening.mean", "whitening.scale"}
-    network = {name: value for name, value in weights.items() if not name.startswith("whitening.")}
-    ReconstructionNet(sets_feature(run, sets), (1, 8, 8), width=4, blocks=0).load_state_dict(network)
+    assert weights["body.0.conv2.weight"].shape == (4, 4, 3, 3)
     assert meta["config"]["epochs"] == 1
 
     monkeypatch.setattr("sfumato.attacks.LearnedAttack.fit", lambda *_, **__: pytest.fail("fitted again"))
@@ -61,10 +59,6 @@ def test_a_finished_attack_is_read_back_and_not_made_again(run, sets, name, monk
         assert all(torch.equal(value, vars(theirs)[name]) for name, value in vars(ours).items())
     assert torch.equal(first.originals, second.originals)
     assert second.test.images.shape == second.originals.shape == (16, 1, 8, 8)
-
-
-def sets_feature(run, sets):
-    return run.model.feature_shape(sets.train.image_shape)
 
 
 def test_the_attacks_lie_beside_each_other(run, sets):
@@ -101,7 +95,7 @@ def test_stopped_and_called_again_it_ends_like_an_undisturbed_one(run, sets, tra
 
 def test_other_settings_or_data_are_not_mixed_in(run, sets):
     attack_run(run, sets, ATTACKS["decoder"])
-    with pytest.raises(CheckpointError, match=r"another attack \(epochs 1 -> 2, seed 0 -> 3\); delete that folder to"):
+    with pytest.raises(CheckpointError, match=r"another attack \(seed 0 -> 3, epochs 1 -> 2\); delete that folder to"):
         attack_run(run, sets, replace(ATTACKS["decoder"], epochs=2, seed=3))
     fewer = replace(sets, test=sets.test.subset(torch.arange(10)))
     with pytest.raises(CheckpointError, match=r"another attack \(other images\)"):

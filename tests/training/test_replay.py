@@ -7,10 +7,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sfumato import data, modes
-from sfumato.attacks import DecoderConfig, GanConfig, Observer, StrongConfig, build
 from sfumato.errors import SfumatoError, SfumatoWarning
 from sfumato.replay import Replay
-from sfumato.split import Channel, SplitModel
 from sfumato.training import TrainConfig, Trainer, build_defenses, build_model
 
 CONFIG = TrainConfig(
@@ -229,44 +227,3 @@ def test_a_failed_capture_goes_on_without(monkeypatch):
         one()
     one()
     assert done == [0, 0, 0, 1, 1]
-
-
-class Flat(torch.nn.Module):
-    """A fixed linear encoder of 4x4 patches of a digit."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = torch.nn.Conv2d(1, 4, 4, stride=4)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.sigmoid(self.layer(x))
-
-
-ATTACKS = {
-    "decoder": DecoderConfig(epochs=3, batch_size=16, width=4, blocks=1, lr=5e-3),
-    "gan": GanConfig(epochs=4, batch_size=16, width=4, blocks=1, generator_lr=5e-3, critic_steps=2),
-    "strong": StrongConfig(epochs=4, batch_size=16, width=8, blocks=1, views="none", average=0.6),
-}
-
-
-@pytest.mark.parametrize("name", ATTACKS)
-def test_replayed_attacks_learn_like_computed_ones(name, monkeypatch):
-    torch.manual_seed(0)
-    model = SplitModel(Flat(), Channel(noise_std=0.05), torch.nn.Flatten())
-    images = data.limit(data.load("digits", seed=0).train, 90, 0)
-    computed = build(ATTACKS[name]).fit(Observer(model, images))
-    made: list[Taped] = []
-
-    def taped(work, device, generators) -> Taped:
-        made.append(Taped(work, device, generators))
-        return made[-1]
-
-    monkeypatch.setattr("sfumato.attacks.steps.Replay", taped)
-    monkeypatch.setattr(modes, "_AT_HAND", set())
-    replayed = build(ATTACKS[name]).fit(Observer(model, images))
-    assert len(made) == (2 if name == "gan" else 1)
-    assert all(one.replays >= 2 for one in made)
-    for ours, theirs in zip(replayed.weights().values(), computed.weights().values(), strict=True):
-        assert torch.allclose(ours, theirs, atol=1e-4, rtol=1e-3)
-    for ours, theirs in zip(replayed.history, computed.history, strict=True):
-        assert ours["mse"] == pytest.approx(theirs["mse"], rel=1e-3)

@@ -1,7 +1,8 @@
 """Attacks: one file per attack. Each sees exactly what leaves the device, through an `Observer`."""
 
 from sfumato.attacks.activations import Activation, cloud_activations
-from sfumato.attacks.base import Attack, Fit, Observer, hold_out
+from sfumato.attacks.base import Attack, Fit, Job, Observer, hold_out
+from sfumato.attacks.cloud_only import CloudOnlyAttack, CloudOnlyConfig
 from sfumato.attacks.decoder import DecoderAttack, DecoderConfig
 from sfumato.attacks.gan import GanAttack, GanConfig, gradient_penalty
 from sfumato.attacks.identification import Leakage, identify, measure_leakage
@@ -11,6 +12,7 @@ from sfumato.attacks.learned import LearnedAttack
 from sfumato.attacks.nearest import NearestAttack, NearestConfig
 from sfumato.attacks.optimization import OptimizationAttack, OptimizationConfig
 from sfumato.attacks.outcome import NOT_JUDGED, Convergence, Stored, all_converged, judge_stored
+from sfumato.attacks.posterior import PosteriorAttack, PosteriorConfig
 from sfumato.attacks.probes import ATTRIBUTES, Probe, probe_attribute
 from sfumato.attacks.queries import Queries, aggregate, encode_repeated
 from sfumato.attacks.reconstruction import (
@@ -35,12 +37,15 @@ __all__ = [
     "Activation",
     "Attack",
     "AttackConfig",
+    "CloudOnlyAttack",
+    "CloudOnlyConfig",
     "Convergence",
     "DecoderAttack",
     "DecoderConfig",
     "Fit",
     "GanAttack",
     "GanConfig",
+    "Job",
     "Knowledge",
     "LatentAttack",
     "LatentConfig",
@@ -55,6 +60,8 @@ __all__ = [
     "OptimizationAttack",
     "OptimizationConfig",
     "PairsObserver",
+    "PosteriorAttack",
+    "PosteriorConfig",
     "Probe",
     "Queries",
     "QueryObserver",

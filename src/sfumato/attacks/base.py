@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sfumato.attacks.activations import Activation, activations, cloud_activations
-from sfumato.attacks.queries import Duplicates, Noise, encode_repeated
+from sfumato.attacks.queries import encode_repeated
 from sfumato.attacks.whitening import Whitening, whiten
 from sfumato.data import ImageSet
 from sfumato.errors import ConfigError, NotFittedError
@@ -22,7 +22,7 @@ from sfumato.modes import evaluating
 from sfumato.seeds import generator
 from sfumato.split import SplitModel
 
-__all__ = ["Attack", "Fit", "Observer", "Progress", "hold_out"]
+__all__ = ["Attack", "Fit", "Job", "Observer", "Progress", "hold_out"]
 
 Progress = Callable[[int, int, dict[str, float]], None]
 """`(done, total, figures)`, called after every epoch of an attack."""
@@ -88,10 +88,20 @@ class Observer:
         """Whether the same image always gives this attacker the same, so that asking again is in vain."""
         return not self.encodes or (self.noise_std == 0 and not self._model.channel.stochastic_transforms)
 
+    @property
+    def has_encoder(self) -> bool:
+        """Whether this attacker can compute `features` of images of its own."""
+        return self._white_box is not False and not self._names
+
+    @property
+    def at_the_wire(self) -> bool:
+        """Whether this attacker looks at what leaves the device, and not at what the cloud computes from it."""
+        return not self._names
+
     @cached_property
     def white_box(self) -> bool:
         """Whether `features` can be differentiated by this attacker."""
-        if self._white_box is False or self._names:
+        if not self.has_encoder:
             return False
         x = self.pixels(torch.arange(1)).requires_grad_()
         try:
@@ -149,21 +159,27 @@ class Observer:
         return x, self.seen(z)
 
     def features(self, x: Tensor) -> Tensor:
-        """`seen` of z_hat for images x (n, C, H, W), differentiable with respect to x: the white-box view.
+        """`seen` of z_hat for images x (n, C, H, W): the view of an attacker who has the encoder.
 
-        An attacker with the encoder's weights computes it without the device, for images of its own. It never is the
-        feature of a victim's image, of which only `encode` says something.
+        It is computed without the device, for images of the attacker's own. It never is the feature of a victim's
+        image, of which only `encode` says something. Differentiable with respect to x where `white_box`.
 
         Raises:
-            ConfigError: this attacker has no white-box access, or the encoder cannot be differentiated.
+            ConfigError: this attacker has no encoder.
         """
-        if not self.white_box:
+        if not self.has_encoder:
             raise ConfigError(
-                "the encoder cannot be differentiated by this attacker; use an attack that only needs pairs, "
+                "this attacker has no encoder to compute features with; use an attack that only needs pairs, "
                 "such as strong, ridge or nearest"
             )
         with evaluating(self._model, gradients=True):
             return self.seen(self._model.features(x.to(self.device)))
+
+    def classify(self, z: Tensor) -> Tensor:
+        """What the cloud answers to releases z, differentiable with respect to z."""
+        with evaluating(self._model.cloud, gradients=True):
+            answer: Tensor = self._model.cloud(z)
+        return answer
 
     def inside(self, *names: str) -> "Observer":
         """The same attacker, who looks at what the cloud computes from a release instead of at the release.
@@ -198,25 +214,10 @@ class Observer:
         return torch.cat([found[name] for name in self._names], 1)
 
     def encode_repeated(
-        self,
-        x: Tensor,
-        *,
-        queries: int,
-        noise: Noise = "fresh",
-        duplicates: Duplicates = "exact",
-        generator: torch.Generator | None = None,
-        key: bytes = b"device",
+        self, x: Tensor, *, queries: int, generator: torch.Generator | None = None, **plan: Any
     ) -> Tensor:
         """What leaves the device when x is sent `queries` times, (n, K, ...); see `attacks.encode_repeated`."""
-        return encode_repeated(
-            self._model,
-            x.to(self.device),
-            queries=queries,
-            noise=noise,
-            duplicates=duplicates,
-            generator=generator,
-            key=key,
-        )
+        return encode_repeated(self._model, x.to(self.device), queries=queries, generator=generator, **plan)
 
 
 @dataclass(frozen=True)
@@ -236,6 +237,24 @@ class Fit:
     trivial_mse: float | None = None
 
 
+@dataclass(frozen=True)
+class Job:
+    """How a fit is watched, stopped and resumed: the arguments of `Attack.fit`."""
+
+    progress: Progress | None = None
+    state: Path | None = None
+    should_stop: Callable[[], bool] | None = None
+
+    def tell(self, done: int, total: int, **figures: float) -> None:
+        """Call `progress` if there is one."""
+        if self.progress is not None:
+            self.progress(done, total, figures)
+
+    def stopped(self) -> bool:
+        """Whether to save and leave."""
+        return self.should_stop is not None and self.should_stop()
+
+
 class Attack(ABC):
     """Base of every attack: `fit(observer)`, then `reconstruct(z)`. A leaf gives `learn`, `answer` and `tensors`.
 
@@ -246,17 +265,20 @@ class Attack(ABC):
         seconds: the training took, over all calls.
         most_images: how many images `reconstruct` can afford; None where it takes no time to speak of.
         deadline: `time.monotonic()` at which a training ends with what it has; None trains to the end.
+        weaker: whether it makes do with less than the paper's attacker has, and is never the figure of a suite.
     """
 
     name: ClassVar[str]
+    settings: ClassVar[type[Any]]
+    weaker: ClassVar[bool] = False
     config: Any
     outcome: Fit | None = None
     seconds: float = 0.0
     most_images: int | None = None
     deadline: float | None = None
 
-    def __init__(self, config: Any) -> None:
-        self.config = config
+    def __init__(self, config: Any = None) -> None:
+        self.config = self.settings() if config is None else config
         self.history: list[dict[str, float]] = []
         self._observer: Observer | None = None
 
@@ -281,7 +303,7 @@ class Attack(ABC):
             Interrupted: `should_stop` said so; the same call resumes from `state`.
         """
         began = time.monotonic()
-        self.learn(observer, progress=progress, state=state, should_stop=should_stop)
+        self.learn(observer, Job(progress, state, should_stop))
         self.seconds = self.seconds or time.monotonic() - began
         self._observer = observer
         return self
@@ -304,14 +326,7 @@ class Attack(ABC):
         return {**self._fitted().whitening.tensors(), **self.tensors()}
 
     @abstractmethod
-    def learn(
-        self,
-        observer: Observer,
-        *,
-        progress: Progress | None = None,
-        state: Path | None = None,
-        should_stop: Callable[[], bool] | None = None,
-    ) -> None:
+    def learn(self, observer: Observer, job: Job) -> None:
         """`fit` of this attack; sets `outcome`."""
 
     @abstractmethod

@@ -2,58 +2,40 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from sfumato.attacks.base import Observer
-from sfumato.attacks.learned import LearnedAttack
+from sfumato.attacks.learned import LearnedAttack, Turn
 from sfumato.attacks.learner import Learner
-from sfumato.attacks.settings import check_attack
-from sfumato.attacks.steps import Turn
-from sfumato.compute import Precision, autocast
-from sfumato.models import Critic, ReconstructionNet
+from sfumato.attacks.settings import LearnedConfig
+from sfumato.compute import autocast
+from sfumato.models import Critic
 
 __all__ = ["GanAttack", "GanConfig", "gradient_penalty"]
 
 
-@dataclass(frozen=True)
-class GanConfig:
+@dataclass(frozen=True, kw_only=True)
+class GanConfig(LearnedConfig):
     """Settings of the GAN attack; the defaults are those of the authors' code.
 
     Attributes:
-        epochs: Passes over the attacker's images.
-        batch_size: Images per step.
         generator_lr: Learning rate of the generator's Adam. Annealed to 0 along a cosine.
         critic_lr: Learning rate of the critic's Adam. Annealed likewise. (The paper's text gives this 0.005 as
             the only rate.)
         critic_steps: Steps of the critic for each one of the generator.
         mse_weight: Weight of the MSE in the generator's loss.
         gradient_penalty: Weight of the gradient penalty in the critic's loss.
-        width: Channels of the generator's layers and of the critic's first one.
-        blocks: Residual blocks of the generator before upsampling.
-        hold_out: Fraction of the attacker's images that only judge. They choose the epoch and show convergence.
-        precision: Floating-point format of the networks. `auto` and `fp32` compute in float32 on every machine; with
-            `bf16` only the gradient penalty does.
-        seed: Random seed of initial weights, order and noise.
     """
 
     epochs: int = 150
-    batch_size: int = 256
     generator_lr: float = 5e-4
     critic_lr: float = 5e-3
     critic_steps: int = 10
     mse_weight: float = 1500.0
     gradient_penalty: float = 10.0
-    width: int = 64
-    blocks: int = 8
-    hold_out: float = 0.1
-    precision: Precision = "auto"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_attack(self)
 
 
 class GanAttack(LearnedAttack[GanConfig]):
@@ -74,15 +56,11 @@ class GanAttack(LearnedAttack[GanConfig]):
     """
 
     name: ClassVar[str] = "gan"
+    settings: ClassVar[type[Any]] = GanConfig
     figures: ClassVar[tuple[str, ...]] = ("mse", "critic_gap")
 
-    def __init__(self, config: GanConfig | None = None) -> None:
-        super().__init__(config or GanConfig())
-
     def _networks(self, observer: Observer) -> dict[str, nn.Module]:
-        cfg = self.config
-        net = ReconstructionNet(observer.feature_shape, observer.image_shape, width=cfg.width, blocks=cfg.blocks)
-        return {"net": net, "critic": Critic(observer.image_shape, width=cfg.width)}
+        return {"net": self._inverter(observer), "critic": Critic(observer.image_shape, width=self.config.width)}
 
     def _input_shape(self, name: str, observer: Observer) -> tuple[int, ...]:
         return observer.image_shape if name == "critic" else observer.feature_shape
@@ -94,14 +72,8 @@ class GanAttack(LearnedAttack[GanConfig]):
             for name, lr in rates.items()
         }
 
-    def _form(self, number: int) -> str:
-        return "both" if self._generator_moves(number) else "critic"
-
-    def _generator_moves(self, number: int) -> bool:
-        return (number + 1) % self.config.critic_steps == 0
-
     def _step(self, learner: Learner, turn: Turn) -> Tensor:
-        moves = self._generator_moves(turn.number)
+        moves = (turn.number + 1) % self.config.critic_steps == 0
         with torch.set_grad_enabled(moves), autocast(turn.x.device, turn.bf16):
             x_hat = learner.net(turn.z).float()
         gap = self._critic_step(learner, turn, x_hat.detach())
@@ -111,26 +83,22 @@ class GanAttack(LearnedAttack[GanConfig]):
         return torch.stack([error.detach(), gap])
 
     def _critic_step(self, learner: Learner, turn: Turn, x_hat: Tensor) -> Tensor:
-        critic, optimizer = learner.networks["critic"], learner.optimizers["critic_optimizer"]
+        critic = learner.networks["critic"]
         with autocast(turn.x.device, turn.bf16):
             scores = critic(torch.cat([turn.x, x_hat])).float()
-        real, redrawn = scores.chunk(2)
-        gap = real.mean() - redrawn.mean()
+        real, reconstructed = scores.chunk(2)
+        gap = real.mean() - reconstructed.mean()
         mix = torch.rand(len(x_hat), 1, 1, 1, generator=turn.random("mix"), device=x_hat.device)
         loss = self.config.gradient_penalty * gradient_penalty(critic, turn.x, x_hat, mix) - gap
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
+        self._descend(learner, loss, "critic_optimizer")
         return gap.detach()
 
     def _generator_step(self, learner: Learner, turn: Turn, x_hat: Tensor, error: Tensor) -> None:
-        optimizer = learner.optimizers["net_optimizer"]
         with autocast(turn.x.device, turn.bf16):
             scores = learner.networks["critic"](x_hat).float()
         loss = self.config.mse_weight * error - scores.mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward(inputs=list(learner.net.parameters()))  # the critic only passes its judgement on
-        optimizer.step()
+        # The critic only passes its judgement on.
+        self._descend(learner, loss, "net_optimizer", inputs=list(learner.net.parameters()))
 
 
 def gradient_penalty(critic: Callable[[Tensor], Tensor], x: Tensor, x_hat: Tensor, mix: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sfumato.attacks.base import Observer
-from sfumato.attacks.queries import Duplicates, Noise, Queries, aggregate, encode_repeated
+from sfumato.attacks.queries import Queries, aggregate, encode_repeated
 from sfumato.data import ImageSet
 from sfumato.errors import ConfigError
 from sfumato.modes import evaluating
@@ -80,17 +80,10 @@ class Narrowed(Observer):
         return self.inner.release(x, generator)
 
     def encode_repeated(
-        self,
-        x: Tensor,
-        *,
-        queries: int,
-        noise: Noise = "fresh",
-        duplicates: Duplicates = "exact",
-        generator: torch.Generator | None = None,
-        key: bytes = b"device",
+        self, x: Tensor, *, queries: int, generator: torch.Generator | None = None, **plan: Any
     ) -> Tensor:
         """Repeated exact queries go through `release`, so that they show no more than it does."""
-        if noise == "fresh" and duplicates == "exact":
+        if plan.get("noise", "fresh") == "fresh" and plan.get("duplicates", "exact") == "exact":
             return torch.stack([self.release(x, generator) for _ in range(queries)], 1)
         raise ConfigError("this attacker can only repeat exact queries with fresh noise")
 

@@ -1,21 +1,18 @@
 """Optimisation in the latent space of a generator that has learned what the attacker's images look like."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from sfumato.attacks.base import Fit, Observer, Progress, hold_out
-from sfumato.attacks.descent import Likelihood, descend, need_white_box
-from sfumato.attacks.learned import LearnedAttack
+from sfumato.attacks.base import Fit, Job, Observer, hold_out
+from sfumato.attacks.descent import Likelihood, descend, lowest_of
+from sfumato.attacks.learned import LearnedAttack, Random, Turn
 from sfumato.attacks.learner import Learner
 from sfumato.attacks.linear import Linear, best_linear
-from sfumato.attacks.settings import check_attack
-from sfumato.attacks.steps import Turn
-from sfumato.compute import Precision
+from sfumato.attacks.settings import AdamConfig
+from sfumato.errors import ConfigError
 from sfumato.metrics import mse
 from sfumato.models import Autoencoder
 from sfumato.modes import evaluating
@@ -26,33 +23,26 @@ __all__ = ["LatentAttack", "LatentConfig"]
 _PRIORS = (0.1, 1.0, 10.0)
 
 
-@dataclass(frozen=True)
-class LatentConfig:
+@dataclass(frozen=True, kw_only=True)
+class LatentConfig(AdamConfig):
     """Settings of optimisation in a generator's latent space.
 
     Attributes:
-        epochs: Passes over the attacker's images in which the generator is trained.
-        batch_size: Images per step.
-        lr: Learning rate of the generator's Adam. Annealed to 0 along a cosine.
         code: Dimension of the latent space.
         noise: Standard deviation of a pixel given its code. The smaller, the closer the generator keeps to its
             images.
-        width: Channels of the generator's layers.
-        blocks: Residual blocks of the generator.
         images: How many images of a set it is tried on. Each costs `restarts` times `iterations` passes.
         iterations: Steps of Adam on the code.
         step: Step size of Adam on the code.
         restarts: Starting points. The code of the linear solution, 0, then draws from N(0, I).
         prior: Weight of the code's Gaussian prior. None takes the best of a few on held-out images.
         choose_on: Held-out images for that choice.
-        hold_out: Fraction of the attacker's images that only judge.
-        precision: Floating-point format; only fp32 is used here.
-        seed: Random seed of initial weights, order, noise and starts.
     """
 
     epochs: int = 30
     batch_size: int = 64
     lr: float = 2e-3
+    weight_decay: float = 0.0
     code: int = 128
     noise: float = 0.05
     width: int = 32
@@ -63,12 +53,6 @@ class LatentConfig:
     restarts: int = 3
     prior: float | None = None
     choose_on: int = 16
-    hold_out: float = 0.1
-    precision: Precision = "auto"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_attack(self)
 
 
 class LatentAttack(LearnedAttack[LatentConfig]):
@@ -82,10 +66,11 @@ class LatentAttack(LearnedAttack[LatentConfig]):
     """
 
     name: ClassVar[str] = "latent"
+    settings: ClassVar[type[Any]] = LatentConfig
     figures: ClassVar[tuple[str, ...]] = ("mse", "divergence")
 
     def __init__(self, config: LatentConfig | None = None) -> None:
-        super().__init__(config or LatentConfig())
+        super().__init__(config)
         self.most_images = self.config.images
         self.prior = 1.0
         self._linear: Linear | None = None
@@ -98,12 +83,7 @@ class LatentAttack(LearnedAttack[LatentConfig]):
     def _input_shape(self, name: str, observer: Observer) -> tuple[int, ...]:
         return observer.image_shape
 
-    def _optimizers(self, networks: dict[str, nn.Module]) -> dict[str, torch.optim.Optimizer]:
-        return {"optimizer": torch.optim.Adam(networks["net"].parameters(), self.config.lr, fused=True)}
-
-    def _batch(
-        self, observer: Observer, indices: Tensor, random: Callable[[str], torch.Generator]
-    ) -> tuple[Tensor, Tensor]:
+    def _batch(self, observer: Observer, indices: Tensor, random: Random) -> tuple[Tensor, Tensor]:
         x = observer.pixels(indices)
         return x, x  # the generator learns from images alone
 
@@ -115,10 +95,7 @@ class LatentAttack(LearnedAttack[LatentConfig]):
         error = (x_hat - turn.x).square()
         divergence = net.divergence(mean, log_variance).mean()
         loss = error.flatten(1).sum(1).mean() / (2 * self.config.noise**2) + divergence
-        optimizer = learner.optimizers["optimizer"]
-        optimizer.zero_grad(set_to_none=True)
-        (loss / turn.x[0].numel()).backward()
-        optimizer.step()
+        self._descend(learner, loss / turn.x[0].numel())
         return torch.stack([error.mean(), divergence]).detach()
 
     def _judge(self, net: nn.Module, observer: Observer, judge: Tensor, bf16: bool) -> float:
@@ -127,18 +104,15 @@ class LatentAttack(LearnedAttack[LatentConfig]):
             parts = [mse(x, net(x)) for part in judge.split(1024) if len(x := observer.pixels(part))]
         return float(torch.cat(parts).double().mean())
 
-    def learn(
-        self,
-        observer: Observer,
-        *,
-        progress: Progress | None = None,
-        state: Path | None = None,
-        should_stop: Callable[[], bool] | None = None,
-    ) -> None:
+    def learn(self, observer: Observer, job: Job) -> None:
         """Train the generator, then choose the prior's weight on held-out images."""
         cfg = self.config
-        need_white_box(observer, self.name)
-        super().learn(observer, progress=progress, state=state, should_stop=should_stop)
+        if not observer.white_box:
+            raise ConfigError(
+                "the latent attack needs the gradient of the encoder, which this attacker cannot compute; use "
+                "optimization, or an attack that only needs pairs, such as strong, ridge or nearest"
+            )
+        super().learn(observer, job)
         assert self.net is not None
         self.net.requires_grad_(False)
         judge, learn = hold_out(len(observer), cfg.hold_out, cfg.seed)
@@ -170,18 +144,15 @@ class LatentAttack(LearnedAttack[LatentConfig]):
         def objective(code: Tensor) -> Tensor:
             return likelihood(net.decode(code), z) + self.prior * code.square().sum(1) / 2
 
-        found: list[tuple[Tensor, Tensor]] = []
-        for number in range(cfg.restarts):
+        def start(number: int) -> Tensor:
             if number == 0:
-                start = net.encode(sketch)[0]
-            else:
-                # One draw for all images: what an image gets does not depend on the others in its batch.
-                seeded = torch.Generator().manual_seed(derive_seed(cfg.seed, "restart", number))
-                start = torch.randn(cfg.code, generator=seeded).to(z).expand(len(z), -1) * (number > 1)
-            found.append(descend(objective, start, iterations=cfg.iterations, lr=cfg.step))
-        codes, values = (torch.stack(part) for part in zip(*found, strict=True))
-        best = codes[values.argmin(0), torch.arange(len(z), device=z.device)]
-        return net.decode(best)
+                return net.encode(sketch)[0]
+            # One draw for all images: what an image gets does not depend on the others in its batch.
+            seeded = torch.Generator().manual_seed(derive_seed(cfg.seed, "restart", number))
+            return torch.randn(cfg.code, generator=seeded).to(z).expand(len(z), -1) * (number > 1)
+
+        found = (descend(objective, start(n), iterations=cfg.iterations, lr=cfg.step) for n in range(cfg.restarts))
+        return net.decode(lowest_of(found)[0])
 
     def tensors(self) -> dict[str, Tensor]:
         """The generator, the linear solution that gives a start, and the chosen weight."""

@@ -15,18 +15,8 @@ __all__ = ["Learner"]
 
 @dataclass
 class Learner:
-    """Networks, optimizers and the place in the training.
-
-    Attributes:
-        networks: by name; `net` is the one that reconstructs.
-        optimizers: by name.
-        sums: (figures,) float64, of the epoch that is under way.
-        epoch, step: the next step to make.
-        rates: the learning rate that each optimizer began with, by name.
-        best: weights of `net` after the epoch with the smallest held-out error.
-        best_error: that error.
-        history: one line of figures per finished epoch.
-        seconds: spent so far, interruptions not counted.
+    """Networks and optimizers by name, sums of the running epoch's figures, the next step to make, the rates that the
+    optimizers began with, the weights of `net` in its best epoch, a line of figures per finished epoch, seconds spent.
     """
 
     networks: dict[str, nn.Module]
@@ -52,11 +42,7 @@ class Learner:
             self.best = {name: value.clone() for name, value in self.net.state_dict().items()}
 
     def save(self, path: Path, identity: dict[str, Any]) -> None:
-        """Write everything to `path`, under the settings and data it belongs to.
-
-        Raises:
-            StorageError: the file could not be written.
-        """
+        """Write everything to `path`, under the settings and data it belongs to."""
         tensors = {**checkpoint.flatten_state("best", self.best), "sums": self.sums}
         for name, network in self.networks.items():
             tensors |= checkpoint.flatten_state(name, network.state_dict())

@@ -1,17 +1,15 @@
 """Nearest neighbours: answer with the attacker's own images whose features come nearest to the one seen."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from sfumato.attacks.base import Attack, Fit, Observer, Progress, hold_out
+from sfumato.attacks.base import Attack, Fit, Job, Observer, hold_out
 from sfumato.attacks.linear import Linear, best_linear, part_of
-from sfumato.attacks.settings import check_attack
+from sfumato.attacks.settings import AttackConfig
 from sfumato.metrics import mse
 from sfumato.seeds import generator
 
@@ -20,25 +18,18 @@ __all__ = ["NearestAttack", "NearestConfig"]
 _NEIGHBOURS = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
-@dataclass(frozen=True)
-class NearestConfig:
+@dataclass(frozen=True, kw_only=True)
+class NearestConfig(AttackConfig):
     """Settings of the nearest-neighbour attack.
 
     Attributes:
         draws: Releases that are averaged for the feature of each of the attacker's images.
         values: Most feature values to keep in memory. Images times dimensions; of more images a random part is
             taken, and the outcome says so.
-        hold_out: Fraction of the attacker's images that only choose the number of neighbours.
-        seed: Random seed of the noise and of what is held out.
     """
 
     draws: int = 8
     values: int = 2**27
-    hold_out: float = 0.1
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_attack(self)
 
 
 class NearestAttack(Attack):
@@ -51,21 +42,15 @@ class NearestAttack(Attack):
     """
 
     name: ClassVar[str] = "nearest"
+    settings: ClassVar[type[Any]] = NearestConfig
 
     def __init__(self, config: NearestConfig | None = None) -> None:
-        super().__init__(config or NearestConfig())
+        super().__init__(config)
         self.neighbours = 0
         self._linear: Linear | None = None
         self._features = self._pixels = torch.empty(0)
 
-    def learn(
-        self,
-        observer: Observer,
-        *,
-        progress: Progress | None = None,
-        state: Path | None = None,
-        should_stop: Callable[[], bool] | None = None,
-    ) -> None:
+    def learn(self, observer: Observer, job: Job) -> None:
         """Encode the attacker's images and choose. Takes seconds, so there is no state to resume from."""
         cfg: NearestConfig = self.config
         judge, learn = hold_out(len(observer), cfg.hold_out, cfg.seed)  # in random order, so that a part is a sample
@@ -95,8 +80,7 @@ class NearestAttack(Attack):
         where = "what the linear attack reads" if read else "the whitened feature"
         reason = f"{self.neighbours} neighbours in {where}, chosen on {len(judge)} images"
         self.outcome = Fit(True, reason + part_of(len(everything), observer), best)
-        if progress is not None:
-            progress(1, 1, {"mse": best, "held_out_mse": best})
+        job.tell(1, 1, mse=best, held_out_mse=best)
 
     def _mean_feature(self, observer: Observer, indices: Tensor, noise: torch.Generator) -> Tensor:
         draws = 1 if observer.repeats else self.config.draws

@@ -35,6 +35,7 @@ class Stored:
         trivial: held-out error of answering with the mean image.
         converged, reason: the verdict of the day, which stays that of attacks without epochs.
         closed_form: whether the attack is solved in seconds, so that a trained one has no excuse for a larger error.
+        weaker: whether the attack has the excuse that it knows less (`Attack.weaker`).
     """
 
     error: float
@@ -43,6 +44,7 @@ class Stored:
     converged: bool | None
     reason: str
     closed_form: bool = False
+    weaker: bool = False
 
 
 def judge_outcome(errors: Sequence[float], trivial: float) -> Fit:
@@ -68,8 +70,10 @@ def judge_outcome(errors: Sequence[float], trivial: float) -> Fit:
     if gain > _WORTH_GOING_ON:
         reason = f"the last {tail} epochs still gained {gain:.0%}; attack for more epochs"
         return Fit(False, reason, best, trivial)
+    if len(errors) < _QUARTERS:  # an attack that begins with what a linear one reads may stand still at first
+        return Fit(False, f"{len(errors)} epochs show nothing; attack for more epochs", best, trivial)
     half, quarter = len(errors) // 2, len(errors) // 4
-    early = 1.0 - min(errors[:half]) / min(errors[:quarter]) if len(errors) >= _QUARTERS else 0.0
+    early = 1.0 - min(errors[:half]) / min(errors[:quarter])
     if early > _STILL_FALLING:
         reason = (
             f"the second quarter of the {len(errors)} epochs still gained {early:.0%}, and only the falling learning "
@@ -110,7 +114,7 @@ def judge_stored(attacks: Mapping[str, Stored]) -> dict[str, Convergence]:
             assert one.trivial is not None
             fit = judge_outcome(one.history, one.trivial)
             found[name] = Convergence(fit.converged, fit.reason)
-            if best is not None and one.error > (1 + _WORSE) * simple[best]:
+            if best is not None and not one.weaker and one.error > (1 + _WORSE) * simple[best]:
                 ratio = one.error / max(simple[best], 1e-12)
                 reason = f"its error is {ratio:.2f} times that of the {best} baseline, which takes seconds"
                 found[name] = Convergence(False, reason)

@@ -1,4 +1,4 @@
-"""What else can be read: attributes, from what leaves the device or from a redrawn image."""
+"""What else can be read: attributes, from what leaves the device or from a reconstructed image."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -102,7 +102,7 @@ def probe_attribute(
         images: unseen by attacker and victim.
         name: one of `ATTRIBUTES`, or what `labels` is to be called.
         labels: class numbers of the attacker's images and of `images`; None computes the attribute called `name`.
-        attack: a fitted attack whose redrawn images are read; None reads the feature itself.
+        attack: a fitted attack whose reconstructed images are read; None reads the feature itself.
         draws: releases of each of the attacker's images to learn from.
         seed: of the noise.
     """

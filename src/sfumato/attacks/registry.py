@@ -3,11 +3,13 @@
 from typing import Any, NamedTuple
 
 from sfumato.attacks.base import Attack
+from sfumato.attacks.cloud_only import CloudOnlyAttack, CloudOnlyConfig
 from sfumato.attacks.decoder import DecoderAttack, DecoderConfig
 from sfumato.attacks.gan import GanAttack, GanConfig
 from sfumato.attacks.latent import LatentAttack, LatentConfig
 from sfumato.attacks.nearest import NearestAttack, NearestConfig
 from sfumato.attacks.optimization import OptimizationAttack, OptimizationConfig
+from sfumato.attacks.posterior import PosteriorAttack, PosteriorConfig
 from sfumato.attacks.ridge import RidgeAttack, RidgeConfig
 from sfumato.attacks.settings import AttackConfig
 from sfumato.attacks.strong import StrongAttack, StrongConfig
@@ -31,6 +33,8 @@ ATTACKS: dict[str, Entry] = {
     "strong": Entry(StrongAttack, StrongConfig),
     "optimization": Entry(OptimizationAttack, OptimizationConfig),
     "latent": Entry(LatentAttack, LatentConfig),
+    "posterior": Entry(PosteriorAttack, PosteriorConfig),
+    "cloud-only": Entry(CloudOnlyAttack, CloudOnlyConfig),
 }
 
 

@@ -1,40 +1,31 @@
 """Linear inversion in closed form: the baseline that says, within seconds, whether a trained attack has converged."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
-from sfumato.attacks.base import Attack, Fit, Observer, Progress, hold_out
+from sfumato.attacks.base import Attack, Fit, Job, Observer, hold_out
 from sfumato.attacks.linear import STRENGTHS, Linear, best_linear, dual_path, learned_from, part_of
-from sfumato.attacks.settings import check_attack
+from sfumato.attacks.settings import AttackConfig
 from sfumato.attacks.whitening import whiten
 
 __all__ = ["Reading", "RidgeAttack", "RidgeConfig", "rank_activations"]
 
 
-@dataclass(frozen=True)
-class RidgeConfig:
+@dataclass(frozen=True, kw_only=True)
+class RidgeConfig(AttackConfig):
     """Settings of the linear attack.
 
     Attributes:
         draws: Releases of every image to learn from. The noise is then in the moments and not in the
             coefficients.
         size: Largest system of equations. With more features and more rows than this, rows are left out.
-        hold_out: Fraction of the attacker's images that only choose the regularisation.
-        seed: Random seed of the noise and of what is held out.
     """
 
     draws: int = 4
     size: int = 4096
-    hold_out: float = 0.1
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_attack(self)
 
 
 class RidgeAttack(Attack):
@@ -49,21 +40,15 @@ class RidgeAttack(Attack):
     """
 
     name: ClassVar[str] = "ridge"
+    settings: ClassVar[type[Any]] = RidgeConfig
 
     def __init__(self, config: RidgeConfig | None = None) -> None:
-        super().__init__(config or RidgeConfig())
+        super().__init__(config)
         self.linear: Linear | None = None
         self.strength = float("nan")
         self._shape: tuple[int, ...] = ()
 
-    def learn(
-        self,
-        observer: Observer,
-        *,
-        progress: Progress | None = None,
-        state: Path | None = None,
-        should_stop: Callable[[], bool] | None = None,
-    ) -> None:
+    def learn(self, observer: Observer, job: Job) -> None:
         """Solve. Takes seconds, so there is no state to resume from."""
         cfg: RidgeConfig = self.config
         judge, learn = hold_out(len(observer), cfg.hold_out, cfg.seed)
@@ -74,8 +59,7 @@ class RidgeAttack(Attack):
         used = len(judge) + learned_from(observer, len(learn), cfg.size)
         reason = f"closed form, regularisation {self.strength:g} chosen on {len(judge)} images"
         self.outcome = Fit(True, reason + part_of(used, observer), error)
-        if progress is not None:
-            progress(1, 1, {"mse": error, "held_out_mse": error})
+        job.tell(1, 1, mse=error, held_out_mse=error)
 
     def answer(self, seen: Tensor) -> Tensor:
         """(N, ...) -> (N, C, H, W) in [0, 1]."""

@@ -1,67 +1,44 @@
 """The strong decoding attack: the decoding attack over images of the attacker's making, and for longer."""
 
-from collections.abc import Callable
+import copy
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from sfumato.attacks.base import Observer, hold_out
-from sfumato.attacks.learned import LearnedAttack
+from sfumato.attacks.learned import LearnedAttack, Random, Turn
 from sfumato.attacks.learner import Learner
 from sfumato.attacks.linear import best_linear
-from sfumato.attacks.settings import check_attack
-from sfumato.attacks.steps import Turn
-from sfumato.attacks.views import VIEWS, Views, view
-from sfumato.compute import Precision, autocast
-from sfumato.metrics import ssim
-from sfumato.models import ReconstructionNet
+from sfumato.attacks.settings import AdamConfig
 
-__all__ = ["StrongAttack", "StrongConfig"]
+__all__ = ["StrongAttack", "StrongConfig", "view"]
+
+Views = Literal["none", "flip", "flip+shift"]
+VIEWS: tuple[Views, ...] = get_args(Views)
+
+_SHIFT = 8  # an image is shifted by at most this part of its side
 
 _TOLERANCE = 1.02  # by how much more views may worsen the linear attack and still be taken
 _CHOOSERS = 2048  # images on which the views are compared
-_STATISTICS = 2048  # images for the error of the mean image
 
 
-@dataclass(frozen=True)
-class StrongConfig:
+@dataclass(frozen=True, kw_only=True)
+class StrongConfig(AdamConfig):
     """Settings of the strong decoding attack.
 
     Attributes:
-        epochs: Passes over the attacker's images.
-        batch_size: Images per step.
-        lr: Learning rate of Adam. Annealed to 0 along a cosine.
-        weight_decay: Weight decay of Adam.
         average: Decay per step of the moving average of the weights. That average is what reconstructs.
-        loss: What is minimised. `mse`, `ssim` (1 - SSIM), or `mse+ssim` (MSE over the mean image's MSE, plus 1
-            - SSIM).
         views: What else the attacker has encoded. `none`, `flip`, `flip+shift`, or `auto`: the most that does
             not worsen the linear attack on held-out images.
-        width: Channels of every layer.
-        blocks: Residual blocks before upsampling.
-        hold_out: Fraction of the attacker's images that only judge. They choose the epoch and show convergence.
-        precision: Floating-point format of the networks. `auto` and `fp32` compute in float32 on every machine; `bf16`
-            does not.
-        seed: Random seed of initial weights, order, views and noise.
     """
 
     epochs: int = 150
     batch_size: int = 64
-    lr: float = 1e-3
-    weight_decay: float = 1e-4
     average: float = 0.98
-    loss: Literal["mse", "ssim", "mse+ssim"] = "mse"
     views: Literal["auto", "none", "flip", "flip+shift"] = "auto"
-    width: int = 64
-    blocks: int = 8
-    hold_out: float = 0.1
-    precision: Precision = "auto"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_attack(self)
 
 
 class StrongAttack(LearnedAttack[StrongConfig]):
@@ -78,23 +55,20 @@ class StrongAttack(LearnedAttack[StrongConfig]):
     """
 
     name: ClassVar[str] = "strong"
+    settings: ClassVar[type[Any]] = StrongConfig
 
     def __init__(self, config: StrongConfig | None = None) -> None:
-        super().__init__(config or StrongConfig())
+        super().__init__(config)
         self.views: Views = "none"
-        self._variance = 1.0
 
     def _networks(self, observer: Observer) -> dict[str, nn.Module]:
         cfg = self.config
         judge, learn = hold_out(len(observer), cfg.hold_out, cfg.seed)
         self.views = self._choose_views(observer, learn, judge)
-        x = observer.pixels(learn[:_STATISTICS])
-        self._variance = float((x - x.mean(0)).square().mean().clamp_min(1e-8))
-        shapes = observer.feature_shape, observer.image_shape
-        student = ReconstructionNet(*shapes, width=cfg.width, blocks=cfg.blocks)
-        average = ReconstructionNet(*shapes, width=cfg.width, blocks=cfg.blocks)
-        average.load_state_dict(student.state_dict())
-        return {"net": average.requires_grad_(False), "student": student}
+        student = self._inverter(observer)
+        average = copy.deepcopy(student).requires_grad_(False)
+        average.arranged, average.sketch = student.arranged, student.sketch  # they are the same, and may be large
+        return {"net": average, "student": student}
 
     def _choose_views(self, observer: Observer, learn: Tensor, judge: Tensor) -> Views:
         """The most views that do not worsen the linear attack: such data allow them."""
@@ -112,14 +86,7 @@ class StrongAttack(LearnedAttack[StrongConfig]):
             errors[views] = found[1]
         return [views for views in VIEWS if errors[views] <= _TOLERANCE * errors["none"]][-1]
 
-    def _optimizers(self, networks: dict[str, nn.Module]) -> dict[str, torch.optim.Optimizer]:
-        cfg = self.config
-        adam = torch.optim.Adam(networks["student"].parameters(), cfg.lr, weight_decay=cfg.weight_decay, fused=True)
-        return {"optimizer": adam}
-
-    def _batch(
-        self, observer: Observer, indices: Tensor, random: Callable[[str], torch.Generator]
-    ) -> tuple[Tensor, Tensor]:
+    def _batch(self, observer: Observer, indices: Tensor, random: Random) -> tuple[Tensor, Tensor]:
         return self._view(observer, indices, self.views, random("views"), random("noise"))
 
     def _view(
@@ -130,29 +97,34 @@ class StrongAttack(LearnedAttack[StrongConfig]):
         x = view(observer.pixels(indices), views, moves)
         return x, observer.encode(x, noise)
 
-    def _form(self, number: int) -> str | None:
-        return "step" if self._decay(number) == self.config.average else None  # at first the decay still grows
-
-    def _decay(self, number: int) -> float:
-        return min(self.config.average, (1 + number) / (10 + number))
-
     def _step(self, learner: Learner, turn: Turn) -> Tensor:
-        student = learner.networks["student"]
-        with autocast(turn.x.device, turn.bf16):
-            x_hat = student(turn.z)
-        error = (x_hat.float() - turn.x).square().mean()
-        optimizer = learner.optimizers["optimizer"]
-        optimizer.zero_grad(set_to_none=True)
-        self._loss(turn.x, x_hat.float(), error).backward()
-        optimizer.step()
-        _follow(learner.net, student, self._decay(turn.number))
-        return error.detach()[None]
+        means = super()._step(learner, turn)
+        decay = min(self.config.average, (1 + turn.number) / (10 + turn.number))
+        _follow(learner.net, learner.networks["student"], decay)
+        return means
 
-    def _loss(self, x: Tensor, x_hat: Tensor, error: Tensor) -> Tensor:
-        if self.config.loss == "mse":
-            return error
-        unlike = 1.0 - ssim(x, x_hat).mean()
-        return unlike if self.config.loss == "ssim" else error / self._variance + unlike
+
+def view(x: Tensor, views: Views, generator: torch.Generator) -> Tensor:
+    """(n, C, H, W) -> (n, C, H, W), mirrored with probability 1/2 and shifted by up to an eighth of their side.
+
+    What a shift uncovers is filled with the image's mirror image, so that no black border teaches the attack anything.
+    """
+    if views == "none":
+        return x
+    n, device = len(x), x.device
+    mirrored = torch.randint(2, (n,), generator=generator, device=generator.device).to(device).bool()
+    x = torch.where(mirrored[:, None, None, None], x.flip(3), x)
+    height, width = x.shape[2:]
+    most = min(height, width) // _SHIFT
+    if views == "flip" or most == 0:
+        return x
+    down, right = torch.randint(2 * most + 1, (2, n), generator=generator, device=generator.device).to(device)
+    padded = F.pad(x, (most, most, most, most), mode="reflect")
+    rows = (down[:, None] + torch.arange(height, device=device))[:, None, :, None]
+    columns = (right[:, None] + torch.arange(width, device=device))[:, None, None, :]
+    image = torch.arange(n, device=device)[:, None, None, None]
+    channel = torch.arange(x.shape[1], device=device)[None, :, None, None]
+    return padded[image, channel, rows, columns]
 
 
 @torch.no_grad()

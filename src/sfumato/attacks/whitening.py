@@ -39,12 +39,16 @@ class Whitening:
         mix: (D, D) float64, from the right, after the scale; None where T is diagonal.
         noise: (D,) or (D, D), from the right: w in units of the noise, of which directions without any have 2 % of
             their spread.
+        unmix: (D,) or (D, D) float32, from the right: w as coordinates at their places again, each of variance 1.
+            Nothing small is enlarged on the way (`C^1/2` has at most the square root of D, and what `M^-1/2` enlarges
+            was made small before), so that float32 is precise enough.
     """
 
     mean: Tensor
     scale: Tensor
     mix: Tensor | None
     noise: Tensor
+    unmix: Tensor
 
     def __call__(self, z: Tensor) -> Tensor:
         """(n, ...) -> (n, D) float32, differentiable. Differences are taken before anything is rounded."""
@@ -89,11 +93,12 @@ def whiten(first: Tensor, second: Tensor | None, noise_std: float | None) -> Whi
     if dimension > _DIMENSIONS or count < _PER_DIMENSION * dimension:
         signal = (rows[0] * rows[-1]).mean(0) if alone is None else 1 - alone
         share = signal.clamp(_FAINTEST**2, 1)
-        return Whitening(mean, scale * share.sqrt(), None, _per_noise(share).float())
+        return Whitening(mean, scale * share.sqrt(), None, _per_noise(share).float(), share.rsqrt().float())
     both = torch.stack([one.T @ one for one in rows]).mean(0) / count
     values, axes = torch.linalg.eigh(both)
     floor = dimension * torch.finfo(values.dtype).eps * values[-1].clamp_min(torch.finfo(values.dtype).tiny)
-    root = (axes * values.clamp_min(floor).rsqrt()) @ axes.T
+    values = values.clamp_min(floor)
+    root, back = (axes * values.rsqrt()) @ axes.T, (axes * values.sqrt()) @ axes.T
     if alone is None:
         cross = rows[0].T @ rows[-1] / count
         signal = (cross + cross.T) / 2
@@ -102,7 +107,8 @@ def whiten(first: Tensor, second: Tensor | None, noise_std: float | None) -> Whi
     share, axes = torch.linalg.eigh(root @ signal @ root)
     share = share.clamp(_FAINTEST**2, 1)
     mix = root @ (axes * share.sqrt()) @ axes.T
-    return Whitening(mean, scale, mix, (axes * _per_noise(share)).float())
+    unmix = (axes * share.rsqrt()) @ axes.T @ back
+    return Whitening(mean, scale, mix, (axes * _per_noise(share)).float(), unmix.float())
 
 
 def _per_noise(share: Tensor) -> Tensor:

@@ -15,22 +15,23 @@ _TYPES = {"Literal": Literal, "Path": Path, "Any": Any}
 
 @cache
 def fields_of(where: str) -> tuple[SettingField, ...]:
-    """The fields of the dataclass `package.module:Class`, with types, defaults and texts."""
+    """The fields of the dataclass `package.module:Class`, with types, defaults and texts, those it inherits first."""
     module, _, name = where.partition(":")
     module, node = _find(module, name)
     assert isinstance(node, ast.ClassDef)
+    bases = [base.id for base in node.bases if isinstance(base, ast.Name)]
+    found = {field.name: field for base in bases for field in fields_of(f"{module}:{base}")}
     about = (ast.get_docstring(node) or "").partition("Attributes:")[2]
     texts = {
         key: " ".join(body.split())
         for key, body in re.findall(r"\n {4}(\w+): (.*?)(?=\n {4}\w+:|\n\n|\Z)", about, re.S)
     }
-    return tuple(
-        SettingField(
-            line.target.id, _type(module, line.annotation), _default(line.value), texts.get(line.target.id, "")
-        )
-        for line in node.body
-        if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name)
-    )
+    for line in node.body:
+        if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
+            key = line.target.id
+            text = texts.get(key, found[key].text if key in found else "")
+            found[key] = SettingField(key, _type(module, line.annotation), _default(line.value), text)
+    return tuple(found.values())
 
 
 def names_in(where: str) -> dict[str, list[str]]:

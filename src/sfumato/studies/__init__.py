@@ -8,9 +8,10 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from sfumato.cores import usable_cores
 from sfumato.errors import ConfigError
 from sfumato.studies.engine import Store, Summary, Trial, Workspace, run_trials
-from sfumato.studies.executor import Executor, Outcome, usable_cores
+from sfumato.studies.executor import Executor, Outcome
 from sfumato.studies.local import LocalExecutor
 from sfumato.studies.ray_cluster import RayExecutor
 from sfumato.studies.slurm import SlurmExecutor

@@ -11,13 +11,13 @@ import torch
 
 from sfumato import data
 from sfumato.attacks import DecoderConfig, strongest, suite_verdict
+from sfumato.cores import usable_cores
 from sfumato.errors import CheckpointError
 from sfumato.evidence import evidence
 from sfumato.files import write_json
 from sfumato.metrics import mse
 from sfumato.studies.engine import Report, Store, run_trials
 from sfumato.studies.equal_accuracy import Comparison, Seeds, compare
-from sfumato.studies.executor import usable_cores
 from sfumato.studies.experiment import PICTURE, Experiment, read_strip
 from sfumato.studies.local import LocalExecutor
 from sfumato.training import TrainConfig

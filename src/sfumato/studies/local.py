@@ -14,7 +14,8 @@ from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, NamedTuple
 
-from sfumato.studies.executor import Death, Executor, Reply, Work, at_least_one, perform, usable_cores
+from sfumato.cores import usable_cores
+from sfumato.studies.executor import Death, Executor, Reply, Work, at_least_one, perform
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _GRACE_SECONDS = 5.0

@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 
+from sfumato.cores import usable_cores
 from sfumato.errors import ConfigError, SfumatoWarning
-from sfumato.studies.executor import Death, Executor, Reply, Work, at_least_one, perform, usable_cores
+from sfumato.studies.executor import Death, Executor, Reply, Work, at_least_one, perform
 
 _KNOCK_SECONDS = 10.0
 _STORE_BYTES = 100_000_000  # results are small; Ray alone would take a third of the memory

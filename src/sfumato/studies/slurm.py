@@ -4,8 +4,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from sfumato.cores import usable_cores
 from sfumato.errors import ConfigError
-from sfumato.studies.executor import Death, Executor, Reply, Work, at_least_one, perform, usable_cores
+from sfumato.studies.executor import Death, Executor, Reply, Work, at_least_one, perform
 
 _LOOK_SECONDS = 0.1
 _GRACE_SECONDS = 5.0
