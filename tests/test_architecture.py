@@ -127,7 +127,7 @@ SWITCH_BY_HAND = {
     "training/trainer.py": "hands over what it has trained in evaluation mode",
     "training/run.py": "a model read from a file",
     "split/saved.py": "a model read from a file",
-    "audit/load_external.py": "a model read from a file",
+    "audit/target.py": "a model read from a file",
     "integrations/huggingface.py": "what the Trainer itself does before every step",
     "deploy/export.py": "copies of the halves for a bundle",
     "deploy/onnxfile.py": "the same copies",

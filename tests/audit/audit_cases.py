@@ -1,5 +1,6 @@
 """Targets small enough to audit within seconds."""
 
+import pytest
 import torch
 from torch import nn
 
@@ -66,3 +67,20 @@ def broken():
 
 def nonsense():
     return 3
+
+
+def write_onnx(path, shape, kind):
+    """A graph that flattens its input, called x, of this shape and type, and gives float32."""
+    onnx = pytest.importorskip("onnx")
+    types, helper = onnx.TensorProto, onnx.helper
+    nodes = [
+        helper.make_node("Flatten", ["x"], ["flat"]),
+        helper.make_node("Cast", ["flat"], ["z"], to=types.FLOAT),
+    ]
+    ends = (("x", getattr(types, kind), shape), ("z", types.FLOAT, ["n", "values"]))
+    infos = [[helper.make_tensor_value_info(*one)] for one in ends]
+    model = helper.make_model(
+        helper.make_graph(nodes, "encoder", *infos), opset_imports=[helper.make_opsetid("", 17)], ir_version=8
+    )
+    onnx.save(model, str(path))
+    return path

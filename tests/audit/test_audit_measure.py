@@ -7,7 +7,7 @@ from audit_cases import tiny_subject
 from skimage.metrics import peak_signal_noise_ratio
 
 from sfumato.attacks import Leakage, Reconstruction, invert_released, mean_image_error
-from sfumato.audit.consistency import check_consistency
+from sfumato.audit.bounds import check_consistency
 from sfumato.audit.measure import expose, share_interval, strongest, summary
 from sfumato.errors import Interrupted
 

@@ -73,8 +73,12 @@ def _feature(subject: Subject, x: Tensor) -> Tensor:
         made: Any = subject.model.edge(x)
     except Exception as error:  # the user's network, or a graph of it, on images that do not fit
         raise FeatureError(
-            f"the encoder does not take images of shape {tuple(x.shape[1:])} ({first_line(error)}); check --data and "
-            "--size"
+            f"the encoder does not take images of shape {tuple(x.shape[1:])} ({first_line(error)}); "
+            + (
+                f"the audit feeds {subject.described.sentence()}; describe the input with --input, or check --size"
+                if subject.described is not None
+                else "check --data and --size"
+            )
         ) from error
     if isinstance(made, tuple | list | dict):
         raise FeatureError(

@@ -14,21 +14,17 @@ from sfumato.attacks import Leakage, Reconstruction, measure_leakage, obfuscatio
 from sfumato.audit.bounds import measure_bounds
 from sfumato.audit.checks import check_subject, passes_gradients
 from sfumato.audit.context import MOST_IMAGES, Context, make_context
-from sfumato.audit.failures import Failures
-from sfumato.audit.folder import AuditFolder
+from sfumato.audit.folder import AuditFolder, Failures
 from sfumato.audit.identity import behaviour_of, channel_of, versions
 from sfumato.audit.images import shuffled
-from sfumato.audit.inversion import Stop, Tell, run_attack
+from sfumato.audit.inversion import Stop, Tell, run_attack, run_probes, run_sweep
 from sfumato.audit.memory import available_memory
-from sfumato.audit.plan import choose, fits, make_plan
-from sfumato.audit.reading import run_probes
-from sfumato.audit.requirements import LEAST_IMAGES, calibrate
+from sfumato.audit.plan import TimeBudget, choose, fits, make_plan
 from sfumato.audit.result import result_of
 from sfumato.audit.subject import Subject, digest_of_module, placed
 from sfumato.audit.suite import Piece, Untested, chosen, load_suite
-from sfumato.audit.sweeps import run_sweep
-from sfumato.audit.time_budget import TimeBudget
 from sfumato.audit.training import Cost
+from sfumato.audit.verdict import LEAST_IMAGES, calibrate
 from sfumato.data import DataSets, ImageSet
 from sfumato.errors import ConfigError, NotJudgedError
 from sfumato.evidence import evidence
@@ -206,7 +202,7 @@ class _Run:
         if folder.finished("calibration") is None:
             self.tell("calibration on the identity channel")
             with self.failures.surviving("calibration", "calibration"):
-                folder.finish("calibration", {"psnr": calibrate(context)})
+                folder.finish("calibration", calibrate(context))
         if folder.finished("obfuscation") is None:
             self.tell("whether the feature is scrambled")
             with self.failures.surviving("obfuscation", "obfuscation"):

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from sfumato.audit.inputs import Described
 from sfumato.data import DataSets
 from sfumato.errors import FeatureError
 from sfumato.split import Channel, SplitModel
@@ -94,6 +95,13 @@ class Subject:
     def has_cloud(self) -> bool:
         """Whether there is a decoder, whatever it answers."""
         return not isinstance(self.model.cloud, NoDecoder)
+
+    @property
+    def described(self) -> Described | None:
+        """The encoder with what is known of its input, where something is."""
+        edge = self.model.edge
+        edge = edge.inner if isinstance(edge, _Placed) else edge
+        return edge if isinstance(edge, Described) else None
 
 
 class NoDecoder(nn.Module):
