@@ -23,7 +23,7 @@ from sfumato.split.programs import Foreign, load_program, require
 from sfumato.split.saved import SPLIT, made_here
 from sfumato.training import load_trained
 
-__all__ = ["FORMS", "load_target"]
+__all__ = ["FORMS", "load_target", "need_trust"]
 
 FORMS = (
     "a run folder of `sfumato train`, a folder of sfumato.save_split, encoder.pt2 or encoder.pt2,decoder.pt2 "
@@ -62,12 +62,12 @@ def load_target(
     options = options or ChannelOptions()
     if Path(target).is_dir():
         if (Path(target) / SPLIT).exists():
-            _need_trust(target, trust or made_here(target))
+            need_trust(target, trust or made_here(target))
         subject = _folder(target, options)
     elif _suffix(target) is not None:
         subject = _files(target, options, trust)
     elif ":" in target and not target.startswith(("/", ".")):
-        _need_trust(target, trust or is_own_code(target))
+        need_trust(target, trust or is_own_code(target))
         subject = _function(target, options)
     else:
         raise ConfigError(f"there is no {target}; TARGET is {FORMS}")
@@ -85,7 +85,8 @@ def _described(subject: Subject, given: InputDescription | None) -> Subject:
     return replace(subject, model=model, digest=digest, input_shape=edge.shape or subject.input_shape)
 
 
-def _need_trust(target: str, given: bool) -> None:
+def need_trust(target: str, given: bool) -> None:
+    """ConfigError unless code that is not known to be the user's own may run."""
     if not given:
         raise ConfigError(
             f"{target} is a program, and opening it runs it; if you trust whoever made it, give --trust (trust=True); "
@@ -124,7 +125,7 @@ def _files(target: str, options: ChannelOptions, trust: bool) -> Subject:
     kind = _SUFFIXES[str(_suffix(target))]
     for path in paths:
         require(path)
-    _need_trust(target, trust or kind == "onnx")
+    need_trust(target, trust or kind == "onnx")
     load = {"exported": load_program, "torchscript": _load_script, "onnx": _load_onnx}[kind]
     halves = [load(path) for path in paths]
     channel = options.channel()
