@@ -36,8 +36,8 @@ def evidence_of(result: Mapping[str, Any]) -> list[dict[str, str]]:
     rows = (
         (
             "OWASP AI Testing Guide, version 1 (November 2025)", "AITG-MOD-05, Testing for Inversion Attacks",
-            "whether sensitive data can be reconstructed from outputs, gradients or intermediate layers (here: from the "
-            "layer that leaves the device), and whether privacy measures prevent it",
+            "whether sensitive data can be reconstructed from outputs, gradients or intermediate layers (here: what "
+            "leaves the device), and whether privacy measures prevent it",
             f"Attacks {attacks}; the strongest, {best}, reconstructs unseen images {average}. {_sentence(result)}",
         ),
         (
@@ -60,8 +60,9 @@ def evidence_of(result: Mapping[str, Any]) -> list[dict[str, str]]:
         (
             "NIST AI 100-2 E2025 (24 March 2025)", "privacy attacks: data reconstruction, property inference",
             "the attack in the terms of the taxonomy",
-            "Data reconstruction of a user's input, and its properties, at deployment, with white-box knowledge and the "
-            "training data; the taxonomy speaks of training data. Membership inference and model extraction are not part of this audit.",
+            "Data reconstruction and property inference at deployment, with white-box knowledge and the training data; "
+            "of a user's input, where the taxonomy speaks of training data. Membership inference and model extraction "
+            "are not part of this audit.",
         ),
         (
             "GDPR, recital 26; CJEU C-413/23 P, EDPS v SRB (4 September 2025)", "means reasonably likely to be used",
