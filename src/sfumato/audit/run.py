@@ -26,7 +26,7 @@ from sfumato.audit.suite import Piece, Untested, chosen, load_suite
 from sfumato.audit.training import Cost
 from sfumato.audit.verdict import LEAST_IMAGES, calibrate
 from sfumato.data import DataSets, ImageSet
-from sfumato.errors import ConfigError, NotJudgedError
+from sfumato.errors import ConfigError, FeatureError, NotJudgedError
 from sfumato.evidence import evidence
 from sfumato.files import write_json
 from sfumato.modes import evaluating
@@ -207,7 +207,9 @@ class _Run:
             self.tell("whether the feature is scrambled")
             with self.failures.surviving("obfuscation", "obfuscation"):
                 some = shuffled(self.sets.train, _SCRAMBLED, context.seed, "obfuscation")
-                folder.finish("obfuscation", asdict(obfuscation(self.subject.model, some, seed=context.seed)))
+                found = obfuscation(self.subject.model, some, seed=context.seed)
+                told = {"obfuscated": found.obfuscated, "sentence": found.sentence}
+                folder.finish("obfuscation", asdict(found) | told)
         if folder.finished("bounds") is None:
             with self.failures.surviving("bounds", "bounds"):
                 found = measure_bounds(
@@ -283,6 +285,11 @@ class _Run:
             reasons = [f"{one['what']}: {one['why']}" for one in self.failures.as_list()]
             reasons += [f"{one.what}: {one.why}" for one in untested]
             raise NotJudgedError("no attack could be run: " + "; ".join(reasons))
+        if behaviour_of(self.subject, self.sets.test.image_shape) != self.behaviour:
+            raise FeatureError(
+                "the encoder answers differently now than when the audit began: what it computes depends on how often "
+                "it was asked, so no figure says what will leave the device; take the state out of it"
+            )
         share = None
         if self.subject.classifies and self.sets.labelled:
             with self.failures.surviving("accuracy", "accuracy"):

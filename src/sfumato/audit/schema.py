@@ -276,11 +276,14 @@ class VerdictEntry(_Entry):
 
 
 class ObfuscationEntry(_Entry):
-    """How far one grey level of one pixel moves the feature, over the distance to another image."""
+    """How far one grey level, of one pixel and of all, moves the feature, over the distance to another image."""
 
     moved: float
+    jumped: float
     images: Count
     threshold: float
+    obfuscated: bool
+    sentence: str
 
 
 class Calibration(_Entry):

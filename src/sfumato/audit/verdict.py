@@ -111,6 +111,7 @@ LEAST_PSNR = 40.0
 _SEARCHES = ("optimization", "latent")
 _JUDGED_ON = 256  # test images
 _SEARCHED = 8  # test images, of a search
+_FINEST = 4096  # distinguishable values of a coordinate, 12 bits; beyond that an encoder can hide one pixel in another
 _LEARNED_FROM = 2000  # images, or twice as many as an image has values
 _SEARCH = {"restarts": 1, "choose_on": 4, "tv": 0.0, "prior": 0.01}
 
@@ -167,10 +168,10 @@ def requirements(result: Mapping[str, Any], context: Context, least_images: int)
     images = f"{len(context.sets.train):,} attacker and {len(context.test):,} test images"
     images = f"{images}, of at least {least_images:,} each"
     calibration, obfuscation = result["calibration"], result["obfuscation"]
-    blurred = "whether the feature is scrambled could not be measured"
+    lost = _lost(result["target"]["channel"], float(context.test.z.flatten(1).std(0).max()))
+    scrambled = "Whether the feature is scrambled could not be measured."
     if obfuscation is not None:
-        moved = f"one grey level of one pixel moves the feature by {100 * obfuscation['moved']:.2g} % of the way to"
-        blurred = f"obfuscated: {moved} another image, so that attacks which learn from examples say nothing about it"
+        scrambled = obfuscation["sentence"]
     uncalibrated = "the attacks could not be calibrated on the identity channel"
     if calibration is not None:
         reached = f"{calibration['by']} reconstructs these images from themselves at {calibration['psnr']:.0f} dB"
@@ -185,8 +186,11 @@ def requirements(result: Mapping[str, Any], context: Context, least_images: int)
         ("no attack failed", not broken,
          "no attack failed", "; ".join(f"the attack {one['what']} failed, {one['why']}" for one in broken)),
         ("the encoder sees the images", not notice, "its features depend on the images", notice),
-        ("not obfuscated", obfuscation is not None and obfuscation["moved"] <= obfuscation["threshold"],
-         f"{moved} another image" if obfuscation is not None else "", blurred),
+        ("not obfuscated", obfuscation is not None and not obfuscation["obfuscated"],
+         scrambled[0].lower() + scrambled[1:].rstrip("."), scrambled[0].lower() + scrambled[1:].rstrip(".")),
+        ("something is lost on the way", lost is not None, lost or "",
+         "nothing is lost on the way: without noise, and with no levels or more than 12 bits of them, a value holds more "
+         "than any attack can be said to have missed; add noise, or send levels"),
         ("closed-form attacks", not lacking, f"{' and '.join(CLOSED_FORM)} ran",
          f"the closed-form attacks {' and '.join(lacking)} did not run; give more --minutes and leave them in"),
         ("attacks on what the cloud computes", not unread,
@@ -202,3 +206,16 @@ def requirements(result: Mapping[str, Any], context: Context, least_images: int)
          reached if calibration is not None else "", uncalibrated),
     )  # fmt: skip
     return [{"name": name, "met": met, "sentence": there if met else gone} for name, met, there, gone in table]
+
+
+def _lost(channel: Mapping[str, Any], spread: float) -> str | None:
+    """What keeps a value from holding more than a pixel and a half: noise, or levels; None where neither does.
+
+    Args:
+        channel: of the target.
+        spread: standard deviation of the coordinate that varies most.
+    """
+    noise, bits = channel["noise_std"], channel["quantize_bits"]
+    if noise and spread <= _FINEST * noise:
+        return f"the noise is at least 1/{_FINEST:,} of every value's spread"
+    return None if bits is None or 2**bits > _FINEST else f"{2**bits} levels for each value"
