@@ -189,8 +189,8 @@ def requirements(result: Mapping[str, Any], context: Context, least_images: int)
         ("not obfuscated", obfuscation is not None and not obfuscation["obfuscated"],
          scrambled[0].lower() + scrambled[1:].rstrip("."), scrambled[0].lower() + scrambled[1:].rstrip(".")),
         ("something is lost on the way", lost is not None, lost or "",
-         "nothing is lost on the way: without noise, and with no levels or more than 12 bits of them, a value holds more "
-         "than any attack can be said to have missed; add noise, or send levels"),
+         "nothing is lost on the way: without noise worth the name, and without levels of at most 12 bits, an encoder "
+         "can hide one pixel in another, where no attack looks; add noise, or send levels"),
         ("closed-form attacks", not lacking, f"{' and '.join(CLOSED_FORM)} ran",
          f"the closed-form attacks {' and '.join(lacking)} did not run; give more --minutes and leave them in"),
         ("attacks on what the cloud computes", not unread,
