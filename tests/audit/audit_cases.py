@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from sfumato.audit import run_audit
 from sfumato.audit.suite import Piece
 from sfumato.audit.synthetic import linear_gaussian
 from sfumato.split import Channel, SplitModel
@@ -35,6 +36,12 @@ SUITE = (
 def tiny_subject(**changes):
     """The linear-Gaussian channel on 4x4 images."""
     return linear_gaussian(**({"side": 4, "features": 6, "train": 300, "test": 60} | changes))
+
+
+def audit(folder, subject=None, minutes=2.0, suite=SUITE, **options):
+    """An audit of a tiny subject."""
+    subject = subject or tiny_subject()
+    return run_audit(subject, subject.sets, folder, minutes=minutes, suite=suite, **options)
 
 
 class Encoder(nn.Module):

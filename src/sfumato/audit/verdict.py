@@ -14,7 +14,7 @@ from sfumato.audit.measure import expose
 from sfumato.audit.subject import Subject, placed
 from sfumato.split import Channel, SplitModel
 
-__all__ = ["LEAST_IMAGES", "LEAST_PSNR", "calibrate", "requirements", "verdict"]
+__all__ = ["LEAST_IMAGES", "LEAST_PSNR", "calibrate", "requirements", "verdict", "what_is_lost"]
 
 _BLIND = 0.95  # of the mean image's error: an attack above that learned next to nothing from the feature
 
@@ -168,7 +168,7 @@ def requirements(result: Mapping[str, Any], context: Context, least_images: int)
     images = f"{len(context.sets.train):,} attacker and {len(context.test):,} test images"
     images = f"{images}, of at least {least_images:,} each"
     calibration, obfuscation = result["calibration"], result["obfuscation"]
-    lost = _lost(result["target"]["channel"], float(context.test.z.flatten(1).std(0).max()))
+    lost = what_is_lost(result["target"]["channel"], float(context.test.z.flatten(1).std(0).max()))
     scrambled = "Whether the feature is scrambled could not be measured."
     if obfuscation is not None:
         scrambled = obfuscation["sentence"]
@@ -208,7 +208,7 @@ def requirements(result: Mapping[str, Any], context: Context, least_images: int)
     return [{"name": name, "met": met, "sentence": there if met else gone} for name, met, there, gone in table]
 
 
-def _lost(channel: Mapping[str, Any], spread: float) -> str | None:
+def what_is_lost(channel: Mapping[str, Any], spread: float) -> str | None:
     """What keeps a value from holding more than a pixel and a half: noise, or levels; None where neither does.
 
     Args:
