@@ -55,8 +55,6 @@ def check_subject(subject: Subject, x: Tensor) -> tuple[int, ...]:
 
 def passes_gradients(subject: Subject, x: Tensor) -> bool:
     """Whether the feature can be differentiated with respect to the image."""
-    if not subject.white_box:
-        return False
     image = x[:1].detach().clone().requires_grad_()
     try:
         with torch.enable_grad():

@@ -10,7 +10,7 @@ audit.json, report.html    written last
 
 import json
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,6 @@ __all__ = ["AuditFolder", "Failures"]
 
 class AuditFolder:
     """Reads and writes one audit's files; everything is written aside and renamed.
-
-    Args:
-        path: of the folder.
-        identity: what the audit belongs to: target, channel, versions, data, seed, suite.
 
     Raises:
         CheckpointError: the folder holds another audit, or a damaged file.
@@ -131,11 +127,7 @@ class AuditFolder:
 
 
 class Failures:
-    """The pieces that failed, by name.
-
-    Args:
-        folder: of the audit, which gets the tracebacks.
-    """
+    """The pieces that failed, by name."""
 
     def __init__(self, folder: AuditFolder) -> None:
         self._folder = folder
@@ -144,18 +136,9 @@ class Failures:
     def __contains__(self, what: str) -> bool:
         return what in self._found
 
-    def note(self, what: str, kind: str, why: str) -> None:
-        """Add a piece."""
-        self._found[what] = {"what": what, "kind": kind, "why": why}
-
     def why(self, what: str) -> str:
         """The reason of one of them."""
         return self._found[what]["why"]
-
-    def note_all(self, known: Sequence[dict[str, str]]) -> None:
-        """What `as_list` gave in an earlier call."""
-        for one in known:
-            self.note(**one)
 
     def as_list(self) -> list[dict[str, str]]:
         """`what`, `kind` and `why` of each, in the order in which they failed."""
@@ -170,7 +153,7 @@ class Failures:
             raise
         except Exception as error:  # the target's code, a library's, or ours
             self._folder.note_failure(what, traceback.format_exc())
-            self.note(what, kind, _why(error))
+            self._found[what] = {"what": what, "kind": kind, "why": _why(error)}
         if what in self and torch.cuda.is_available():
             torch.cuda.empty_cache()
 

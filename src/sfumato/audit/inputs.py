@@ -106,10 +106,6 @@ def declared_of(module: nn.Module) -> Declared | None:
 class Described(nn.Module):
     """An encoder that takes images (N, C, H, W) in [0, 1], whatever the one inside takes.
 
-    Args:
-        inner: the encoder.
-        given: by the user; what it leaves open is taken from the file.
-
     Raises:
         ConfigError: the file declares something else than what was given.
     """
@@ -191,10 +187,6 @@ def notice_scale(edge: Described, x: Tensor) -> str:
     An encoder that expects 0 to 255 sees almost nothing of values in [0, 1], and one that expects [0, 1] saturates at
     255. The variation is that between images over the size of the feature; it is compared with what the same encoder
     makes of images 255 times as bright.
-
-    Args:
-        edge: the encoder with what is known of its input.
-        x: (n, C, H, W) in [0, 1], n at least 2, different images.
     """
 
     @torch.no_grad()

@@ -39,12 +39,7 @@ _RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class Exposure:
-    """Images and what left the device for them, the same for every attack.
-
-    Attributes:
-        images: in random order.
-        z: (N, ...) released features.
-    """
+    """Images and what left the device for them, the same for every attack."""
 
     images: ImageSet
     z: Tensor

@@ -20,11 +20,6 @@ _PATIENCE = 2.0  # times its share that a piece in closed form may take before i
 class TimeBudget:
     """Keeps a budget.
 
-    Args:
-        seconds: for the whole audit.
-        spent: in earlier calls.
-        reserve: kept for putting the report together.
-
     >>> TimeBudget(100.0, spent=95.0, reserve=10.0).left
     0.0
     """

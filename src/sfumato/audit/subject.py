@@ -63,7 +63,6 @@ class Subject:
         name: what readers see.
         model: encoder, channel and decoder.
         kind: where it came from.
-        white_box: whether the encoder passes gradients, which white-box attacks and Jacobians need.
         classifies: whether there is a decoder, so that an accuracy can be measured.
         digest: identifies the content, so that an audit resumes only what it began.
         defense: a short name such as `noise_arl+cem`, which decides colour and curve in comparisons.
@@ -79,7 +78,6 @@ class Subject:
     name: str
     model: SplitModel
     kind: Kind = "function"
-    white_box: bool = True
     classifies: bool = True
     digest: str = ""
     defense: str = ""

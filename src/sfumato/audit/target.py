@@ -134,7 +134,6 @@ def _files(target: str, options: ChannelOptions, trust: bool) -> Subject:
         name=paths[0].name,
         model=model,
         kind=kind,
-        white_box=kind != "onnx",
         classifies=len(halves) == 2,
         digest=_digest_of_files(*paths) + str(options.given()),
         setting=f"σ {channel.noise_std:g}",

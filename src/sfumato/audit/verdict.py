@@ -147,13 +147,7 @@ def calibrate(context: Context) -> dict[str, Any]:
 
 
 def requirements(result: Mapping[str, Any], context: Context, least_images: int) -> list[dict[str, Any]]:
-    """Each requirement of a pass: `name`, `met`, and a `sentence` that says what there is or what is missing.
-
-    Args:
-        result: `attacks` with their convergence, `target`, `calibration`, `obfuscation`, `failed` and `consistency`.
-        context: what was attacked.
-        least_images: of the attacker's, and of test images.
-    """
+    """Each requirement of a pass: `name`, `met`, and a `sentence` that says what there is or what is missing."""
     ran, violations = result["attacks"], result["consistency"]["violations"]
     broken = [one for one in result["failed"] if one["kind"] == "attack"]
     names = {one["name"] for one in ran}
@@ -209,12 +203,7 @@ def requirements(result: Mapping[str, Any], context: Context, least_images: int)
 
 
 def what_is_lost(channel: Mapping[str, Any], spread: float) -> str | None:
-    """What keeps a value from holding more than a pixel and a half: noise, or levels; None where neither does.
-
-    Args:
-        channel: of the target.
-        spread: standard deviation of the coordinate that varies most.
-    """
+    """What keeps a value from holding more than a pixel and a half: noise, or levels; None where neither does."""
     noise, bits = channel["noise_std"], channel["quantize_bits"]
     if noise and spread <= _FINEST * noise:
         return f"the noise is at least 1/{_FINEST:,} of every value's spread"
