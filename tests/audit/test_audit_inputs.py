@@ -112,13 +112,6 @@ def test_a_description_against_the_file_is_refused(tmp_path):
             load_target(str(path), given=InputDescription(**said))
 
 
-def test_an_exported_program_declares_too(tmp_path):
-    torch.export.save(torch.export.export(nn.Flatten(), (X,)), tmp_path / "encoder.pt2")
-    subject = load_target(str(tmp_path / "encoder.pt2"), trust=True)
-    assert subject.input_shape == (3, 4, 6)
-    assert "float32 (6, 3, 4, 6)" in subject.described.sentence()
-
-
 def test_images_are_made_as_large_as_the_encoder_takes(tmp_path):
     path = write_onnx(tmp_path / "encoder.onnx", ["n", 1, 4, 6], "FLOAT")
     subject = load_target(str(path))
