@@ -112,18 +112,23 @@ class Described(nn.Module):
 
     def __init__(self, inner: nn.Module, given: InputDescription | None) -> None:
         super().__init__()
+        self.mean: Tensor
+        self.std: Tensor
         self.inner, self.declared = inner, declared_of(inner)
         given = given or InputDescription()
-        shape = self.declared.shape if self.declared is not None and len(self.declared.shape) == 4 else (None,) * 4
+        shape: tuple[int | None, ...] = (None,) * 4
+        if self.declared is not None and len(self.declared.shape) == 4:
+            shape = self.declared.shape
         layout = given.layout or ("NHWC" if shape[3] in (1, 3) and shape[1] not in (1, 3) else "NCHW")
         type_: Any = given.type or (self.declared.type if self.declared is not None else "float32")
         if type_ not in _ONNX_TYPES.values():
             raise ConfigError(f"the encoder declares {self.declared}; an audit feeds float32, float16 or uint8")
         _, count, *sides = shape if layout == "NCHW" else (shape[0], shape[3], shape[1], shape[2])
-        size = given.size or (tuple(sides) if None not in sides else None)
+        fixed = None if None in sides else tuple(side for side in sides if side is not None)
+        size: tuple[int, ...] | None = given.size or fixed
         for name, ours, theirs in (
             ("type", given.type, self.declared and self.declared.type),
-            ("size", given.size, None if None in sides else tuple(sides)),
+            ("size", given.size, fixed),
             ("channels", given.channels and (1 if given.channels == "grey" else 3), count),
         ):
             if ours is not None and theirs is not None and ours != theirs:

@@ -207,9 +207,9 @@ class _Run:
             self.tell("whether the feature is scrambled")
             with self.failures.surviving("obfuscation", "obfuscation"):
                 some = shuffled(self.sets.train, _SCRAMBLED, context.seed, "obfuscation")
-                found = obfuscation(self.subject.model, some, seed=context.seed)
-                told = {"obfuscated": found.obfuscated, "sentence": found.sentence}
-                folder.finish("obfuscation", asdict(found) | told)
+                moved = obfuscation(self.subject.model, some, seed=context.seed)
+                told = {"obfuscated": moved.obfuscated, "sentence": moved.sentence}
+                folder.finish("obfuscation", asdict(moved) | told)
         if folder.finished("bounds") is None:
             with self.failures.surviving("bounds", "bounds"):
                 found = measure_bounds(

@@ -113,7 +113,7 @@ _JUDGED_ON = 256  # test images
 _SEARCHED = 8  # test images, of a search
 _FINEST = 4096  # distinguishable values of a coordinate, 12 bits; beyond that an encoder can hide one pixel in another
 _LEARNED_FROM = 2000  # images, or twice as many as an image has values
-_SEARCH = {"restarts": 1, "choose_on": 4, "tv": 0.0, "prior": 0.01}
+_SEARCH: dict[str, Any] = {"restarts": 1, "choose_on": 4, "tv": 0.0, "prior": 0.01}
 
 
 class _Opaque(nn.Identity):
@@ -136,7 +136,7 @@ def calibrate(context: Context) -> dict[str, Any]:
     known = shuffled(train, max(_LEARNED_FROM, 2 * math.prod(test.image_shape)), context.seed, "calibration")
     z = expose(plain, test, seed=context.seed, device=context.device).z
     best: dict[str, Any] = {"psnr": -math.inf, "by": ""}
-    trials = [(name, {"draws": 1}, len(test)) for name in CLOSED_FORM]
+    trials: list[tuple[str, dict[str, Any], int]] = [(name, {"draws": 1}, len(test)) for name in CLOSED_FORM]
     for name, settings, count in [*trials, ("optimization", _SEARCH, min(_SEARCHED, len(test)))]:
         if best["psnr"] <= LEAST_PSNR:
             attack = attacks.build(attacks.config_from_dict(name, settings | {"seed": context.seed}))

@@ -223,11 +223,12 @@ def save_split(
         save_program(model.cloud, tuple(out.released.shape[1:]), fresh / _CLOUD, "decoder")
         _compare(model, edge, fresh, shape)
         files = {part: sha256_of(fresh / part) for part in (_EDGE, _CLOUD)}
+        channel = {key: getattr(model.channel, key) for key in _CHANNEL}
         value = {
             "format": _FORMAT,
             "input": {"shape": list(shape), "normalize": None if normalize is None else [list(i) for i in normalize]},
             "feature": {"shape": list(out.released.shape[1:])},
-            "channel": {key: getattr(model.channel, key) for key in _CHANNEL},
+            "channel": channel,
             "task": task,
             "class_names": list(names),
             "about": about or {},
@@ -245,7 +246,7 @@ def save_split(
     write_json(folder / SPLIT, value)
     card = folder / _CARD
     if not card.exists() or "library_name: sfumato" in card.read_text(encoding="utf-8", errors="replace"):
-        write_text(card, model_card(folder.resolve().name, channel=value["channel"], input_shape=shape,
+        write_text(card, model_card(folder.resolve().name, channel=channel, input_shape=shape,
                                     classes=names if task == "classes" else (),
                                     training=about or {}, audit=None))  # fmt: skip
     return folder
