@@ -91,7 +91,7 @@ def test_what_an_onnx_file_declares_is_read(tmp_path, kind, shape, layout, type_
     path = write_onnx(tmp_path / "encoder.onnx", shape, kind)
     subject = load_target(str(path))
     edge = subject.described
-    assert (edge.layout, edge.type, edge.size, edge.count) == (layout, type_, size, 3)
+    assert (edge.layout, edge.kind, edge.size, edge.count) == (layout, type_, size, 3)
     assert subject.input_shape == (None if size is None else (3, *size))
     z = subject.model.features(X)
     fed = X if layout == "NCHW" else X.permute(0, 2, 3, 1)

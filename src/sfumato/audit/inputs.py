@@ -58,7 +58,7 @@ class InputDescription(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"range is {list(self.range)}; give black first and then white, such as [0, 255]")
         if not all(value > 0 for value in (self.std if isinstance(self.std, list) else [self.std])):
             raise ValueError("std has to be positive")
-        if self.type == "uint8" and (self.mean != 0 or self.std != 1):
+        if self.kind == "uint8" and (self.mean != 0 or self.std != 1):
             raise ValueError("uint8 values cannot be normalised; leave mean and std out, or give type: float32")
 
 
@@ -85,7 +85,7 @@ class Declared(NamedTuple):
     shape: tuple[int | None, ...]
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.type} ({', '.join('any' if side is None else str(side) for side in self.shape)})"
+        return f"{self.name}: {self.kind} ({', '.join('any' if side is None else str(side) for side in self.shape)})"
 
 
 def declared_of(module: nn.Module) -> Declared | None:
@@ -135,7 +135,7 @@ class Described(nn.Module):
                 raise ConfigError(f"--input says {name}: {_plain(ours)}, but the encoder declares {self.declared}")
         self.count = count or ({"grey": 1, None: None}.get(given.channels, 3))
         self.channels = given.channels or (None if self.count is None else "grey" if self.count == 1 else "RGB")
-        self.layout, self.type, self.size = layout, type_, size
+        self.layout, self.kind, self.size = layout, type_, size
         self.range = given.range or ((0.0, 255.0) if type_ == "uint8" else (0.0, 1.0))
         values = (torch.tensor(value).reshape(-1, 1, 1) for value in (given.mean, given.std))
         for name, value in zip(("mean", "std"), values, strict=True):
@@ -150,9 +150,9 @@ class Described(nn.Module):
         if self.channels == "BGR":
             x = x.flip(1)
         x = (x - self.mean) / self.std
-        if self.type == "uint8":
+        if self.kind == "uint8":
             x = x.round().clamp(0, 255)
-        x = x.to(getattr(torch, self.type))
+        x = x.to(getattr(torch, self.kind))
         made = self.inner(x.permute(0, 2, 3, 1).contiguous() if self.layout == "NHWC" else x)
         return made.float() if isinstance(made, Tensor) else made
 
@@ -169,7 +169,9 @@ class Described(nn.Module):
         """For `audit.json` and the digest of what was audited."""
         return {
             "declared": None if self.declared is None else str(self.declared),
-            **{name: getattr(self, name) for name in ("layout", "type", "channels")},
+            "layout": self.layout,
+            "type": self.kind,
+            "channels": self.channels,
             "range": list(self.range),
             **{name: getattr(self, name).flatten().tolist() for name in ("mean", "std")},
             "size": None if self.size is None else list(self.size),
@@ -207,7 +209,7 @@ def notice_scale(edge: Described, x: Tensor) -> str:
     z, darker = made(1.0), made(0.9)
     varies = _variation(z)
     remedy = f"the audit feeds {edge.sentence()}; say with --input what the encoder was trained on"
-    brighter = 0.0 if edge.type == "uint8" else _variation(made(255.0))
+    brighter = 0.0 if edge.kind == "uint8" else _variation(made(255.0))
     if varies < _HARDLY or (varies < _LITTLE and brighter > _TIMES * varies):
         return f"the features hardly depend on the image: they differ by {100 * varies:.2g} % of their size; {remedy}"
     there = z.abs() > 1e-6 * z.abs().max()
