@@ -58,7 +58,7 @@ class InputDescription(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"range is {list(self.range)}; give black first and then white, such as [0, 255]")
         if not all(value > 0 for value in (self.std if isinstance(self.std, list) else [self.std])):
             raise ValueError("std has to be positive")
-        if self.kind == "uint8" and (self.mean != 0 or self.std != 1):
+        if self.type == "uint8" and (self.mean != 0 or self.std != 1):
             raise ValueError("uint8 values cannot be normalised; leave mean and std out, or give type: float32")
 
 
@@ -85,7 +85,7 @@ class Declared(NamedTuple):
     shape: tuple[int | None, ...]
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.kind} ({', '.join('any' if side is None else str(side) for side in self.shape)})"
+        return f"{self.name}: {self.type} ({', '.join('any' if side is None else str(side) for side in self.shape)})"
 
 
 def declared_of(module: nn.Module) -> Declared | None:
