@@ -66,7 +66,7 @@ def _seen(result: Mapping[str, Any]) -> str:
 
 def _notes(result: Mapping[str, Any]) -> list[str]:
     notes = [f"BROKEN: {one['sentence']}." for one in result["consistency"]["violations"][:1]]
-    if notice := (result["target"]["input"] or {}).get("notice"):
+    if notice := (result["target"].get("input") or {}).get("notice"):
         notes.append(f"Look at the input first: {notice}.")
     for one in result["attacks"]:
         same = one.get("same_images")
@@ -158,7 +158,7 @@ def requirements(result: Mapping[str, Any], context: Context, least_images: int)
     rested = [one["name"] for one in trained if one["converged"]]
     why = f"converged ({trained[0]['name']}: {trained[0]['reason']})" if trained else "ran"
     searched = [one["name"] for one in ran if one["attack"] in _SEARCHES]
-    notice = (result["target"]["input"] or {}).get("notice", "")
+    notice = (result["target"].get("input") or {}).get("notice", "")
     images = f"{len(context.sets.train):,} attacker and {len(context.test):,} test images"
     images = f"{images}, of at least {least_images:,} each"
     calibration, obfuscation = result["calibration"], result["obfuscation"]

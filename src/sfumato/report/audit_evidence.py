@@ -89,7 +89,7 @@ def write_evidence(folder: Path, result: Mapping[str, Any]) -> None:
         "## A paragraph for an impact assessment", "",
         f"What leaves the device was attacked on {result['data']['test_images']:,} images that the attacker had not "
         f"seen. {result['verdict']['headline']} The figures hold for images like these and such attackers.", "",
-        *([f"Input: {target['input']['sentence']}.", ""] if target["input"] else []),
+        *([f"Input: {target['input']['sentence']}.", ""] if target.get("input") else []),
         f"Model {target['digest']}, behaviour {target['behaviour']}, sfumato {target['versions']['sfumato']}, PyTorch "
         f"{target['versions']['torch']}.", "",
     ]  # fmt: skip
