@@ -24,7 +24,7 @@ LAYERS = [
     {"split", "models", "data", "metrics"},
     {"mixture"},
     {"bounds", "paper", "checkpoint", "evidence"},
-    {"cores", "decode", "files", "importing", "modes", "ranks", "replay", "seeds", "settings"},
+    {"cores", "decode", "files", "importing", "model_card", "modes", "ranks", "replay", "seeds", "settings"},
     {"errors"},
 ]
 LEVEL = {room: len(LAYERS) - index for index, layer in enumerate(LAYERS) for room in layer}
@@ -127,7 +127,7 @@ SWITCH_BY_HAND = {
     "training/trainer.py": "hands over what it has trained in evaluation mode",
     "training/run.py": "a model read from a file",
     "split/saved.py": "a model read from a file",
-    "audit/load_external.py": "a model read from a file",
+    "audit/target.py": "a model read from a file",
     "integrations/huggingface.py": "what the Trainer itself does before every step",
     "studies/efficiency.py": "networks made to be timed",
     "bench/serving.py": "networks made to be timed",

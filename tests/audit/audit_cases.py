@@ -1,8 +1,10 @@
 """Targets small enough to audit within seconds."""
 
+import pytest
 import torch
 from torch import nn
 
+from sfumato.audit import run_audit
 from sfumato.audit.suite import Piece
 from sfumato.audit.synthetic import linear_gaussian
 from sfumato.split import Channel, SplitModel
@@ -36,6 +38,12 @@ def tiny_subject(**changes):
     return linear_gaussian(**({"side": 4, "features": 6, "train": 300, "test": 60} | changes))
 
 
+def audit(folder, subject=None, minutes=2.0, suite=SUITE, **options):
+    """An audit of a tiny subject."""
+    subject = subject or tiny_subject()
+    return run_audit(subject, subject.sets, folder, minutes=minutes, suite=suite, **options)
+
+
 class Encoder(nn.Module):
     """4x4 grey images to three values."""
 
@@ -66,3 +74,20 @@ def broken():
 
 def nonsense():
     return 3
+
+
+def write_onnx(path, shape, kind):
+    """A graph that flattens its input, called x, of this shape and type, and gives float32."""
+    onnx = pytest.importorskip("onnx")
+    types, helper = onnx.TensorProto, onnx.helper
+    nodes = [
+        helper.make_node("Flatten", ["x"], ["flat"]),
+        helper.make_node("Cast", ["flat"], ["z"], to=types.FLOAT),
+    ]
+    ends = (("x", getattr(types, kind), shape), ("z", types.FLOAT, ["n", "values"]))
+    infos = [[helper.make_tensor_value_info(*one)] for one in ends]
+    model = helper.make_model(
+        helper.make_graph(nodes, "encoder", *infos), opset_imports=[helper.make_opsetid("", 17)], ir_version=8
+    )
+    onnx.save(model, str(path))
+    return path

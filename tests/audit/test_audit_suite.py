@@ -8,11 +8,9 @@ from audit_cases import SUITE, tiny_subject
 from sfumato.attacks import ATTACKS
 from sfumato.audit.context import make_context
 from sfumato.audit.folder import AuditFolder
-from sfumato.audit.plan import choose, fits
-from sfumato.audit.search import decide_search, searches
+from sfumato.audit.plan import TimeBudget, choose, fits
 from sfumato.audit.suite import Piece, affordable, load_suite, runnable
-from sfumato.audit.time_budget import TimeBudget
-from sfumato.audit.training import Cost, config_of, decide, measure_cost, of_piece
+from sfumato.audit.training import Cost, config_of, decide, decide_search, measure_cost, of_piece, searches
 from sfumato.data import ImageSet
 from sfumato.errors import CheckpointError
 

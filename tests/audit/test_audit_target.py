@@ -59,6 +59,10 @@ def test_every_form_gives_the_features_of_the_module(files, name):
     assert passes_gradients(subject, X) is not name.endswith("onnx")
     assert next(subject.model.parameters()) is not None
     subject.model.eval()  # exported modules refuse to be told
+    declared = {"encoder.pt2": "(any, 1, 4, 4)", "fixed.pt2": "(3, 1, 4, 4)", "encoder.onnx": "(any, 1, 4, 4)",
+                "fixed.onnx": "(2, 1, 4, 4)"}.get(name)  # fmt: skip
+    assert subject.input_shape == (None if declared is None else (1, 4, 4))
+    assert (declared or "nothing is declared") in subject.described.sentence()
     assert channel_of(subject)["noise_std"] == 0.2
 
 

@@ -2,6 +2,7 @@
 
 from sfumato.audit.checks import check_subject
 from sfumato.audit.images import DataOptions, audit_sets, other_images
+from sfumato.audit.inputs import InputDescription, read_description
 from sfumato.audit.run import Audited, run_audit
 from sfumato.audit.schema import is_audit, read_audit, schema
 from sfumato.audit.subject import ChannelOptions, GaussianPrior, Subject
@@ -14,6 +15,7 @@ __all__ = [
     "ChannelOptions",
     "DataOptions",
     "GaussianPrior",
+    "InputDescription",
     "Subject",
     "Threshold",
     "audit_sets",
@@ -25,6 +27,7 @@ __all__ = [
     "other_images",
     "parse_threshold",
     "read_audit",
+    "read_description",
     "run_audit",
     "schema",
 ]

@@ -55,8 +55,6 @@ def check_subject(subject: Subject, x: Tensor) -> tuple[int, ...]:
 
 def passes_gradients(subject: Subject, x: Tensor) -> bool:
     """Whether the feature can be differentiated with respect to the image."""
-    if not subject.white_box:
-        return False
     image = x[:1].detach().clone().requires_grad_()
     try:
         with torch.enable_grad():
@@ -73,8 +71,12 @@ def _feature(subject: Subject, x: Tensor) -> Tensor:
         made: Any = subject.model.edge(x)
     except Exception as error:  # the user's network, or a graph of it, on images that do not fit
         raise FeatureError(
-            f"the encoder does not take images of shape {tuple(x.shape[1:])} ({first_line(error)}); check --data and "
-            "--size"
+            f"the encoder does not take images of shape {tuple(x.shape[1:])} ({first_line(error)}); "
+            + (
+                f"the audit feeds {subject.described.sentence()}; describe the input with --input, or check --size"
+                if subject.described is not None
+                else "check --data and --size"
+            )
         ) from error
     if isinstance(made, tuple | list | dict):
         raise FeatureError(

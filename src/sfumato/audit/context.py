@@ -20,18 +20,7 @@ MOST_IMAGES = 2000
 
 @dataclass(frozen=True)
 class Context:
-    """One audit's common ground.
-
-    Attributes:
-        subject: the target.
-        sets: the attacker's images (`train`) and images it never saw (`test`).
-        train, test: samples of both with what left the device for them, the same for every attack.
-        gradients: whether the encoder passes gradients.
-        device: where to compute.
-        seed: of everything random.
-        folder: where files lie.
-        other: images of another origin, for an attacker without the training set; None if none are given.
-    """
+    """One audit's common ground."""
 
     subject: Subject
     sets: DataSets

@@ -9,24 +9,24 @@ audit.json, report.html    written last
 """
 
 import json
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sfumato import checkpoint
-from sfumato.errors import CheckpointError
+from sfumato.errors import CheckpointError, Interrupted, StorageError, first_line
 from sfumato.files import read_json, write_json, write_text
 
-__all__ = ["AuditFolder"]
+__all__ = ["AuditFolder", "Failures"]
 
 
 class AuditFolder:
     """Reads and writes one audit's files; everything is written aside and renamed.
-
-    Args:
-        path: of the folder.
-        identity: what the audit belongs to: target, channel, versions, data, seed, suite.
 
     Raises:
         CheckpointError: the folder holds another audit, or a damaged file.
@@ -124,3 +124,43 @@ class AuditFolder:
     def note_failure(self, name: str, text: str) -> None:
         """Keep the traceback of a piece that failed."""
         write_text(self._piece(name, "error.txt"), text)
+
+
+class Failures:
+    """The pieces that failed, by name."""
+
+    def __init__(self, folder: AuditFolder) -> None:
+        self._folder = folder
+        self._found: dict[str, dict[str, str]] = {}
+
+    def __contains__(self, what: str) -> bool:
+        return what in self._found
+
+    def why(self, what: str) -> str:
+        """The reason of one of them."""
+        return self._found[what]["why"]
+
+    def as_list(self) -> list[dict[str, str]]:
+        """`what`, `kind` and `why` of each, in the order in which they failed."""
+        return list(self._found.values())
+
+    @contextmanager
+    def surviving(self, what: str, kind: str) -> Iterator[None]:
+        """Whatever goes wrong inside costs this piece alone; an interruption and a full disk end the audit."""
+        try:
+            yield
+        except (Interrupted, StorageError):
+            raise
+        except Exception as error:  # the target's code, a library's, or ours
+            self._folder.note_failure(what, traceback.format_exc())
+            self._found[what] = {"what": what, "kind": kind, "why": _why(error)}
+        if what in self and torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def _why(error: Exception) -> str:
+    words = first_line(error)
+    out_of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    if out_of_memory or (isinstance(error, RuntimeError) and "alloc" in str(error)):
+        return f"it ran out of memory ({words}); audit on a larger machine, or with --limit fewer images"
+    return words if words == type(error).__name__ else f"{type(error).__name__}: {words}"

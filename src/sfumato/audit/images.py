@@ -60,11 +60,15 @@ def audit_sets(subject: Subject, options: DataOptions, progress: Progress | None
     name = options.data or own["data"]
     folder = options.data_dir or own.get("data_dir")
     size: Size = options.size or own.get("size")
-    if size is None and (name not in data.names() or name == "folder"):
-        shape = subject.input_shape
-        size = (shape[1], shape[2]) if shape is not None and len(shape) == 3 else None
+    shape = subject.input_shape
+    takes = (shape[1], shape[2]) if shape is not None and len(shape) == 3 else None
+    if size is None and (name not in data.names() or name in data.RESIZED):
+        size = takes
     sets = _read(name, folder, size, progress)
     sets = _limited(sets, options.limit or own.get("limit"), own.get("test_limit"), own.get("seed", 0))
+    if size is None and takes is not None and takes != sets.test.image_shape[1:]:
+        train, test = (replace(one, images=resized(one.images, takes)) for one in (sets.train, sets.test))
+        sets = replace(sets, train=train, test=test)
     return sets if subject.classes is None else _as_the_model_counts(sets, subject.classes)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sfumato.attacks import Reconstruction
 from sfumato.data import ImageSet
+from sfumato.errors import FeatureError
 from sfumato.modes import evaluating
 from sfumato.seeds import generator
 from sfumato.split import SplitModel
@@ -38,12 +39,7 @@ _RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class Exposure:
-    """Images and what left the device for them, the same for every attack.
-
-    Attributes:
-        images: in random order.
-        z: (N, ...) released features.
-    """
+    """Images and what left the device for them, the same for every attack."""
 
     images: ImageSet
     z: Tensor
@@ -66,7 +62,12 @@ def expose(model: SplitModel, images: ImageSet, *, seed: int, device: torch.devi
             model.encode(images.float(indices).to(device), noise).float().cpu()
             for indices in torch.arange(len(images)).split(_CHUNK)
         ]
-    return Exposure(images, torch.cat(parts))
+    z = torch.cat(parts)
+    if bad := int((~z.isfinite()).flatten(1).any(1).sum()):
+        raise FeatureError(
+            f"the encoder gives NaN or infinite features for {bad:,} of {len(z):,} images; mend it first"
+        )
+    return Exposure(images, z)
 
 
 def summary(found: Reconstruction) -> dict[str, Any]:

@@ -5,18 +5,43 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sfumato.audit.context import Context
-from sfumato.audit.failures import Failures
+from sfumato.audit.folder import Failures
 from sfumato.audit.inversion import Tell
 from sfumato.audit.memory import decline
-from sfumato.audit.search import FEWEST, decide_search, searches
 from sfumato.audit.suite import Piece, Untested, affordable, runnable
-from sfumato.audit.time_budget import TimeBudget
-from sfumato.audit.training import Cost, decide, measure_cost, of_piece
+from sfumato.audit.training import FEWEST, Cost, decide, decide_search, measure_cost, of_piece, searches
 
-__all__ = ["choose", "fits", "make_plan"]
+__all__ = ["TimeBudget", "choose", "fits", "make_plan"]
 
 _TRIALS = 5.0
 _PATIENCE = 2.0  # times its share that a piece in closed form may take before it is left out
+
+
+class TimeBudget:
+    """Keeps a budget.
+
+    >>> TimeBudget(100.0, spent=95.0, reserve=10.0).left
+    0.0
+    """
+
+    def __init__(self, seconds: float, spent: float, reserve: float) -> None:
+        self._end = seconds - reserve
+        self._before = spent
+        self._began = time.monotonic()
+
+    @property
+    def spent(self) -> float:
+        """Seconds, over all calls."""
+        return self._before + time.monotonic() - self._began
+
+    @property
+    def left(self) -> float:
+        """Seconds until the pieces have to be done."""
+        return max(0.0, self._end - self.spent)
+
+    def allowance(self, share: float, shares: Sequence[float]) -> float:
+        """What a piece may take of what is left, `shares` being those of all pieces not done yet, its own included."""
+        return self.left * share / sum(shares)
 
 
 def make_plan(

@@ -5,18 +5,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+import torch
+
 from sfumato.attacks import CLOSED_FORM, Leakage, Reconstruction, Stored, judge_stored, mean_image_error
 from sfumato.attacks import strongest as strongest_attack
-from sfumato.audit.consistency import check_consistency
+from sfumato.audit.bounds import check_consistency
 from sfumato.audit.context import Context
 from sfumato.audit.identity import channel_of, versions
 from sfumato.audit.images import count_shared
+from sfumato.audit.inputs import notice_scale
 from sfumato.audit.measure import NORMAL_95, WORST_SHARE, share_interval, strongest, summary, tried_on_all
-from sfumato.audit.requirements import requirements
 from sfumato.audit.schema import FORMAT, SCHEMA_ID, checked
 from sfumato.audit.suite import Piece, Untested
 from sfumato.audit.thresholds import conclude
-from sfumato.audit.verdict import verdict
+from sfumato.audit.verdict import requirements, verdict
 
 __all__ = ["result_of"]
 
@@ -64,7 +66,7 @@ def result_of(
         "budget": budget,
         "reference": reference,
         "worst_share": WORST_SHARE,
-        "calibration": (folder.finished("calibration") or {}).get("psnr"),
+        "calibration": folder.finished("calibration"),
         "obfuscation": folder.finished("obfuscation"),
         "attacks": attacks,
         "best": best,
@@ -135,7 +137,16 @@ def _target(context: Context, behaviour: str) -> dict[str, Any]:
         "feature_shape": shape,
         "feature_values": math.prod(shape),
         "channel": channel_of(subject),
+        "input": _input(context),
     }
+
+
+def _input(context: Context) -> dict[str, Any] | None:
+    edge = context.subject.described
+    if edge is None:
+        return None
+    notice = notice_scale(edge, context.test.images.float(torch.arange(min(16, len(context.test)))).to(context.device))
+    return edge.as_dict() | {"sentence": edge.sentence(), "notice": notice}
 
 
 def _data(context: Context) -> dict[str, Any]:

@@ -14,23 +14,19 @@ from sfumato.attacks import Leakage, Reconstruction, measure_leakage, obfuscatio
 from sfumato.audit.bounds import measure_bounds
 from sfumato.audit.checks import check_subject, passes_gradients
 from sfumato.audit.context import MOST_IMAGES, Context, make_context
-from sfumato.audit.failures import Failures
-from sfumato.audit.folder import AuditFolder
+from sfumato.audit.folder import AuditFolder, Failures
 from sfumato.audit.identity import behaviour_of, channel_of, versions
 from sfumato.audit.images import shuffled
-from sfumato.audit.inversion import Stop, Tell, run_attack
+from sfumato.audit.inversion import Stop, Tell, run_attack, run_probes, run_sweep
 from sfumato.audit.memory import available_memory
-from sfumato.audit.plan import choose, fits, make_plan
-from sfumato.audit.reading import run_probes
-from sfumato.audit.requirements import LEAST_IMAGES, calibrate
+from sfumato.audit.plan import TimeBudget, choose, fits, make_plan
 from sfumato.audit.result import result_of
 from sfumato.audit.subject import Subject, digest_of_module, placed
 from sfumato.audit.suite import Piece, Untested, chosen, load_suite
-from sfumato.audit.sweeps import run_sweep
-from sfumato.audit.time_budget import TimeBudget
 from sfumato.audit.training import Cost
+from sfumato.audit.verdict import LEAST_IMAGES, calibrate
 from sfumato.data import DataSets, ImageSet
-from sfumato.errors import ConfigError, NotJudgedError
+from sfumato.errors import ConfigError, FeatureError, NotJudgedError
 from sfumato.evidence import evidence
 from sfumato.files import write_json
 from sfumato.modes import evaluating
@@ -206,12 +202,14 @@ class _Run:
         if folder.finished("calibration") is None:
             self.tell("calibration on the identity channel")
             with self.failures.surviving("calibration", "calibration"):
-                folder.finish("calibration", {"psnr": calibrate(context)})
+                folder.finish("calibration", calibrate(context))
         if folder.finished("obfuscation") is None:
             self.tell("whether the feature is scrambled")
             with self.failures.surviving("obfuscation", "obfuscation"):
                 some = shuffled(self.sets.train, _SCRAMBLED, context.seed, "obfuscation")
-                folder.finish("obfuscation", asdict(obfuscation(self.subject.model, some, seed=context.seed)))
+                moved = obfuscation(self.subject.model, some, seed=context.seed)
+                told = {"obfuscated": moved.obfuscated, "sentence": moved.sentence}
+                folder.finish("obfuscation", asdict(moved) | told)
         if folder.finished("bounds") is None:
             with self.failures.surviving("bounds", "bounds"):
                 found = measure_bounds(
@@ -287,6 +285,11 @@ class _Run:
             reasons = [f"{one['what']}: {one['why']}" for one in self.failures.as_list()]
             reasons += [f"{one.what}: {one.why}" for one in untested]
             raise NotJudgedError("no attack could be run: " + "; ".join(reasons))
+        if behaviour_of(self.subject, self.sets.test.image_shape) != self.behaviour:
+            raise FeatureError(
+                "the encoder answers differently now than when the audit began: what it computes depends on how often "
+                "it was asked, so no figure says what will leave the device; take the state out of it"
+            )
         share = None
         if self.subject.classifies and self.sets.labelled:
             with self.failures.surviving("accuracy", "accuracy"):

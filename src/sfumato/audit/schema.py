@@ -38,6 +38,21 @@ class ChannelEntry(_Entry):
     transforms: list[str]
 
 
+class Input(_Entry):
+    """How images are given to the encoder; `notice`: why that may be wrong, empty where nothing is seen."""
+
+    declared: str | None
+    layout: Literal["NCHW", "NHWC"]
+    type: str
+    channels: str | None
+    range: list[float]
+    mean: list[float]
+    std: list[float]
+    size: list[int] | None
+    sentence: str
+    notice: str
+
+
 class Target(_Entry):
     """What was audited. `weights`, `behaviour` and `versions` say which audit may stand for which model."""
 
@@ -52,6 +67,7 @@ class Target(_Entry):
     feature_shape: list[Count]
     feature_values: Count
     channel: ChannelEntry
+    input: Input | None = None
 
 
 class Data(_Entry):
@@ -260,11 +276,21 @@ class VerdictEntry(_Entry):
 
 
 class ObfuscationEntry(_Entry):
-    """How far one grey level of one pixel moves the feature, over the distance to another image."""
+    """How far one grey level, of one pixel and of all, moves the feature, over the distance to another image."""
 
     moved: float
+    jumped: float
     images: Count
     threshold: float
+    obfuscated: bool
+    sentence: str
+
+
+class Calibration(_Entry):
+    """In dB, how well these images are reconstructed from themselves, and by which attack."""
+
+    psnr: float
+    by: str
 
 
 class Audit(_Entry):
@@ -278,7 +304,7 @@ class Audit(_Entry):
     budget: dict[Literal["minutes", "seconds"], float]
     reference: dict[Literal["train", "test"], float]
     worst_share: float
-    calibration: float | None
+    calibration: Calibration | None
     obfuscation: ObfuscationEntry | None
     attacks: Annotated[list[AttackEntry], Meta(min_length=1)]
     best: Best

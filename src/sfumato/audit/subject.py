@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from sfumato.audit.inputs import Described
 from sfumato.data import DataSets
 from sfumato.errors import FeatureError
 from sfumato.split import Channel, SplitModel
@@ -62,7 +63,6 @@ class Subject:
         name: what readers see.
         model: encoder, channel and decoder.
         kind: where it came from.
-        white_box: whether the encoder passes gradients, which white-box attacks and Jacobians need.
         classifies: whether there is a decoder, so that an accuracy can be measured.
         digest: identifies the content, so that an audit resumes only what it began.
         defense: a short name such as `noise_arl+cem`, which decides colour and curve in comparisons.
@@ -78,7 +78,6 @@ class Subject:
     name: str
     model: SplitModel
     kind: Kind = "function"
-    white_box: bool = True
     classifies: bool = True
     digest: str = ""
     defense: str = ""
@@ -94,6 +93,13 @@ class Subject:
     def has_cloud(self) -> bool:
         """Whether there is a decoder, whatever it answers."""
         return not isinstance(self.model.cloud, NoDecoder)
+
+    @property
+    def described(self) -> Described | None:
+        """The encoder with what is known of its input, where something is."""
+        edge = self.model.edge
+        edge = edge.inner if isinstance(edge, _Placed) else edge
+        return edge if isinstance(edge, Described) else None
 
 
 class NoDecoder(nn.Module):

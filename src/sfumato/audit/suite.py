@@ -15,21 +15,7 @@ PieceKind = Literal["attack", "queries", "knowledge", "probe"]
 
 @dataclass(frozen=True)
 class Piece:
-    """One piece of an audit; `suite.yaml` says what the fields mean.
-
-    Attributes:
-        name: unique, also of its files.
-        kind: what is done with the attack.
-        attack: its name in the registry.
-        share: of the time.
-        rank: what is left out first.
-        settings: of the attack, where they differ from its own defaults.
-        options: of the kind, such as the number of queries.
-        epochs: fewest and most; None for attacks that do not train in epochs.
-        steps: most steps of training; None where the epochs alone decide.
-        images: most test images; None for all.
-        needs: what the subject or the data has to have.
-    """
+    """One piece of an audit; `suite.yaml` says what the fields mean."""
 
     name: str
     kind: PieceKind
@@ -94,12 +80,7 @@ def chosen(
 
 
 def runnable(pieces: Sequence[Piece], *, has: Mapping[str, str | None]) -> tuple[list[Piece], list[Untested]]:
-    """Those that the subject allows.
-
-    Args:
-        pieces: of the suite.
-        has: per need None where it is met, else why it is not.
-    """
+    """Those that the subject allows."""
     kept: list[Piece] = []
     dropped: list[Untested] = []
     for piece in pieces:
@@ -117,11 +98,6 @@ def affordable(
     """Those for which there is time: pieces are left out, highest rank first, until all others get their fewest epochs.
 
     A piece that would fit gives way too, if one of a lower rank does not fit.
-
-    Args:
-        pieces: those that are runnable.
-        seconds: for all of them.
-        fewest_seconds: per piece that trains, how long it takes with its fewest epochs.
     """
     kept = list(pieces)
     dropped: list[Untested] = []

@@ -1,22 +1,29 @@
-"""From the words on the command line to a split model: what TARGET may be, and nothing about what is done with it."""
+"""From the words on the command line to a split model: what TARGET may be, and nothing about what is done with it.
+
+A `.pt2`, `.pt` or `.onnx` file is a program, and auditing it means running it, by PyTorch or ONNX Runtime, neither of
+which is a sandbox.
+"""
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from sfumato.audit.load_external import load_onnx, load_script
+from sfumato.audit.inputs import Described, InputDescription
 from sfumato.audit.subject import ChannelOptions, Kind, Subject, encoder_only
-from sfumato.errors import ConfigError
+from sfumato.errors import CheckpointError, ConfigError, first_line
 from sfumato.files import sha256_of
 from sfumato.importing import call_named, is_own_code
 from sfumato.split import SplitModel
-from sfumato.split.programs import load_program, require
+from sfumato.split.programs import Foreign, load_program, require
 from sfumato.split.saved import SPLIT, made_here
 from sfumato.training import load_trained
 
-__all__ = ["FORMS", "load_target"]
+__all__ = ["FORMS", "load_target", "need_trust"]
 
 FORMS = (
     "a run folder of `sfumato train`, a folder of sfumato.save_split, encoder.pt2 or encoder.pt2,decoder.pt2 "
@@ -27,7 +34,12 @@ _SUFFIXES: dict[str, Kind] = {".pt2": "exported", ".pt": "torchscript", ".pth": 
 
 
 def load_target(
-    target: str, options: ChannelOptions | None = None, *, device: torch.device | str = "cpu", trust: bool = False
+    target: str,
+    options: ChannelOptions | None = None,
+    *,
+    device: torch.device | str = "cpu",
+    trust: bool = False,
+    given: InputDescription | None = None,
 ) -> Subject:
     """The split model that TARGET names.
 
@@ -40,29 +52,41 @@ def load_target(
         options: the channel, for targets that are encoders alone.
         device: where the model shall run.
         trust: whether code of others may run.
+        given: what the encoder takes, where neither its file nor the default, (N, C, H, W) in [0, 1], says it.
 
     Raises:
         ConfigError: TARGET is none of the forms, it is code that nobody trusts, or the options contradict a target that
-            has a channel.
+            has a channel, or the description what the file declares.
         CheckpointError: a file or folder is missing, damaged, or not finished.
     """
     options = options or ChannelOptions()
     if Path(target).is_dir():
         if (Path(target) / SPLIT).exists():
-            _need_trust(target, trust or made_here(target))
+            need_trust(target, trust or made_here(target))
         subject = _folder(target, options)
     elif _suffix(target) is not None:
         subject = _files(target, options, trust)
     elif ":" in target and not target.startswith(("/", ".")):
-        _need_trust(target, trust or is_own_code(target))
+        need_trust(target, trust or is_own_code(target))
         subject = _function(target, options)
     else:
         raise ConfigError(f"there is no {target}; TARGET is {FORMS}")
+    if given is not None or subject.kind in ("exported", "torchscript", "onnx"):
+        subject = _described(subject, given)
     subject.model.to(device)
     return subject
 
 
-def _need_trust(target: str, given: bool) -> None:
+def _described(subject: Subject, given: InputDescription | None) -> Subject:
+    """The subject taking images in [0, 1], whatever its encoder takes."""
+    edge = Described(subject.model.edge, given)
+    digest = f"{subject.digest}{edge.as_dict()}" if given is not None and subject.digest else subject.digest
+    model = SplitModel(edge, subject.model.channel, subject.model.cloud)
+    return replace(subject, model=model, digest=digest, input_shape=edge.shape or subject.input_shape)
+
+
+def need_trust(target: str, given: bool) -> None:
+    """ConfigError unless code that is not known to be the user's own may run."""
     if not given:
         raise ConfigError(
             f"{target} is a program, and opening it runs it; if you trust whoever made it, give --trust (trust=True); "
@@ -101,8 +125,8 @@ def _files(target: str, options: ChannelOptions, trust: bool) -> Subject:
     kind = _SUFFIXES[str(_suffix(target))]
     for path in paths:
         require(path)
-    _need_trust(target, trust or kind == "onnx")
-    load = {"exported": load_program, "torchscript": load_script, "onnx": load_onnx}[kind]
+    need_trust(target, trust or kind == "onnx")
+    load = {"exported": load_program, "torchscript": _load_script, "onnx": _load_onnx}[kind]
     halves = [load(path) for path in paths]
     channel = options.channel()
     model = SplitModel(halves[0], channel, halves[1]) if len(halves) == 2 else encoder_only(halves[0], options)
@@ -110,7 +134,6 @@ def _files(target: str, options: ChannelOptions, trust: bool) -> Subject:
         name=paths[0].name,
         model=model,
         kind=kind,
-        white_box=kind != "onnx",
         classifies=len(halves) == 2,
         digest=_digest_of_files(*paths) + str(options.given()),
         setting=f"σ {channel.noise_std:g}",
@@ -153,3 +176,58 @@ def _digest_of_files(*paths: Path) -> str:
         for part in (path, *external):
             digest.update(bytes.fromhex(sha256_of(part)))
     return digest.hexdigest()
+
+
+def _load_script(path: Path) -> nn.Module:
+    """A module that `torch.jit.save` wrote.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or not TorchScript.
+    """
+    require(path)
+    try:
+        module = torch.jit.load(str(path), map_location="cpu")
+    except Exception as error:
+        raise CheckpointError(
+            f"{path} is not a TorchScript file ({first_line(error)}); weights alone are no encoder: export the whole "
+            "module with torch.export.save or torch.jit.save"
+        ) from error
+    return Foreign(module.eval())
+
+
+def _load_onnx(path: Path) -> nn.Module:
+    """An ONNX encoder under ONNX Runtime; it passes no gradients.
+
+    Raises:
+        ConfigError: ONNX Runtime is missing.
+        CheckpointError: the file is missing, damaged, or has several inputs.
+    """
+    require(path)
+    try:
+        import onnxruntime
+    except ImportError:
+        raise ConfigError(
+            "auditing an ONNX encoder needs ONNX Runtime: pip install 'sfumato[audit]', or export with torch.export"
+        ) from None
+    try:
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise CheckpointError(f"{path} is not an ONNX model that runs here ({first_line(error)})") from error
+    inputs = session.get_inputs()
+    if len(inputs) != 1:
+        names = ", ".join(one.name for one in inputs)
+        raise CheckpointError(f"{path} has {len(inputs)} inputs ({names}); an encoder takes the image alone")
+    batch = inputs[0].shape[0]
+    return Foreign(_Session(session, inputs[0].name), batch if isinstance(batch, int) else None)
+
+
+class _Session(nn.Module):
+    def __init__(self, session: Any, name: str) -> None:
+        super().__init__()
+        self.session = session
+        self.name = name
+
+    def forward(self, x: Tensor) -> Any:
+        found = self.session.run(None, {self.name: x.detach().cpu().numpy()})
+        tensors = [torch.from_numpy(np.asarray(value)).to(x.device) for value in found]
+        return tensors[0] if len(tensors) == 1 else tuple(tensors)

@@ -1,4 +1,4 @@
-"""How long an attack may train: its epochs follow from a measured epoch and the time there is."""
+"""How deep an attack goes: epochs of a training and images of a search, from what they take here and the time."""
 
 import time
 from dataclasses import fields, replace
@@ -12,7 +12,7 @@ from sfumato.audit.images import shuffled
 from sfumato.audit.suite import Piece
 from sfumato.data import ImageSet
 
-__all__ = ["Cost", "config_of", "decide", "measure_cost", "of_piece"]
+__all__ = ["FEWEST", "Cost", "config_of", "decide", "decide_search", "measure_cost", "of_piece", "searches"]
 
 _TRIAL_BATCHES = 4
 _TRIAL_EPOCHS = 4
@@ -108,3 +108,43 @@ def _ends(attack: Attack, context: Context, images: ImageSet) -> list[float]:
 
     attack.fit(observer, progress=note)
     return ends
+
+
+FEWEST = 8
+"""With time for fewer images than these, such an attack is left out."""
+
+_TRIAL_ITERATIONS = 4
+_TRIAL_IMAGES = 512
+_BATCH = 8
+
+
+def searches(piece: Piece) -> bool:
+    """Whether the attack searches for every image anew."""
+    return any(field.name == "iterations" for field in fields(ATTACKS[piece.attack].config))
+
+
+def decide_search(piece: Piece, context: Context, seconds: float) -> dict[str, Any]:
+    """`shown`: how many training images, and as many test images, fit; below `FEWEST` the piece is not worth it.
+
+    Measured with a few iterations on a few images, and scaled up: the search itself is proportional to the iterations,
+    and a generator's training to images and epochs.
+    """
+    full = config_of(piece, context, {})
+    short: dict[str, Any] = {"iterations": _TRIAL_ITERATIONS}
+    epochs = getattr(full, "epochs", 0)
+    if epochs:
+        short["epochs"] = 1
+    images = shuffled(context.sets.train, _TRIAL_IMAGES, context.seed, "trial")
+    attack = attacks.build(replace(full, **short))
+    began = time.monotonic()
+    attack.fit(context.observer(images))
+    fitting = time.monotonic() - began
+    z = context.test.z[:_BATCH].to(context.device)
+    began = time.monotonic()
+    attack.reconstruct(z)
+    more = full.iterations / _TRIAL_ITERATIONS
+    per_image = (time.monotonic() - began) / len(z) * more
+    # A trained generator costs its epochs over all images; the rest of a fit is a search over held-out images.
+    whole = fitting * (epochs * len(context.sets.train) / len(images) if epochs else more)
+    affordable = int((seconds - whole) / (2 * per_image))
+    return {"shown": max(0, min(affordable, piece.images or affordable, len(context.test), len(context.train)))}

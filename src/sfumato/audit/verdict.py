@@ -1,9 +1,20 @@
-"""What an audit says first, in words: what is lost on the way, who is recognised, what is seen, what weakens that."""
+"""What an audit says first, and what has to be there before it may say "passed"."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["verdict"]
+from torch import Tensor, nn
+
+from sfumato import attacks
+from sfumato.attacks import CLOSED_FORM, Observer, invert_released
+from sfumato.audit.context import Context
+from sfumato.audit.images import shuffled
+from sfumato.audit.measure import expose
+from sfumato.audit.subject import Subject, placed
+from sfumato.split import Channel, SplitModel
+
+__all__ = ["LEAST_IMAGES", "LEAST_PSNR", "calibrate", "requirements", "verdict", "what_is_lost"]
 
 _BLIND = 0.95  # of the mean image's error: an attack above that learned next to nothing from the feature
 
@@ -55,6 +66,8 @@ def _seen(result: Mapping[str, Any]) -> str:
 
 def _notes(result: Mapping[str, Any]) -> list[str]:
     notes = [f"BROKEN: {one['sentence']}." for one in result["consistency"]["violations"][:1]]
+    if notice := (result["target"].get("input") or {}).get("notice"):
+        notes.append(f"Look at the input first: {notice}.")
     for one in result["attacks"]:
         same = one.get("same_images")
         if same and same["gap"] < -2 * same["error"]:
@@ -87,3 +100,111 @@ def _notes(result: Mapping[str, Any]) -> list[str]:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.3g} %"
+
+
+LEAST_IMAGES = 100
+"""The attacker's images, and test images, below which no audit passes unless it is told so."""
+
+LEAST_PSNR = 40.0
+"""In dB: how well the attacks have to reconstruct images that nothing was done to."""
+
+_SEARCHES = ("optimization", "latent")
+_JUDGED_ON = 256  # test images
+_SEARCHED = 8  # test images, of a search
+_FINEST = 4096  # distinguishable values of a coordinate, 12 bits; beyond that an encoder can hide one pixel in another
+_LEARNED_FROM = 2000  # images, or twice as many as an image has values
+_SEARCH: dict[str, Any] = {"restarts": 1, "choose_on": 4, "tv": 0.0, "prior": 0.01}
+
+
+class _Opaque(nn.Identity):
+    """The identity without a gradient."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.detach()
+
+
+def calibrate(context: Context) -> dict[str, Any]:
+    """How well the attacks reconstruct these images from themselves: `psnr` in dB on average, and `by` which attack.
+
+    The channel is the identity: the feature is the image. An attack that fails here fails for want of images, or has a
+    bug, and says nothing about any encoder. Where the closed forms fail, as they do with fewer images than an image has
+    values, the search image by image has to succeed, without a gradient if the target passes none.
+    """
+    train, test = context.sets.train, context.test.first(_JUDGED_ON).images
+    identity = nn.Identity() if context.gradients else _Opaque()
+    plain = placed(Subject("identity", SplitModel(identity, Channel(), nn.Identity()))).model.to(context.device)
+    known = shuffled(train, max(_LEARNED_FROM, 2 * math.prod(test.image_shape)), context.seed, "calibration")
+    z = expose(plain, test, seed=context.seed, device=context.device).z
+    best: dict[str, Any] = {"psnr": -math.inf, "by": ""}
+    trials: list[tuple[str, dict[str, Any], int]] = [(name, {"draws": 1}, len(test)) for name in CLOSED_FORM]
+    for name, settings, count in [*trials, ("optimization", _SEARCH, min(_SEARCHED, len(test)))]:
+        if best["psnr"] <= LEAST_PSNR:
+            attack = attacks.build(attacks.config_from_dict(name, settings | {"seed": context.seed}))
+            attack.fit(Observer(plain, known, device=context.device))
+            found = invert_released(attack, test.subset(range(count)), z[:count], device=context.device)
+            best = max(best, {"psnr": float(found.psnr.double().mean()), "by": name}, key=lambda one: one["psnr"])
+    return best
+
+
+def requirements(result: Mapping[str, Any], context: Context, least_images: int) -> list[dict[str, Any]]:
+    """Each requirement of a pass: `name`, `met`, and a `sentence` that says what there is or what is missing."""
+    ran, violations = result["attacks"], result["consistency"]["violations"]
+    broken = [one for one in result["failed"] if one["kind"] == "attack"]
+    names = {one["name"] for one in ran}
+    lacking = [name for name in CLOSED_FORM if name not in names]
+    wanted = [f"cloud:{name}" for name in CLOSED_FORM] if context.subject.has_cloud else []
+    unread = [name for name in wanted if name not in names]
+    trained = [one for one in ran if one["history"]]
+    rested = [one["name"] for one in trained if one["converged"]]
+    why = f"converged ({trained[0]['name']}: {trained[0]['reason']})" if trained else "ran"
+    searched = [one["name"] for one in ran if one["attack"] in _SEARCHES]
+    notice = (result["target"].get("input") or {}).get("notice", "")
+    images = f"{len(context.sets.train):,} attacker and {len(context.test):,} test images"
+    images = f"{images}, of at least {least_images:,} each"
+    calibration, obfuscation = result["calibration"], result["obfuscation"]
+    lost = what_is_lost(result["target"]["channel"], float(context.test.z.flatten(1).std(0).max()))
+    scrambled = "Whether the feature is scrambled could not be measured."
+    if obfuscation is not None:
+        scrambled = obfuscation["sentence"]
+    uncalibrated = "the attacks could not be calibrated on the identity channel"
+    if calibration is not None:
+        reached = f"{calibration['by']} reconstructs these images from themselves at {calibration['psnr']:.0f} dB"
+        size = math.prod(context.sets.test.image_shape)
+        uncalibrated = (
+            f"{reached}, and some attack has to exceed {LEAST_PSNR:.0f} dB: from {len(context.sets.train):,} images of "
+            f"{size:,} values they cannot reconstruct even that; give more images, or smaller ones (--size)"
+        )
+    table = (
+        ("no contradiction", not violations,
+         "no attack lies below a bound that holds", violations[0]["sentence"] if violations else ""),
+        ("no attack failed", not broken,
+         "no attack failed", "; ".join(f"the attack {one['what']} failed, {one['why']}" for one in broken)),
+        ("the encoder sees the images", not notice, "its features depend on the images", notice),
+        ("not obfuscated", obfuscation is not None and not obfuscation["obfuscated"],
+         scrambled[0].lower() + scrambled[1:].rstrip("."), scrambled[0].lower() + scrambled[1:].rstrip(".")),
+        ("something is lost on the way", lost is not None, lost or "",
+         "nothing is lost on the way: without noise worth the name, and without levels of at most 12 bits, an encoder "
+         "can hide one pixel in another, where no attack looks; add noise, or send levels"),
+        ("closed-form attacks", not lacking, f"{' and '.join(CLOSED_FORM)} ran",
+         f"the closed-form attacks {' and '.join(lacking)} did not run; give more --minutes and leave them in"),
+        ("attacks on what the cloud computes", not unread,
+         f"{' and '.join(wanted)} ran" if wanted else "the target has no decoder to be attacked",
+         f"the attacks {' and '.join(unread)} on the cloud's activations did not run; leave them in"),
+        ("a converged trained attack", bool(rested),
+         f"{', '.join(rested)} converged", f"no trained attack {why}; give more --minutes"),
+        ("a search image by image", bool(searched),
+         f"{', '.join(searched)} ran", "no search image by image ran; give more --minutes"),
+        ("enough images", min(len(context.sets.train), len(context.test)) >= least_images, images,
+         f"{images}, are too few; give more images, or say with --least-images how many are enough"),
+        ("calibration on the identity", calibration is not None and calibration["psnr"] > LEAST_PSNR,
+         reached if calibration is not None else "", uncalibrated),
+    )  # fmt: skip
+    return [{"name": name, "met": met, "sentence": there if met else gone} for name, met, there, gone in table]
+
+
+def what_is_lost(channel: Mapping[str, Any], spread: float) -> str | None:
+    """What keeps a value from holding more than a pixel and a half: noise, or levels; None where neither does."""
+    noise, bits = channel["noise_std"], channel["quantize_bits"]
+    if noise and spread <= _FINEST * noise:
+        return f"the noise is at least 1/{_FINEST:,} of every value's spread"
+    return None if bits is None or 2**bits > _FINEST else f"{2**bits} levels for each value"

@@ -17,6 +17,7 @@ from sfumato.audit import (
     other_images,
     parse_threshold,
     read_audit,
+    read_description,
     run_audit,
 )
 from sfumato.audit.compare import compare
@@ -78,7 +79,8 @@ def _audit(
     """One target, audited and reported."""
     device = device_of(parsed.device)
     channel = ChannelOptions(parsed.noise_std, parsed.clip_norm, parsed.quantize_bits)
-    subject = load_target(target, channel, device=device, trust=parsed.trust)
+    given = None if parsed.input is None else read_description(Path(parsed.input))
+    subject = load_target(target, channel, device=device, trust=parsed.trust, given=given)
     with progress_bar("read images") as bar:
         options = DataOptions(
             parsed.data, parsed.data_dir, parsed.size, parsed.limit, other=parsed.other, other_dir=parsed.other_dir

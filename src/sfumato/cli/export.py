@@ -6,12 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from sfumato.audit.target import need_trust
 from sfumato.cli.console import progress_bar, say, table
 from sfumato.cli.parser import Parsed, given, load_plugins, save_json
 from sfumato.deploy.audited import audit_headline
 from sfumato.deploy.export import ExportConfig, export_bundle, wire_bits
 from sfumato.deploy.signing import fingerprint, new_key, private_key, public_keys
 from sfumato.errors import ConfigError
+from sfumato.split.saved import SPLIT, made_here
 from sfumato.training import load_data, load_trained
 
 
@@ -37,6 +39,8 @@ def _make_key(path: Path) -> None:
 def _export(parsed: Any, config: Any) -> None:
     key = None if parsed.sign is None else private_key(Path(parsed.sign))
     folder = Path(parsed.run)
+    if (folder / SPLIT).exists():
+        need_trust(parsed.run, parsed.trust or made_here(folder))
     found = load_trained(folder)
     settings_ = found.config
     audited = None if parsed.audit is None else Path(parsed.audit)

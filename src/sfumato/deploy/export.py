@@ -35,6 +35,7 @@ from sfumato.deploy.onnxfile import output_range, to_onnx
 from sfumato.deploy.signing import sign
 from sfumato.errors import ConfigError, SfumatoWarning
 from sfumato.files import sha256_of
+from sfumato.model_card import model_card
 from sfumato.modes import evaluating
 from sfumato.settings import check_settings
 from sfumato.split import Channel, SplitModel
@@ -189,6 +190,10 @@ def export_bundle(
         for name, data in ((ENCODER, encoder_bytes), (DECODER, decoder_bytes)):
             (fresh / name).write_bytes(data)
         write_engines(draft, fresh)
+        card = model_card(config.name, channel={"noise_std": channel.noise_std, "clip_norm": channel.clip_norm,
+                          "quantize_bits": wire_bits(channel, config)}, input_shape=shape, classes=classes,
+                          training=training or {}, audit=audit)  # fmt: skip
+        (fresh / "README.md").write_text(card, encoding="utf-8")
         paths = {path.relative_to(fresh).as_posix(): path for path in sorted(fresh.rglob("*")) if path.is_file()}
         manifest = msgspec.structs.replace(
             draft,

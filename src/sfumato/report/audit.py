@@ -111,6 +111,7 @@ def write_audit_report(
     ]  # fmt: skip
     facts = {
         "target": f"{target['name']} ({target['kind']}), {'' if target['gradients'] else 'no '}gradients",
+        "input": (target.get("input") or {}).get("sentence", ""),
         "on the wire": ", ".join(wire),
         "accuracy": f"{percent_text(result['accuracy'])} %" if result["accuracy"] is not None else "",
         "images": f"{data['name']}: {data['train_images']:,} of the attacker's, {data['test_images']:,} unseen, of "

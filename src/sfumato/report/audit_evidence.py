@@ -36,12 +36,14 @@ def evidence_of(result: Mapping[str, Any]) -> list[dict[str, str]]:
     rows = (
         (
             "OWASP AI Testing Guide, version 1 (November 2025)", "AITG-MOD-05, Testing for Inversion Attacks",
-            "whether inputs can be reconstructed from what a model gives away, and what a defence changes about that",
+            "whether sensitive data can be reconstructed from outputs, gradients or intermediate layers (here: what "
+            "leaves the device), and whether privacy measures prevent it",
             f"Attacks {attacks}; the strongest, {best}, reconstructs unseen images {average}. {_sentence(result)}",
         ),
         (
-            "OWASP AI Security Verification Standard", "C11.4, resistance to model inversion",
-            "evidence that sensitive attributes and inputs cannot be told from what leaves the model",
+            "OWASP Artificial Intelligence Security Verification Standard 1.0 (June 2026)",
+            "C11.2, Membership-Inference and Model-Inversion Mitigation",
+            "that private training data and sensitive attributes cannot be reconstructed from what a model gives out",
             probes or "No attribute was probed.",
         ),
         (
@@ -56,14 +58,16 @@ def evidence_of(result: Mapping[str, Any]) -> list[dict[str, str]]:
             + "; ".join(f"{one['what']} ({one['why']})" for one in result["not_tested"]) + ".",
         ),
         (
-            "NIST AI 100-2 E2025 (March 2025)", "privacy attacks: data reconstruction, property inference",
+            "NIST AI 100-2 E2025 (24 March 2025)", "privacy attacks: data reconstruction, property inference",
             "the attack in the terms of the taxonomy",
-            "Data reconstruction and property inference at inference time, white box, with knowledge of the training "
-            "data. Membership inference and model extraction are not part of this audit.",
+            "Data reconstruction and property inference at deployment, with white-box knowledge and the training data; "
+            "of a user's input, where the taxonomy speaks of training data. Membership inference and model extraction "
+            "are not part of this audit.",
         ),
         (
             "GDPR, recital 26; CJEU C-413/23 P, EDPS v SRB (4 September 2025)", "means reasonably likely to be used",
-            "whose means of identification count, which depends on who receives the data",
+            "by whose means somebody could be identified: pseudonymised data need not be personal data for every "
+            "recipient (decided on Regulation (EU) 2018/1725, whose definitions are those of the GDPR)",
             f"For a recipient that has {knowledge}: {leakage['sentence']} A recipient with less can do no more.",
         ),
     )  # fmt: skip
@@ -85,6 +89,7 @@ def write_evidence(folder: Path, result: Mapping[str, Any]) -> None:
         "## A paragraph for an impact assessment", "",
         f"What leaves the device was attacked on {result['data']['test_images']:,} images that the attacker had not "
         f"seen. {result['verdict']['headline']} The figures hold for images like these and such attackers.", "",
+        *([f"Input: {target['input']['sentence']}.", ""] if target.get("input") else []),
         f"Model {target['digest']}, behaviour {target['behaviour']}, sfumato {target['versions']['sfumato']}, PyTorch "
         f"{target['versions']['torch']}.", "",
     ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 edge.pt2     encoder: inputs -> feature before clip and noise, evaluation mode, float32, any batch size
 cloud.pt2    decoder: released feature -> outputs
+README.md    the model card, unless there is another
 split.json   channel, shapes, preprocessing, names of the classes, SHA-256 of the programs; written last
 
 Opening a saved split runs its programs. The hashes find damage, not forgery: load folders of people you trust. Folders
@@ -28,7 +29,8 @@ from torch import Tensor, nn
 
 import sfumato
 from sfumato.errors import CheckpointError, ConfigError, StorageError, first_line
-from sfumato.files import read_json, sha256_of, write_atomic, write_json
+from sfumato.files import read_json, sha256_of, write_atomic, write_json, write_text
+from sfumato.model_card import model_card
 from sfumato.modes import evaluating
 from sfumato.split.channel import Channel
 from sfumato.split.model import SplitModel
@@ -39,7 +41,7 @@ __all__ = ["SPLIT", "SavedSplit", "Task", "load_split", "made_here", "read_split
 
 SPLIT = "split.json"
 _FORMAT = 1
-_EDGE, _CLOUD = "edge.pt2", "cloud.pt2"
+_EDGE, _CLOUD, _CARD = "edge.pt2", "cloud.pt2", "README.md"
 _CHANNEL = ("noise_std", "clip_norm", "quantize_bits", "low", "high")
 _TOLERANCE = 1e-4  # of the largest value; other kernels round differently
 _BATCHES = (1, 3)
@@ -189,8 +191,8 @@ def save_split(
     >>> import tempfile
     >>> model = SplitModel(torch.nn.Sigmoid(), Channel(), torch.nn.Flatten())
     >>> folder = save_split(model, tempfile.mkdtemp(), example_input=torch.ones(2, 1, 2, 2))
-    >>> len(list(folder.iterdir()))
-    3
+    >>> sorted(path.name for path in folder.iterdir())
+    ['README.md', 'cloud.pt2', 'edge.pt2', 'split.json']
     """
     folder = Path(folder)
     if not isinstance(model, SplitModel):
@@ -232,6 +234,7 @@ def save_split(
         save_program(model.cloud, tuple(out.released.shape[1:]), fresh / _CLOUD, "decoder")
         _compare(model, edge, fresh, shape, tokens)
         files = {part: sha256_of(fresh / part) for part in (_EDGE, _CLOUD)}
+        channel = {key: getattr(model.channel, key) for key in _CHANNEL}
         value = {
             "format": _FORMAT,
             "input": {
@@ -240,7 +243,7 @@ def save_split(
                 "tokens": vocabulary,
             },
             "feature": {"shape": list(out.released.shape[1:])},
-            "channel": {key: getattr(model.channel, key) for key in _CHANNEL},
+            "channel": channel,
             "task": task,
             "class_names": list(names),
             "about": about or {},
@@ -256,6 +259,11 @@ def save_split(
     if (key := _own_key(make=True)) is not None:
         value["made_here"] = _mark(key, files)
     write_json(folder / SPLIT, value)
+    card = folder / _CARD
+    if not card.exists() or "library_name: sfumato" in card.read_text(encoding="utf-8", errors="replace"):
+        write_text(card, model_card(folder.resolve().name, channel=channel, input_shape=shape,
+                                    classes=names if task == "classes" else (),
+                                    training=about or {}, audit=None))  # fmt: skip
     return folder
 
 

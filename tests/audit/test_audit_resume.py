@@ -1,0 +1,199 @@
+"""Called again, an audit goes on where it was, in the time that it has, and only for the same model."""
+
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+from audit_cases import SUITE, audit, tiny_subject
+
+from sfumato.audit import run_audit
+from sfumato.audit.suite import Piece
+from sfumato.errors import CheckpointError, ConfigError, Interrupted
+from sfumato.split import Channel, SplitModel
+
+
+class Stop:
+    """True at the n-th question."""
+
+    def __init__(self, after):
+        self.left = after
+
+    def __call__(self):
+        self.left -= 1
+        return self.left < 0
+
+
+@pytest.mark.parametrize("after", [0, 5])
+def test_an_interrupted_audit_ends_as_an_undisturbed_one(audited, tmp_path, after):
+    with pytest.raises(Interrupted):
+        audit(tmp_path, should_stop=Stop(after))
+    assert not (tmp_path / "audit.json").exists()
+    result = audit(tmp_path).result
+    calm = audited[1].result
+    for part in ("attacks", "queries", "knowledge"):
+        for ours, theirs in zip(result[part], calm[part], strict=True):
+            assert {**ours, "seconds": 0} == {**theirs, "seconds": 0}
+    assert list((tmp_path / "pieces").glob("*.state*")) == []
+
+
+def test_a_killed_attack_loses_at_most_one_epoch(tmp_path):
+    lines = []
+
+    def tell(text):
+        lines.append(text)
+        if "decoder: epoch 2/3" in text and not any("again" in line for line in lines):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        audit(tmp_path, suite=SUITE[:1] + SUITE[5:6], tell=tell)
+    lines.append("again")
+    audit(tmp_path, suite=SUITE[:1] + SUITE[5:6], tell=tell)
+    after = lines[lines.index("again") :]
+    assert not any("decoder: epoch 2/3" in line or "ridge" in line for line in after)
+    assert any("decoder: epoch 3/3" in line for line in after)
+
+
+def test_a_second_call_works_on_nothing(audited, monkeypatch):
+    folder, done = audited
+    monkeypatch.setattr("sfumato.audit.run._RUNNERS", {})
+    again = audit(folder).result
+    assert again["attacks"] == done.result["attacks"]
+
+
+def test_another_target_in_the_same_folder_is_refused(audited):
+    with pytest.raises(CheckpointError, match="holds an audit with another target, channel; choose another --out"):
+        audit(audited[0], tiny_subject(noise_std=0.2))
+    with pytest.raises(CheckpointError, match="holds an audit with another seed"):
+        audit(audited[0], seed=5)
+
+
+class Forward(torch.nn.Module):
+    """One text, one set of weights, two behaviours."""
+
+    pools = True
+
+    def __init__(self):
+        super().__init__()
+        self.unused = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, x):
+        return torch.nn.functional.avg_pool2d(x, 2).flatten(1) if Forward.pools else x.flatten(1)[:, :4]
+
+
+def test_a_changed_forward_is_another_model(tmp_path, monkeypatch):
+    """The name, the printed text, the weights and the feature's shape stay; the features do not."""
+    subject = replace(tiny_subject(), model=SplitModel(Forward(), Channel(noise_std=0.1), torch.nn.Identity()))
+    subject = replace(subject, prior=None, exact_mse=None)
+    run_audit(subject, subject.sets, tmp_path, minutes=0.5, suite=SUITE[:1])
+    run_audit(subject, subject.sets, tmp_path, minutes=0.5, suite=SUITE[:1])
+    monkeypatch.setattr(Forward, "pools", False)
+    with pytest.raises(CheckpointError, match="another behaviour"):
+        run_audit(subject, subject.sets, tmp_path, minutes=0.5, suite=SUITE[:1])
+
+
+def test_another_version_is_another_audit(audited, monkeypatch):
+    monkeypatch.setattr("sfumato.__version__", "99.0")
+    with pytest.raises(CheckpointError, match="holds an audit with another versions"):
+        audit(audited[0])
+
+
+def test_more_minutes_extend_an_audit(tmp_path, monkeypatch):
+    """What was done stays; what was left out, or had not converged, gets the new time; fewer minutes change nothing."""
+    subject = tiny_subject()
+    suite = (SUITE[0], replace(SUITE[5], epochs=(1, 4)), SUITE[-1])
+    monkeypatch.setattr("sfumato.audit.plan.FEWEST", 10**6)
+    monkeypatch.setattr("sfumato.audit.plan.decide", lambda *_: {"epochs": 1, "images": 300})
+    first = run_audit(subject, subject.sets, tmp_path, minutes=1.0, suite=suite).result
+    assert [len(one["history"]) for one in first["attacks"] if one["name"] == "decoder"] == [1]
+    assert "optimization" in {one["what"] for one in first["not_tested"]}
+    assert first["metrics"]["left_out"] == 1
+    monkeypatch.undo()
+    longer = run_audit(subject, subject.sets, tmp_path, minutes=9.0, suite=suite).result
+    by_name = {one["name"]: one for one in longer["attacks"]}
+    assert len(by_name["decoder"]["history"]) == 4
+    assert "optimization" in by_name
+    assert longer["metrics"]["left_out"] == 0
+    assert by_name["ridge"] == next(one for one in first["attacks"] if one["name"] == "ridge")
+    assert longer["budget"]["minutes"] == 9.0
+    shorter = run_audit(subject, subject.sets, tmp_path, minutes=2.0, suite=suite).result
+    assert shorter["attacks"] == longer["attacks"]
+    assert shorter["budget"]["minutes"] == 9.0
+
+
+def test_a_budget_has_to_be_positive(tmp_path):
+    with pytest.raises(ConfigError, match="minutes is 0; give a positive number"):
+        audit(tmp_path, minutes=0)
+
+
+class Clock:
+    """Stands still but for what the test's own steps take, whatever the machine does."""
+
+    def __init__(self):
+        self.now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.mark.parametrize("slower", [1.0, 4.0])
+def test_the_time_is_used_and_kept(tmp_path, monkeypatch, slower):
+    """Two attacks that could train for ever share 10 minutes; both get their share, also where the machine slows down
+    after it was measured."""
+    clock, speed = Clock(), [1.0]
+
+    def step(self, learner, turn):
+        clock.now += 2.0 * speed[0]
+        return torch.full((len(self.figures),), 0.1)
+
+    for name in ("decoder.DecoderAttack", "gan.GanAttack"):
+        monkeypatch.setattr(f"sfumato.attacks.{name}._step", step)
+    monkeypatch.setattr("sfumato.attacks.learned.LearnedAttack._judge", lambda *_: 0.1)
+    monkeypatch.setattr("time.monotonic", clock)
+    long = {"epochs": (1, 10**6), "settings": {"width": 4, "blocks": 0, "precision": "fp32"}}
+    suite = [Piece("decoder", "attack", "decoder", 1, 0, **long), Piece("gan", "attack", "gan", 1, 1, **long)]
+    subject = tiny_subject()
+
+    def tell(text):
+        speed[0] = slower if "epochs" in text else speed[0]  # the plan is made
+
+    result = run_audit(subject, subject.sets, tmp_path, minutes=10, suite=suite, tell=tell).result
+    assert 0.9 * 600 < result["budget"]["seconds"] < 1.1 * 600
+    decoder, gan = (next(one for one in result["attacks"] if one["name"] == name) for name in ("decoder", "gan"))
+    assert min(decoder["seconds"], gan["seconds"]) > 0.3 * 600
+    if slower > 1:
+        assert decoder["converged"] is False
+        assert re.fullmatch(r"its time was over after \d+ of \d+ epochs; give more --minutes", decoder["reason"])
+
+
+def test_time_that_is_left_over_goes_to_what_did_not_fit(tmp_path, monkeypatch):
+    """A search that has no room at first runs when the attack behind it has come to rest early."""
+    asked = []
+
+    def choose(piece, context, seconds, costs, slower, durations):
+        asked.append((piece.name, seconds))
+        if piece.name == "optimization":
+            return {"shown": 5} if seconds > 60 else {"skip": "too little time"}
+        return {}
+
+    monkeypatch.setattr("sfumato.audit.run.choose", choose)
+    subject = tiny_subject()
+    slow = replace(SUITE[1], share=9)
+    result = run_audit(subject, subject.sets, tmp_path, minutes=2.0, suite=(SUITE[0], SUITE[-1], slow)).result
+    assert [name for name, _ in asked] == ["ridge", "optimization", "nearest", "optimization"]
+    by_name = {one["name"]: one for one in result["attacks"]}
+    assert set(by_name) == {"ridge", "optimization", "nearest"}
+    assert by_name["optimization"]["test"]["images"] == 5
+
+
+def test_what_never_fits_is_said_and_tried_again(tmp_path, monkeypatch):
+    """A plan that was made in a busy moment leaves nothing out for good."""
+    monkeypatch.setattr("sfumato.audit.plan.FEWEST", 10**6)
+    subject = tiny_subject()
+    options = {"minutes": 2.0, "suite": (SUITE[0], SUITE[-1])}
+    result = run_audit(subject, subject.sets, tmp_path, **options).result
+    untested = {one["what"]: one["why"] for one in result["not_tested"]}
+    assert untested["optimization"] == "too little time for a search image by image"
+    monkeypatch.undo()
+    again = run_audit(subject, subject.sets, tmp_path, **options).result
+    assert {one["name"] for one in again["attacks"]} == {"ridge", "optimization"}
