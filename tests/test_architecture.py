@@ -24,7 +24,7 @@ LAYERS = [
     {"split", "models", "data", "metrics"},
     {"mixture"},
     {"bounds", "paper", "checkpoint", "evidence"},
-    {"files", "importing", "modes", "ranks", "replay", "seeds", "settings"},
+    {"files", "importing", "modes", "noise", "ranks", "replay", "seeds", "settings"},
     {"errors"},
 ]
 LEVEL = {room: len(LAYERS) - index for index, layer in enumerate(LAYERS) for room in layer}

@@ -12,11 +12,11 @@ from sfumato.deploy.answers import Prediction, predictions
 from sfumato.deploy.connection import Remote
 from sfumato.deploy.device_key import load_device_key
 from sfumato.deploy.graph import check_graph
-from sfumato.deploy.manifest import DECODER, ENCODER, Manifest
+from sfumato.deploy.manifest import DECODER, ENCODER, NOISE, UNSET, Manifest
 from sfumato.deploy.messages import Tensors
 from sfumato.deploy.noise import KEY_BYTES, Stream, channel_identity, memoised_key
 from sfumato.deploy.preprocess import prepare
-from sfumato.deploy.release import Release
+from sfumato.deploy.release import Release, noise_shape
 from sfumato.deploy.runtime import check_signature, run, session_of
 from sfumato.errors import BundleError, ConfigError
 
@@ -73,12 +73,14 @@ class EdgeClient:
             raise ConfigError(f"the client asks over http only, not {transport}; leave the transport out")
         folder = Path(bundle)
         self.manifest = manifest = Manifest.load(folder, require_signature=require_signature, files=())
-        check_noise(manifest, allow_no_noise=allow_no_noise)
+        shape = noise_shape(folder, manifest)
+        check_noise(manifest, shape, allow_no_noise=allow_no_noise)
         self._shape = (1, *manifest.feature.shape)
         self._session = _session(folder, manifest)
-        self._channel = Release(manifest)
+        self._channel = Release(manifest, shape)
         # Not the manifest's digest: the same channel under another name has to repeat its noise as well.
-        self._identity = channel_identity(manifest.files[ENCODER], manifest.noise.std, manifest.clip_norm)
+        own = (manifest.files[ENCODER], manifest.noise.std, manifest.clip_norm, manifest.files.get(NOISE, ""))
+        self._identity = channel_identity(*own)
         self._device_key = load_device_key(device_key)
         Stream(bytes(KEY_BYTES))  # without the package for the noise nothing begins
         self._decoder: _Decoder = (
@@ -136,7 +138,7 @@ class EdgeClient:
     def _release(self, image: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
         manifest, count = self.manifest, math.prod(self._shape)
         stream = Stream(memoised_key(self._device_key, self._identity, image.data))
-        normals = stream.normals(count).reshape(self._shape)
+        normals = stream.normals(self._channel.draws)
         given = {manifest.input.name: image}
         for name in manifest.noise.uniforms:
             given[name] = stream.uniforms(count).reshape(self._shape)
@@ -164,11 +166,20 @@ class _OwnDecoder:
         pass
 
 
-def check_noise(manifest: Manifest, *, allow_no_noise: bool = False) -> None:
+def check_noise(
+    manifest: Manifest, shape: npt.NDArray[np.float32] | None = None, *, allow_no_noise: bool = False
+) -> None:
     """Refuse a bundle whose noise would not protect.
 
+    Args:
+        manifest: of the bundle.
+        shape: of `release.noise_shape`.
+        allow_no_noise: accept a bundle that adds none.
+
     Raises:
-        BundleError: its standard deviation is zero and nobody allowed that, or below what was audited.
+        BundleError: its standard deviation is zero and nobody allowed that, or in some direction it is below what was
+            audited. Noise with a shape passes where it is the audited one, number by number, or nowhere below white
+            noise that was audited.
     """
     std = manifest.noise.std
     if std == 0 and not allow_no_noise:
@@ -176,7 +187,21 @@ def check_noise(manifest: Manifest, *, allow_no_noise: bool = False) -> None:
             "this bundle adds no noise, so nothing would protect what is sent; export a run with noise, or allow it by "
             "name (allow_no_noise, --allow-no-noise)"
         )
-    if manifest.audit is not None and std < (audited := manifest.audit.channel.noise_std):
+    if manifest.audit is None:
+        return
+    audited, known = manifest.audit.channel.noise_std, manifest.audit.channel.noise_shape
+    if known is not UNSET and known == manifest.files.get(NOISE):
+        return
+    if known is not UNSET:
+        raise BundleError(
+            "this bundle's noise has not the shape that its audit was made with; do not use it, or audit the run as it "
+            "is and export it again"
+        )
+    if shape is not None:
+        std = float(shape[:, 0].min())
+        if std == 0 and shape.shape[1] > len(shape):
+            std = float(np.linalg.svd(shape[:, 1:].astype(np.float64), compute_uv=False)[-1])
+    if std < audited:
         raise BundleError(
             f"this bundle adds noise of standard deviation {std:g}, and its audit was made with {audited:g}; do not "
             "use it, or audit the run as it is and export it again"

@@ -1,5 +1,6 @@
 """From a trained split model to a bundle: two ONNX networks, the manifest, and what serving engines need."""
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from sfumato.deploy.manifest import (
     ENCODER,
     MANIFEST,
     NAME,
+    NOISE,
     Manifest,
     QuantizationSpec,
     datatype_of,
@@ -153,6 +155,7 @@ def export_bundle(
     encoder_bytes = to_onnx(encoder, (example, *draws), ("image", *uniforms), "feature")
     check_graph(encoder_bytes, ENCODER)
     limits = output_range(encoder_bytes)
+    shape = None if channel.noise.white else channel.noise.array(math.prod(feature_shape))
     levels = _levels(channel, config, limits)
     decoder = DecoderHalf(model, levels).cpu().eval()
     datatype = datatype_of(levels)
@@ -163,15 +166,16 @@ def export_bundle(
         input={"name": "image", "shape": shape, "resize": config.resize},
         feature={"name": "feature", "shape": feature_shape, "datatype": datatype, "range": limits},
         clip_norm=channel.clip_norm,
-        noise={"std": channel.noise_std, "uniforms": uniforms},
+        noise={"std": channel.noise_std, "uniforms": uniforms}
+        | ({} if shape is None else {"rank": channel.noise.rank}),
         quantization=levels,
         output={"name": "logits", "shape": (len(classes),), "reveal": config.reveal, "top_k": config.top_k},
-        files={ENCODER: "0" * 64, DECODER: "0" * 64},
-        sizes={ENCODER: 0, DECODER: 0},
+        files={ENCODER: "0" * 64, DECODER: "0" * 64} | ({} if shape is None else {NOISE: channel.noise.digest}),
+        sizes={ENCODER: 0, DECODER: 0} | ({} if shape is None else {NOISE: shape.nbytes}),
         training=training or {},
         audit=audit,
     )
-    check_noise(draft, allow_no_noise=config.without_noise)
+    check_noise(draft, shape, allow_no_noise=config.without_noise)
     wire = torch.zeros((_ROWS, *feature_shape), dtype=_TORCH_TYPES[datatype])
     decoder_bytes = to_onnx(decoder, (wire,), ("feature",), "logits")
     check_graph(decoder_bytes, DECODER)
@@ -180,6 +184,8 @@ def export_bundle(
     with replace_folder(folder, MANIFEST) as fresh:
         for name, data in ((ENCODER, encoder_bytes), (DECODER, decoder_bytes)):
             (fresh / name).write_bytes(data)
+        if shape is not None:
+            (fresh / NOISE).write_bytes(shape.tobytes())
         write_engines(draft, fresh)
         paths = {path.relative_to(fresh).as_posix(): path for path in sorted(fresh.rglob("*")) if path.is_file()}
         manifest = msgspec.structs.replace(
@@ -243,7 +249,7 @@ def _levels(channel: Channel, config: ExportConfig, limits: tuple[float, float] 
     low, high = limits or (-float(radius or 0), float(radius or 0))
     if radius is not None:
         low, high = max(low, -radius), min(high, radius)
-    slack = 4 * channel.noise_std
+    slack = 4 * channel.noise.widest
     levels = QuantizationSpec(bits or _BITS, low - slack, high + slack)
     if levels.width > channel.noise_std > 0 and bits is None:
         warnings.warn(

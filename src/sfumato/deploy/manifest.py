@@ -12,7 +12,7 @@ from sfumato.errors import BundleError, ConfigError
 
 try:
     import msgspec
-    from msgspec import Meta
+    from msgspec import UNSET, Meta, UnsetType
 except ImportError:
     raise ConfigError("bundles need the package msgspec; install sfumato[edge]") from None
 
@@ -21,6 +21,7 @@ __all__ = [
     "ENCODER",
     "MANIFEST",
     "NAME",
+    "NOISE",
     "SCHEMA_VERSION",
     "AuditSpec",
     "AuditedChannel",
@@ -38,6 +39,7 @@ SCHEMA_VERSION: Final = 2
 MANIFEST = "manifest.json"
 ENCODER = "encoder.onnx"
 DECODER = "decoder.onnx"
+NOISE = "noise.f32"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 _LARGEST_MANIFEST = 16 << 20
@@ -96,12 +98,16 @@ class NoiseSpec(_Part, frozen=True):
     """What the device draws.
 
     Attributes:
-        std: standard deviation of the Gaussian noise that the device adds to every coordinate.
+        std: standard deviation of the Gaussian noise that the device adds to every coordinate; of noise with a shape
+            the root mean square over them.
         uniforms: names of the encoder's further inputs, each (N, *feature) uniform in [0, 1): random masks.
+        rank: r of noise with a shape, whose numbers `noise.f32` holds: (D, 1 + r) float32, little-endian, a standard
+            deviation of each coordinate and a factor of the covariance. Absent where `std` says it all.
     """
 
     std: Annotated[float, Meta(ge=0, le=1e6)]
     uniforms: tuple[Name, ...] = ()
+    rank: Annotated[int, Meta(ge=0, le=2**20)] | UnsetType = UNSET
 
     def __post_init__(self) -> None:
         if 0 < self.std < _LEAST_STD:
@@ -159,12 +165,14 @@ class AuditedChannel(_Part, frozen=True):
         clip_norm: L2 radius, or None.
         quantize_bits: bits per value, or None.
         transforms: class names of the defences' transforms.
+        noise_shape: SHA-256 of the numbers of noise with a shape, those of `noise.f32`.
     """
 
     noise_std: Annotated[float, Meta(ge=0, le=1e6)]
     clip_norm: Positive | None = None
     quantize_bits: int | None = None
     transforms: tuple[str, ...] = ()
+    noise_shape: Digest | UnsetType = UNSET
 
 
 class AuditSpec(_Part, frozen=True):
@@ -244,6 +252,7 @@ class Manifest(_Part, frozen=True, kw_only=True):
             (not printable, "a class name holds control characters or is no Unicode text"),
             (self.files.keys() != self.sizes.keys(), "files and sizes name different files"),
             (not {ENCODER, DECODER} <= self.files.keys(), f"files lack {ENCODER} or {DECODER}"),
+            ((NOISE in self.files) != (self.noise.rank is not UNSET), f"noise with a rank and {NOISE} go together"),
         ):
             if wrong:
                 raise ValueError(sentence)

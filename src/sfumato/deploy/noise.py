@@ -95,8 +95,9 @@ def _cipher() -> tuple[Any, Any]:
     return Cipher, algorithms.ChaCha20
 
 
-def channel_identity(encoder: str, std: float, clip_norm: float | None) -> bytes:
-    """`purpose | SHA-256 of the encoder | std | clip_norm`: everything but image and device that the noise belongs to.
+def channel_identity(encoder: str, std: float, clip_norm: float | None, shape: str = "") -> bytes:
+    """`purpose | SHA-256 of the encoder | std | clip_norm | SHA-256 of the shape`: all that the noise belongs to
+    but image and device.
 
     The noise of one image under two standard deviations or two clips has to differ: two equations with one noise would
     be solved for the feature. The numbers are little-endian float64, 0 where nothing is clipped.
@@ -105,8 +106,9 @@ def channel_identity(encoder: str, std: float, clip_norm: float | None) -> bytes
         encoder: SHA-256 of the encoder in hexadecimal digits.
         std: standard deviation of the noise.
         clip_norm: L2 radius, or None.
+        shape: SHA-256 of the numbers of noise with a shape; empty, and no part of the identity, without.
     """
-    return _PURPOSE + bytes.fromhex(encoder) + struct.pack("<dd", std, clip_norm or 0.0)
+    return _PURPOSE + bytes.fromhex(encoder) + struct.pack("<dd", std, clip_norm or 0.0) + bytes.fromhex(shape)
 
 
 def memoised_key(device_key: bytes, identity: bytes, image: bytes | memoryview) -> bytes:

@@ -2,6 +2,7 @@
 
 edge.pt2     encoder: inputs -> feature before clip and noise, evaluation mode, float32, any batch size
 cloud.pt2    decoder: released feature -> outputs
+noise.f32    the numbers of noise with a shape; only where it has one
 split.json   channel, shapes, preprocessing, names of the classes, SHA-256 of the programs; written last
 
 Opening a saved split runs its programs. The hashes find damage, not forgery: load folders of people you trust. Folders
@@ -30,6 +31,7 @@ import sfumato
 from sfumato.errors import CheckpointError, ConfigError, StorageError, first_line
 from sfumato.files import read_json, sha256_of, write_atomic, write_json
 from sfumato.modes import evaluating
+from sfumato.noise import Noise
 from sfumato.split.channel import Channel
 from sfumato.split.model import SplitModel
 from sfumato.split.programs import load_program, save_program
@@ -40,6 +42,7 @@ SPLIT = "split.json"
 _FORMAT = 1
 _EDGE, _CLOUD = "edge.pt2", "cloud.pt2"
 _CHANNEL = ("noise_std", "clip_norm", "quantize_bits", "low", "high")
+_NOISE = "noise.f32"
 _TOLERANCE = 1e-4  # of the largest value; other kernels round differently
 _BATCHES = (1, 3)
 
@@ -108,7 +111,8 @@ def read_split(folder: str | Path) -> SavedSplit:
         names = tuple(str(name) for name in value["class_names"])
         task: Task = value["task"]
         channel = Channel(**{key: value["channel"][key] for key in _CHANNEL})
-        files = {part: str(value["files"][part]) for part in (_EDGE, _CLOUD)}
+        rank = value["channel"].get("noise_rank")
+        files = {part: str(value["files"][part]) for part in (_EDGE, _CLOUD, *[_NOISE] * (rank is not None))}
         about = dict(value["about"])
         if task not in ("classes", "values") or not shape or min(shape) < 1:
             raise ValueError("a value has no meaning")
@@ -120,6 +124,12 @@ def read_split(folder: str | Path) -> SavedSplit:
                 f"{folder / part} is missing or not the file that {SPLIT} describes; copy the whole folder again, or "
                 "save the model again"
             )
+    if rank is not None:
+        try:
+            channel.noise = Noise.from_bytes((folder / _NOISE).read_bytes(), int(rank))
+            channel.noise.fits(math.prod(value["feature"]["shape"]))
+        except (ConfigError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{folder / _NOISE} is damaged ({error}); save the model again") from error
     model = SplitModel(load_program(folder / _EDGE), channel, load_program(folder / _CLOUD)).eval()
     digest = hashlib.sha256(json.dumps([value["channel"], files], sort_keys=True).encode()).hexdigest()
     return SavedSplit(model, shape, names, task, about, digest, folder)
@@ -220,12 +230,17 @@ def save_split(
         save_program(edge, shape, fresh / _EDGE, "encoder")
         save_program(model.cloud, tuple(out.released.shape[1:]), fresh / _CLOUD, "decoder")
         _compare(model, edge, fresh, shape)
-        files = {part: sha256_of(fresh / part) for part in (_EDGE, _CLOUD)}
+        channel: dict[str, Any] = {key: getattr(model.channel, key) for key in _CHANNEL}
+        if not (noise := model.channel.noise).white:
+            (fresh / _NOISE).write_bytes(noise.array(out.released[0].numel()).tobytes())
+            channel["noise_rank"] = noise.rank
+        parts = sorted(path.name for path in fresh.iterdir())
+        files = {part: sha256_of(fresh / part) for part in parts}
         value = {
             "format": _FORMAT,
             "input": {"shape": list(shape), "normalize": None if normalize is None else [list(i) for i in normalize]},
             "feature": {"shape": list(out.released.shape[1:])},
-            "channel": {key: getattr(model.channel, key) for key in _CHANNEL},
+            "channel": channel,
             "task": task,
             "class_names": list(names),
             "about": about or {},
@@ -236,7 +251,7 @@ def save_split(
             json.dumps(value, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"about holds something that JSON does not know ({error}); give plain values") from None
-        for part in (_EDGE, _CLOUD):
+        for part in parts:
             write_atomic(folder / part, partial(shutil.copyfile, fresh / part))
     if (key := _own_key(make=True)) is not None:
         value["made_here"] = _mark(key, files)
@@ -253,10 +268,10 @@ def made_here(folder: str | Path) -> bool:
     folder = Path(folder)
     try:
         value = read_json(folder / SPLIT)
-        files = {part: sha256_of(folder / part) for part in (_EDGE, _CLOUD)}
+        files = {part: sha256_of(folder / part) for part in value["files"]}
         key = _own_key(make=False)
         return key is not None and hmac.compare_digest(str(value.get("made_here")), _mark(key, files))
-    except (CheckpointError, OSError):
+    except (CheckpointError, OSError, KeyError, TypeError):
         return False
 
 
