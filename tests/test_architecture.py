@@ -15,6 +15,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "sfumato"
 LAYERS = [
     {"cli"},
     {"bench"},
+    {"protect"},
     {"studies", "audit"},
     {"serve"},
     {"report", "training", "deploy"},

@@ -147,7 +147,13 @@ class Leakage:
 
 
 def measure_leakage(
-    model: SplitModel, images: ImageSet, *, seed: int, queries: int = 1, most: int = MOST_CANDIDATES
+    model: SplitModel,
+    images: ImageSet,
+    *,
+    seed: int,
+    queries: int = 1,
+    most: int = MOST_CANDIDATES,
+    quick: bool = False,
 ) -> Leakage:
     """Identification through a split model's wire, the information that crosses it, and the certificates.
 
@@ -164,6 +170,7 @@ def measure_leakage(
         seed: of the sample, the noise and the folds.
         queries: K, how often each image is sent with fresh noise; the attacker averages.
         most: candidates at most; of more images a random sample is taken.
+        quick: as of `held_out_information`: in a tenth of the time a bound that is looser by a few per cent.
 
     Raises:
         ConfigError: fewer than 1 query, or fewer than 4 images.
@@ -188,7 +195,7 @@ def measure_leakage(
     information = error = by_information = by_clip = None
     if not noise.singular:
         labels = images.labels if images.num_classes > 1 else None
-        found = held_out_information(z_hat, labels, noise, seed)
+        found = held_out_information(z_hat, labels, noise, seed, quick=quick)
         information, error = found.value, found.standard_error
         by_information = float(bounds.success_at_most(1 / count, found.at_most))
         if channel.clip_norm is not None:
