@@ -51,7 +51,7 @@ def made(count: int, seed: int) -> ImageSet:
 
 @cache
 def sets() -> DataSets:
-    return DataSets("made", made(400, 1), made(240, 2), "")
+    return DataSets("made", made(240, 1), made(160, 2), "")
 
 
 def subject(cloud: nn.Module | None = None) -> Subject:

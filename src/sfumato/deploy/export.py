@@ -141,6 +141,13 @@ def export_bundle(
     """
     channel = model.channel
     check_exportable(model, allow_no_noise=config.without_noise)
+    if channel.noise.singular and not config.without_noise:
+        warnings.warn(
+            "the noise leaves directions without noise: there the feature is sent as it is, and nothing is certified; "
+            "add a little white noise",
+            SfumatoWarning,
+            stacklevel=2,
+        )
     encoder = EncoderHalf(model).cpu().eval()
     generator = torch.Generator().manual_seed(_SEED)
     shape = tuple(int(size) for size in image_shape)
