@@ -50,10 +50,10 @@ def audit(std: float, shape: str | None = None) -> AuditSpec:
 def test_a_device_adds_noise_of_that_covariance(name, tmp_path):
     shape = SHAPES[name]
     with EdgeClient(shaped(tmp_path, shape), device_key=KEY) as client:
-        sent = np.concatenate([client.release([pixels_of(seed)]) for seed in range(3000)]).reshape(-1, D)
+        sent = np.concatenate([client.release([pixels_of(seed)]) for seed in range(500)]).reshape(-1, D)
         again = client.release([pixels_of(0)]).reshape(D)
     wanted = np.diag(shape[:, 0] ** 2) + shape[:, 1:] @ shape[:, 1:].T
-    assert np.allclose(np.cov(sent.T), wanted, atol=0.12 * wanted.max())
+    assert np.allclose(np.cov(sent.T), wanted, atol=0.25 * wanted.max())
     assert np.array_equal(again, sent[0])
 
 

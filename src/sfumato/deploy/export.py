@@ -162,7 +162,7 @@ def export_bundle(
     encoder_bytes = to_onnx(encoder, (example, *draws), ("image", *uniforms), "feature")
     check_graph(encoder_bytes, ENCODER)
     limits = output_range(encoder_bytes)
-    shape = None if channel.noise.white else channel.noise.array(math.prod(feature_shape))
+    numbers = None if channel.noise.white else channel.noise.array(math.prod(feature_shape))
     levels = _levels(channel, config, limits)
     decoder = DecoderHalf(model, levels).cpu().eval()
     datatype = datatype_of(levels)
@@ -174,15 +174,15 @@ def export_bundle(
         feature={"name": "feature", "shape": feature_shape, "datatype": datatype, "range": limits},
         clip_norm=channel.clip_norm,
         noise={"std": channel.noise_std, "uniforms": uniforms}
-        | ({} if shape is None else {"rank": channel.noise.rank}),
+        | ({} if numbers is None else {"rank": channel.noise.rank}),
         quantization=levels,
         output={"name": "logits", "shape": (len(classes),), "reveal": config.reveal, "top_k": config.top_k},
-        files={ENCODER: "0" * 64, DECODER: "0" * 64} | ({} if shape is None else {NOISE: channel.noise.digest}),
-        sizes={ENCODER: 0, DECODER: 0} | ({} if shape is None else {NOISE: shape.nbytes}),
+        files={ENCODER: "0" * 64, DECODER: "0" * 64} | ({} if numbers is None else {NOISE: channel.noise.digest}),
+        sizes={ENCODER: 0, DECODER: 0} | ({} if numbers is None else {NOISE: numbers.nbytes}),
         training=training or {},
         audit=audit,
     )
-    check_noise(draft, shape, allow_no_noise=config.without_noise)
+    check_noise(draft, numbers, allow_no_noise=config.without_noise)
     wire = torch.zeros((_ROWS, *feature_shape), dtype=_TORCH_TYPES[datatype])
     decoder_bytes = to_onnx(decoder, (wire,), ("feature",), "logits")
     check_graph(decoder_bytes, DECODER)
@@ -191,8 +191,8 @@ def export_bundle(
     with replace_folder(folder, MANIFEST) as fresh:
         for name, data in ((ENCODER, encoder_bytes), (DECODER, decoder_bytes)):
             (fresh / name).write_bytes(data)
-        if shape is not None:
-            (fresh / NOISE).write_bytes(shape.tobytes())
+        if numbers is not None:
+            (fresh / NOISE).write_bytes(numbers.tobytes())
         write_engines(draft, fresh)
         paths = {path.relative_to(fresh).as_posix(): path for path in sorted(fresh.rglob("*")) if path.is_file()}
         manifest = msgspec.structs.replace(
