@@ -170,11 +170,11 @@ class TestTheLinearGaussianChannel:
         model, weight, noise = self.known(name)
         signal = SPREAD**2 * weight.T @ weight
         exact = (np.linalg.slogdet(signal + noise)[1] - np.linalg.slogdet(noise)[1]) / 2
-        judged = images(400, 2)
-        found = measure_leakage(model, judged, seed=0)
+        judged = images(300, 2)
+        found = measure_leakage(model, judged, seed=0, quick=True)
         assert exact - 3 * found.information_error < found.information < 1.1 * exact + 0.1
         lowest = math.sqrt(np.linalg.eigvalsh(noise)[0])
-        certified = scipy.stats.norm.cdf(scipy.stats.norm.ppf(1 / 400) + 50.0 / model.channel.noise.smallest)
+        certified = scipy.stats.norm.cdf(scipy.stats.norm.ppf(1 / 300) + 50.0 / model.channel.noise.smallest)
         assert found.clipped_at_most == pytest.approx(certified)
         assert model.channel.noise.smallest <= lowest * (1 + 1e-5)
         assert found.holds
@@ -215,7 +215,7 @@ def test_jacobians_are_seen_through_the_shape():
     model = SplitModel(Linear(), Channel(noise=noise), nn.Identity()).eval()
     prior = GaussianPrior(torch.full((6,), 0.5), SPREAD**2 * torch.eye(6))
     sets = DataSets("made", images(100, 1), images(100, 2), "", labelled=False)
-    leakage = measure_leakage(model, sets.test, seed=0)
+    leakage = measure_leakage(model, sets.test, seed=0, quick=True)
     subject = Subject("made", model, classifies=False, prior=prior)
     found = measure_bounds(subject, sets, leakage, gradients=True, seconds=5, seed=0)
     weight = model.edge.weight.detach().double().numpy()

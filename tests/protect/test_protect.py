@@ -78,6 +78,12 @@ class TestSensitivity:
 
         told, seen = scores(cloud, z), scores(Opaque(), z)
         assert np.allclose(told.T @ told, seen.T @ seen, rtol=0.02, atol=1e-4)
+
+    def test_of_a_long_feature_without_gradients_there_is_none(self):
+        class Opaque(nn.Module):
+            def forward(self, z: torch.Tensor) -> torch.Tensor:
+                return z[:, :2].detach()
+
         assert scores(Opaque(), torch.zeros(2, 1100)) is None
 
     def test_of_many_classes_from_a_sample(self):
@@ -190,7 +196,8 @@ class TestProtect:
         with pytest.raises(CheckpointError, match="noise.f32 is missing or not the file"):
             load_split(tmp_path / "copy")
 
-    def test_a_retuned_cloud_bears_at_least_as_much(self, tmp_path):
+    def test_a_retuned_cloud_bears_at_least_as_much(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("sfumato.protect.run.propose", lambda *given: propose(*given)[2:3])
         few = DataSets("made", sets().train.subset(range(200)), sets().test, "")
         plain, tuned = (
             protect(subject(), few, tmp_path / str(retune), ProtectConfig(2, retune_cloud=retune, decoder_epochs=0))
@@ -199,7 +206,8 @@ class TestProtect:
         for before, after in zip(plain["shapes"], tuned["shapes"], strict=True):
             assert after["strength"] >= before["strength"]
 
-    def test_no_labels_are_needed(self, tmp_path):
+    def test_no_labels_are_needed(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("sfumato.protect.run.propose", lambda *given: propose(*given)[2:3])
         bare = DataSets(
             "made",
             *(ImageSet(one.images, one.labels * 0, one.classes) for one in (sets().train, sets().test)),

@@ -7,12 +7,13 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import UNSET
 
 from sfumato.deploy.answers import Prediction, predictions
 from sfumato.deploy.connection import Remote
 from sfumato.deploy.device_key import load_device_key
 from sfumato.deploy.graph import check_graph
-from sfumato.deploy.manifest import DECODER, ENCODER, NOISE, UNSET, Manifest
+from sfumato.deploy.manifest import DECODER, ENCODER, NOISE, Manifest
 from sfumato.deploy.messages import Tensors
 from sfumato.deploy.noise import KEY_BYTES, Stream, channel_identity, memoised_key
 from sfumato.deploy.preprocess import prepare

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import UNSET
 
-from sfumato.deploy.manifest import NOISE, UNSET, Manifest, QuantizationSpec
+from sfumato.deploy.manifest import NOISE, Manifest, QuantizationSpec
 from sfumato.errors import BundleError, FeatureError
 
 __all__ = ["Release", "dequantise", "dtype_of", "grid", "noise_shape", "quantise"]
