@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from edge_support import make_bundle
 from PIL import Image
 from torch import nn
 
@@ -68,18 +69,16 @@ def test_a_network_of_hugging_face_from_weights_to_bundle(name, folder, tmp_path
 
 def test_a_pair_of_onnx_files(folder, tmp_path, capsys):
     """No gradients: sensitivities by differences; the numbers of the noise, and a sentence that says why no more."""
-    torch.manual_seed(0)
-    edge = nn.Sequential(nn.Flatten(), nn.Linear(768, 8), nn.Sigmoid())
-    cloud = nn.Linear(8, 3)
-    for half, size, file in ((edge, (1, 3, 16, 16), "e.onnx"), (cloud, (1, 8), "d.onnx")):
-        batch = {0: torch.export.Dim("batch")}
-        torch.onnx.export(half, (torch.rand(2, *size[1:]),), tmp_path / file, dynamo=True, dynamic_shapes=(batch,))
-    target = f"{tmp_path / 'e.onnx'},{tmp_path / 'd.onnx'}"
-    words = ["--data", str(folder), "--lose-at-most", "10", "--out", str(tmp_path / "out"), *QUICK]
+    make_bundle(tmp_path, bits=None)
+    (tmp_path / "images").mkdir()
+    for path in folder.iterdir():
+        Image.open(path).resize((5, 6)).save(tmp_path / "images" / path.name)
+    target = f"{tmp_path / 'encoder.onnx'},{tmp_path / 'decoder.onnx'}"
+    words = ["--data", str(tmp_path / "images"), "--lose-at-most", "10", "--out", str(tmp_path / "out"), *QUICK]
+    assert main(["protect", target, *words, "--retune-cloud"]) == 2
+    assert "no weights that can be trained" in capsys.readouterr().err
     assert main(["protect", target, *words, "--json", str(tmp_path / "found.json")]) == 0
     found = json.loads((tmp_path / "found.json").read_text())
     assert {"white", "diagonal", "full", "least", "low"} <= {line["name"] for line in found["shapes"]}
-    assert (tmp_path / "out" / "noise.f32").stat().st_size % (4 * 8) == 0
+    assert (tmp_path / "out" / "noise.f32").stat().st_size % (4 * 12) == 0
     assert "ONNX files cannot be recorded" in capsys.readouterr().out
-    assert main(["protect", target, *words, "--retune-cloud"]) == 2
-    assert "no weights that can be trained" in capsys.readouterr().err

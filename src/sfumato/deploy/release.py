@@ -35,7 +35,8 @@ class Release:
 
     def __init__(self, manifest: Manifest, shape: Floats | None = None) -> None:
         size = math.prod(manifest.feature.shape)
-        self._shape = None if shape is None else (shape[:, 0].astype(np.float64), shape[:, 1:].astype(np.float64))
+        # The product is taken in float32, a third of the time; the sum with the feature is rounded to levels or a grid.
+        self._shape = None if shape is None else (shape[:, 0].astype(np.float64), np.ascontiguousarray(shape[:, 1:]))
         self._independent = shape is None or bool(shape[:, 0].any())
         self.draws = size * self._independent + (0 if shape is None else shape.shape[1] - 1)
         self._range, self._radius = manifest.feature.range, manifest.clip_norm
@@ -73,7 +74,7 @@ class Release:
             clean += self._std * normals.reshape(clean.shape)
         else:
             std, factor = self._shape
-            noise = factor @ normals[clean.size * self._independent :]
+            noise = (factor @ normals[clean.size * self._independent :].astype(np.float32)).astype(np.float64)
             if self._independent:
                 noise += std * normals[: clean.size]
             clean += noise.reshape(clean.shape)

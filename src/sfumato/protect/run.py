@@ -3,7 +3,7 @@
 import copy
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,7 +32,7 @@ from sfumato.protect.shapes import Shape, propose, scores, unit_of
 from sfumato.seeds import generator
 from sfumato.settings import check_settings
 from sfumato.split import SplitModel, save_split
-from sfumato.training.evaluate import accuracy, collect_features
+from sfumato.training.evaluate import collect_features
 
 __all__ = ["ProtectConfig", "protect"]
 
@@ -89,6 +89,16 @@ class _Data(NamedTuple):
     labels: Tensor
 
 
+class _Case(NamedTuple):
+    """What is attacked, and by whom."""
+
+    subject: Subject
+    attacker: ImageSet
+    judged: ImageSet
+    known: _Data
+    seed: int
+
+
 def protect(
     subject: Subject,
     sets: DataSets,
@@ -125,6 +135,8 @@ def protect(
             "the target has no cloud that answers with classes, so nothing says what the noise costs; give both "
             "halves, such as encoder.onnx,decoder.onnx"
         )
+    if config.retune_cloud and not _weights(subject.model.cloud):
+        raise ConfigError("this cloud has no weights that can be trained; leave --retune-cloud out")
     if len(sets.test) < 16 or len(sets.train) < 16:
         raise ConfigError(
             f"{len(sets.train)} training and {len(sets.test)} test images are too few to seek noise on; give 16 or more"
@@ -138,8 +150,7 @@ def protect(
     )
     tell("features")
     known, sought = (_data(model, part, sets.labelled) for part in (attacker, validation))
-    if not sets.labelled:
-        attacker, judged = (replace(part, labels=_data(model, part, False).labels) for part in (attacker, judged))
+    case = _Case(subject, attacker, judged, _data(model, judged, sets.labelled), config.seed)
     unit = unit_of(known.features)
     clean = _accuracy(model, Noise(), model.cloud, sought)
     floor = clean - config.lose_at_most / 100
@@ -168,7 +179,7 @@ def protect(
     lines = []
     for one in found:
         tell(f"attacks on {one.shape.name} noise")
-        lines.append(_measured(subject, one, attacker, judged, config))
+        lines.append(_measured(case, one))
     eligible = [line for line in lines if not line["singular"]]
     least = min(eligible, key=lambda line: line["identified"])
     near = [line for line in eligible if line["identified"] <= least["identified"] + least["identified_error"]]
@@ -181,9 +192,9 @@ def protect(
         if config.decoder_epochs:
             tell(f"a trained attacker on {one.shape.name} noise")
             decoder = DecoderConfig(epochs=config.decoder_epochs, width=32, blocks=4, seed=config.seed)
-            _attack(subject, one, attacker, judged, [decoder], line, config.seed)
+            _attack(case, one, [decoder], line)
         points = [one._replace(strength=by * one.strength) for by in _AROUND]
-        measured = [line, *(_cost(subject, point, attacker, judged, config) for point in points)]
+        measured = [line, *(_cost(case, point) for point in points)]
         kept = ("accuracy", "error", "noise_std")
         curves[one.shape.name] = sorted(
             ({name: at[name] for name in kept} for at in measured), key=lambda at: at["error"]
@@ -280,16 +291,14 @@ def _strongest(
     return _Found(shape, low, cloud, best)
 
 
-def _retuned(model: SplitModel, cloud: nn.Module, noise: Noise, data: _Data, seed: int) -> nn.Module:
-    """A copy of the cloud, trained on noisy features with its statistics as they are.
+def _weights(cloud: nn.Module) -> list[nn.Parameter]:
+    return [value for value in cloud.parameters() if value.is_floating_point() and value.numel() > 1]
 
-    Raises:
-        ConfigError: nothing in it can be trained.
-    """
+
+def _retuned(model: SplitModel, cloud: nn.Module, noise: Noise, data: _Data, seed: int) -> nn.Module:
+    """A copy of the cloud, trained on noisy features with its statistics as they are."""
     tuned = copy.deepcopy(cloud)
-    weights = [value for value in tuned.parameters() if value.is_floating_point() and value.numel() > 1]
-    if not weights:
-        raise ConfigError("this cloud has no weights that can be trained; leave --retune-cloud out")
+    weights = _weights(tuned)
     for value in weights:
         value.requires_grad_()
     source, adam = generator(seed, "protect-tuning"), torch.optim.Adam(weights, _RATE)
@@ -303,12 +312,10 @@ def _retuned(model: SplitModel, cloud: nn.Module, noise: Noise, data: _Data, see
     return tuned.requires_grad_(False)
 
 
-def _measured(
-    subject: Subject, found: _Found, attacker: ImageSet, judged: ImageSet, config: ProtectConfig
-) -> dict[str, Any]:
+def _measured(case: _Case, found: _Found) -> dict[str, Any]:
     """A shape: what it costs, what it leaves the attackers in closed form, and what is certified."""
-    noise = found.noise
-    leakage = measure_leakage(_with_noise(subject.model, noise, found.cloud), judged, seed=config.seed, quick=True)
+    noise, model = found.noise, _with_noise(case.subject.model, found.noise, found.cloud)
+    leakage = measure_leakage(model, case.judged, seed=case.seed, quick=True)
     return {
         "name": found.shape.name,
         "meaning": found.shape.meaning,
@@ -321,38 +328,27 @@ def _measured(
         "candidates": leakage.candidates,
         "information": leakage.information,
         "identified_at_most": leakage.at_most,
-    } | _cost(subject, found, attacker, judged, config)
+    } | _cost(case, found)
 
 
-def _cost(
-    subject: Subject, found: _Found, attacker: ImageSet, judged: ImageSet, config: ProtectConfig
-) -> dict[str, Any]:
+def _cost(case: _Case, found: _Found) -> dict[str, Any]:
     """Accuracy, and the error that the attackers in closed form make."""
-    protected = _with_noise(subject.model, found.noise, found.cloud)
     line: dict[str, Any] = {
         "noise_std": found.noise.rms,
-        "accuracy": accuracy(protected, judged, seed=config.seed, draws=_DRAWS),
+        "accuracy": _accuracy(case.subject.model, found.noise, found.cloud, case.known),
         "attacks": {},
     }
-    _attack(subject, found, attacker, judged, with_closed_forms(seed=config.seed), line, config.seed)
+    _attack(case, found, with_closed_forms(seed=case.seed), line)
     return line
 
 
-def _attack(
-    subject: Subject,
-    found: _Found,
-    attacker: ImageSet,
-    judged: ImageSet,
-    configs: Sequence[Any],
-    line: dict[str, Any],
-    seed: int,
-) -> None:
+def _attack(case: _Case, found: _Found, configs: Sequence[Any], line: dict[str, Any]) -> None:
     """Add these attacks to a line, and the error that the strongest of all leaves."""
-    protected = _with_noise(subject.model, found.noise, found.cloud)
-    observer = Observer(protected, attacker, white_box=None if subject.white_box else False)
+    protected = _with_noise(case.subject.model, found.noise, found.cloud)
+    observer = Observer(protected, case.attacker, white_box=None if case.subject.white_box else False)
     for one in configs:
         attack = build(one).fit(observer)
-        line["attacks"][name_of(one)] = invert(attack, protected, judged, seed=seed).means()
+        line["attacks"][name_of(one)] = invert(attack, protected, case.judged, seed=case.seed).means()
     line["strongest"] = strongest_attack({name: one["mse"] for name, one in line["attacks"].items()})
     line["error"] = line["attacks"][line["strongest"]]["mse"]
     line["error_spread"] = line["attacks"][line["strongest"]]["mse_error"]
