@@ -36,7 +36,8 @@ class Noise:
         factor: L (D, r), or None.
 
     Raises:
-        ConfigError: NaN or infinity, a negative standard deviation, or shapes that do not fit.
+        ConfigError: NaN or infinity, a negative standard deviation, or shapes that do not fit; in every method that
+            takes features or their D, features of another size.
 
     >>> noise = Noise(0.0, torch.tensor([[2.0, 0.0], [1.0, 1.0]]))
     >>> noise.covariance(2)
@@ -159,7 +160,8 @@ class Noise:
         `|Sigma_p^-1/2 z| <= |z| / smallest`: what holds for white noise of this level holds for this noise.
         """
         if self.factor is not None and not self._has_std:
-            return float(self._values[-1]) if self._regular else 0.0
+            values = self._svd[1]
+            return float(values[-1]) if len(values) == self.dim else 0.0
         return float(self._wide.min())
 
     @property
@@ -195,9 +197,6 @@ class Noise:
         Args:
             z: features.
             generator: of the normal numbers; it may live on another device than z.
-
-        Raises:
-            ConfigError: features of another size.
         """
         where = z.device if generator is None else generator.device
 
@@ -214,21 +213,13 @@ class Noise:
         return drawn.reshape(z.shape)
 
     def covariance(self, dim: int) -> Tensor:
-        """Sigma_p, (D, D) float64.
-
-        Raises:
-            ConfigError: features of another size.
-        """
+        """Sigma_p, (D, D) float64."""
         self.fits(dim)
         found = self._wide.square().expand(dim).diag()
         return found if self.factor is None else found + self.factor.double() @ self.factor.double().T
 
     def spread(self, dim: int) -> Tensor:
-        """Standard deviations of the coordinates, the root of the diagonal of Sigma_p, (D,) float64.
-
-        Raises:
-            ConfigError: features of another size.
-        """
+        """Standard deviations of the coordinates, the root of the diagonal of Sigma_p, (D,) float64."""
         self.fits(dim)
         return (self._wide if self.factor is None else self._variances.sqrt()).expand(dim)
 
@@ -237,21 +228,18 @@ class Noise:
 
         Directions without noise are among the axes, with standard deviation 0. Distances in units of the noise,
         `(a - b)^T Sigma_p^-1 (a - b)`, are those in these axes divided by their standard deviations.
-
-        Raises:
-            ConfigError: features of another size.
         """
         self.fits(rows.shape[1])
         std = self._wide.to(rows)
         if self.factor is None:
             return rows, std.expand(rows.shape[1])
-        axes, values = self._axes.to(rows), self._values.to(rows)
+        axes, values = (part.to(rows) for part in self._svd)
         if self._has_std:
             rows = rows / std
             gain = (1 + values.square()).rsqrt() - 1
             return rows + (rows @ axes * gain) @ axes.T, torch.ones_like(rows[0])
         inside = rows @ axes
-        if self._regular:
+        if not self.singular:
             return inside, values
         left = rows - inside @ axes.T
         return torch.cat([inside, left], 1), torch.cat([values, torch.zeros_like(left[0])])
@@ -260,7 +248,7 @@ class Noise:
         """(N, ...) -> (N, D) in units of the noise, `A z` with `A^T A = Sigma_p^-1`; differentiable.
 
         Raises:
-            ConfigError: features of another size, or a direction without noise.
+            ConfigError: a direction has no noise.
         """
         if self.singular:
             raise ConfigError(
@@ -273,17 +261,14 @@ class Noise:
         return rows / std
 
     def log_det(self, dim: int) -> float:
-        """`log |Sigma_p|` in nats; minus infinity where a direction has no noise.
-
-        Raises:
-            ConfigError: features of another size.
-        """
+        """`log |Sigma_p|` in nats; minus infinity where a direction has no noise."""
         self.fits(dim)
         if self.singular:
             return -math.inf
         logs = self._wide.expand(dim).log().sum() if self._has_std else 0.0
         if self.factor is not None:
-            logs = logs + (self._values.square().log1p() / 2 if self._has_std else self._values.log()).sum()
+            values = self._svd[1]
+            logs = logs + (values.square().log1p() / 2 if self._has_std else values.log()).sum()
         return 2 * float(logs)
 
     def array(self, dim: int) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -326,15 +311,3 @@ class Noise:
         axes, values, _ = torch.linalg.svd(wide, full_matrices=False)
         kept = values > _NOTHING * values[0]
         return axes[:, kept], values[kept]
-
-    @property
-    def _axes(self) -> Tensor:
-        return self._svd[0]
-
-    @property
-    def _values(self) -> Tensor:
-        return self._svd[1]
-
-    @property
-    def _regular(self) -> bool:
-        return len(self._values) == self.dim

@@ -17,6 +17,12 @@ from sfumato.deploy.manifest import NOISE
 QUICK = ["--decoder-epochs", "0", "--attacker-images", "64", "--judged-images", "32"]
 
 
+@pytest.fixture(autouse=True)
+def _few_steps(monkeypatch):
+    monkeypatch.setattr("sfumato.protect.run._STEPS", 5)
+    monkeypatch.setattr("sfumato.protect.run._DRAWS", 2)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """96 small colour photographs of nothing."""
@@ -61,7 +67,7 @@ def test_a_network_of_hugging_face_from_weights_to_bundle(name, folder, tmp_path
     assert lines[found["chosen"]]["identified"] <= lines["white"]["identified"]
     assert "What is not guaranteed" in (out / "report.html").read_text()
     assert main(["export", str(out), "--out", str(bundle), "--images", "0"]) == 0
-    with EdgeClient(bundle, device_key=bytes(32)) as client:
+    with EdgeClient(bundle, device_key=bytes(range(32))) as client:
         assert (client.manifest.files.get(NOISE) is not None) == (found["chosen"] != "white")
         answers = client.predict_batch([np.zeros((16, 16, 3), np.uint8)])
     assert len(answers) == 1
