@@ -95,8 +95,8 @@ class Noise:
         Raises:
             ConfigError: it is not a finite, symmetric, positive semi-definite matrix.
 
-        >>> Noise.from_covariance(torch.diag(torch.tensor([4.0, 9.0]))).rms ** 2
-        6.5
+        >>> print(f"{Noise.from_covariance(torch.diag(torch.tensor([4.0, 9.0]))).rms ** 2:.2f}")
+        6.50
         """
         if covariance.ndim != 2 or covariance.shape[0] != covariance.shape[1] or not bool(covariance.isfinite().all()):
             raise ConfigError(f"the noise's covariance is {tuple(covariance.shape)}; give a finite matrix (D, D)")

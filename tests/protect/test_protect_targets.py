@@ -13,6 +13,7 @@ import sfumato
 from sfumato.cli.main import main
 from sfumato.deploy import EdgeClient
 from sfumato.deploy.manifest import NOISE
+from sfumato.protect import propose
 
 QUICK = ["--decoder-epochs", "0", "--attacker-images", "64", "--judged-images", "32"]
 
@@ -21,6 +22,7 @@ QUICK = ["--decoder-epochs", "0", "--attacker-images", "64", "--judged-images", 
 def _few_steps(monkeypatch):
     monkeypatch.setattr("sfumato.protect.run._STEPS", 5)
     monkeypatch.setattr("sfumato.protect.run._DRAWS", 2)
+    monkeypatch.setattr("sfumato.protect.run.propose", lambda *given: propose(*given)[:1] + propose(*given)[-1:])
 
 
 @pytest.fixture(scope="module")
@@ -63,10 +65,10 @@ def test_a_network_of_hugging_face_from_weights_to_bundle(name, folder, tmp_path
     assert main(["protect", *words, "--json", str(tmp_path / "found.json")]) == 0
     found = json.loads((tmp_path / "found.json").read_text())
     lines = {line["name"]: line for line in found["shapes"]}
-    assert {"white", "diagonal", "low"} <= set(lines)
+    assert set(lines) == {"white", "low"}
     assert lines[found["chosen"]]["identified"] <= lines["white"]["identified"]
     assert "What is not guaranteed" in (out / "report.html").read_text()
-    assert main(["export", str(out), "--out", str(bundle), "--images", "0"]) == 0
+    assert main(["export", str(out), "--out", str(bundle), "--images", "0", "--quantize-bits", "12"]) == 0
     with EdgeClient(bundle, device_key=bytes(range(32))) as client:
         assert (client.manifest.files.get(NOISE) is not None) == (found["chosen"] != "white")
         answers = client.predict_batch([np.zeros((16, 16, 3), np.uint8)])
@@ -85,6 +87,6 @@ def test_a_pair_of_onnx_files(folder, tmp_path, capsys):
     assert "no weights that can be trained" in capsys.readouterr().err
     assert main(["protect", target, *words, "--json", str(tmp_path / "found.json")]) == 0
     found = json.loads((tmp_path / "found.json").read_text())
-    assert {"white", "diagonal", "full", "least", "low"} <= {line["name"] for line in found["shapes"]}
+    assert [line["name"] for line in found["shapes"]] == ["white", "low"]
     assert (tmp_path / "out" / "noise.f32").stat().st_size % (4 * 12) == 0
     assert "ONNX files cannot be recorded" in capsys.readouterr().out

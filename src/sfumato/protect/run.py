@@ -185,7 +185,7 @@ def protect(
     near = [line for line in eligible if line["identified"] <= least["identified"] + least["identified_error"]]
     best_line = max(near, key=lambda line: line["error"])
     best = found[lines.index(best_line)]
-    curves = {}
+    curves: dict[str, list[dict[str, float]]] = {}
     for one, line in zip(found, lines, strict=True):
         if one.shape.name not in ("white", best.shape.name):
             continue
@@ -199,7 +199,7 @@ def protect(
         curves[one.shape.name] = sorted(
             ({name: at[name] for name in kept} for at in measured), key=lambda at: at["error"]
         )
-    result = {
+    result: dict[str, Any] = {
         "target": subject.name,
         "lose_at_most": config.lose_at_most,
         "clean_accuracy": clean,
@@ -223,8 +223,8 @@ def protect(
         (out / "noise.f32").write_bytes(best.noise.array(known.features[0].numel()).tobytes())
         result["saved"] = False
     else:
-        kept = {name: result[name] for name in ("target", "floor", "chosen", "retuned")}
-        about = {"defense": "noise", "protect": kept}
+        sought_for = {name: result[name] for name in ("target", "floor", "chosen", "retuned")}
+        about = {"defense": "noise", "protect": sought_for}
         save_split(
             protected, out, example_input=torch.zeros(1, *attacker.image_shape), about=about,
             class_names=subject.classes or attacker.classes,

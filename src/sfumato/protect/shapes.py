@@ -60,12 +60,12 @@ def scores(cloud: nn.Module, z: Tensor, seed: int = 0) -> Tensor | None:
     >>> linear = nn.Linear(3, 2, bias=False)
     >>> linear.weight.data = torch.tensor([[2.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
     >>> rows = scores(linear, torch.zeros(1, 3))
-    >>> (rows.T @ rows).diag()  # p (1 - p) 2^2
-    tensor([1., 0., 0.], dtype=torch.float64)
+    >>> (rows.T @ rows).diag().round(decimals=3).tolist()  # p (1 - p) 2^2
+    [1.0, 0.0, 0.0]
     """
     source = torch.Generator().manual_seed(seed)
     spread = z.flatten(1).std(0, unbiased=False).clamp(min=1e-3 * float(z.std(unbiased=False)) + 1e-6)
-    found = []
+    found: list[Tensor] = []
     for part in z.detach().split(_AT_ONCE):
         with evaluating(cloud, gradients=True):
             leaf = part.clone().requires_grad_()
