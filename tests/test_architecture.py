@@ -15,6 +15,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "sfumato"
 LAYERS = [
     {"cli"},
     {"bench"},
+    {"protect"},
     {"studies", "audit"},
     {"serve"},
     {"report", "training", "deploy"},
@@ -24,7 +25,7 @@ LAYERS = [
     {"split", "models", "data", "metrics"},
     {"mixture"},
     {"bounds", "paper", "checkpoint", "evidence"},
-    {"cores", "decode", "files", "importing", "model_card", "modes", "ranks", "replay", "seeds", "settings"},
+    {"cores", "decode", "files", "importing", "model_card", "modes", "noise", "ranks", "replay", "seeds", "settings"},
     {"errors"},
 ]
 LEVEL = {room: len(LAYERS) - index for index, layer in enumerate(LAYERS) for room in layer}

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from sfumato.integrations import Monitor
     from sfumato.mixture.held_out import HeldOutInformation, held_out_information
     from sfumato.modes import as_in_training, exact_batch_norm
+    from sfumato.noise import Noise
     from sfumato.split import Channel, SplitModel, cuts, load_split, save_split, split_at
 
 __version__ = "0.1.0"
@@ -21,6 +22,7 @@ __all__ = [
     "Channel",
     "HeldOutInformation",
     "Monitor",
+    "Noise",
     "SplitModel",
     "__version__",
     "as_in_training",
@@ -40,6 +42,7 @@ _HOME = {
     "Channel": "sfumato.split",
     "HeldOutInformation": "sfumato.mixture.held_out",
     "Monitor": "sfumato.integrations",
+    "Noise": "sfumato.noise",
     "SplitModel": "sfumato.split",
     "as_in_training": "sfumato.modes",
     "cuts": "sfumato.split",

@@ -125,7 +125,8 @@ def test_without_noise_nothing_is_certified_and_everybody_is_named():
     assert found.at_most == 1
     assert found.holds
     assert found.sentence == (
-        "Of 200 images an attacker names the right one in 100 %; without noise nothing limits a better attacker."
+        "Of 200 images an attacker names the right one in 100 %; without noise in every direction nothing limits "
+        "a better attacker."
     )
 
 

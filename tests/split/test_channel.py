@@ -4,7 +4,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from sfumato.defenses.dropout import RandomDrop
 from sfumato.errors import ConfigError, FeatureError
 from sfumato.split import Channel
 
@@ -195,24 +194,3 @@ def test_meaningless_settings_are_refused(settings, text):
 def test_an_encoder_has_to_give_one_float_tensor(output):
     with pytest.raises(FeatureError, match="one floating-point tensor"):
         Channel().bound(output)
-
-
-class TestNumbersDrawnElsewhere:
-    """`perturb`, which exported encoders consist of, is `release` before the levels."""
-
-    @pytest.mark.parametrize("clip_norm", [None, 0.7])
-    def test_the_same_numbers_give_the_same_release(self, clip_norm):
-        channel = Channel(noise_std=0.2, clip_norm=clip_norm, transforms=[RandomDrop(0.3), RandomDrop(0.5)])
-        z_hat = channel.bound(torch.rand(4, 3, 2, generator=torch.Generator().manual_seed(0)))
-        released = channel.release(z_hat, torch.Generator().manual_seed(1))
-        generator = torch.Generator().manual_seed(1)
-        uniforms = [torch.rand(z_hat.shape, generator=generator) for _ in channel.stochastic_transforms]
-        noise = torch.randn(z_hat.shape, generator=generator)
-        assert torch.equal(channel.perturb(z_hat, noise, uniforms), released)
-        assert not torch.equal(channel.perturb(z_hat, noise, uniforms[::-1]), released)
-
-    def test_one_set_of_numbers_for_each_mask(self):
-        channel = Channel(noise_std=0.2, transforms=[RandomDrop(0.3)])
-        z = torch.zeros(1, 2)
-        with pytest.raises(ValueError, match="zip"):
-            channel.perturb(z, z)

@@ -19,6 +19,7 @@ from sfumato.attacks.whitening import Whitening, whiten
 from sfumato.data import ImageSet
 from sfumato.errors import ConfigError, NotFittedError
 from sfumato.modes import evaluating
+from sfumato.noise import Noise
 from sfumato.seeds import generator
 from sfumato.split import SplitModel
 
@@ -72,16 +73,21 @@ class Observer:
             self.feature_shape = tuple(model.encode(self.pixels(torch.arange(1))).shape[1:])
 
     @property
-    def noise_std(self) -> float:
-        """The standard deviation of the channel's noise, as this attacker believes it to be."""
-        return self._model.channel.noise_std
+    def noise(self) -> Noise:
+        """The channel's noise, as this attacker believes it to be."""
+        return self._model.channel.noise
 
     @property
-    def plain_noise(self) -> float | None:
-        """`noise_std` where nothing else happens to a feature on its way; None where the noise has to be measured."""
+    def noise_std(self) -> float:
+        """The standard deviation of that noise on a coordinate."""
+        return self.noise.rms
+
+    @property
+    def plain_noise(self) -> Noise | None:
+        """`noise` where nothing else happens to a feature on its way; None where the noise has to be measured."""
         channel = self._model.channel
         plain = channel.quantize_bits is None and not channel.stochastic_transforms and not self._names
-        return self.noise_std if plain else None
+        return self.noise if plain else None
 
     @property
     def repeats(self) -> bool:

@@ -102,7 +102,8 @@ class Leakage:
         identified_error: its standard error.
         candidates: N.
         queries: how often each image was sent, K.
-        information: upper bound on I(z; z_hat) of K queries on held-out features, in nats; None without noise.
+        information: upper bound on I(z; z_hat) of K queries on held-out features, in nats; None where a
+            direction has no noise.
         information_error: its standard error.
         identified_at_most: what no attacker exceeds in the mean over images like these, by the information and 3 of
             its standard errors (`bounds.success_at_most`); None without noise.
@@ -137,7 +138,7 @@ class Leakage:
         if self.at_most < 1:
             return found + f"no attacker can exceed {_percent(self.at_most)}."
         if self.information is None:
-            return found + "without noise nothing limits a better attacker."
+            return found + "without noise in every direction nothing limits a better attacker."
         return found + "no certificate limits a better attacker."
 
     def as_dict(self) -> dict[str, Any]:
@@ -146,7 +147,13 @@ class Leakage:
 
 
 def measure_leakage(
-    model: SplitModel, images: ImageSet, *, seed: int, queries: int = 1, most: int = MOST_CANDIDATES
+    model: SplitModel,
+    images: ImageSet,
+    *,
+    seed: int,
+    queries: int = 1,
+    most: int = MOST_CANDIDATES,
+    quick: bool = False,
 ) -> Leakage:
     """Identification through a split model's wire, the information that crosses it, and the certificates.
 
@@ -163,6 +170,7 @@ def measure_leakage(
         seed: of the sample, the noise and the folds.
         queries: K, how often each image is sent with fresh noise; the attacker averages.
         most: candidates at most; of more images a random sample is taken.
+        quick: as of `held_out_information`: in a tenth of the time a bound that is looser by a few per cent.
 
     Raises:
         ConfigError: fewer than 1 query, or fewer than 4 images.
@@ -175,22 +183,23 @@ def measure_leakage(
     channel = model.channel
     with evaluating(model):
         z_hat, z, simulated = _encoded(model, images, seed, queries)
-    sigma = channel.noise_std / math.sqrt(queries)
-    if channel.noise_std > 0 and channel.quantize_bits is None and not channel.stochastic_transforms:
-        hits = identify(z, z_hat, sigma)
+    noise = channel.noise.scaled(1 / math.sqrt(queries))
+    if noise.rms > 0 and channel.quantize_bits is None and not channel.stochastic_transforms:
+        (sent, spread), known = noise.coordinates(z), noise.coordinates(z_hat)[0]
+        hits = identify(sent, known, spread)
     else:
         expected, spread = _lines(z_hat, simulated)
         hits = identify(z, expected, spread)
     count = len(hits)
     share = float(hits.mean())
     information = error = by_information = by_clip = None
-    if sigma > 0:
+    if not noise.singular:
         labels = images.labels if images.num_classes > 1 else None
-        found = held_out_information(z_hat, labels, sigma, seed)
+        found = held_out_information(z_hat, labels, noise, seed, quick=quick)
         information, error = found.value, found.standard_error
         by_information = float(bounds.success_at_most(1 / count, found.at_most))
         if channel.clip_norm is not None:
-            by_clip = float(bounds.clipped_success_at_most(1 / count, channel.clip_norm, sigma))
+            by_clip = float(bounds.clipped_success_at_most(1 / count, channel.clip_norm, noise))
     return Leakage(
         identified=share,
         identified_error=float(hits.std()) / math.sqrt(count),

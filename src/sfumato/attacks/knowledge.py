@@ -13,6 +13,7 @@ from sfumato.attacks.queries import Queries, aggregate, encode_repeated
 from sfumato.data import ImageSet
 from sfumato.errors import ConfigError
 from sfumato.modes import evaluating
+from sfumato.noise import Noise
 from sfumato.seeds import generator
 from sfumato.split import Channel, SplitModel
 
@@ -71,9 +72,9 @@ class Narrowed(Observer):
         self.encodes = inner.encodes
 
     @property
-    def noise_std(self) -> float:
+    def noise(self) -> Noise:
         """As the inner observer believes it to be."""
-        return self.inner.noise_std
+        return self.inner.noise
 
     def release(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """What the inner observer hands out."""
@@ -105,12 +106,12 @@ class QueryObserver(Narrowed):
         self.plan = plan
 
     @property
-    def noise_std(self) -> float:
+    def noise(self) -> Noise:
         """The noise of the mean."""
-        return self.inner.noise_std * self.plan.noise_factor
+        return self.inner.noise.scaled(self.plan.noise_factor)
 
     @property
-    def plain_noise(self) -> float | None:
+    def plain_noise(self) -> Noise | None:
         """As `Observer.plain_noise`; near-duplicates differ by more than noise."""
         exact = self.plan.duplicates in ("exact", "devices")
         return super().plain_noise if exact and self.inner.plain_noise is not None else None
@@ -143,6 +144,7 @@ class QueryObserver(Narrowed):
 class NoiseObserver(Narrowed):
     """An attacker who simulates releases at a noise level that may be wrong, or at one drawn for each image.
 
+    It knows the shape of the noise, and its level is the standard deviation of a coordinate (`Noise.rms`).
     The noise comes before the true channel's quantiser, whose grid is known. Random transforms act as they do.
     """
 
@@ -151,18 +153,18 @@ class NoiseObserver(Narrowed):
         self._low, self._high = low, low if high is None else high
         channel = self._model.channel
         silent = copy.copy(channel)
-        silent.noise_std, silent.quantize_bits = 0.0, None
+        silent.noise, silent.quantize_bits = Noise(), None
         self._silent = SplitModel(self._model.edge, silent, self._model.cloud)
         lowest, highest = channel.quantization_range
         self._grid = Channel(quantize_bits=channel.quantize_bits, low=lowest, high=highest)
 
     @property
-    def noise_std(self) -> float:
-        """The middle of the believed range."""
-        return (self._low + self._high) / 2
+    def noise(self) -> Noise:
+        """The middle of the believed range, in the shape that the channel's noise has."""
+        return self._model.channel.noise.unit().scaled((self._low + self._high) / 2)
 
     @property
-    def plain_noise(self) -> float | None:
+    def plain_noise(self) -> Noise | None:
         """As `Observer.plain_noise`; noise of many levels is not one Gaussian."""
         return super().plain_noise if self._low == self._high else None
 
@@ -173,7 +175,7 @@ class NoiseObserver(Narrowed):
             z = self._silent.encode(x.to(self.device), generator)
         where = z.device if generator is None else generator.device
         share = torch.rand(len(z), generator=generator, device=where).to(z)
-        noise = torch.randn(z.shape, generator=generator, device=where).to(z)
+        noise = self._model.channel.noise.unit().sample(z, generator)
         level = (self._low + share * (self._high - self._low)).reshape(-1, *(1,) * (z.ndim - 1))
         return self._grid.release(z + level * noise)
 

@@ -14,9 +14,9 @@ from sfumato.errors import ConfigError
 from sfumato.modes import evaluating
 from sfumato.split import SplitModel
 
-__all__ = ["Duplicates", "Noise", "Queries", "aggregate", "encode_repeated", "near_duplicates"]
+__all__ = ["Duplicates", "Queries", "Repeating", "aggregate", "encode_repeated", "near_duplicates"]
 
-Noise = Literal["fresh", "memoised"]
+Repeating = Literal["fresh", "memoised"]
 Duplicates = Literal["exact", "levels", "shift", "recode", "devices"]
 
 _SHIFTS = [(0, 0), (0, 1), (1, 0), (0, -1), (-1, 0), (1, 1), (-1, -1), (1, -1), (-1, 1)]
@@ -39,13 +39,13 @@ class Queries:
     """
 
     queries: int = 1
-    noise: Noise = "fresh"
+    noise: Repeating = "fresh"
     duplicates: Duplicates = "exact"
 
     def __post_init__(self) -> None:
         if self.queries < 1:
             raise ConfigError(f"queries is {self.queries}; give at least 1")
-        for value, known in ((self.noise, get_args(Noise)), (self.duplicates, get_args(Duplicates))):
+        for value, known in ((self.noise, get_args(Repeating)), (self.duplicates, get_args(Duplicates))):
             if value not in known:
                 raise ConfigError(f"unknown kind of queries {value!r}; choose one of {', '.join(known)}")
 
@@ -72,7 +72,7 @@ def encode_repeated(
     x: Tensor,
     *,
     queries: int,
-    noise: Noise = "fresh",
+    noise: Repeating = "fresh",
     duplicates: Duplicates = "exact",
     generator: torch.Generator | None = None,
     key: bytes = b"device",

@@ -5,6 +5,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from sfumato.noise import Noise
+
 __all__ = ["Whitening", "whiten"]
 
 _DIMENSIONS = 1024
@@ -67,14 +69,14 @@ class Whitening:
         return {name: value for name, value in found.items() if value is not None}
 
 
-def whiten(first: Tensor, second: Tensor | None, noise_std: float | None) -> Whitening:
+def whiten(first: Tensor, second: Tensor | None, noise: Noise | float | None) -> Whitening:
     """The whitening of features that were released once or twice.
 
     Args:
         first: (n, D) what left the device for n images.
-        second: the same with fresh noise; its covariance with `first` is that of the signal. None where `noise_std` is
+        second: the same with fresh noise; its covariance with `first` is that of the signal. None where `noise` is
             known, or where nothing can be encoded again.
-        noise_std: of independent Gaussian noise on every coordinate; None where the noise is of another kind.
+        noise: of a Gaussian, or the standard deviation of white noise; None where the noise is of another kind.
 
     >>> z = torch.randn(5000, 2, generator=torch.Generator().manual_seed(0)) * torch.tensor([1e6, 1e-3])
     >>> whiten(z, None, 0.0)(z).std(0).round(decimals=2)
@@ -88,8 +90,9 @@ def whiten(first: Tensor, second: Tensor | None, noise_std: float | None) -> Whi
     varies = variance.sqrt() > torch.finfo(torch.float64).eps * largest
     scale = torch.where(varies, variance.rsqrt(), 0.0)
     rows = [one.mul_(scale) for one in draws]
-    alone = None if noise_std is None else (noise_std * scale).square()
     count, dimension = first.shape
+    known = None if noise is None else Noise.of(noise)
+    alone = None if known is None else (known.spread(dimension).to(scale) * scale).square()
     if dimension > _DIMENSIONS or count < _PER_DIMENSION * dimension:
         signal = (rows[0] * rows[-1]).mean(0) if alone is None else 1 - alone
         share = signal.clamp(_FAINTEST**2, 1)
@@ -102,8 +105,10 @@ def whiten(first: Tensor, second: Tensor | None, noise_std: float | None) -> Whi
     if alone is None:
         cross = rows[0].T @ rows[-1] / count
         signal = (cross + cross.T) / 2
-    else:
+    elif known is None or known.factor is None:
         signal = both - alone.diag()
+    else:
+        signal = both - known.covariance(dimension).to(scale) * scale[:, None] * scale
     share, axes = torch.linalg.eigh(root @ signal @ root)
     share = share.clamp(_FAINTEST**2, 1)
     mix = root @ (axes * share.sqrt()) @ axes.T

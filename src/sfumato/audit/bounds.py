@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sfumato import bounds
 from sfumato.attacks import Leakage
 from sfumato.audit.subject import GaussianPrior, Subject
 from sfumato.data import DataSets, ImageSet
 from sfumato.seeds import generator
-from sfumato.split import jacobian, projected_jacobian
+from sfumato.split import Channel, SplitModel, jacobian, projected_jacobian
 from sfumato.training.evaluate import collect_features
 
 __all__ = ["check_consistency", "measure_bounds"]
@@ -55,7 +55,7 @@ def measure_bounds(
         `ratio`), `assumption`, `gates` (whether its assumption holds here, so that an attack below it fails the audit),
         `notes`, and what belongs to that bound alone.
     """
-    if subject.model.channel.noise_std == 0:
+    if subject.model.channel.noise.singular:  # a direction is sent as it is, and nothing is provable
         return []
     tell = tell or (lambda _: None)
     found: list[dict[str, Any]] = []
@@ -90,7 +90,7 @@ def _information(subject: Subject, sets: DataSets, leakage: Leakage) -> Iterator
     size = features.shape[1]
 
     def power(radius: float) -> float:
-        return float(bounds.clipped_power_information(radius, channel.noise_std, size))
+        return float(bounds.clipped_power_information(radius, channel.noise.smallest, size))
 
     if channel.clip_norm is not None:
         yield _bound(
@@ -180,6 +180,17 @@ def _local(subject: Subject, sets: DataSets, seconds: float, seed: int) -> Itera
     )  # fmt: skip
 
 
+class _InNoise(nn.Module):
+    """z_hat in units of the noise."""
+
+    def __init__(self, model: SplitModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model.channel.noise.whiten(self.model.features(x))
+
+
 class _Slope(NamedTuple):
     """What one image's Jacobian J tells: the Fisher information J^T J / sigma^2, or a factor of it, and dFIL."""
 
@@ -193,6 +204,8 @@ def _slopes(
 ) -> Iterator[_Slope]:
     """For as many images as there are time and memory; at least 2."""
     model, variance = subject.model, subject.model.channel.noise_std**2
+    if not model.channel.noise.white:  # Sigma_p^-1/2 J in the place of J
+        model, variance = SplitModel(_InNoise(model), Channel(), model.cloud), 1.0
     device = next(model.parameters()).device
     random = generator(seed, "audit-probes")
     began = time.monotonic()

@@ -46,7 +46,10 @@ def channel_of(subject: Subject) -> dict[str, Any]:
     """What happens to the feature before it leaves."""
     channel = subject.model.channel
     kept = {name: getattr(channel, name) for name in ("noise_std", "clip_norm", "quantize_bits", "low", "high")}
-    return kept | {"transforms": [type(one).__name__ for one in channel.transforms]}
+    shape = (
+        {} if channel.noise.white else {"noise_shape": channel.noise.digest, "noise_smallest": channel.noise.smallest}
+    )
+    return kept | shape | {"transforms": [type(one).__name__ for one in channel.transforms]}
 
 
 def versions() -> dict[str, str]:

@@ -195,8 +195,8 @@ def _always_untested(
         found.append(Untested("accuracy", "the images have no labels"))
     elif accuracy is None:
         found.append(Untested("accuracy", "the target has no decoder"))
-    if context.subject.model.channel.noise_std == 0:
-        found.append(Untested("bounds", "without noise on the wire no bound on information or error exists"))
+    if context.subject.model.channel.noise.singular:
+        found.append(Untested("bounds", "without noise in every direction no bound on information or error exists"))
     elif not any(one["name"] == "van_trees" for one in bounds):
         found.append(Untested("van Trees, dFIL", "the target passes no gradients, so there is no Jacobian"))
     return found

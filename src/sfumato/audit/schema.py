@@ -36,6 +36,8 @@ class ChannelEntry(_Entry):
     low: float
     high: float
     transforms: list[str]
+    noise_shape: str | None = None
+    noise_smallest: float | None = None
 
 
 class Input(_Entry):

@@ -40,6 +40,11 @@ def _shared(data: Mapping[str, Any]) -> str:
 
 
 def _lossless(channel: Mapping[str, Any]) -> str:
+    if channel.get("noise_smallest") == 0 and channel["noise_std"]:
+        return (
+            "Some directions of the feature carry no noise: what they hold is sent as it is, nothing is certified, and "
+            "figures below are about an attacker's effort."
+        )
     if channel["noise_std"] or channel["quantize_bits"] is not None:
         return ""
     return (

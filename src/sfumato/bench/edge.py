@@ -11,10 +11,10 @@ from sfumato.bench.timing import Ratio
 from sfumato.deploy.connection import http_query
 from sfumato.deploy.edge import EdgeClient
 from sfumato.deploy.graph import session_of
-from sfumato.deploy.manifest import ENCODER
+from sfumato.deploy.manifest import ENCODER, NOISE
 from sfumato.deploy.noise import Stream, channel_identity, memoised_key
 from sfumato.deploy.preprocess import prepare
-from sfumato.deploy.release import Release
+from sfumato.deploy.release import Release, noise_shape
 
 __all__ = ["edge_rows"]
 
@@ -72,15 +72,16 @@ def _variants(client: EdgeClient, bundle: Path) -> dict[str, Callable[[], object
     pixels = np.random.default_rng(0).integers(0, 256, (height, width, channels), dtype=np.uint8)
     image = prepare(pixels, manifest.input)
     session = session_of(manifest, manifest.read_file(bundle, ENCODER), ENCODER)
-    shape, outputs = (1, *manifest.feature.shape), [manifest.feature.name]
-    count, channel, fixed = int(np.prod(shape)), Release(manifest), {manifest.input.name: image}
-    identity = channel_identity(manifest.files[ENCODER], manifest.noise.std, manifest.clip_norm)
+    outputs, fixed = [manifest.feature.name], {manifest.input.name: image}
+    channel = Release(manifest, noise_shape(bundle, manifest))
+    own = (manifest.files[ENCODER], manifest.noise.std, manifest.clip_norm, manifest.files.get(NOISE, ""))
+    identity = channel_identity(*own)
 
     def noise() -> object:
-        return Stream(memoised_key(_KEY, identity, image.data)).normals(count)
+        return Stream(memoised_key(_KEY, identity, image.data)).normals(channel.draws)
 
     def to_bytes() -> object:
-        drawn = Stream(memoised_key(_KEY, identity, image.data)).normals(count).reshape(shape)
+        drawn = Stream(memoised_key(_KEY, identity, image.data)).normals(channel.draws)
         return http_query(manifest, channel(session.run(outputs, fixed)[0], drawn))
 
     return {

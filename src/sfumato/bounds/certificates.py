@@ -5,6 +5,7 @@ from torch import Tensor
 
 from sfumato.bounds._inputs import ArrayLike, as_tensors
 from sfumato.errors import ConfigError, FeatureError
+from sfumato.noise import Noise
 
 # Each halves an interval of at most 1: the last one is far below the distance of two float64 numbers around 1e-12.
 _HALVINGS = 100
@@ -72,7 +73,7 @@ def success_at_most(prior: ArrayLike, information: ArrayLike) -> Tensor:
     return torch.where(nats >= -kappa.log(), torch.ones_like(found), found)
 
 
-def clipped_success_at_most(prior: ArrayLike, radius: ArrayLike, noise_std: ArrayLike) -> Tensor:
+def clipped_success_at_most(prior: ArrayLike, radius: ArrayLike, noise_std: ArrayLike | Noise) -> Tensor:
     r"""Success of any attacker on a clipped feature, for every input: `Phi(Phi^-1(kappa) + R / sigma)`.
 
     Phi is the standard normal distribution function, kappa the success of the best attacker who sees nothing (see
@@ -91,10 +92,14 @@ def clipped_success_at_most(prior: ArrayLike, radius: ArrayLike, noise_std: Arra
     an adversary, are named with probability G(1 / N) at most in their mean. For K fresh queries pass
     noise_std / sqrt(K).
 
+    Noise of a covariance Sigma_p (`sfumato.Noise`): the test between N(z_i, Sigma_p) and N(0, Sigma_p) has the power of
+    the Mahalanobis distance `|Sigma_p^-1/2 z_i| <= R / sigma` with sigma^2 the smallest eigenvalue of Sigma_p. Where a
+    direction has no noise the certificate is void: the bound is 1.
+
     Args:
         prior: kappa in [0, 1]; any shape.
         radius: R >= 0; broadcast against `prior`.
-        noise_std: sigma >= 0; broadcast against both.
+        noise_std: sigma >= 0; broadcast against both; or a `sfumato.Noise`.
 
     Returns:
         The bound in float64, in the broadcast shape. R = 0 gives kappa, sigma = 0 gives 1 (nothing is certified).
@@ -108,7 +113,8 @@ def clipped_success_at_most(prior: ArrayLike, radius: ArrayLike, noise_std: Arra
         >>> print(f"{sfumato.bounds.clipped_success_at_most(1 / 359, radius=1.0, noise_std=0.5):.4f}")
         0.2201
     """
-    kappa, bound, sigma = _doubles(prior=prior, radius=radius, noise_std=noise_std)
+    level = noise_std.smallest if isinstance(noise_std, Noise) else noise_std
+    kappa, bound, sigma = _doubles(prior=prior, radius=radius, noise_std=level)
     _require_prior(kappa)
     if not bool((bound >= 0).all()):
         raise ConfigError("radius is negative or NaN; pass the largest norm |z_hat|_2 that the clipping lets pass")

@@ -61,9 +61,10 @@ def _difference(target: dict[str, Any], weights: str, channel: Channel, bits: in
         return "other weights than those that are exported"
     if target["versions"]["sfumato"] != sfumato.__version__:
         return f"version {target['versions']['sfumato']} of sfumato, and this is {sfumato.__version__}"
-    audited = target["channel"]
+    audited = {"noise_shape": None} | target["channel"]
     now = {name: getattr(channel, name) for name in ("noise_std", "clip_norm", "low", "high")}
     now["transforms"] = [type(one).__name__ for one in channel.transforms]
+    now["noise_shape"] = channel.noise.digest
     now["quantize_bits"] = bits if audited["quantize_bits"] is not None else None
     for name, value in now.items():
         if audited[name] != value:

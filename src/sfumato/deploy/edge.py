@@ -8,14 +8,15 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import UNSET
 
 from sfumato.deploy.connection import Remote, Tensors
 from sfumato.deploy.device_key import load_device_key
 from sfumato.deploy.graph import run, session_of
-from sfumato.deploy.manifest import DECODER, ENCODER, Manifest
+from sfumato.deploy.manifest import DECODER, ENCODER, NOISE, Manifest
 from sfumato.deploy.noise import KEY_BYTES, Stream, channel_identity, memoised_key
 from sfumato.deploy.preprocess import prepare
-from sfumato.deploy.release import Release
+from sfumato.deploy.release import Release, noise_shape
 from sfumato.errors import BundleError, ConfigError, RemoteError
 
 __all__ = ["EdgeClient", "Prediction", "check_noise"]
@@ -87,12 +88,14 @@ class EdgeClient:
             raise ConfigError(f"the client asks over http only, not {transport}; leave the transport out")
         folder = Path(bundle)
         self.manifest = manifest = Manifest.load(folder, require_signature=require_signature, files=())
-        check_noise(manifest, allow_no_noise=allow_no_noise)
+        shape = noise_shape(folder, manifest)
+        check_noise(manifest, shape, allow_no_noise=allow_no_noise)
         self._shape = (1, *manifest.feature.shape)
         self._session = session_of(manifest, manifest.read_file(folder, ENCODER), ENCODER)
-        self._channel = Release(manifest)
+        self._channel = Release(manifest, shape)
         # Not the manifest's digest: the same channel under another name has to repeat its noise as well.
-        self._identity = channel_identity(manifest.files[ENCODER], manifest.noise.std, manifest.clip_norm)
+        own = (manifest.files[ENCODER], manifest.noise.std, manifest.clip_norm, manifest.files.get(NOISE, ""))
+        self._identity = channel_identity(*own)
         self._device_key = load_device_key(device_key)
         Stream(bytes(KEY_BYTES))  # without the package for the noise nothing begins
         self._decoder: _Decoder = (
@@ -150,7 +153,7 @@ class EdgeClient:
     def _release(self, image: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
         manifest, count = self.manifest, math.prod(self._shape)
         stream = Stream(memoised_key(self._device_key, self._identity, image.data))
-        normals = stream.normals(count).reshape(self._shape)
+        normals = stream.normals(self._channel.draws)
         given = {manifest.input.name: image}
         for name in manifest.noise.uniforms:
             given[name] = stream.uniforms(count).reshape(self._shape)
@@ -176,22 +179,44 @@ class _OwnDecoder:
         pass
 
 
-def check_noise(manifest: Manifest, *, allow_no_noise: bool = False) -> None:
-    """Refuse (BundleError) a bundle that adds no noise, unless allowed, or protects less than what was audited."""
+def check_noise(
+    manifest: Manifest, shape: npt.NDArray[np.float32] | None = None, *, allow_no_noise: bool = False
+) -> None:
+    """Refuse a bundle whose noise would not protect.
+
+    Args:
+        manifest: of the bundle.
+        shape: of `release.noise_shape`.
+        allow_no_noise: accept a bundle that adds none.
+
+    Raises:
+        BundleError: its standard deviation is zero and nobody allowed that, or in some direction it is below what was
+            audited. Noise with a shape passes where it is the audited one, number by number, or nowhere below white
+            noise that was audited.
+    """
     std = manifest.noise.std
     if std == 0 and not allow_no_noise:
         raise BundleError(
             "this bundle adds no noise, so nothing would protect what is sent; export a run with noise, or allow it by "
             "name (allow_no_noise, --allow-no-noise)"
         )
-    audited = None if manifest.audit is None else manifest.audit.channel
+    if manifest.audit is None:
+        return
+    audited = manifest.audit.channel
     remedy = "do not use it, or audit the run as it is and export it again"
-    if audited is not None and std < audited.noise_std:
+    shaped = audited.noise_shape is not UNSET
+    if shaped and audited.noise_shape != manifest.files.get(NOISE):
+        raise BundleError(f"this bundle's noise has not the shape that its audit was made with; {remedy}")
+    if shape is not None and not shaped:  # nowhere below the white noise that was audited
+        std = float(shape[:, 0].min())
+        if std == 0 and shape.shape[1] > len(shape):
+            std = float(np.linalg.svd(shape[:, 1:].astype(np.float64), compute_uv=False)[-1])
+    if not shaped and std < audited.noise_std:
         raise BundleError(
             f"this bundle adds noise of standard deviation {std:g}, and its audit was made with {audited.noise_std:g}; "
             f"{remedy}"
         )
-    if audited is not None and audited.clip_norm is not None and (manifest.clip_norm or math.inf) > audited.clip_norm:
+    if audited.clip_norm is not None and (manifest.clip_norm or math.inf) > audited.clip_norm:
         raise BundleError(
             f"this bundle clips to {manifest.clip_norm}, and its audit was made with {audited.clip_norm:g}; {remedy}"
         )

@@ -1,5 +1,6 @@
 """From a trained split model to a bundle: two ONNX networks, the manifest, and what serving engines need."""
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from sfumato.deploy.manifest import (
     ENCODER,
     MANIFEST,
     NAME,
+    NOISE,
     Manifest,
     QuantizationSpec,
     datatype_of,
@@ -147,6 +149,13 @@ def export_bundle(
     """
     channel = model.channel
     check_exportable(model, allow_no_noise=config.without_noise)
+    if channel.noise.singular and not config.without_noise:
+        warnings.warn(
+            "the noise leaves directions without noise: there the feature is sent as it is, and nothing is certified; "
+            "add a little white noise",
+            SfumatoWarning,
+            stacklevel=2,
+        )
     encoder = EncoderHalf(model)  # copies: the caller's model keeps its modes and statistics
     generator = torch.Generator().manual_seed(_SEED)
     shape = tuple(int(size) for size in image_shape)
@@ -158,6 +167,7 @@ def export_bundle(
     clean = check_rows(encoder, (example, *draws), "the encoder's feature")
     noisy = clean + channel.noise_std * torch.randn(clean.shape, generator=generator)
     check_rows(DecoderHalf(model, None), (noisy,), "the decoder's answer")
+    numbers = None if channel.noise.white else channel.noise.array(math.prod(feature_shape))
     draft = _manifest(
         name=config.name,
         version=str(config.version),
@@ -165,15 +175,16 @@ def export_bundle(
         input={"name": "image", "shape": shape, "resize": config.resize},
         feature={"name": "feature", "shape": feature_shape, "datatype": "FP32"},
         clip_norm=channel.clip_norm,
-        noise={"std": channel.noise_std, "uniforms": uniforms},
+        noise={"std": channel.noise_std, "uniforms": uniforms}
+        | ({} if numbers is None else {"rank": channel.noise.rank}),
         quantization=None,
         output={"name": "logits", "shape": (len(classes),), "reveal": config.reveal, "top_k": config.top_k},
-        files={ENCODER: "0" * 64, DECODER: "0" * 64},
-        sizes={ENCODER: 0, DECODER: 0},
+        files={ENCODER: "0" * 64, DECODER: "0" * 64} | ({} if numbers is None else {NOISE: channel.noise.digest}),
+        sizes={ENCODER: 0, DECODER: 0} | ({} if numbers is None else {NOISE: numbers.nbytes}),
         training=training or {},
         audit=audit,
     )
-    check_noise(draft, allow_no_noise=config.without_noise)
+    check_noise(draft, numbers, allow_no_noise=config.without_noise)
     encoder_bytes = to_onnx(encoder, (example, *draws), ("image", *uniforms), "feature")
     check_graph(encoder_bytes, ENCODER)  # says more of a forbidden network than any later step
     limits = output_range(encoder_bytes)
@@ -189,6 +200,8 @@ def export_bundle(
     with replace_folder(folder, MANIFEST) as fresh:
         for name, data in ((ENCODER, encoder_bytes), (DECODER, decoder_bytes)):
             (fresh / name).write_bytes(data)
+        if numbers is not None:
+            (fresh / NOISE).write_bytes(numbers.tobytes())
         write_engines(draft, fresh)
         card = model_card(config.name, channel={"noise_std": channel.noise_std, "clip_norm": channel.clip_norm,
                           "quantize_bits": wire_bits(channel, config)}, input_shape=shape, classes=classes,
@@ -258,7 +271,7 @@ def _levels(channel: Channel, config: ExportConfig, limits: tuple[float, float] 
     low, high = limits or (-float(radius or 0), float(radius or 0))
     if radius is not None:
         low, high = max(low, -radius), min(high, radius)
-    slack = 4 * channel.noise_std
+    slack = 4 * channel.noise.widest
     levels = _spec(bits or _BITS, low - slack, high + slack)
     if levels.width > channel.noise_std > 0 and bits is None:
         warnings.warn(

@@ -12,7 +12,7 @@ from sfumato.errors import BundleError, ConfigError
 
 try:
     import msgspec
-    from msgspec import Meta
+    from msgspec import UNSET, Meta, UnsetType
 except ImportError:
     raise ConfigError("bundles need the package msgspec; install sfumato[edge]") from None
 
@@ -21,6 +21,7 @@ __all__ = [
     "ENCODER",
     "MANIFEST",
     "NAME",
+    "NOISE",
     "SCHEMA_VERSION",
     "AuditSpec",
     "AuditedChannel",
@@ -37,6 +38,7 @@ SCHEMA_VERSION: Final = 2
 MANIFEST = "manifest.json"
 ENCODER = "encoder.onnx"
 DECODER = "decoder.onnx"
+NOISE = "noise.f32"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 _LARGEST_MANIFEST = 16 << 20
@@ -89,11 +91,14 @@ class FeatureSpec(_Part, frozen=True):
 class NoiseSpec(_Part, frozen=True):
     """The standard deviation of the device's Gaussian noise on every coordinate.
 
-    `uniforms` names the encoder's further inputs, each (N, *feature) uniform in [0, 1): random masks.
+    `uniforms` names the encoder's further inputs, each (N, *feature) uniform in [0, 1): random masks. With `rank`,
+    `std` is the root mean square over the coordinates, and `noise.f32` holds the numbers of noise with a shape:
+    (D, 1 + rank) float32, little-endian, a standard deviation of each coordinate and a factor of the covariance.
     """
 
     std: Annotated[float, Meta(ge=0, le=1e6)]
     uniforms: tuple[Name, ...] = ()
+    rank: Annotated[int, Meta(ge=0, le=2**20)] | UnsetType = UNSET
 
     def __post_init__(self) -> None:
         if 0 < self.std < _LEAST_STD:
@@ -131,12 +136,16 @@ class OutputSpec(_Part, frozen=True):
 
 
 class AuditedChannel(_Part, frozen=True):
-    """The channel that an audit attacked; the device never protects less."""
+    """The channel that an audit attacked; the device never protects less.
+
+    `noise_shape` is the SHA-256 of `noise.f32` where the noise has a shape.
+    """
 
     noise_std: Annotated[float, Meta(ge=0, le=1e6)]
     clip_norm: Positive | None = None
     quantize_bits: int | None = None
     transforms: tuple[str, ...] = ()
+    noise_shape: Digest | UnsetType = UNSET
 
 
 class AuditSpec(_Part, frozen=True):
@@ -209,6 +218,7 @@ class Manifest(_Part, frozen=True, kw_only=True):
             (self.files.keys() != self.sizes.keys(), "files and sizes name different files"),
             (_deep(free), "it is nested too deep"),
             (not {ENCODER, DECODER} <= self.files.keys(), f"files lack {ENCODER} or {DECODER}"),
+            ((NOISE in self.files) != (self.noise.rank is not UNSET), f"noise with a rank and {NOISE} go together"),
         ):
             if wrong:
                 raise ValueError(sentence)

@@ -91,14 +91,15 @@ def _cipher() -> tuple[Any, Any]:
     return Cipher, algorithms.ChaCha20
 
 
-def channel_identity(encoder: str, std: float, clip_norm: float | None) -> bytes:
-    """`purpose | SHA-256 of the encoder | std | clip_norm`: everything but image and device that the noise belongs to.
+def channel_identity(encoder: str, std: float, clip_norm: float | None, shape: str = "") -> bytes:
+    """`purpose | SHA-256 of the encoder | std | clip_norm | SHA-256 of the shape`: all that the noise belongs to
+    but image and device.
 
     The noise of one image under two standard deviations or two clips has to differ: two equations with one noise would
     be solved for the feature. The numbers are little-endian float64, 0 where nothing is clipped; `encoder` is the
-    SHA-256 in hexadecimal digits.
+    SHA-256 in hexadecimal digits, and so is `shape`, that of the numbers of noise with a shape; it is empty without.
     """
-    return _PURPOSE + bytes.fromhex(encoder) + struct.pack("<dd", std, clip_norm or 0.0)
+    return _PURPOSE + bytes.fromhex(encoder) + struct.pack("<dd", std, clip_norm or 0.0) + bytes.fromhex(shape)
 
 
 def memoised_key(device_key: bytes, identity: bytes, image: bytes | memoryview) -> bytes:

@@ -1,15 +1,17 @@
 """What the device does to the clean feature before it is sent: check, clip, add noise, round."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import UNSET
 
-from sfumato.deploy.manifest import Manifest, QuantizationSpec
-from sfumato.errors import FeatureError
+from sfumato.deploy.manifest import NOISE, Manifest, QuantizationSpec
+from sfumato.errors import BundleError, FeatureError
 
-__all__ = ["Release", "dequantise", "dtype_of", "grid", "quantise"]
+__all__ = ["Release", "dequantise", "dtype_of", "grid", "noise_shape", "quantise"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -21,10 +23,16 @@ _MANTISSA = 24  # bits of a float32
 class Release:
     """`Q(clip(z_hat) + std n)`: from the clean feature of one image to what crosses the wire.
 
-    Range, clip, standard deviation and levels come from the manifest; the network has no part in it.
+    Range, clip, standard deviation and levels come from the manifest, `shape` from `noise_shape`; the network has no
+    part in it. The noise of one feature takes `draws` normal numbers.
     """
 
-    def __init__(self, manifest: Manifest) -> None:
+    def __init__(self, manifest: Manifest, shape: Floats | None = None) -> None:
+        size = math.prod(manifest.feature.shape)
+        # The product is taken in float32, a third of the time; the sum with the feature is rounded to levels or a grid.
+        self._shape = None if shape is None else (shape[:, 0].astype(np.float64), np.ascontiguousarray(shape[:, 1:]))
+        self._independent = shape is None or bool(shape[:, 0].any())
+        self.draws = size * self._independent + (0 if shape is None else shape.shape[1] - 1)
         self._range, self._radius = manifest.feature.range, manifest.clip_norm
         self._std, self._levels = manifest.noise.std, manifest.quantization
         self._step = grid(manifest.noise.std) if manifest.noise.std else 0.0
@@ -48,7 +56,14 @@ class Release:
                 )
         if self._radius is not None and length > self._radius:
             clean *= self._radius / length
-        clean += self._std * normals
+        if self._shape is None:
+            clean += self._std * normals.reshape(clean.shape)
+        else:
+            std, factor = self._shape
+            noise = (factor @ normals[clean.size * self._independent :].astype(np.float32)).astype(np.float64)
+            if self._independent:
+                noise += std * normals[: clean.size]
+            clean += noise.reshape(clean.shape)
         if self._levels is not None:
             return quantise(clean, self._levels)
         if not self._step:
@@ -60,6 +75,28 @@ class Release:
                 "run with levels (--quantize-bits) or train with --clip-norm"
             )
         return (clean * self._step).astype(np.float32)  # exact: a whole number below 2^24 times a power of two
+
+
+def noise_shape(folder: Path, manifest: Manifest) -> Floats | None:
+    """The numbers of noise with a shape, (D, 1 + r); None where the noise is white.
+
+    Raises:
+        BundleError: they are not finite, not of the feature's size, or not of the declared standard deviation.
+    """
+    if manifest.noise.rank is UNSET:
+        return None
+    data, columns = manifest.read_file(folder, NOISE), manifest.noise.rank + 1
+    size = math.prod(manifest.feature.shape)
+    if len(data) != 4 * size * columns:
+        raise BundleError(f"{NOISE} has {len(data)} bytes, not those of {size} x {columns} numbers; export it again")
+    shape = np.frombuffer(data, "<f4").reshape(size, columns)
+    power = float(np.square(shape, dtype=np.float64).sum() / size)
+    if not math.isclose(math.sqrt(power), manifest.noise.std, rel_tol=1e-3):  # NaN is close to nothing
+        raise BundleError(
+            f"{NOISE} adds noise of standard deviation {math.sqrt(power):g} where the manifest declares "
+            f"{manifest.noise.std:g}; do not use this bundle"
+        )
+    return shape
 
 
 def grid(std: float) -> float:

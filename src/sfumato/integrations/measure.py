@@ -113,12 +113,12 @@ class EpochFigures:
         return out.features.flatten(1).float(), out.released.flatten(1).float(), out.logits.float()
 
     def _information(self, z_hat: Tensor) -> dict[str, float | None]:
-        noise_std = self.model.channel.noise_std
-        if noise_std == 0:
+        noise = self.model.channel.noise
+        if noise.singular:
             return {"information": None, "information_error": None, "information_per_dimension": None}
         y = self._held_out[1]
         labels = y if y is not None and _are_classes(y) else None
-        found = held_out_information(z_hat, labels, noise_std, self.seed, quick=True)
+        found = held_out_information(z_hat, labels, noise, self.seed, quick=True)
         return {
             "information": found.value,
             "information_error": found.standard_error,

@@ -1,7 +1,6 @@
 """Held-out information: how much a released feature tells about the clean one, at most, without bias.
 
-Everything is computed in units of the noise, where the channel is z = f + e with e ~ N(0, I). A noise covariance in
-place of one standard deviation would change the one line that divides by it, and nothing else.
+Everything is computed in units of the noise, where the channel is z = f + e with e ~ N(0, I).
 """
 
 import math
@@ -13,6 +12,7 @@ from torch import Tensor
 from sfumato.errors import ConfigError, FeatureError
 from sfumato.mixture.densities import CANDIDATES, QUICK, Density, Places
 from sfumato.mixture.kmeans import kmeans
+from sfumato.noise import Noise
 from sfumato.seeds import derive_seed, generator
 
 __all__ = ["HeldOutInformation", "held_out_information"]
@@ -50,17 +50,17 @@ class HeldOutInformation:
 
 
 def held_out_information(
-    features: Tensor, labels: Tensor | None, noise_std: float = 0.1, seed: int = 0, *, quick: bool = False
+    features: Tensor, labels: Tensor | None, noise_std: float | Noise = 0.1, seed: int = 0, *, quick: bool = False
 ) -> HeldOutInformation:
     r"""Unbiased upper bound on the information that crosses the wire, `I(z; z_hat)`, from samples.
 
-        I(z; z_hat) = h(z) - h(eps) <= -E log q(z) - D/2 log(2 pi e sigma^2)        for every density q
+        I(z; z_hat) = h(z) - h(eps) <= -E log q(z) - 1/2 log |2 pi e Sigma_p|        for every density q
 
-    with z = z_hat + eps, eps ~ N(0, sigma^2 I). The difference of the two sides is KL(p_z || q) >= 0, so a poor q makes
-    the bound loose and never wrong, provided that q does not know the features it is averaged over. Hence
-    cross-fitting: the samples are cut into K folds; q is fitted on the others of each fold, part of which chooses its
-    form, and averaged over noisy features of the fold. The value is the mean over all features, each of which is
-    judged by a q that has not seen it.
+    with z = z_hat + eps, eps ~ N(0, Sigma_p), Sigma_p = sigma^2 I unless a `sfumato.Noise` says otherwise. The
+    difference of the two sides is KL(p_z || q) >= 0, so a poor q makes the bound loose and never wrong, provided that q
+    does not know the features it is averaged over. Hence cross-fitting: the samples are cut into K folds; q is fitted
+    on the others of each fold, part of which chooses its form, and averaged over noisy features of the fold. The value
+    is the mean over all features, each of which is judged by a q that has not seen it.
 
     q is a mixture of Gaussian mixtures, one component for each class, and its own parameters are predictive ones:
     class means are pulled to the common mean and carry their uncertainty; covariances are `sigma^2 I` plus a scale of
@@ -79,7 +79,7 @@ def held_out_information(
         features: z_hat (N, ...), clean features before the noise, N >= 4, flattened row-major to D dimensions.
         labels: (N,) integers that tell clusters apart, of any values; None tries one cluster and 8 by k-means.
             They shape q only: wrong ones make the bound looser.
-        noise_std: sigma > 0, the standard deviation of the noise on every coordinate.
+        noise_std: sigma > 0, the standard deviation of the noise on every coordinate, or a `sfumato.Noise`.
         seed: of the folds and of the noise.
         quick: four folds, fewer forms of q and draws of the noise: a bound as valid, looser by a few per cent, in a
             tenth of the time, to follow a training with.
@@ -89,7 +89,7 @@ def held_out_information(
         and covers the choice of features, not what q has left.
 
     Raises:
-        ConfigError: the noise is not positive: without noise the information is infinite.
+        ConfigError: the noise is not positive in every direction: without noise the information is infinite.
         FeatureError: fewer than 4 features, NaN or infinity, or labels of another shape.
 
     Works in float64 with memory for a few copies of the features and min(N, D)^2 numbers. Where D > N, principal axes
@@ -165,9 +165,10 @@ def _stacked(log: Tensor) -> Tensor:
     return (1 - _SPREAD_EVENLY) * weights + _SPREAD_EVENLY / len(weights)
 
 
-def _checked(features: Tensor, labels: Tensor | None, noise_std: float) -> tuple[Tensor, Tensor]:
+def _checked(features: Tensor, labels: Tensor | None, noise_std: float | Noise) -> tuple[Tensor, Tensor]:
     """Features (N, D) in float64 and in units of the noise, and their classes, numbered from 0."""
-    if not isinstance(noise_std, int | float) or not noise_std > 0 or not math.isfinite(noise_std):
+    shaped = isinstance(noise_std, Noise)
+    if not shaped and not (isinstance(noise_std, int | float) and noise_std > 0 and math.isfinite(noise_std)):
         raise ConfigError(
             f"noise_std is {noise_std!r}: without noise the information is infinite; pass the standard deviation of "
             "the channel's noise, above 0"
@@ -175,7 +176,7 @@ def _checked(features: Tensor, labels: Tensor | None, noise_std: float) -> tuple
     if not isinstance(features, Tensor) or features.ndim < 2 or len(features) < _FEWEST or features[0].numel() == 0:
         shape = tuple(features.shape) if isinstance(features, Tensor) else f"a {type(features).__name__}"
         raise FeatureError(f"features are {shape}; pass a tensor (N, ...) of at least {_FEWEST} clean features")
-    samples = features.detach().flatten(1).double() / noise_std
+    samples = Noise.of(noise_std).whiten(features.detach().double())
     if not bool(samples.isfinite().all()):
         raise FeatureError("features hold NaN or infinite values; find the step that produced them first")
     if labels is None:

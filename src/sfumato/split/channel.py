@@ -1,12 +1,13 @@
 """What happens to the feature before it leaves the device: transform, clip, drop, add noise, quantise."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
 from sfumato.errors import ConfigError, FeatureError
+from sfumato.noise import Noise
 
 __all__ = ["Channel"]
 
@@ -14,16 +15,17 @@ _MAX_BITS = 16  # float32 represents the levels of a finer grid only with roundi
 
 
 class Channel(nn.Module):
-    """edge output -> transforms -> clip -> z_hat -> random transforms -> + N(0, noise_std^2 I) -> quantise -> z.
+    """edge output -> transforms -> clip -> z_hat -> random transforms -> + N(0, Sigma_p) -> quantise -> z.
 
     In symbols, for one sample with flattened transformed feature f:
 
         z_hat = f * min(1, R / |f|_2)
-        z     = Q(S(z_hat) + eps),   eps ~ N(0, sigma^2 I)
+        z     = Q(S(z_hat) + eps),   eps ~ N(0, Sigma_p),   Sigma_p = sigma^2 I unless `noise` says otherwise
 
     z_hat is a deterministic function of the input (the paper's Proposition 2), everything random comes after it, and z
     is what leaves the device. R = `clip_norm`, sigma = `noise_std`, S stands for the stochastic transforms, and Q
-    rounds to the nearest of 2^b equidistant levels from `low - 4 sigma` to `high + 4 sigma`, b = `quantize_bits`.
+    rounds to the nearest of 2^b equidistant levels from `low - 4 sigma` to `high + 4 sigma`, b = `quantize_bits`, with
+    the sigma of the noisiest coordinate.
     Values outside become the outermost level. The steps are the same in training and in inference. With the default
     arguments the channel changes nothing.
 
@@ -36,17 +38,22 @@ class Channel(nn.Module):
     seed decides the whole release; its result is clipped again. Information bounds for z_hat + eps hold for z as long
     as S only takes away (a random mask does: given the mask, z is a part of z_hat + eps), not if it amplifies. One that
     also offers `with_uniform(feature, uniform)`, which does the same with numbers in [0, 1) of the feature's shape that
-    were drawn elsewhere, can be exported (`perturb`).
+    were drawn elsewhere, can be exported.
 
     NaN or infinite features come out as NaN: a broken encoder stays visible, it is neither clipped nor rounded away.
 
     Args:
         noise_std: standard deviation sigma >= 0 of the noise on every coordinate; 0 adds none.
+        noise: the noise in the place of `noise_std`: a standard deviation, one for each coordinate (D,), a factor L
+            (D, r) of the covariance `L L^T`, or a `sfumato.Noise`.
         clip_norm: radius R > 0 of the L2 ball that holds every z_hat; None does not clip.
         quantize_bits: bits b per coordinate, 1 to 16; None does not quantise. The gradient passes straight through.
         low: smallest value of the noiseless feature, as the encoder promises it (0 for a sigmoid).
         high: largest value of the noiseless feature.
         transforms: modules, applied in this order, the deterministic ones before the stochastic ones.
+
+    Attributes:
+        noise: of the channel, a `sfumato.Noise`.
 
     Raises:
         ConfigError: a setting is out of its range.
@@ -62,6 +69,7 @@ class Channel(nn.Module):
         self,
         *,
         noise_std: float = 0.0,
+        noise: float | Tensor | Noise | None = None,
         clip_norm: float | None = None,
         quantize_bits: int | None = None,
         low: float = 0.0,
@@ -71,6 +79,8 @@ class Channel(nn.Module):
         super().__init__()
         if not _is_number(noise_std) or noise_std < 0:
             raise ConfigError(f"noise_std is {noise_std!r}; give a finite standard deviation of at least 0")
+        if noise is not None and noise_std != 0:
+            raise ConfigError("noise and noise_std exclude each other; give one of them")
         if clip_norm is not None and (not _is_number(clip_norm) or clip_norm <= 0):
             raise ConfigError(f"clip_norm is {clip_norm!r}; give a finite radius above 0, or None not to clip")
         if quantize_bits is not None and (type(quantize_bits) is not int or not 1 <= quantize_bits <= _MAX_BITS):
@@ -84,7 +94,7 @@ class Channel(nn.Module):
         for stage in stages:
             if not isinstance(stage, nn.Module):
                 raise ConfigError(f"a transform is a {type(stage).__name__}; wrap it in a torch.nn.Module")
-        self.noise_std = float(noise_std)
+        self.noise = Noise.of(noise_std if noise is None else noise)
         self.clip_norm = None if clip_norm is None else float(clip_norm)
         self.quantize_bits = quantize_bits
         self.low = float(low)
@@ -92,9 +102,18 @@ class Channel(nn.Module):
         self.transforms = nn.ModuleList(stages)
 
     @property
+    def noise_std(self) -> float:
+        """Standard deviation of the noise on a coordinate, the root mean square over them where it has a shape."""
+        return self.noise.rms
+
+    @noise_std.setter
+    def noise_std(self, std: float) -> None:
+        self.noise = Noise(std)
+
+    @property
     def quantization_range(self) -> tuple[float, float]:
         """The lowest and the highest level of the quantiser, `(low - 4 sigma, high + 4 sigma)`."""
-        return self.low - 4.0 * self.noise_std, self.high + 4.0 * self.noise_std
+        return self.low - 4.0 * self.noise.widest, self.high + 4.0 * self.noise.widest
 
     def bound(self, edge_output: Tensor) -> Tensor:
         """The transformed and clipped feature z_hat, without anything random.
@@ -134,9 +153,7 @@ class Channel(nn.Module):
             z = transform(z, generator=generator)
             z = z if self.clip_norm is None else _clip(z, self.clip_norm)
         if self.noise_std > 0:
-            device = z.device if generator is None else generator.device
-            noise = torch.randn(z.shape, generator=generator, device=device, dtype=z.dtype)
-            z = z + self.noise_std * noise.to(z.device)
+            z = z + self.noise.sample(z, generator)
         return z if self.quantize_bits is None else _quantize(z, self.quantize_bits, *self.quantization_range)
 
     @property
@@ -144,31 +161,14 @@ class Channel(nn.Module):
         """The transforms that draw random numbers, in their order."""
         return [transform for transform in self.transforms if getattr(transform, "stochastic", False)]
 
-    def perturb(self, z_hat: Tensor, noise: Tensor, uniforms: Sequence[Tensor] = ()) -> Tensor:
-        """What `release` does before it quantises, with numbers drawn elsewhere: deterministic, for export.
-
-        Args:
-            z_hat: (N, ...) bounded feature.
-            noise: standard normal numbers of z_hat's shape.
-            uniforms: for each stochastic transform, numbers in [0, 1) of z_hat's shape.
-
-        Returns:
-            (N, ...) S(z_hat) + sigma noise.
-        """
-        z = z_hat
-        for transform, uniform in zip(self.stochastic_transforms, uniforms, strict=True):
-            z = transform.with_uniform(z, uniform)  # type: ignore[operator]
-            z = z if self.clip_norm is None else _clip(z, self.clip_norm)
-        return z + self.noise_std * noise
-
     def forward(self, edge_output: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """`release(bound(edge_output))`."""
         return self.release(self.bound(edge_output), generator)
 
     def extra_repr(self) -> str:
+        noise = f"noise_std={self.noise_std}" if self.noise.white else f"noise={self.noise}"
         return (
-            f"noise_std={self.noise_std}, clip_norm={self.clip_norm}, quantize_bits={self.quantize_bits}, "
-            f"low={self.low}, high={self.high}"
+            f"{noise}, clip_norm={self.clip_norm}, quantize_bits={self.quantize_bits}, low={self.low}, high={self.high}"
         )
 
 

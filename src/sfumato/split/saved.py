@@ -3,6 +3,7 @@
 edge.pt2     encoder: inputs -> feature before clip and noise, evaluation mode, float32, any batch size
 cloud.pt2    decoder: released feature -> outputs
 README.md    the model card, unless there is another
+noise.f32    the numbers of noise with a shape; only where it has one
 split.json   channel, shapes, preprocessing, names of the classes, SHA-256 of the programs; written last
 
 Opening a saved split runs its programs. The hashes find damage, not forgery: load folders of people you trust. Folders
@@ -32,6 +33,7 @@ from sfumato.errors import CheckpointError, ConfigError, StorageError, first_lin
 from sfumato.files import read_json, sha256_of, write_atomic, write_json, write_text
 from sfumato.model_card import model_card
 from sfumato.modes import evaluating
+from sfumato.noise import Noise
 from sfumato.split.channel import Channel
 from sfumato.split.model import SplitModel
 from sfumato.split.programs import load_program, random_inputs, save_program
@@ -43,6 +45,7 @@ SPLIT = "split.json"
 _FORMAT = 1
 _EDGE, _CLOUD, _CARD = "edge.pt2", "cloud.pt2", "README.md"
 _CHANNEL = ("noise_std", "clip_norm", "quantize_bits", "low", "high")
+_NOISE = "noise.f32"
 _TOLERANCE = 1e-4  # of the largest value; other kernels round differently
 _BATCHES = (1, 3)
 _LOUDEST = 1e6  # standard deviation of a noise; with far more a sum is infinite
@@ -115,7 +118,8 @@ def read_split(folder: str | Path) -> SavedSplit:
         names = tuple(str(name) for name in value["class_names"])
         task: Task = value["task"]
         channel = Channel(**{key: value["channel"][key] for key in _CHANNEL})
-        files = {part: str(value["files"][part]) for part in (_EDGE, _CLOUD)}
+        rank = value["channel"].get("noise_rank")
+        files = {part: str(value["files"][part]) for part in (_EDGE, _CLOUD, *[_NOISE] * (rank is not None))}
         about = dict(value["about"])
         if task not in ("classes", "values") or not shape or min(shape) < 1 or channel.noise_std > _LOUDEST:
             raise ValueError("a value has no meaning")
@@ -127,6 +131,12 @@ def read_split(folder: str | Path) -> SavedSplit:
                 f"{folder / part} is missing or not the file that {SPLIT} describes; copy the whole folder again, or "
                 "save the model again"
             )
+    if rank is not None:
+        try:
+            channel.noise = Noise.from_bytes((folder / _NOISE).read_bytes(), int(rank))
+            channel.noise.fits(math.prod(value["feature"]["shape"]))
+        except (ConfigError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{folder / _NOISE} is damaged ({error}); save the model again") from error
     model = SplitModel(load_program(folder / _EDGE), channel, load_program(folder / _CLOUD)).eval()
     digest = hashlib.sha256(json.dumps([value["channel"], files], sort_keys=True).encode()).hexdigest()
     return SavedSplit(model, shape, names, task, about, digest, folder, tokens)
@@ -233,8 +243,11 @@ def save_split(
         save_program(edge, shape, fresh / _EDGE, "encoder", tokens=tokens)
         save_program(model.cloud, tuple(out.released.shape[1:]), fresh / _CLOUD, "decoder")
         _compare(model, edge, fresh, shape, tokens)
-        files = {part: sha256_of(fresh / part) for part in (_EDGE, _CLOUD)}
-        channel = {key: getattr(model.channel, key) for key in _CHANNEL}
+        channel: dict[str, Any] = {key: getattr(model.channel, key) for key in _CHANNEL}
+        if not (noise := model.channel.noise).white:
+            (fresh / _NOISE).write_bytes(noise.array(out.released[0].numel()).tobytes())
+            channel["noise_rank"] = noise.rank
+        files = {path.name: sha256_of(path) for path in sorted(fresh.iterdir())}
         value = {
             "format": _FORMAT,
             "input": {
@@ -254,7 +267,7 @@ def save_split(
             json.dumps(value, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"about holds something that JSON does not know ({error}); give plain values") from None
-        for part in (_EDGE, _CLOUD):
+        for part in files:
             write_atomic(folder / part, partial(shutil.copyfile, fresh / part))
     if (key := _own_key(make=True)) is not None:
         value["made_here"] = _mark(key, files)
@@ -276,10 +289,10 @@ def made_here(folder: str | Path) -> bool:
     folder = Path(folder)
     try:
         value = read_json(folder / SPLIT)
-        files = {part: sha256_of(folder / part) for part in (_EDGE, _CLOUD)}
+        files = {part: sha256_of(folder / part) for part in value["files"]}
         key = _own_key(make=False)
         return key is not None and hmac.compare_digest(str(value.get("made_here")), _mark(key, files))
-    except (CheckpointError, OSError):
+    except (CheckpointError, OSError, KeyError, TypeError):
         return False
 
 

@@ -18,17 +18,16 @@ def measure_information(model: SplitModel, images: ImageSet, *, seed: int, bf16:
     Unbiased, and so a bound, for images that the encoder did not learn from; see `sfumato.held_out_information`.
 
     Returns:
-        `{"held_out": .., "standard_error": .., "samples": .., "dimension": ..}`; empty without noise, where the
-        information is infinite, and for fewer than 4 images.
+        `{"held_out": .., "standard_error": .., "samples": .., "dimension": ..}`; empty where a direction has no noise
+        and the information is infinite, and for fewer than 4 images.
     """
-    noise_std = model.channel.noise_std
-    if noise_std == 0 or len(images) < 4:
+    if model.channel.noise.singular or len(images) < 4:
         return {}
     device = next(model.parameters()).device
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:_MOST]
     features = collect_features(model, images.images[order].to(device), bf16=bf16)
     labels = images.labels[order] if images.num_classes > 1 else None
-    found = held_out_information(features, labels, noise_std, seed)
+    found = held_out_information(features, labels, model.channel.noise, seed)
     return {
         "held_out": found.value,
         "standard_error": found.standard_error,

@@ -102,7 +102,7 @@ def _read_saved(folder: Path) -> Trained:
         classifies=saved.task == "classes",
         digest=saved.digest,
         defense=str(saved.about.get("defense") or _family("none", noise_std)),
-        setting=f"σ {noise_std:g}",
+        setting=f"σ {noise_std:g}" + ("" if saved.model.channel.noise.white else ", shaped"),
         provenance={"saved_split": saved.digest, "about": saved.about},
     )
 

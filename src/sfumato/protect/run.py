@@ -1,0 +1,354 @@
+"""From a frozen split model to one with the noise that protects most at the accuracy that may be lost."""
+
+import copy
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from sfumato.attacks import (
+    DecoderConfig,
+    Observer,
+    build,
+    invert,
+    mean_image_error,
+    measure_leakage,
+    name_of,
+    with_closed_forms,
+)
+from sfumato.attacks import strongest as strongest_attack
+from sfumato.audit import Subject
+from sfumato.data import DataSets, ImageSet
+from sfumato.errors import ConfigError
+from sfumato.evidence import evidence
+from sfumato.files import write_json
+from sfumato.modes import evaluating
+from sfumato.noise import Noise
+from sfumato.protect.shapes import Shape, propose, scores, unit_of
+from sfumato.seeds import generator
+from sfumato.settings import check_settings
+from sfumato.split import SplitModel, save_split
+from sfumato.training.evaluate import collect_features
+
+__all__ = ["ProtectConfig", "protect"]
+
+_STEPS = 12  # of the bisection over a factor of 10^6: to a third of a per cent
+_RANGE = 1e3  # strengths that are tried, in the features' spread, up and down
+_DRAWS = 8  # of the noise, for an accuracy
+_FISHER = 512  # features at which the cloud's sensitivity is measured
+_TUNED = 3  # times the cloud is retuned, each time at the noise that it then bears
+_ABOVE = 1.15  # times the noise that it bears: what it is retuned at
+_PASSES, _BATCH, _RATE = 20, 128, 1e-3
+_AROUND = (0.5, 2.0)  # of the strength found: the curve beside it
+
+
+@dataclass(frozen=True)
+class ProtectConfig:
+    """How noise is sought.
+
+    Attributes:
+        lose_at_most: Points of accuracy that the noise may cost, against the model without noise.
+        retune_cloud: Train the cloud half on noisy features; the encoder stays as it is.
+        attacker_images: Training images that the attacks learn from, at most.
+        judged_images: Test images that are attacked, at most.
+        decoder_epochs: Epochs of the trained attacker on white noise and on the chosen shape. 0 leaves it out.
+        seed: Random seed; the same seed on the same machine and version gives the same result.
+    """
+
+    lose_at_most: float = 1.0
+    retune_cloud: bool = False
+    attacker_images: int = 4000
+    judged_images: int = 1000
+    decoder_epochs: int = 30
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        least = {"lose_at_most": 0, "attacker_images": 16, "judged_images": 8, "decoder_epochs": 0}
+        check_settings(self, least=least, below={"lose_at_most": 100})
+
+
+class _Found(NamedTuple):
+    shape: Shape
+    strength: float
+    cloud: nn.Module
+    accuracy: float
+
+    @property
+    def noise(self) -> Noise:
+        return self.shape.at(self.strength)
+
+
+class _Data(NamedTuple):
+    """Clean features and labels of images; the labels are the cloud's own answers where the images have none."""
+
+    features: Tensor
+    labels: Tensor
+
+
+class _Case(NamedTuple):
+    """What is attacked, and by whom."""
+
+    subject: Subject
+    attacker: ImageSet
+    judged: ImageSet
+    known: _Data
+    seed: int
+
+
+def protect(
+    subject: Subject,
+    sets: DataSets,
+    out: Path,
+    config: ProtectConfig | None = None,
+    *,
+    tell: Callable[[str], object] = lambda _: None,
+) -> dict[str, Any]:
+    """Find, for each shape of `propose`, the strongest noise that keeps the accuracy; attack each; keep the best.
+
+    Half of the test images are the validation set that strengths are sought on, the other half judges: accuracy,
+    attacks, identification and information are measured there. The noise is chosen by identification, among shapes
+    within one standard error of the lowest by the attackers' error (the smallest of all attacks); noise that leaves a
+    direction bare is shown and never chosen.
+
+    Args:
+        subject: of `sfumato.audit.load_target`; its own noise is replaced, its clip, levels and transforms stay.
+        sets: images; without labels, accuracy is agreement with the model's own answers.
+        out: folder of the result: a saved split (an ONNX pair cannot be recorded: there only `noise.f32` with the
+            numbers), and `protect.json`.
+        config: settings.
+        tell: hears what is going on.
+
+    Returns:
+        What `protect.json` holds.
+
+    Raises:
+        ConfigError: the target has no cloud that classifies, there are too few images, or no strength meets the floor.
+    """
+    config = config or ProtectConfig()
+    began = time.monotonic()
+    if not subject.classifies:
+        raise ConfigError(
+            "the target has no cloud that answers with classes, so nothing says what the noise costs; give both "
+            "halves, such as encoder.onnx,decoder.onnx"
+        )
+    if config.retune_cloud and not _weights(subject.model.cloud):
+        raise ConfigError("this cloud has no weights that can be trained; leave --retune-cloud out")
+    if len(sets.test) < 16 or len(sets.train) < 16:
+        raise ConfigError(
+            f"{len(sets.train)} training and {len(sets.test)} test images are too few to seek noise on; give 16 or more"
+        )
+    model = subject.model
+    order = torch.randperm(len(sets.test), generator=generator(config.seed, "protect-validation")).tolist()
+    validation, judged = sets.test.subset(order[: len(order) // 2]), sets.test.subset(order[len(order) // 2 :])
+    attacker, judged = (
+        _at_most(sets.train, config.attacker_images, config),
+        _at_most(judged, config.judged_images, config),
+    )
+    tell("features")
+    known, sought = (_data(model, part, sets.labelled) for part in (attacker, validation))
+    case = _Case(subject, attacker, judged, _data(model, judged, sets.labelled), config.seed)
+    unit = unit_of(known.features)
+    clean = _accuracy(model, Noise(), model.cloud, sought)
+    floor = clean - config.lose_at_most / 100
+    white = _strongest(model, Shape("white", "the same in every direction", Noise), model.cloud, sought, floor, unit)
+    if white is None:
+        raise ConfigError(
+            f"no noise keeps an accuracy of {floor:.2%}: the least of it costs more than {config.lose_at_most:g} "
+            f"points of {clean:.2%}; allow more with --lose-at-most, or retune the cloud with --retune-cloud"
+        )
+    tell("sensitivity of the cloud")
+    some = _released(model, white.noise, known.features[:_FISHER], generator(config.seed, "protect-fisher"))
+    rows = scores(model.cloud, some, config.seed)
+    shapes = propose(known.features, rows)
+    found: list[_Found] = []
+    for shape in shapes:
+        tell(f"strength of {shape.name} noise")
+        best = _strongest(model, shape, model.cloud, sought, floor, unit)
+        for _ in range(_TUNED * config.retune_cloud):
+            if best is None:
+                break
+            tuned = _retuned(model, best.cloud, shape.at(_ABOVE * best.strength), known, config.seed)
+            again = _strongest(model, shape, tuned, sought, floor, unit)
+            best = again if again is not None and again.strength > best.strength else best
+        if best is not None:
+            found.append(best)
+    lines = []
+    for one in found:
+        tell(f"attacks on {one.shape.name} noise")
+        lines.append(_measured(case, one))
+    eligible = [line for line in lines if not line["singular"]]
+    least = min(eligible, key=lambda line: line["identified"])
+    near = [line for line in eligible if line["identified"] <= least["identified"] + least["identified_error"]]
+    best_line = max(near, key=lambda line: line["error"])
+    best = found[lines.index(best_line)]
+    curves: dict[str, list[dict[str, float]]] = {}
+    for one, line in zip(found, lines, strict=True):
+        if one.shape.name not in ("white", best.shape.name):
+            continue
+        if config.decoder_epochs:
+            tell(f"a trained attacker on {one.shape.name} noise")
+            decoder = DecoderConfig(epochs=config.decoder_epochs, width=32, blocks=4, seed=config.seed)
+            _attack(case, one, [decoder], line)
+        points = [one._replace(strength=by * one.strength) for by in _AROUND]
+        measured = [line, *(_cost(case, point) for point in points)]
+        kept = ("accuracy", "error", "noise_std")
+        curves[one.shape.name] = sorted(
+            ({name: at[name] for name in kept} for at in measured), key=lambda at: at["error"]
+        )
+    result: dict[str, Any] = {
+        "target": subject.name,
+        "lose_at_most": config.lose_at_most,
+        "clean_accuracy": clean,
+        "floor": floor,
+        "retuned": config.retune_cloud,
+        "labelled": sets.labelled,
+        "images": {"attacker": len(attacker), "validation": len(validation), "judged": len(judged)},
+        "values": known.features[0].numel(),
+        "mean_image_mse": mean_image_error(attacker, judged),
+        "chosen": best.shape.name,
+        "shapes": lines,
+        "curves": curves,
+        "sensitivity": "none: no gradients and more than 1,024 values" if rows is None else "Fisher information",
+        "seconds": round(time.monotonic() - began, 1),
+        "config": vars(config),
+        "evidence": evidence("cpu"),
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    protected = _with_noise(model, best.noise, best.cloud)
+    if subject.kind == "onnx":
+        (out / "noise.f32").write_bytes(best.noise.array(known.features[0].numel()).tobytes())
+        result["saved"] = False
+    else:
+        sought_for = {name: result[name] for name in ("target", "floor", "chosen", "retuned")}
+        about = {"defense": "noise", "protect": sought_for}
+        save_split(
+            protected, out, example_input=torch.zeros(1, *attacker.image_shape), about=about,
+            class_names=subject.classes or attacker.classes,
+        )  # fmt: skip
+        result["saved"] = True
+    write_json(out / "protect.json", result)
+    return result
+
+
+def _at_most(images: ImageSet, most: int, config: ProtectConfig) -> ImageSet:
+    if len(images) <= most:
+        return images
+    return images.subset(torch.randperm(len(images), generator=generator(config.seed, "protect"))[:most].tolist())
+
+
+def _with_noise(model: SplitModel, noise: Noise, cloud: nn.Module | None = None) -> SplitModel:
+    channel = copy.copy(model.channel)
+    channel.noise = noise
+    return SplitModel(model.edge, channel, model.cloud if cloud is None else cloud)
+
+
+def _data(model: SplitModel, images: ImageSet, labelled: bool) -> _Data:
+    flat = collect_features(model, images.images)
+    with evaluating(model):
+        features = flat.reshape(len(flat), *model.features(images.float(torch.arange(1))).shape[1:])
+        if labelled:
+            return _Data(features, images.labels)
+        return _Data(features, torch.cat([model.cloud(part).argmax(1) for part in features.split(256)]))
+
+
+def _released(model: SplitModel, noise: Noise, z_hat: Tensor, source: torch.Generator) -> Tensor:
+    return _with_noise(model, noise).channel.release(z_hat, source)
+
+
+def _accuracy(model: SplitModel, noise: Noise, cloud: nn.Module, data: _Data) -> float:
+    """On clean features that are known: only the channel and the cloud run, with the same noise numbers every time."""
+    channel, right, source = _with_noise(model, noise).channel, 0, generator(0, "protect-accuracy")
+    draws = _DRAWS if noise.rms > 0 or channel.stochastic_transforms else 1
+    with evaluating(cloud):
+        for _ in range(draws):
+            for z_hat, labels in zip(data.features.split(512), data.labels.split(512), strict=True):
+                right += int((cloud(channel.release(z_hat, source)).argmax(1) == labels).sum())
+    return right / (draws * len(data.labels))
+
+
+def _strongest(
+    model: SplitModel, shape: Shape, cloud: nn.Module, data: _Data, floor: float, unit: float
+) -> _Found | None:
+    """The strongest noise of a shape that keeps the accuracy, by bisection; None where the least costs too much."""
+    low, high = unit / _RANGE, unit * _RANGE
+    best = _accuracy(model, shape.at(low), cloud, data)
+    if best < floor:
+        return None
+    top = _accuracy(model, shape.at(high), cloud, data)
+    if top >= floor:
+        return _Found(shape, high, cloud, top)
+    for _ in range(_STEPS):
+        middle = (low * high) ** 0.5
+        reached = _accuracy(model, shape.at(middle), cloud, data)
+        if reached >= floor:
+            low, best = middle, reached
+        else:
+            high = middle
+    return _Found(shape, low, cloud, best)
+
+
+def _weights(cloud: nn.Module) -> list[nn.Parameter]:
+    return [value for value in cloud.parameters() if value.is_floating_point() and value.numel() > 1]
+
+
+def _retuned(model: SplitModel, cloud: nn.Module, noise: Noise, data: _Data, seed: int) -> nn.Module:
+    """A copy of the cloud, trained on noisy features with its statistics as they are."""
+    tuned = copy.deepcopy(cloud)
+    weights = _weights(tuned)
+    for value in weights:
+        value.requires_grad_()
+    source, adam = generator(seed, "protect-tuning"), torch.optim.Adam(weights, _RATE)
+    with evaluating(tuned, gradients=True):
+        for _ in range(_PASSES):
+            for rows in torch.randperm(len(data.labels), generator=source).split(_BATCH):
+                z = _released(model, noise, data.features[rows], source)
+                adam.zero_grad(set_to_none=True)
+                nn.functional.cross_entropy(tuned(z), data.labels[rows]).backward()
+                adam.step()
+    return tuned.requires_grad_(False)
+
+
+def _measured(case: _Case, found: _Found) -> dict[str, Any]:
+    """A shape: what it costs, what it leaves the attackers in closed form, and what is certified."""
+    noise, model = found.noise, _with_noise(case.subject.model, found.noise, found.cloud)
+    leakage = measure_leakage(model, case.judged, seed=case.seed, quick=True)
+    return {
+        "name": found.shape.name,
+        "meaning": found.shape.meaning,
+        "strength": found.strength,
+        "smallest": noise.smallest,
+        "singular": noise.singular,
+        "accuracy_validation": found.accuracy,
+        "identified": leakage.identified,
+        "identified_error": leakage.identified_error,
+        "candidates": leakage.candidates,
+        "information": leakage.information,
+        "identified_at_most": leakage.at_most,
+    } | _cost(case, found)
+
+
+def _cost(case: _Case, found: _Found) -> dict[str, Any]:
+    """Accuracy, and the error that the attackers in closed form make."""
+    line: dict[str, Any] = {
+        "noise_std": found.noise.rms,
+        "accuracy": _accuracy(case.subject.model, found.noise, found.cloud, case.known),
+        "attacks": {},
+    }
+    _attack(case, found, with_closed_forms(seed=case.seed), line)
+    return line
+
+
+def _attack(case: _Case, found: _Found, configs: Sequence[Any], line: dict[str, Any]) -> None:
+    """Add these attacks to a line, and the error that the strongest of all leaves."""
+    protected = _with_noise(case.subject.model, found.noise, found.cloud)
+    observer = Observer(protected, case.attacker)
+    for one in configs:
+        attack = build(one).fit(observer)
+        line["attacks"][name_of(one)] = invert(attack, protected, case.judged, seed=case.seed).means()
+    line["strongest"] = strongest_attack({name: one["mse"] for name, one in line["attacks"].items()})
+    line["error"] = line["attacks"][line["strongest"]]["mse"]
+    line["error_spread"] = line["attacks"][line["strongest"]]["mse_error"]

@@ -1,0 +1,251 @@
+"""Noise for a frozen model: sensitivity in closed form, optimal shapes, and the way from target to saved split."""
+
+import json
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from sfumato import Channel, SplitModel, load_split, save_split
+from sfumato.audit import Subject
+from sfumato.cli.main import main
+from sfumato.data import DataSets, ImageSet
+from sfumato.errors import ConfigError
+from sfumato.protect import ProtectConfig, propose, protect, scores
+
+SIDE, D = 4, 6
+FAST = ProtectConfig(lose_at_most=2, decoder_epochs=0)
+
+
+class Edge(nn.Module):
+    """Six numbers of an image, of which the cloud needs two."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        drawn = torch.randn(SIDE * SIDE, D, generator=torch.Generator().manual_seed(0))
+        self.weight = nn.Parameter(torch.linalg.qr(drawn)[0])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.sigmoid(2 * (x.flatten(1) - 0.5) @ self.weight)
+
+
+class Cloud(nn.Module):
+    """The class is the larger of the first two numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.eye(D)[:2] * 20)
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        return z @ self.gain.T
+
+
+def made(count: int, seed: int) -> ImageSet:
+    pixels = torch.randint(0, 256, (count, 1, SIDE, SIDE), generator=torch.Generator().manual_seed(seed)).byte()
+    with torch.no_grad():
+        labels = Cloud()(Edge()(pixels.float() / 255)).argmax(1)
+    return ImageSet(pixels, labels, ("left", "right"))
+
+
+@cache
+def sets() -> DataSets:
+    return DataSets("made", made(240, 1), made(160, 2), "")
+
+
+def subject(cloud: nn.Module | None = None) -> Subject:
+    return Subject("frozen", SplitModel(Edge(), Channel(), cloud or Cloud()).eval(), classes=("left", "right"))
+
+
+class TestSensitivity:
+    def test_of_a_linear_cloud_in_closed_form(self):
+        """F = W' (diag p - p p') W, averaged."""
+        z = torch.rand(40, D, generator=torch.Generator().manual_seed(0))
+        cloud = nn.Linear(D, 3)
+        rows = scores(cloud, z)
+        weight, p = cloud.weight.detach().double().numpy(), cloud(z).softmax(1).detach().double().numpy()
+        wanted = np.mean([weight.T @ (np.diag(one) - np.outer(one, one)) @ weight for one in p], 0)
+        assert np.allclose(rows.T @ rows, wanted, atol=1e-6)
+
+    def test_without_gradients_by_differences(self):
+        z = torch.rand(30, D, generator=torch.Generator().manual_seed(0))
+        cloud = nn.Sequential(nn.Linear(D, 8), nn.Tanh(), nn.Linear(8, 3))
+
+        class Opaque(nn.Module):
+            def forward(self, z: torch.Tensor) -> torch.Tensor:
+                return torch.from_numpy(cloud(z).detach().numpy().copy())
+
+        told, seen = scores(cloud, z), scores(Opaque(), z)
+        assert np.allclose(told.T @ told, seen.T @ seen, rtol=0.02, atol=1e-4)
+
+    def test_of_a_long_feature_without_gradients_there_is_none(self):
+        class Opaque(nn.Module):
+            def forward(self, z: torch.Tensor) -> torch.Tensor:
+                return z[:, :2].detach()
+
+        assert scores(Opaque(), torch.zeros(2, 1100)) is None
+
+    def test_of_many_classes_from_a_sample(self):
+        z = torch.randn(3000, D, generator=torch.Generator().manual_seed(0)) * 0.1
+        cloud = nn.Linear(D, 20)
+        weight, p = cloud.weight.detach().double().numpy(), cloud(z).softmax(1).detach().double().numpy()
+        rows = scores(cloud, z)
+        wanted = weight.T @ (np.diag(p.mean(0)) - p.T @ p / len(p)) @ weight
+        assert np.allclose(rows.T @ rows, wanted, atol=0.03 * wanted.max())
+
+
+class TestShapes:
+    features = torch.randn(2000, D, generator=torch.Generator().manual_seed(0)) @ torch.diag(torch.arange(1.0, D + 1))
+    rows = torch.randn(50, D, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+    def shapes(self):
+        return {shape.name: shape for shape in propose(self.features, self.rows)}
+
+    def test_white_comes_first_and_every_shape_grows(self):
+        found = self.shapes()
+        assert list(found) == ["white", "diagonal", "full", "least", "low"]
+        for shape in found.values():
+            small, large = shape.at(0.1), shape.at(0.2)
+            assert 0 < small.rms < large.rms
+            assert bool((small.covariance(D).diagonal() < large.covariance(D).diagonal()).all())
+
+    def test_least_lets_less_through_than_any_other_at_the_same_cost(self):
+        """At equal trace(F Sigma), against the other shapes and small changes of its own."""
+        fisher, covariance = (self.rows.T @ self.rows).numpy(), np.cov(self.features.numpy().T)
+
+        def information(noise: np.ndarray) -> float:
+            return (np.linalg.slogdet(covariance + noise)[1] - np.linalg.slogdet(noise)[1]) / 2
+
+        best = self.shapes()["least"].at(2.0).covariance(D).numpy()
+        cost = np.trace(fisher @ best)
+        random = np.random.default_rng(0)
+        others = [self.shapes()[name].at(1.0).covariance(D).numpy() for name in ("white", "diagonal", "full", "low")]
+        for _ in range(20):
+            change = random.normal(size=(D, D)) * 0.05
+            others.append((np.eye(D) + change) @ best @ (np.eye(D) + change).T)
+        for other in others:
+            assert information(best) <= information(other * cost / np.trace(fisher @ other)) + 1e-3
+
+    def test_full_is_the_inverse_and_diagonal_its_part(self):
+        found = self.shapes()
+        ridge = 0.01 * float(self.rows.square().sum()) / D * np.eye(D)
+        wanted = np.linalg.inv((self.rows.T @ self.rows).numpy() + ridge)
+        assert np.allclose(found["full"].at(1.0).covariance(D), wanted * D / np.trace(wanted), rtol=1e-4)
+        assert found["diagonal"].at(1.0).rank == 0
+
+    def test_null_is_where_the_cloud_does_not_look(self):
+        rows = self.rows.clone()
+        rows[:, 2:] = 0
+        (null,) = [one.at(1.0) for one in propose(self.features, rows) if one.name == "null"]
+        assert null.singular
+        assert np.allclose(null.covariance(D)[:2, :2], 0)
+        assert null.rank == D - 2
+
+    def test_long_features_need_no_square_matrix(self):
+        features = torch.randn(100, 1500, generator=torch.Generator().manual_seed(0))
+        rows = torch.randn(30, 1500, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+        found = propose(features, rows)
+        assert [one.name for one in found] == ["white", "diagonal", "low"]
+        assert found[-1].at(1.0).rank == 64
+        assert [one.name for one in propose(features, None)] == ["white"]
+
+
+@pytest.fixture(scope="module")
+def protected(tmp_path_factory):
+    out = tmp_path_factory.mktemp("protected") / "out"
+    return protect(subject(), sets(), out, FAST), out
+
+
+class TestProtect:
+    def test_the_floor_holds_and_shaped_noise_hides_more(self, protected):
+        result, _ = protected
+        lines = {line["name"]: line for line in result["shapes"]}
+        assert result["chosen"] not in ("white", "null")
+        for line in lines.values():
+            assert line["accuracy_validation"] >= result["floor"]
+        best, white = lines[result["chosen"]], lines["white"]
+        assert best["error"] > 1.05 * white["error"]
+        assert best["identified"] < white["identified"]
+        assert best["identified"] - 3 * best["identified_error"] <= best["identified_at_most"]
+        assert all(set(line["attacks"]) == {"ridge", "nearest"} for line in lines.values())
+
+    def test_the_null_space_is_shown_as_void_and_never_chosen(self, protected):
+        null = {line["name"]: line for line in protected[0]["shapes"]}["null"]
+        assert null["singular"]
+        assert null["identified_at_most"] == 1
+        assert null["information"] is None
+
+    def test_the_folder_is_a_saved_split_with_that_noise(self, protected):
+        result, out = protected
+        model = load_split(out)
+        (line,) = [line for line in result["shapes"] if line["name"] == result["chosen"]]
+        assert model.channel.noise.rms == pytest.approx(line["noise_std"])
+        drawn = model.encode(torch.full((20_000, 1, SIDE, SIDE), 0.5), torch.Generator().manual_seed(0))
+        wanted = model.channel.noise.covariance(D)
+        assert np.allclose(np.cov(drawn.detach().numpy().T), wanted, atol=0.05 * float(wanted.max()))
+        assert json.loads((out / "protect.json").read_text()) == json.loads(json.dumps(result))
+
+    def test_damaged_numbers_are_found(self, protected, tmp_path):
+        import shutil
+
+        from sfumato.errors import CheckpointError
+
+        shutil.copytree(protected[1], tmp_path / "copy")
+        (tmp_path / "copy" / "noise.f32").write_bytes(b"\0" * 8)
+        with pytest.raises(CheckpointError, match="noise.f32 is missing or not the file"):
+            load_split(tmp_path / "copy")
+
+    def test_a_retuned_cloud_bears_at_least_as_much(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("sfumato.protect.run.propose", lambda *given: propose(*given)[2:3])
+        few = DataSets("made", sets().train.subset(range(200)), sets().test, "")
+        plain, tuned = (
+            protect(subject(), few, tmp_path / str(retune), ProtectConfig(2, retune_cloud=retune, decoder_epochs=0))
+            for retune in (False, True)
+        )
+        for before, after in zip(plain["shapes"], tuned["shapes"], strict=True):
+            assert after["strength"] >= before["strength"]
+
+    def test_no_labels_are_needed(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("sfumato.protect.run.propose", lambda *given: propose(*given)[2:3])
+        bare = DataSets(
+            "made",
+            *(ImageSet(one.images, one.labels * 0, one.classes) for one in (sets().train, sets().test)),
+            "",
+            labelled=False,
+        )
+        result = protect(subject(), bare, tmp_path, FAST)
+        assert result["clean_accuracy"] == 1
+        assert result["chosen"] != "white"
+
+
+class Hair(Cloud):
+    """A cloud that any noise turns over."""
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        return super().forward(z) if float(z.std()) == 0 else torch.stack([(z * 1e8).sum(1).sin(), z[:, 0] * 0], 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--data", "digits"], "name a folder for the protected model"),
+        (["--data", "digits", "--out", "{}/out", "--lose-at-most", "-1"], "lose_at_most"),
+    ],
+)
+def test_mistakes_end_with_a_sentence_and_2(words, message, tmp_path, capsys):
+    model = SplitModel(Edge(), Channel(), Cloud()).eval()
+    folder = save_split(model, tmp_path / "frozen", example_input=torch.rand(2, 1, SIDE, SIDE))
+    assert main(["protect", str(folder), *(word.format(tmp_path) for word in words)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_floor_that_no_strength_meets(tmp_path):
+    with pytest.raises(ConfigError, match="no noise keeps an accuracy.*allow more with --lose-at-most"):
+        protect(subject(Hair()), DataSets("made", sets().train, sets().test, "", labelled=False), tmp_path, FAST)
+
+
+def test_a_target_without_a_cloud(tmp_path):
+    bare = Subject("encoder", SplitModel(Edge(), Channel(), nn.Identity()), classifies=False)
+    with pytest.raises(ConfigError, match="no cloud that answers with classes"):
+        protect(bare, sets(), tmp_path)
