@@ -105,7 +105,7 @@ def protect(
     out: Path,
     config: ProtectConfig | None = None,
     *,
-    tell: Callable[[str], None] = lambda _: None,
+    tell: Callable[[str], object] = lambda _: None,
 ) -> dict[str, Any]:
     """Find, for each shape of `propose`, the strongest noise that keeps the accuracy; attack each; keep the best.
 
