@@ -40,8 +40,8 @@ def main() -> None:
     torch.set_num_threads(1)
     rows = json.loads(words.path.read_text())["rows"] if words.path.exists() else []
     for data in words.data:
-        for seed in range(words.seeds):
-            for retuned in (False, True):
+        for retuned in (False, True):
+            for seed in range(words.seeds):
                 if any((row["data"], row["seed"], row["retuned"]) == (data, seed, retuned) for row in rows):
                     continue
                 rows.append(measure(data, seed, retuned, words.decoder_epochs))
