@@ -17,11 +17,11 @@ from sfumato.audit import run_audit
 from sfumato.audit.suite import Piece
 from sfumato.audit.synthetic import linear_gaussian
 from sfumato.compute import device_of, memory_format, use_bf16
+from sfumato.cores import usable_cores
 from sfumato.data import ImageSet
 from sfumato.defenses import ResSFL
 from sfumato.errors import ConfigError
 from sfumato.split import Channel, SplitModel
-from sfumato.studies.executor import usable_cores
 from sfumato.training import TrainConfig, train_run
 
 TINY = {"epochs": 1, "batch_size": 16, "width": 4, "blocks": 1}
@@ -31,6 +31,8 @@ SMALL = {
     "strong": TINY,
     "latent": TINY | {"code": 4, "images": 4, "iterations": 2, "restarts": 1, "choose_on": 2, "prior": 1.0},
     "optimization": {"images": 4, "iterations": 2, "restarts": 1, "choose_on": 2, "tv": 0.0, "prior": 1.0},
+    "posterior": TINY | {"samples": 2, "flow_steps": 2, "images": 4},
+    "cloud-only": TINY,
     "ridge": {},
     "nearest": {},
 }

@@ -188,7 +188,7 @@ def test_without_noise_nothing_is_provable_and_no_query_is_repeated(tmp_path):
     assert result["bounds"] == []
     assert result["queries"] == []
     untested = {one["what"]: one["why"] for one in result["not_tested"]}
-    assert untested["bounds"].startswith("without noise on the wire")
+    assert untested["bounds"].startswith("without noise in every direction")
     assert untested["repeats"].startswith("nothing random is added")
     jsonschema.validate(result, schema())
 

@@ -12,10 +12,10 @@ from sfumato.defenses import CEMDefense, Defense, DefenseLine, Dropout, expand
 from sfumato.errors import ConfigError
 from sfumato.training import TrainConfig
 
-POSITIVE = st.floats(1e-9, 1e9, allow_nan=False)
+POSITIVE = st.floats(1e-9, 1e9, allow_nan=False, exclude_max=True)
 SHARE = st.floats(0, 0.999)
 MECHANISMS = {
-    "noise": st.builds("noise({!r})".format, POSITIVE),
+    "noise": st.builds("noise({!r})".format, st.floats(1e-9, 1e6, exclude_max=True)),
     "clip": st.builds("clip(radius={!r})".format, POSITIVE),
     "levels": st.builds("levels({})".format, st.integers(1, 16)),
     "cem": st.builds(

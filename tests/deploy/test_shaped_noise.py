@@ -11,8 +11,9 @@ from edge_support import FEATURE, KEY, STD, make_bundle, manifest_of, pixels_of
 
 import sfumato
 from sfumato.deploy import EdgeClient, ExportConfig, export_bundle
-from sfumato.deploy.manifest import NOISE, AuditedChannel, AuditSpec, NoiseSpec, file_digest
+from sfumato.deploy.manifest import NOISE, AuditedChannel, AuditSpec, NoiseSpec
 from sfumato.errors import BundleError, SfumatoWarning
+from sfumato.files import sha256_of
 
 D = math.prod(FEATURE)
 RANDOM = np.random.default_rng(0)
@@ -32,7 +33,7 @@ def shaped(folder: Path, shape: np.ndarray, *, declared: float | None = None, au
     manifest = msgspec.structs.replace(
         manifest,
         noise=NoiseSpec(std, (), shape.shape[1] - 1),
-        files=manifest.files | {NOISE: file_digest(folder / NOISE)},
+        files=manifest.files | {NOISE: sha256_of(folder / NOISE)},
         sizes=manifest.sizes | {NOISE: (folder / NOISE).stat().st_size},
         audit=audit,
         **changes,
@@ -96,7 +97,7 @@ class TestRefused:
 
     def test_another_shape_than_the_audited_one(self, tmp_path):
         folder = shaped(tmp_path / "first", SHAPES["full"])
-        known = file_digest(folder / NOISE)
+        known = sha256_of(folder / NOISE)
         self.opened(shaped(tmp_path / "same", SHAPES["full"], audit=audit(9.0, known)))
         with pytest.raises(BundleError, match="not the shape that its audit was made with"):
             self.opened(shaped(tmp_path / "other", 2 * SHAPES["full"], audit=audit(0.1, known)))

@@ -1,8 +1,11 @@
 """The penalty reaches the weights, or somebody is told; a refresh has batches of its own."""
 
 import itertools
+import json
 import logging
 import random
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -175,17 +178,20 @@ def test_what_a_distributed_sampler_repeats_is_left_out():
 
 
 def test_a_set_is_mixed_and_persistent_workers_are_not_disturbed():
-    loader = DataLoader(
-        TensorDataset(torch.arange(96.0)),
-        batch_size=12,
-        num_workers=1,
-        persistent_workers=True,
-        multiprocessing_context="spawn",
-    )  # a fork of a process with threads may hang
-    training = iter(loader)
-    first = next(training)[0].tolist()
-    assert values(own_batches(loader)) == MIXED.float().tolist()
-    assert [*first, *values(training)] == list(range(96))
+    code = (  # in a process of its own: workers that are forked from one with threads may hang
+        "import torch\n"
+        "from torch.utils.data import DataLoader, TensorDataset\n"
+        "from sfumato.integrations.batches import own_batches\n"
+        "loader = DataLoader(TensorDataset(torch.arange(96)), batch_size=12, num_workers=1, persistent_workers=True)\n"
+        "training = iter(loader)\n"
+        "first = next(training)[0].tolist()\n"
+        "print([value for batch in own_batches(loader) for value in batch[0].tolist()])\n"
+        "print([*first, *(value for batch in training for value in batch[0].tolist())])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300)
+    mixed, training = map(json.loads, done.stdout.splitlines())
+    assert mixed == MIXED.tolist()
+    assert training == list(range(96))
 
 
 def test_what_cannot_be_gone_through_twice_is_refused():
