@@ -68,7 +68,7 @@ def test_stopped_in_the_middle_of_an_epoch_it_ends_with_the_same_network(config,
         asked += 1
         return asked == stop_after
 
-    with pytest.raises(Interrupted, match="the attack was stopped; the same command goes on from there"):
+    with pytest.raises(Interrupted, match="the attack was stopped; the same command resumes there"):
         build(config).fit(observer(), state=tmp_path / "state", should_stop=enough)
     resumed = build(config).fit(observer(), state=tmp_path / "state", should_stop=enough)
     assert asked == 4 * STEPS  # no step was made twice

@@ -101,5 +101,5 @@ def test_values_of_rank_0_reach_all(together):
 def test_a_silent_rank_ends_the_others_after_the_timeout(together):
     silent = json.loads((together / "silent.json").read_text())
     assert silent["text"].startswith("RankLost: another process of this training ended or stopped answering (")
-    assert silent["text"].endswith("the same command goes on from the last checkpoint")
+    assert silent["text"].endswith("the same command resumes from the last checkpoint")
     assert 0.5 < silent["seconds"] < 2.4

@@ -52,7 +52,7 @@ def test_a_killed_rank_ends_all_with_one_sentence_and_the_same_command_goes_on(t
     assert len(said) == 1
     # The second one was seen once on a busy machine: the survivor never heard that the other side is gone.
     assert "another process of this training ended" in said[0] or "no step ended within" in said[0]
-    assert said[0].endswith("the same command goes on from the last checkpoint")
+    assert said[0].endswith("the same command resumes from the last checkpoint")
     assert not (tmp_path / "run/result.json").exists()
     before = (tmp_path / "run/metrics.jsonl").read_text()
 

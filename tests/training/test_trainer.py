@@ -287,7 +287,7 @@ def test_a_stop_saves_at_once_and_the_next_call_goes_on(tmp_path):
             steps.append(1)
             return len(steps) == stop_at
 
-        with pytest.raises(Interrupted, match="goes on from there"):
+        with pytest.raises(Interrupted, match="resumes there"):
             trainer().run(state, should_stop=should_stop)
     counted: list[int] = []
     last = trainer()

@@ -139,7 +139,7 @@ class LearnedAttack(Attack, Generic[Config]):
             if stop or time.monotonic() - saved > self.checkpoint_seconds:
                 save()
             if stop:
-                raise Interrupted("the attack was stopped; the same command goes on from there")
+                raise Interrupted("the attack was stopped; the same command resumes there")
             if self.deadline is not None and time.monotonic() > self.deadline:
                 raise _DeadlineReached
 

@@ -109,7 +109,7 @@ class OptimizationAttack(Attack):
                     checkpoint.save(job.state, {}, {"identity": identity, "errors": errors})
                 job.tell(len(errors), total, mse=errors[key], held_out_mse=min(errors.values()))
                 if job.stopped() and len(errors) < total:
-                    raise Interrupted("the attack was stopped; the same command goes on from there")
+                    raise Interrupted("the attack was stopped; the same command resumes there")
             return errors[key]
 
         prior = min(priors, key=lambda prior: judge_weights(tvs[0], prior))

@@ -188,7 +188,7 @@ def _reconstruct(
         if progress is not None:
             progress(done, len(index))
         if stop and done < len(index):
-            raise Interrupted("the attack was stopped; the same command goes on from there")
+            raise Interrupted("the attack was stopped; the same command resumes there")
     return Reconstruction(index=index, **{name: torch.cat(parts) for name, parts in found.items()})
 
 

@@ -66,7 +66,7 @@ def _given_up_after(seconds: float) -> Iterator[None]:
             threading.Timer(3, os._exit, (130,)).start()  # who is to tell is asked of another process
             if may_tell():
                 print(
-                    f"\nsfumato: told to stop, and no step ended within {seconds:g} s; the same command goes on from "
+                    f"\nsfumato: told to stop, and no step ended within {seconds:g} s; the same command resumes from "
                     "the last checkpoint",
                     file=sys.stderr,
                     flush=True,

@@ -26,7 +26,7 @@ def collective(operation: Callable[..., T], *values: Any, **options: Any) -> T:
     except RuntimeError as error:
         cause = cause_of(error)
         raise RankLost(
-            f"another process of this training ended or stopped answering ({cause}); the same command goes on from the "
+            f"another process of this training ended or stopped answering ({cause}); the same command resumes from the "
             "last checkpoint"
         ) from error
 

@@ -96,7 +96,7 @@ def train_run(
 
     Raises:
         CheckpointError: the folder holds another run, or another process trains in it.
-        Interrupted: `should_stop` said so; the next call goes on from there.
+        Interrupted: `should_stop` said so; the next call resumes there.
     """
     with ExitStack() as held:
         sets = sets or load_data(config, on_start)

@@ -144,7 +144,7 @@ class Trainer:
             part = max(1, (self.config.micro_batch or self.config.batch_size) // 2)
             raise SfumatoError(
                 f"the device ran out of memory in epoch {self._place.epoch}; run fewer trainings on it at once, or "
-                f"give --micro-batch {part}: the same command with it goes on from the checkpoint"
+                f"give --micro-batch {part}: the same command with it resumes from the checkpoint"
             ) from error
         except DivergedError:
             self._drop_previous(state)
@@ -203,7 +203,7 @@ class Trainer:
                     self._save(state)
                     began = saved = time.monotonic()
                 if stop:
-                    raise Interrupted("the training was stopped; the same command goes on from there")
+                    raise Interrupted("the training was stopped; the same command resumes there")
             self._seconds += time.monotonic() - began
             self._end(epoch)
             if state is not None:
