@@ -34,6 +34,7 @@ PAGES = (
     "docs/ablation.md",
     "docs/reproduce.md",
     "docs/tune.md",
+    "docs/protect.md",
     "docs/distributed.md",
     "docs/audit.md",
     "docs/cli.md",
@@ -156,6 +157,50 @@ def defaults(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def protect(result: dict[str, Any]) -> str:
+    lines = [
+        "| data | cloud | noise | accuracy | attackers' error | times white | identified | information, nats |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    groups: dict[tuple[str, bool], list[dict[str, Any]]] = {}
+    for row in result["rows"]:
+        groups.setdefault((row["data"], row["retuned"]), []).append(row)
+    for (data, retuned), rows in groups.items():
+        for label in ("white", "chosen"):
+            shown = [
+                next(one for one in row["shapes"] if one["name"] == (row["chosen"] if label == "chosen" else "white"))
+                for row in rows
+            ]
+            white = [next(one for one in row["shapes"] if one["name"] == "white") for row in rows]
+            times = [one["error"] / base["error"] for one, base in zip(shown, white, strict=True)]
+            names = ", ".join(dict.fromkeys(one["name"] for one in shown))
+            cells = [
+                data,
+                "retuned" if retuned else "as it was",
+                f"chosen: {names}" if label == "chosen" else "white",
+                *(_each([100 * one[name] for one in shown], 1) for name in ("accuracy",)),
+                _each([one["error"] for one in shown], 4),
+                _each(times, 2),
+                _each([100 * one["identified"] for one in shown], 1),
+                _each([one["information"] for one in shown], 1),
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+    evidence, first = result["evidence"], result["rows"][0]
+    lines += [
+        "",
+        f"Mean over {len({row['seed'] for row in result['rows']})} seeds, in brackets the seeds one by one; accuracy "
+        f"and identification in per cent; {first['lose_at_most']:g} point may be lost. Errors are those of the best "
+        "of ridge, nearest neighbours and a trained decoder, on test images that no strength was sought on; "
+        f"{evidence['device']}, torch {evidence['torch']}.",
+    ]
+    return "\n".join(lines)
+
+
+def _each(values: list[float], digits: int) -> str:
+    each = ", ".join(f"{value:.{digits}f}" for value in values)
+    return f"{statistics.mean(values):.{digits}f} ({each})"
+
+
 def scaling(result: dict[str, Any]) -> str:
     lines = ["| operation | over | sizes | seconds | exponent | limit |", "|---|---|---|---|---|---|"]
     for sweep in result["scaling"]:
@@ -212,6 +257,7 @@ BLOCKS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "ranks": ("ranks.json", ranks),
     "tune": ("tune-claim.json", tune),
     "defaults": ("defaults.json", defaults),
+    "protect": ("protect.json", protect),
 }
 
 
