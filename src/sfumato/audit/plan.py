@@ -109,10 +109,11 @@ def _has(context: Context) -> dict[str, str | None]:
     cloud = context.subject.has_cloud
     return {
         "cloud": None if cloud else "the target has no decoder, so nothing is known of what a cloud computes",
-        "gradients": None if context.gradients else "the target passes no gradients, so white-box attacks cannot run",
         "noise": None if noise else "nothing random is added on the wire, so another query gives the same feature",
         "other": None if context.other is not None else "no images of another origin were given; give --other",
-        "labels": None if context.sets.labelled else "the images have no labels",
+        "labels": None
+        if context.sets.labelled and context.subject.classifies
+        else "nothing names the decoder's classes",
     }
 
 

@@ -289,10 +289,11 @@ class ObfuscationEntry(_Entry):
 
 
 class Calibration(_Entry):
-    """In dB, how well these images are reconstructed from themselves, and by which attack."""
+    """In dB, how well these images are reconstructed from themselves, or the middle of `size`, and by which attack."""
 
     psnr: float
     by: str
+    size: list[Count] | None = None
 
 
 class Audit(_Entry):
