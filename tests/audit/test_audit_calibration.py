@@ -31,7 +31,7 @@ def of_size(height, width):
         (0.1, 1.0, [[16, 16]]),  # one is tried where there is any time
         (60.0, 1.0, [[16, 16]]),  # the next would take 64 s
         (66.0, 1.0, [[16, 16], [32, 32]]),
-        (1e4, 1.0, [[16, 16], [32, 32], [64, 40]]),
+        (4000.0, 1.0, [[16, 16], [32, 32], [64, 40]]),
         (1e9, 1.0, [[16, 16], [32, 32], [64, 40], [100, 40]]),
     ],
 )
@@ -60,9 +60,10 @@ def test_large_images_are_calibrated_on_their_middle(gradients):
     plain = ImageSet(pixels.clone(), noisy.labels, ("one",))
     plain.images[:, :, 3:19, 32:48] = 77
     for images, by in ((plain, "ridge"), (noisy, "optimization")):
+        unseen = images.subset(range(36, 40))
         context = SimpleNamespace(
-            sets=SimpleNamespace(train=images, test=images),
-            test=SimpleNamespace(first=lambda count, images=images: SimpleNamespace(images=images.subset(range(4)))),
+            sets=SimpleNamespace(train=images.subset(range(36)), test=unseen),
+            test=SimpleNamespace(first=lambda count, unseen=unseen: SimpleNamespace(images=unseen)),
             gradients=gradients,
             device=torch.device("cpu"),
             seed=0,

@@ -14,8 +14,8 @@ from sfumato.data import ImageSet
 
 __all__ = ["FEWEST", "Cost", "config_of", "decide", "decide_search", "measure_cost", "of_piece", "searches"]
 
-_TRIAL_BATCHES = 4
-_TRIAL_EPOCHS = 4
+_TRIAL_BATCHES = 2
+_TRIAL_EPOCHS = 3
 _SMALL_SET = 10_000
 _SMALL_BATCH = 64
 _MOST_ACTIVATIONS = 1 << 25  # values of one layer of a network for a batch, so that its steps stay below 2 GB
