@@ -8,7 +8,8 @@ from sfumato.audit.context import Context
 from sfumato.audit.folder import Failures
 from sfumato.audit.inversion import Tell
 from sfumato.audit.memory import decline
-from sfumato.audit.suite import Piece, Untested, affordable, runnable
+from sfumato.audit.schema import Untested
+from sfumato.audit.suite import Piece, affordable, runnable
 from sfumato.audit.training import FEWEST, Cost, decide, decide_search, measure_cost, of_piece, searches
 
 __all__ = ["TimeBudget", "choose", "fits", "make_plan"]

@@ -21,8 +21,9 @@ from sfumato.audit.inversion import Stop, Tell, run_attack, run_probes, run_swee
 from sfumato.audit.memory import available_memory
 from sfumato.audit.plan import TimeBudget, choose, fits, make_plan
 from sfumato.audit.result import result_of
+from sfumato.audit.schema import Untested
 from sfumato.audit.subject import Subject, digest_of_module, placed
-from sfumato.audit.suite import Piece, Untested, chosen, load_suite
+from sfumato.audit.suite import Piece, chosen, load_suite
 from sfumato.audit.training import Cost
 from sfumato.audit.verdict import LEAST_IMAGES, calibrate
 from sfumato.data import DataSets, ImageSet

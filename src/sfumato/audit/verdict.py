@@ -140,7 +140,8 @@ def calibrate(context: Context, seconds: float) -> dict[str, Any] | None:
     counts is the largest, `size`. None where there is no time at all.
     """
     end, (height, width) = time.monotonic() + seconds, context.sets.test.image_shape[1:]
-    found, side, expected = None, _CROP, 0.0
+    found: dict[str, Any] | None = None
+    side, expected = _CROP, 0.0
     while time.monotonic() + expected < end:
         began, size = time.monotonic(), (min(side, height), min(side, width))
         found = _calibrated(context, *size) | {"size": list(size)}
@@ -193,9 +194,9 @@ def requirements(result: Mapping[str, Any], context: Context, least_images: int)
     scrambled = "Whether the feature is scrambled could not be measured."
     if obfuscation is not None:
         scrambled = obfuscation["sentence"]
-    why = [one["why"] for one in result["failed"] if one["what"] == "calibration"]
+    causes = [one["why"] for one in result["failed"] if one["what"] == "calibration"]
     uncalibrated = (
-        f"the attacks were not calibrated on the identity channel, {why[0] if why else 'for which there was no time'}; "
+        f"the attacks were not calibrated on the identity channel, {causes[0] if causes else 'for which there was no time'}; "
         "give more --minutes"
     )
     if calibration is not None:
