@@ -151,7 +151,7 @@ def test_a_busy_moment_makes_no_epoch_dearer_and_a_slow_start_is_paid_once(conte
     monkeypatch.setattr("sfumato.audit.training.invert_released", lambda *_, **__: None)
     cost = measure_cost(SUITE[5], context)
     assert cost.once == pytest.approx(9 * cost.epoch, rel=1e-3)  # the fastest took 1 s, so 9 s went before the first
-    assert cost.epoch == pytest.approx(300 / min(300, round(4 * 64 / 0.9)))
+    assert cost.epoch == pytest.approx(300 / min(300, round(2 * 64 / 0.9)))
 
 
 @pytest.mark.parametrize(("side", "count", "size"), [(224, 2, 10), (32, 2, 64), (8, 10_000, 256), (64, 10_000, 128)])

@@ -195,10 +195,8 @@ def requirements(result: Mapping[str, Any], context: Context, least_images: int)
     if obfuscation is not None:
         scrambled = obfuscation["sentence"]
     causes = [one["why"] for one in result["failed"] if one["what"] == "calibration"]
-    uncalibrated = (
-        f"the attacks were not calibrated on the identity channel, {causes[0] if causes else 'for which there was no time'}; "
-        "give more --minutes"
-    )
+    cause = causes[0] if causes else "for which there was no time; give more --minutes"
+    uncalibrated = f"the attacks were not calibrated on the identity channel, {cause}"
     if calibration is not None:
         shape = context.sets.test.image_shape
         size = math.prod(shape[:1] + tuple(calibration["size"]))
