@@ -17,11 +17,11 @@ from sfumato.audit import run_audit
 from sfumato.audit.suite import Piece
 from sfumato.audit.synthetic import linear_gaussian
 from sfumato.compute import device_of, memory_format, use_bf16
+from sfumato.cores import usable_cores
 from sfumato.data import ImageSet
 from sfumato.defenses import ResSFL
 from sfumato.errors import ConfigError
 from sfumato.split import Channel, SplitModel
-from sfumato.studies.executor import usable_cores
 from sfumato.training import TrainConfig, train_run
 
 TINY = {"epochs": 1, "batch_size": 16, "width": 4, "blocks": 1}

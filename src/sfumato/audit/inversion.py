@@ -37,7 +37,7 @@ Tell = Callable[[str], object]
 Stop = Callable[[], bool]
 
 _AT_ONCE = 16  # images of a search between two looks at the clock
-_LEARNING = 0.7  # of its time, for an attack that afterwards works on each image
+_LEARNING = 0.8  # of its time; then come the images that it reconstructs
 _DRAWN, _SAMPLES = 8, 3  # images of which samples are shown, and how many of each
 
 
@@ -80,8 +80,8 @@ def _fitted(
         attack = _inside_the_cloud(config, observer, most)
     else:
         attack = attacks.build(config)
-        now = time.monotonic()  # an attack that works on each image needs time for that too
-        attack.deadline = now + (decided["deadline"] - now) * (1.0 if attack.most_images is None else _LEARNING)
+        now = time.monotonic()
+        attack.deadline = now + _LEARNING * (decided["deadline"] - now)
         attack.fit(observer, state=context.folder.state(piece.name), progress=progress, should_stop=should_stop)
     described = {
         "name": piece.name,
