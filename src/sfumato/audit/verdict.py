@@ -154,14 +154,18 @@ def calibrate(context: Context, seconds: float) -> dict[str, Any] | None:
 
 
 def _calibrated(context: Context, height: int, width: int) -> dict[str, Any]:
-    train, test = (
+    channels, *sides = context.sets.test.image_shape
+    top, left = (sides[0] - height) // 2, (sides[1] - width) // 2
+    most = max(_LEARNED_FROM, 2 * channels * height * width)
+    known, test = (
         replace(images, images=images.images[:, :, top : top + height, left : left + width].contiguous())
-        for images in (context.sets.train, context.test.first(_JUDGED_ON).images)
-        for top, left in [((images.image_shape[1] - height) // 2, (images.image_shape[2] - width) // 2)]
+        for images in (
+            shuffled(context.sets.train, most, context.seed, "calibration"),
+            context.test.first(_JUDGED_ON).images,
+        )
     )
     identity = nn.Identity() if context.gradients else _Opaque()
     plain = placed(Subject("identity", SplitModel(identity, Channel(), nn.Identity()))).model.to(context.device)
-    known = shuffled(train, max(_LEARNED_FROM, 2 * math.prod(test.image_shape)), context.seed, "calibration")
     z = expose(plain, test, seed=context.seed, device=context.device).z
     best: dict[str, Any] = {"psnr": -math.inf, "by": ""}
     trials: list[tuple[str, dict[str, Any], int]] = [(name, {"draws": 1}, len(test)) for name in CLOSED_FORM]
