@@ -29,7 +29,8 @@ SMALL = {
     "decoder": TINY,
     "gan": TINY | {"critic_steps": 2},
     "strong": TINY,
-    "latent": TINY | {"code": 4, "images": 4, "iterations": 2, "restarts": 1, "choose_on": 2, "prior": 1.0},
+    "posterior": TINY | {"images": 4, "samples": 2, "flow_steps": 2},
+    "cloud-only": TINY,
     "optimization": {"images": 4, "iterations": 2, "restarts": 1, "choose_on": 2, "tv": 0.0, "prior": 1.0},
     "posterior": TINY | {"samples": 2, "flow_steps": 2, "images": 4},
     "cloud-only": TINY,
@@ -89,14 +90,11 @@ def test_an_audit_runs(has_bf16, tmp_path):
     suite = (
         Piece("ridge", "attack", "ridge", 1, 0),
         Piece("strong", "attack", "strong", 1, 0, settings={"width": 4, "blocks": 1}, epochs=(1, 1)),
-        Piece(
-            "latent", "attack", "latent", 1, 0, images=9, needs=("gradients",),
-            settings=SMALL["latent"] | {"images": 9},
-        ),
-    )  # fmt: skip
+        Piece("posterior", "attack", "posterior", 1, 0, images=9, epochs=(1, 1), settings=SMALL["posterior"]),
+    )
     result = run_audit(subject, subject.sets, tmp_path, minutes=1.0, suite=suite).result
     assert result["failed"] == []
-    assert {one["name"] for one in result["attacks"]} == {"ridge", "strong", "latent"}
+    assert {one["name"] for one in result["attacks"]} == {"ridge", "strong", "posterior"}
     json.dumps(result, allow_nan=False)
 
 

@@ -9,7 +9,6 @@ from sfumato.attacks import (
     CloudOnlyConfig,
     DecoderConfig,
     GanConfig,
-    LatentConfig,
     LearnedAttack,
     LearnedConfig,
     NearestConfig,
@@ -36,9 +35,6 @@ ATTACKS: dict[str, AttackConfig] = {
     "nearest": NearestConfig(),
     "strong": LEARNED["strong"],
     "optimization": OptimizationConfig(images=40, iterations=30, choose_on=4),
-    "latent": LatentConfig(
-        epochs=4, batch_size=32, code=8, width=8, images=40, iterations=30, restarts=2, choose_on=4, step=0.1
-    ),
     "posterior": PosteriorConfig(epochs=4, batch_size=32, width=8, samples=4, flow_steps=4, images=40),
     "cloud-only": CloudOnlyConfig(epochs=4, batch_size=32, width=8, blocks=1, lr=5e-3),
 }

@@ -4,7 +4,7 @@ import pytest
 import torch
 from attack_cases import images, victim
 
-from sfumato.attacks import Observer, Queries, aggregate, encode_repeated
+from sfumato.attacks import Observer, Queries, encode_repeated
 from sfumato.attacks.queries import near_duplicates
 from sfumato.errors import ConfigError
 
@@ -46,7 +46,6 @@ def test_near_duplicates_meet_noise_of_their_own(x, noise, duplicates):
     z = encode_repeated(victim(noise_std=0.5), x, queries=4, noise=noise, duplicates=duplicates)
     assert z.shape == (6, 4, 4, 4, 4)
     assert float((z[:, 1] - z[:, 0]).std()) > 0.5
-    assert aggregate(z).shape == (6, 4, 4, 4)
 
 
 def test_near_duplicates_are_near(x):

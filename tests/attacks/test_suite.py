@@ -60,3 +60,9 @@ def test_one_attack_that_had_not_converged_weakens_the_whole_result():
     assert behind == (False, "its error is 1.25 times that of the nearest baseline, which takes seconds")
     old = {name: value for name, value in flat.items() if name not in ("history", "trivial_mse")}
     assert suite_verdict({"attacks": {"decoder": old}}).converged is None
+
+
+def test_stored_figures_of_an_attack_that_is_gone_are_judged_as_before():
+    kept = {"test": {"mse": 0.03}, "converged": True, "reason": "", "history": 16 * [0.03], "trivial_mse": 0.07}
+    assert judged({"latent": kept})["latent"].converged
+    assert attacks.strongest({"decoder": 0.031, "latent": 0.03, "cloud-only": 0.01}) == "latent"

@@ -15,7 +15,7 @@ from sfumato.attacks.whitening import whiten
 from sfumato.split import Channel, SplitModel
 
 D = 12
-LEARNED = ("decoder", "gan", "strong", "latent", "posterior")
+LEARNED = ("decoder", "gan", "strong", "posterior")
 KNOW_THE_FEATURE = [name for name in ATTACKS if name != "cloud-only"]  # which only knows the cloud: it would be another
 TOLERANCE = 0.02  # of the error: what rounding in float32 and the end of an iteration change
 WORSE = 1.3  # a network whose input is turned begins with other weights, and four epochs do not make up for it

@@ -27,7 +27,7 @@ SUITE = (
     Piece("gan", "attack", "gan", 3, 3, settings=TINY, epochs=(20_000, 30_000)),
     Piece("probes", "probe", "ridge", 0.2, 2, images=40, options={"train": 200}),
     Piece(
-        "optimization", "attack", "optimization", 1, 2, images=9, needs=("gradients",),
+        "optimization", "attack", "optimization", 1, 2, images=9,
         settings={"iterations": 8, "restarts": 1, "choose_on": 2, "tv": 0.0, "prior": 1.0},
     ),
 )  # fmt: skip

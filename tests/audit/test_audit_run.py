@@ -12,6 +12,7 @@ from sfumato.audit.suite import Piece
 from sfumato.audit.thresholds import METRICS
 from sfumato.data import ImageSet
 from sfumato.errors import ConfigError
+from sfumato.report.audit import write_audit_report
 from sfumato.split import Channel, SplitModel
 
 
@@ -205,3 +206,32 @@ def test_test_images_that_are_training_images_are_counted_first(tmp_path):
     result = run_audit(subject, sets, tmp_path, minutes=0.5, suite=SUITE[:1]).result
     assert result["data"]["shared"] == 60
     assert result["verdict"]["headline"].startswith("60 of the 60 test images are training images too")
+
+
+def test_posterior_samples_are_shown_and_the_cloud_alone_is_a_weaker_attacker(tmp_path):
+    tiny = {"width": 8, "blocks": 1, "batch_size": 32, "precision": "fp32"}
+    suite = (
+        SUITE[0],
+        Piece("posterior", "attack", "posterior", 1, 4, images=9, epochs=(1, 2), options={"values": 16},
+              settings=tiny | {"samples": 1, "flow_steps": 1}),
+        Piece("small", "attack", "posterior", 1, 4, epochs=(1, 1), options={"values": 15}, settings=tiny),
+        Piece("cloud_only", "knowledge", "cloud-only", 1, 6, epochs=(1, 2), needs=("cloud", "labels"), settings=tiny,
+              options={"words": "the cloud's half alone", "alone": True}),
+    )  # fmt: skip
+    subject = tiny_subject(train=90, test=20)
+    sets = replace(subject.sets, labelled=True)
+    audited = run_audit(replace(subject, sets=sets, classifies=True), sets, tmp_path, minutes=1.0, suite=suite)
+    result = audited.result
+    assert result["failed"] == []
+    assert {one["name"]: one["test"]["images"] for one in result["attacks"]} == {"ridge": 20, "posterior": 9}
+    (declined,) = (one for one in result["not_tested"] if one["what"] == "small")
+    assert declined["why"] == "an image has 16 values, and beyond 15 it takes too long; give --size"
+    originals, samples = audited.pictures()["samples"]
+    assert list(samples) == ["sample 1", "sample 2", "sample 3"]
+    assert all(one.shape == originals.shape == (8, 1, 4, 4) for one in samples.values())
+    assert not samples["sample 1"].equal(samples["sample 2"])
+    write_audit_report(tmp_path / "report.html", result, audited.pictures())
+    assert "What could have been sent" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    (sweep,) = result["knowledge"]
+    assert (sweep["label"], sweep["attack"]) == ("the cloud's half alone (cloud-only)", "cloud-only")
+    assert sweep["points"][0]["mse"]["mean"] > result["metrics"]["mse_mean"]  # never the headline

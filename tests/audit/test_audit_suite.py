@@ -58,7 +58,7 @@ def test_what_would_fit_gives_way_to_better_ranked_pieces():
     pieces = (
         Piece("first", "attack", "decoder", 1, 0, epochs=(1, 2)),
         Piece("strong", "attack", "strong", 1, 2, epochs=(1, 2)),
-        Piece("search", "attack", "latent", 1, 4),
+        Piece("search", "attack", "optimization", 1, 4),
         Piece("cheap", "attack", "gan", 1, 5, epochs=(1, 2)),
     )
     kept, dropped = affordable(pieces, 30.0, {"first": 1.0, "strong": 14.0, "cheap": 1.0})
@@ -76,8 +76,6 @@ def test_a_search_affords_images_by_its_time(context):
     assert decide_search(piece, context, 1000.0) == {"shown": 9}
     some = decide_search(replace(piece, images=None, settings={**piece.settings, "iterations": 400}), context, 30.0)
     assert 0 <= some["shown"] <= 60
-    latent = Piece("latent", "attack", "latent", 1, 2, images=5, settings={"width": 8, "code": 8, "epochs": 2})
-    assert decide_search(latent, context, 1000.0) == {"shown": 5}
 
 
 def test_closed_forms_that_take_too_long_are_left_out(context):
@@ -153,7 +151,7 @@ def test_a_busy_moment_makes_no_epoch_dearer_and_a_slow_start_is_paid_once(conte
     monkeypatch.setattr("sfumato.audit.training.invert_released", lambda *_, **__: None)
     cost = measure_cost(SUITE[5], context)
     assert cost.once == pytest.approx(9 * cost.epoch, rel=1e-3)  # the fastest took 1 s, so 9 s went before the first
-    assert cost.epoch == pytest.approx(300 / min(300, round(4 * 64 / 0.9)))
+    assert cost.epoch == pytest.approx(300 / min(300, round(2 * 64 / 0.9)))
 
 
 @pytest.mark.parametrize(("side", "count", "size"), [(224, 2, 10), (32, 2, 64), (8, 10_000, 256), (64, 10_000, 128)])

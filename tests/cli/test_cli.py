@@ -145,9 +145,9 @@ def test_help_of_attack_has_the_settings_of_all_attacks(capsys):
     with pytest.raises(SystemExit):
         main(["attack", "--help"])
     text = " ".join(capsys.readouterr().out.split())
-    assert "Passes over the attacker's images. (default: decoder 50, gan 150, strong 150, latent 30, posterior" in text
+    assert "Passes over the attacker's images. (default: decoder 50, gan 150, strong 150, posterior" in text
     assert "Steps of the critic for each one of the generator. (default: gan 10)" in text
-    assert "Images per step. (default: decoder 256, gan 256, strong 64, latent 64, posterior" in text
+    assert "Images per step. (default: decoder 256, gan 256, strong 64, posterior" in text
 
 
 def test_tables_print_texts_as_they_are(capsys):
@@ -340,7 +340,6 @@ def test_kill_9_at_three_moments_changes_neither_weights_nor_attack(tmp_path):
         ("nearest", []),
         ("strong", ["--epochs", "2", "--width", "4", "--blocks", "1"]),
         ("optimization", ["--images", "8", "--iterations", "5", "--choose-on", "2", "--tv", "0"]),
-        ("latent", ["--epochs", "1", "--images", "8", "--iterations", "5", "--code", "4", "--width", "4"]),
     ],
 )
 def test_every_attack_is_a_word_away(run_folder, name, words, capsys):

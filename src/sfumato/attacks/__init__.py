@@ -7,14 +7,13 @@ from sfumato.attacks.decoder import DecoderAttack, DecoderConfig
 from sfumato.attacks.gan import GanAttack, GanConfig, gradient_penalty
 from sfumato.attacks.identification import Leakage, identify, measure_leakage
 from sfumato.attacks.knowledge import Knowledge, NoiseObserver, PairsObserver, QueryObserver, observe
-from sfumato.attacks.latent import LatentAttack, LatentConfig
 from sfumato.attacks.learned import LearnedAttack
 from sfumato.attacks.nearest import NearestAttack, NearestConfig
 from sfumato.attacks.optimization import OptimizationAttack, OptimizationConfig
 from sfumato.attacks.outcome import NOT_JUDGED, Convergence, Stored, all_converged, judge_stored
 from sfumato.attacks.posterior import PosteriorAttack, PosteriorConfig
 from sfumato.attacks.probes import ATTRIBUTES, Probe, probe_attribute
-from sfumato.attacks.queries import Queries, aggregate, encode_repeated
+from sfumato.attacks.queries import Queries, encode_repeated
 from sfumato.attacks.reconstruction import (
     Reconstruction,
     chosen_images,
@@ -47,8 +46,6 @@ __all__ = [
     "GanConfig",
     "Job",
     "Knowledge",
-    "LatentAttack",
-    "LatentConfig",
     "Leakage",
     "LearnedAttack",
     "LearnedConfig",
@@ -72,7 +69,6 @@ __all__ = [
     "Stored",
     "StrongAttack",
     "StrongConfig",
-    "aggregate",
     "all_converged",
     "build",
     "chosen_images",

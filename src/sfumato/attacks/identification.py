@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sfumato import bounds
-from sfumato.attacks.queries import aggregate, encode_repeated
+from sfumato.attacks.queries import encode_repeated
 from sfumato.data import ImageSet
 from sfumato.errors import ConfigError, FeatureError
 from sfumato.mixture import held_out_information
@@ -221,7 +221,7 @@ def _encoded(model: SplitModel, images: ImageSet, seed: int, queries: int) -> tu
         x = images.float(rows).to(device)
         found[0].append(model.features(x).flatten(1))
         for part, source in zip(found[1:], sources, strict=True):
-            part.append(aggregate(encode_repeated(model, x, queries=queries, generator=source)).flatten(1))
+            part.append(encode_repeated(model, x, queries=queries, generator=source).mean(1).flatten(1))
     clean, sent, simulated = (torch.cat(part).double() for part in found)
     return clean, sent, simulated
 

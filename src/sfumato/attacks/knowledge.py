@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sfumato.attacks.base import Observer
-from sfumato.attacks.queries import Queries, aggregate, encode_repeated
+from sfumato.attacks.queries import Queries, encode_repeated
 from sfumato.data import ImageSet
 from sfumato.errors import ConfigError
 from sfumato.modes import evaluating
@@ -138,7 +138,7 @@ class QueryObserver(Narrowed):
     ) -> Tensor:
         parts = x.to(self.device).split(_CHUNK)
         answers = (ask(part, queries=self.plan.queries, generator=generator, **options) for part in parts)
-        return torch.cat([aggregate(one) for one in answers])
+        return torch.cat([one.mean(1) for one in answers])
 
 
 class NoiseObserver(Narrowed):

@@ -21,8 +21,7 @@ from sfumato.seeds import generator
 
 __all__ = ["PosteriorAttack", "PosteriorConfig"]
 
-_JUDGED = 256  # held-out images,
-_JUDGED_SAMPLES = 4  # and samples of each, after every epoch
+_JUDGED, _JUDGED_SAMPLES, _JUDGED_STEPS = 64, 4, 4  # held-out images, samples of each, and steps, after every epoch
 _DENSE = 4  # side of the map at the bottom of the U-Net
 _FREQUENCIES = 8
 
@@ -86,9 +85,9 @@ class PosteriorAttack(LearnedAttack[PosteriorConfig]):
         return remaining.square().mean().detach()[None]
 
     def _judge(self, net: nn.Module, observer: Observer, judge: Tensor, bf16: bool) -> float:
-        """The error of the mean of a few samples."""
+        """The error of the mean of a few samples, in few steps: more would take longer than the epoch itself."""
         x, z = observer.pairs(judge[:_JUDGED], generator(self.config.seed, "judge", device=observer.device))
-        found = self._draw(cast(_Flow, net), z, range(_JUDGED_SAMPLES))
+        found = self._draw(cast(_Flow, net), z, range(_JUDGED_SAMPLES), min(_JUDGED_STEPS, self.config.flow_steps))
         return float(mse(x, torch.stack(list(found)).mean(0)).double().mean())
 
     @torch.no_grad()
@@ -101,7 +100,7 @@ class PosteriorAttack(LearnedAttack[PosteriorConfig]):
             NotFittedError: `fit` has not been called.
         """
         seen = self._fitted().seen(z)
-        drawn = self._draw(cast(_Flow, self.net), seen, range(count or self.config.samples))
+        drawn = self._draw(cast(_Flow, self.net), seen, range(count or self.config.samples), self.config.flow_steps)
         return torch.stack(list(drawn))
 
     def spread(self, z: Tensor, count: int | None = None) -> Tensor:
@@ -112,22 +111,20 @@ class PosteriorAttack(LearnedAttack[PosteriorConfig]):
     def answer(self, seen: Tensor) -> Tensor:
         """(N, ...) -> (N, C, H, W) in [0, 1]: the mean of the samples."""
         flow = cast(_Flow, self.net)
-        parts = [
-            sum(self._draw(flow, part, range(self.config.samples)), torch.zeros(())) / self.config.samples
-            for part in seen.split(256)
-        ]
+        count, steps = self.config.samples, self.config.flow_steps
+        parts = [sum(self._draw(flow, part, range(count), steps), torch.zeros(())) / count for part in seen.split(256)]
         return torch.cat(parts)
 
-    def _draw(self, flow: "_Flow", seen: Tensor, numbers: range) -> Iterator[Tensor]:
+    def _draw(self, flow: "_Flow", seen: Tensor, numbers: range, steps: int) -> Iterator[Tensor]:
         """One sample of every image after the other, by Heun's method."""
-        step = 1 / self.config.flow_steps
+        step = 1 / steps
         sketch = flow.sketch(seen)
         condition = flow.condition(seen, sketch)
         for number in numbers:
             drawn = torch.randn(sketch.shape[1:], generator=generator(self.config.seed, "sample", number // 2))
             u = (drawn if number % 2 else -drawn).to(seen).expand_as(sketch)  # in pairs: less is left to chance
             with evaluating(flow):
-                for at in torch.arange(self.config.flow_steps) * step:
+                for at in torch.arange(steps) * step:
                     slope = flow(u, at.to(u).expand(len(u), 1, 1, 1), condition)
                     ahead = flow(u + step * slope, (at + step).to(u).expand(len(u), 1, 1, 1), condition)
                     u = u + step * (slope + ahead) / 2

@@ -41,22 +41,10 @@ class Probe:
     images: int
 
 
-def _brightness(x: Tensor) -> Tensor:
-    return x.flatten(1).mean(1)
-
-
-def _contrast(x: Tensor) -> Tensor:
-    return x.flatten(1).std(1)
-
-
-def _asymmetry(x: Tensor) -> Tensor:
-    return (x - x.flip(3)).abs().flatten(1).mean(1)
-
-
 _MEASURES: dict[str, Callable[[Tensor], Tensor]] = {
-    "brightness": _brightness,
-    "contrast": _contrast,
-    "asymmetry": _asymmetry,
+    "brightness": lambda x: x.flatten(1).mean(1),
+    "contrast": lambda x: x.flatten(1).std(1),
+    "asymmetry": lambda x: (x - x.flip(3)).abs().flatten(1).mean(1),
 }
 ATTRIBUTES = (*_MEASURES, "colour", "class")
 """Attributes that every set of images has: three measures above or below the median of the attacker's images, the

@@ -14,7 +14,7 @@ from sfumato.errors import ConfigError
 from sfumato.modes import evaluating
 from sfumato.split import SplitModel
 
-__all__ = ["Duplicates", "Queries", "Repeating", "aggregate", "encode_repeated", "near_duplicates"]
+__all__ = ["Duplicates", "Queries", "Repeating", "encode_repeated", "near_duplicates"]
 
 Repeating = Literal["fresh", "memoised"]
 Duplicates = Literal["exact", "levels", "shift", "recode", "devices"]
@@ -120,13 +120,6 @@ def _answers(model: SplitModel, x: Tensor, plan: Queries, generator: torch.Gener
     else:
         released = [_memoised(model, one, model.features(one), key) for one in variants.unbind(1)]
     return torch.stack(released, 1)
-
-
-def aggregate(z: Tensor) -> Tensor:
-    """(n, K, ...) -> (n, ...), the mean over the queries: of all the answers to one image under Gaussian noise it
-    says as much as they do together.
-    """
-    return z.mean(1)
 
 
 def _memoised(model: SplitModel, x: Tensor, z_hat: Tensor, key: bytes) -> Tensor:

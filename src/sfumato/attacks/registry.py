@@ -6,7 +6,6 @@ from sfumato.attacks.base import Attack
 from sfumato.attacks.cloud_only import CloudOnlyAttack, CloudOnlyConfig
 from sfumato.attacks.decoder import DecoderAttack, DecoderConfig
 from sfumato.attacks.gan import GanAttack, GanConfig
-from sfumato.attacks.latent import LatentAttack, LatentConfig
 from sfumato.attacks.nearest import NearestAttack, NearestConfig
 from sfumato.attacks.optimization import OptimizationAttack, OptimizationConfig
 from sfumato.attacks.posterior import PosteriorAttack, PosteriorConfig
@@ -32,7 +31,6 @@ ATTACKS: dict[str, Entry] = {
     "nearest": Entry(NearestAttack, NearestConfig),
     "strong": Entry(StrongAttack, StrongConfig),
     "optimization": Entry(OptimizationAttack, OptimizationConfig),
-    "latent": Entry(LatentAttack, LatentConfig),
     "posterior": Entry(PosteriorAttack, PosteriorConfig),
     "cloud-only": Entry(CloudOnlyAttack, CloudOnlyConfig),
 }

@@ -9,10 +9,10 @@ __all__ = ["AttackConfig", "LearnedConfig"]
 
 _LEAST = {
     **dict.fromkeys(("epochs", "batch_size", "width", "critic_steps", "draws", "size", "values", "images"), 1),
-    **dict.fromkeys(("iterations", "restarts", "samples", "flow_steps", "choose_on", "code"), 1),
+    **dict.fromkeys(("iterations", "restarts", "samples", "flow_steps", "choose_on"), 1),
     **dict.fromkeys(("blocks", "mse_weight", "gradient_penalty", "tv", "prior", "average", "weight_decay"), 0),
 }
-_ABOVE = dict.fromkeys(("lr", "generator_lr", "critic_lr", "noise", "step", "hold_out"), 0)
+_ABOVE = dict.fromkeys(("lr", "generator_lr", "critic_lr", "hold_out"), 0)
 _BELOW = {"hold_out": 1, "average": 1}
 
 

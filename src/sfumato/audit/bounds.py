@@ -39,22 +39,7 @@ def measure_bounds(
     seed: int,
     tell: Tell | None = None,
 ) -> list[dict[str, Any]]:
-    """Every bound that this subject allows.
-
-    Args:
-        subject: in evaluation mode.
-        sets: the audit's data; features are those of the test images, which the encoder did not learn from.
-        leakage: the information that was measured on test images.
-        gradients: whether Jacobians can be computed.
-        seconds: about how long the Jacobians may take.
-        seed: of samples and probes.
-        tell: called with a few words before each step.
-
-    Returns:
-        Per bound: `name`, `label`, `value` (None where it does not apply), `unit`, `kind` (`error`, `information` or
-        `ratio`), `assumption`, `gates` (whether its assumption holds here, so that an attack below it fails the audit),
-        `notes`, and what belongs to that bound alone.
-    """
+    """Every bound that this subject allows, as `schema.Bound` describes them; the Jacobians take about `seconds`."""
     if subject.model.channel.noise.singular:  # a direction is sent as it is, and nothing is provable
         return []
     tell = tell or (lambda _: None)
@@ -248,12 +233,8 @@ _BUG = "whose assumptions hold here: the attack or the bound has a bug, and this
 def check_consistency(
     attacks: Sequence[dict[str, Any]], bounds: Sequence[dict[str, Any]], leakage: Leakage
 ) -> dict[str, Any]:
-    """Compare every single-query attack's mean test error with every bound that gates, and identification with its
+    """`schema.Consistency`: every attack's mean test error beside every bound that gates, and identification beside its
     certificates.
-
-    Returns:
-        `checked` (names of the bounds that gate, and of the certificates) and `violations`, each with attack, bound,
-        what was measured, its standard error, the bound's value, and a sentence.
     """
     gating = [floor for floor in bounds if floor["gates"] and floor["kind"] == "error"]
     certificates = {

@@ -9,7 +9,16 @@ import torch
 from torch import Tensor
 
 from sfumato import attacks
-from sfumato.attacks import Attack, Observer, Queries, QueryObserver, Reconstruction, invert_released, rank_activations
+from sfumato.attacks import (
+    Attack,
+    Observer,
+    PosteriorAttack,
+    Queries,
+    QueryObserver,
+    Reconstruction,
+    invert_released,
+    rank_activations,
+)
 from sfumato.attacks.knowledge import Knowledge, observe
 from sfumato.attacks.probes import ATTRIBUTES, probe_attribute
 from sfumato.audit.context import Context
@@ -28,6 +37,8 @@ Tell = Callable[[str], object]
 Stop = Callable[[], bool]
 
 _AT_ONCE = 16  # images of a search between two looks at the clock
+_LEARNING = 0.8  # of its time; then come the images that it reconstructs
+_DRAWN, _SAMPLES = 8, 3  # images of which samples are shown, and how many of each
 
 
 def run_attack(piece: Piece, context: Context, decided: dict[str, Any], tell: Tell, should_stop: Stop | None) -> None:
@@ -45,6 +56,9 @@ def run_attack(piece: Piece, context: Context, decided: dict[str, Any], tell: Te
         found = _reconstructed(attack, chosen, until, context, f"{piece.name}.state.{name}", should_stop)
         parts[name] = summary(found)
         tensors |= found.tensors(name)
+    if isinstance(attack, PosteriorAttack):
+        drawn = attack.samples(context.test.z[:_DRAWN].to(context.device), _SAMPLES)
+        tensors["samples"] = drawn.mul(255).round().byte().cpu()
     seconds = time.monotonic() - began
     context.folder.finish(piece.name, described | parts | {"seconds": round(seconds, 2)}, tensors)
 
@@ -66,7 +80,8 @@ def _fitted(
         attack = _inside_the_cloud(config, observer, most)
     else:
         attack = attacks.build(config)
-        attack.deadline = decided["deadline"]
+        now = time.monotonic()
+        attack.deadline = now + _LEARNING * (decided["deadline"] - now)
         attack.fit(observer, state=context.folder.state(piece.name), progress=progress, should_stop=should_stop)
     described = {
         "name": piece.name,
@@ -211,6 +226,8 @@ def _attackers(piece: Piece, context: Context) -> Iterator[_Attacker]:
     if options.get("other"):
         yield _Attacker("the training set", observe(model, train, device=context.device))
         yield _Attacker("as many other images", knowing(Knowledge(other_data=True), other=context.other))
+    if options.get("alone"):
+        yield _Attacker("never an image beside what left the device for it", context.observer())
     for count in dict.fromkeys(max(4, round(share * len(train))) for share in options.get("shares", ())):
         yield _Attacker(f"{count:,} images", knowing(Knowledge(fraction=count / len(train), seed=context.seed)))
     for count in dict.fromkeys(min(count, len(train)) for count in options.get("pairs", ())):
@@ -263,14 +280,6 @@ def _probe(
     name: str, source: str, attack: Attack | None, observer: Any, unseen: Any, context: Context
 ) -> dict[str, Any]:
     model = context.subject.model
-    probe = probe_attribute(observer, model, unseen, name, attack=attack, seed=context.seed)
-    return {
-        "name": f"{name}_{source}",
-        "label": f"{_WORDS[name]}, from the {source}",
-        "property": name,
-        "source": source,
-        "accuracy": probe.accuracy,
-        "error": probe.error,
-        "chance": probe.chance,
-        "images": probe.images,
-    }
+    probe = asdict(probe_attribute(observer, model, unseen, name, attack=attack, seed=context.seed))
+    label = f"{_WORDS[name]}, from the {source}"
+    return {"name": f"{name}_{source}", "label": label, "property": probe.pop("what"), **probe}

@@ -15,12 +15,16 @@ __all__ = ["available_memory", "decline", "needed_memory"]
 
 _USABLE = 0.8  # of what is free: others run here too
 _COPIES = 6  # of a network's activations: forwards, backwards and workspaces of convolutions
+_MAPS = {"posterior": 24}  # a U-Net keeps more of them
 _LARGEST_MAP, _MOST_ROWS = 1 << 27, 1 << 26  # values in what the linear attack works on, see `attacks.linear`
 _MEMORY_FILES = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
 
 
 def decline(piece: Piece, context: Context) -> str | None:
-    """Why a piece cannot run on this machine now, or None."""
+    """Why a piece cannot run on these images, or on this machine now, or None."""
+    values = math.prod(context.sets.test.image_shape)
+    if values > piece.options.get("values", values):
+        return f"an image has {values:,} values, and beyond {piece.options['values']:,} it takes too long; give --size"
     needed, free = needed_memory(piece, context), available_memory(context.device)
     if needed <= _USABLE * free:
         return None
@@ -40,8 +44,7 @@ def needed_memory(piece: Piece, context: Context) -> float:
     linear = _linear(size, pixels, round(count), getattr(config, "draws", 4), getattr(config, "size", 4096))
     if not hasattr(config, "width"):
         return linear
-    network = _network(context, config)
-    return max(linear, network) if piece.attack == "strong" else network
+    return max(linear, _network(context, config, _MAPS.get(piece.attack, _COPIES)))  # most begin with a linear solution
 
 
 def _linear(size: int, pixels: int, count: int, draws: int, most: int) -> float:
@@ -53,14 +56,14 @@ def _linear(size: int, pixels: int, count: int, draws: int, most: int) -> float:
     return 8.0 * (5 * rows**2 + 4 * rows * (size + pixels))
 
 
-def _network(context: Context, config: Any) -> float:
+def _network(context: Context, config: Any, copies: int) -> float:
     """Weights, gradients and Adam's two moments, and activations of a batch."""
     feature, image = tuple(context.test.z.shape[1:]), context.sets.test.image_shape
     with torch.device("meta"):
         network = ReconstructionNet(feature, image, width=config.width, blocks=config.blocks)
     weights = sum(value.numel() for value in network.parameters())
     values = config.batch_size * config.width * image[1] * image[2]
-    return 20.0 * weights + 4.0 * _COPIES * values
+    return 20.0 * weights + 4.0 * copies * values
 
 
 def available_memory(device: torch.device) -> float:

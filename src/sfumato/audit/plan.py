@@ -8,7 +8,8 @@ from sfumato.audit.context import Context
 from sfumato.audit.folder import Failures
 from sfumato.audit.inversion import Tell
 from sfumato.audit.memory import decline
-from sfumato.audit.suite import Piece, Untested, affordable, runnable
+from sfumato.audit.schema import Untested
+from sfumato.audit.suite import Piece, affordable, runnable
 from sfumato.audit.training import FEWEST, Cost, decide, decide_search, measure_cost, of_piece, searches
 
 __all__ = ["TimeBudget", "choose", "fits", "make_plan"]
@@ -109,10 +110,11 @@ def _has(context: Context) -> dict[str, str | None]:
     cloud = context.subject.has_cloud
     return {
         "cloud": None if cloud else "the target has no decoder, so nothing is known of what a cloud computes",
-        "gradients": None if context.gradients else "the target passes no gradients, so white-box attacks cannot run",
         "noise": None if noise else "nothing random is added on the wire, so another query gives the same feature",
         "other": None if context.other is not None else "no images of another origin were given; give --other",
-        "labels": None if context.sets.labelled else "the images have no labels",
+        "labels": None
+        if context.sets.labelled and context.subject.classifies
+        else "nothing names the decoder's classes",
     }
 
 

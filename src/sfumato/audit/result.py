@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
+import msgspec
 import torch
 
 from sfumato.attacks import CLOSED_FORM, Leakage, Reconstruction, Stored, judge_stored, mean_image_error
@@ -15,8 +15,8 @@ from sfumato.audit.identity import channel_of, versions
 from sfumato.audit.images import count_shared
 from sfumato.audit.inputs import notice_scale
 from sfumato.audit.measure import NORMAL_95, WORST_SHARE, share_interval, strongest, summary, tried_on_all
-from sfumato.audit.schema import FORMAT, SCHEMA_ID, checked
-from sfumato.audit.suite import Piece, Untested
+from sfumato.audit.schema import FORMAT, SCHEMA_ID, Untested, checked
+from sfumato.audit.suite import Piece
 from sfumato.audit.thresholds import conclude
 from sfumato.audit.verdict import requirements, verdict
 
@@ -76,7 +76,7 @@ def result_of(
         "leakage": leakage.as_dict() | {"sentence": leakage.sentence},
         "bounds": bounds,
         "consistency": check_consistency(attacks, bounds, leakage),
-        "not_tested": [asdict(one) for one in untested if one.what not in broken],
+        "not_tested": [msgspec.structs.asdict(one) for one in untested if one.what not in broken],
         "failed": list(failed),
         "evidence": evidence,
     }

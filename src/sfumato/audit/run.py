@@ -21,8 +21,9 @@ from sfumato.audit.inversion import Stop, Tell, run_attack, run_probes, run_swee
 from sfumato.audit.memory import available_memory
 from sfumato.audit.plan import TimeBudget, choose, fits, make_plan
 from sfumato.audit.result import result_of
+from sfumato.audit.schema import Untested
 from sfumato.audit.subject import Subject, digest_of_module, placed
-from sfumato.audit.suite import Piece, Untested, chosen, load_suite
+from sfumato.audit.suite import Piece, chosen, load_suite
 from sfumato.audit.training import Cost
 from sfumato.audit.verdict import LEAST_IMAGES, calibrate
 from sfumato.data import DataSets, ImageSet
@@ -35,6 +36,7 @@ from sfumato.training.evaluate import accuracy
 __all__ = ["Audited", "run_audit"]
 
 _BOUNDS_SHARE = 0.08
+_CALIBRATION_SHARE = 0.1
 _FEATURES_SHARE = 0.03  # of the free memory, for what left the device
 _LATER = 1.25  # times its share that a piece may take, where others have left time over
 _SCRAMBLED = 1000  # images from which the obfuscation check is made
@@ -61,7 +63,10 @@ class Audited:
     context: Context
 
     def pictures(self, count: int = 8) -> dict[str, tuple[Tensor, dict[str, Tensor]]]:
-        """Originals and reconstructions per attack: `worst` (the strongest attack's best) and `typical` (at random)."""
+        """Originals and reconstructions per attack: `worst` (the strongest attack's best) and `typical` (at random).
+
+        Where a posterior was learned, also `samples` of it.
+        """
         strongest = self.reconstructed[self.result["best"]["test"]["mse"]]  # it reconstructed every image
         worst = strongest.mse.argsort()[:count]
         found = {}
@@ -72,6 +77,10 @@ class Audited:
                 if int(indices.max()) < len(one.mse)
             }
             found[name] = (self.context.test.images.float(indices), shown)
+        for name in (one["name"] for one in self.result["attacks"] if one["attack"] == "posterior"):
+            drawn = self.context.folder.tensors(name)["samples"][:, :count].float() / 255
+            shown = {f"sample {number}": one for number, one in enumerate(drawn, 1)}
+            found["samples"] = (self.context.test.images.float(torch.arange(drawn.shape[1])), shown)
         return found
 
 
@@ -133,7 +142,7 @@ def run_audit(
     with evaluating(subject.model, gradients=True):
         run.prepare(out, seed, load_suite() if suite is None else suite, other, early)
         run.measure()
-        pieces, costs, untested = make_plan(wanted, run.context, run.budget, run.failures, run.tell)
+        pieces, costs, untested = make_plan(wanted, run.context, run.budget, run.failures, run._note)
         run.work(pieces, costs)
         return run.finish(pieces, [*untested, *unwanted], least_images)
 
@@ -196,15 +205,16 @@ class _Run:
         """What needs no attack: identification, the attacks' calibration, bounds."""
         context, folder = self.context, self.context.folder
         if (measured := folder.finished("leakage")) is None:
-            self.tell("identification and information")
+            self._note("identification and information")
             measured = measure_leakage(self.subject.model, context.test.images, seed=context.seed).as_dict()
             folder.finish("leakage", measured)
         if folder.finished("calibration") is None:
-            self.tell("calibration on the identity channel")
+            self._note("calibration on the identity channel")
             with self.failures.surviving("calibration", "calibration"):
-                folder.finish("calibration", calibrate(context))
+                if (calibrated := calibrate(context, _CALIBRATION_SHARE * self.budget.left)) is not None:
+                    folder.finish("calibration", calibrated)
         if folder.finished("obfuscation") is None:
-            self.tell("whether the feature is scrambled")
+            self._note("whether the feature is scrambled")
             with self.failures.surviving("obfuscation", "obfuscation"):
                 some = shuffled(self.sets.train, _SCRAMBLED, context.seed, "obfuscation")
                 moved = obfuscation(self.subject.model, some, seed=context.seed)
@@ -219,7 +229,7 @@ class _Run:
                     gradients=context.gradients,
                     seconds=_BOUNDS_SHARE * self.budget.left,
                     seed=context.seed,
-                    tell=lambda text: self.tell(f"bounds: {text}"),
+                    tell=lambda text: self._note(f"bounds: {text}"),
                 )
                 folder.finish("bounds", {"bounds": found})
 

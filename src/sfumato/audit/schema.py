@@ -249,7 +249,7 @@ class Requirement(_Entry):
     sentence: str
 
 
-class UntestedEntry(_Entry):
+class Untested(_Entry):
     """A piece that did not run; `left_out`: it could have, with more time or memory, or was left out by request."""
 
     what: str
@@ -289,10 +289,11 @@ class ObfuscationEntry(_Entry):
 
 
 class Calibration(_Entry):
-    """In dB, how well these images are reconstructed from themselves, and by which attack."""
+    """In dB, how well these images are reconstructed from themselves, or the middle of `size`, and by which attack."""
 
     psnr: float
     by: str
+    size: list[Count] | None = None
 
 
 class Audit(_Entry):
@@ -317,7 +318,7 @@ class Audit(_Entry):
     bounds: list[Bound]
     consistency: Consistency
     requirements: list[Requirement]
-    not_tested: list[UntestedEntry]
+    not_tested: list[Untested]
     failed: list[dict[Literal["what", "kind", "why"], str]]
     thresholds: list[Judged]
     metrics: dict[str, float | None]

@@ -6,9 +6,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+from sfumato.audit.schema import Untested
 from sfumato.errors import ConfigError
 
-__all__ = ["Piece", "Untested", "affordable", "chosen", "load_suite", "runnable"]
+__all__ = ["Piece", "affordable", "chosen", "load_suite", "runnable"]
 
 PieceKind = Literal["attack", "queries", "knowledge", "probe"]
 
@@ -28,15 +29,6 @@ class Piece:
     steps: int | None = None
     images: int | None = None
     needs: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Untested:
-    """A piece that does not run, and why; `left_out`: with more time or memory, or without being asked, it would."""
-
-    what: str
-    why: str
-    left_out: bool = False
 
 
 @cache

@@ -14,8 +14,8 @@ from sfumato.data import ImageSet
 
 __all__ = ["FEWEST", "Cost", "config_of", "decide", "decide_search", "measure_cost", "of_piece", "searches"]
 
-_TRIAL_BATCHES = 4
-_TRIAL_EPOCHS = 4
+_TRIAL_BATCHES = 2
+_TRIAL_EPOCHS = 3
 _SMALL_SET = 10_000
 _SMALL_BATCH = 64
 _MOST_ACTIVATIONS = 1 << 25  # values of one layer of a network for a batch, so that its steps stay below 2 GB
@@ -65,10 +65,11 @@ def measure_cost(piece: Piece, context: Context) -> Cost:
     # The fastest one: a moment in which something else ran must not cost an attack its place in the plan.
     epoch = min(later - earlier for earlier, later in pairwise(ends))
     before = max(0.0, ends[0] - epoch)
-    some = context.test.first(config.batch_size)
+    some = context.test.first(config.batch_size if attack.most_images is None else _BATCH)
     began = time.monotonic()
     invert_released(attack, some.images, some.z, device=context.device)
-    reconstructing = (time.monotonic() - began) * (len(context.train) + len(context.test)) / len(some)
+    tried = sum(min(piece.images or len(one), len(one)) for one in (context.train, context.test))
+    reconstructing = (time.monotonic() - began) * tried / len(some)
     return Cost(larger * epoch, larger * before + reconstructing)
 
 
@@ -126,16 +127,11 @@ def searches(piece: Piece) -> bool:
 def decide_search(piece: Piece, context: Context, seconds: float) -> dict[str, Any]:
     """`shown`: how many training images, and as many test images, fit; below `FEWEST` the piece is not worth it.
 
-    Measured with a few iterations on a few images, and scaled up: the search itself is proportional to the iterations,
-    and a generator's training to images and epochs.
+    Measured with a few iterations on a few images, and scaled up: the search is proportional to the iterations.
     """
     full = config_of(piece, context, {})
-    short: dict[str, Any] = {"iterations": _TRIAL_ITERATIONS}
-    epochs = getattr(full, "epochs", 0)
-    if epochs:
-        short["epochs"] = 1
     images = shuffled(context.sets.train, _TRIAL_IMAGES, context.seed, "trial")
-    attack = attacks.build(replace(full, **short))
+    attack = attacks.build(replace(full, iterations=_TRIAL_ITERATIONS))
     began = time.monotonic()
     attack.fit(context.observer(images))
     fitting = time.monotonic() - began
@@ -144,7 +140,5 @@ def decide_search(piece: Piece, context: Context, seconds: float) -> dict[str, A
     attack.reconstruct(z)
     more = full.iterations / _TRIAL_ITERATIONS
     per_image = (time.monotonic() - began) / len(z) * more
-    # A trained generator costs its epochs over all images; the rest of a fit is a search over held-out images.
-    whole = fitting * (epochs * len(context.sets.train) / len(images) if epochs else more)
-    affordable = int((seconds - whole) / (2 * per_image))
+    affordable = int((seconds - fitting * more) / (2 * per_image))
     return {"shown": max(0, min(affordable, piece.images or affordable, len(context.test), len(context.train)))}

@@ -1,7 +1,9 @@
 """What an audit says first, and what has to be there before it may say "passed"."""
 
 import math
+import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -10,7 +12,7 @@ from sfumato import attacks
 from sfumato.attacks import CLOSED_FORM, Observer, invert_released
 from sfumato.audit.context import Context
 from sfumato.audit.images import shuffled
-from sfumato.audit.measure import expose
+from sfumato.audit.measure import expose, tried_on_all
 from sfumato.audit.subject import Subject, placed
 from sfumato.split import Channel, SplitModel
 
@@ -113,11 +115,11 @@ LEAST_IMAGES = 100
 LEAST_PSNR = 40.0
 """In dB: how well the attacks have to reconstruct images that nothing was done to."""
 
-_SEARCHES = ("optimization", "latent")
 _JUDGED_ON = 256  # test images
 _SEARCHED = 8  # test images, of a search
 _FINEST = 4096  # distinguishable values of a coordinate, 12 bits; beyond that an encoder can hide one pixel in another
 _LEARNED_FROM = 2000  # images, or twice as many as an image has values
+_CROP = 16  # side of the middle of the images that calibration begins with
 _SEARCH: dict[str, Any] = {"restarts": 1, "choose_on": 4, "tv": 0.0, "prior": 0.01}
 
 
@@ -128,17 +130,42 @@ class _Opaque(nn.Identity):
         return x.detach()
 
 
-def calibrate(context: Context) -> dict[str, Any]:
+def calibrate(context: Context, seconds: float) -> dict[str, Any] | None:
     """How well the attacks reconstruct these images from themselves: `psnr` in dB on average, and `by` which attack.
 
     The channel is the identity: the feature is the image. An attack that fails here fails for want of images, or has a
     bug, and says nothing about any encoder. Where the closed forms fail, as they do with fewer images than an image has
-    values, the search image by image has to succeed, without a gradient if the target passes none.
+    values, the search image by image has to succeed, without a gradient if the target passes none. They are tried on
+    the middle of the images, of twice the side each time, as long as the next one would be done within `seconds`; what
+    counts is the largest, `size`. None where there is no time at all.
     """
-    train, test = context.sets.train, context.test.first(_JUDGED_ON).images
+    end, (height, width) = time.monotonic() + seconds, context.sets.test.image_shape[1:]
+    found: dict[str, Any] | None = None
+    side, expected = _CROP, 0.0
+    while time.monotonic() + expected < end:
+        began, size = time.monotonic(), (min(side, height), min(side, width))
+        found = _calibrated(context, *size) | {"size": list(size)}
+        if size == (height, width):
+            break
+        side *= 2
+        larger = min(side, height) * min(side, width) / math.prod(size)
+        expected = larger**3 * (time.monotonic() - began)  # a linear solution goes with the cube of the values
+    return found
+
+
+def _calibrated(context: Context, height: int, width: int) -> dict[str, Any]:
+    channels, *sides = context.sets.test.image_shape
+    top, left = (sides[0] - height) // 2, (sides[1] - width) // 2
+    most = max(_LEARNED_FROM, 2 * channels * height * width)
+    known, test = (
+        replace(images, images=images.images[:, :, top : top + height, left : left + width].contiguous())
+        for images in (
+            shuffled(context.sets.train, most, context.seed, "calibration"),
+            context.test.first(_JUDGED_ON).images,
+        )
+    )
     identity = nn.Identity() if context.gradients else _Opaque()
     plain = placed(Subject("identity", SplitModel(identity, Channel(), nn.Identity()))).model.to(context.device)
-    known = shuffled(train, max(_LEARNED_FROM, 2 * math.prod(test.image_shape)), context.seed, "calibration")
     z = expose(plain, test, seed=context.seed, device=context.device).z
     best: dict[str, Any] = {"psnr": -math.inf, "by": ""}
     trials: list[tuple[str, dict[str, Any], int]] = [(name, {"draws": 1}, len(test)) for name in CLOSED_FORM]
@@ -159,10 +186,10 @@ def requirements(result: Mapping[str, Any], context: Context, least_images: int)
     lacking = [name for name in CLOSED_FORM if name not in names]
     wanted = [f"cloud:{name}" for name in CLOSED_FORM] if context.subject.has_cloud else []
     unread = [name for name in wanted if name not in names]
-    trained = [one for one in ran if one["history"]]
+    trained = [one for one in tried_on_all(ran) if one["history"]]
     rested = [one["name"] for one in trained if one["converged"]]
     why = f"converged ({trained[0]['name']}: {trained[0]['reason']})" if trained else "ran"
-    searched = [one["name"] for one in ran if one["attack"] in _SEARCHES]
+    searched = [one["name"] for one in ran if one["attack"] == "optimization"]
     notice = (result["target"].get("input") or {}).get("notice", "")
     images = f"{len(context.sets.train):,} attacker and {len(context.test):,} test images"
     images = f"{images}, of at least {least_images:,} each"
@@ -171,10 +198,14 @@ def requirements(result: Mapping[str, Any], context: Context, least_images: int)
     scrambled = "Whether the feature is scrambled could not be measured."
     if obfuscation is not None:
         scrambled = obfuscation["sentence"]
-    uncalibrated = "the attacks could not be calibrated on the identity channel"
+    causes = [one["why"] for one in result["failed"] if one["what"] == "calibration"]
+    cause = causes[0] if causes else "for which there was no time; give more --minutes"
+    uncalibrated = f"the attacks were not calibrated on the identity channel, {cause}"
     if calibration is not None:
-        reached = f"{calibration['by']} reconstructs these images from themselves at {calibration['psnr']:.0f} dB"
-        size = math.prod(context.sets.test.image_shape)
+        shape = context.sets.test.image_shape
+        size = math.prod(shape[:1] + tuple(calibration["size"]))
+        part = "" if calibration["size"] == list(shape[1:]) else "the middle {}×{} of ".format(*calibration["size"])
+        reached = f"{calibration['by']} reconstructs {part}these images from themselves at {calibration['psnr']:.0f} dB"
         uncalibrated = (
             f"{reached}, and some attack has to exceed {LEAST_PSNR:.0f} dB: from {len(context.sets.train):,} images of "
             f"{size:,} values they cannot reconstruct even that; give more images, or smaller ones (--size)"

@@ -1,6 +1,5 @@
 """Networks: the ones that are cut in two, and those that reconstruct images from features."""
 
-from sfumato.models.autoencoder import Autoencoder
 from sfumato.models.count import count_macs, count_parameters
 from sfumato.models.critic import Critic
 from sfumato.models.digits import digits
@@ -12,7 +11,6 @@ from sfumato.models.vgg import vgg5, vgg11
 
 __all__ = [
     "RESNET20_CUTS",
-    "Autoencoder",
     "BasicBlock",
     "Critic",
     "Normalize",

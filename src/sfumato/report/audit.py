@@ -26,6 +26,7 @@ _FAILED = (
     "These pieces ended with an error, so they are no evidence of anything. The tracebacks are in the audit's folder, "
     "under pieces."
 )
+_GUESSED = "What could have been sent: images drawn at random, given what left the device; where they agree, it knows"
 _UNBOUNDED = (
     "Nothing: without noise on the wire the information in a feature is unlimited, and so no error can be guaranteed."
 )
@@ -45,7 +46,8 @@ def write_audit_report(
     Args:
         path: of the page.
         result: as in `audit.json`.
-        pictures: `typical` and `worst`: originals (n, C, H, W) in [0, 1], and per attack the same images reconstructed.
+        pictures: `typical` and `worst`: originals (n, C, H, W) in [0, 1], and per attack the same images reconstructed;
+            `samples`: originals, and by name what was drawn for each.
 
     Raises:
         FeatureError: the pictures are no images.
@@ -85,6 +87,8 @@ def write_audit_report(
         Section("What the attacker reconstructs", [
             *(part("strips", strips=_strips(*pictures[name], attacks, shown, looks), heading=heading)
               for name, heading in headings.items() if name in pictures),
+            *([part("strips", strips=_samples(*pictures["samples"]), heading=_GUESSED)]
+              if "samples" in pictures else []),
             part("audit_strips", reference=error_text(reference)),
         ]),
         Section("Every attack, in numbers", [
@@ -167,21 +171,24 @@ def _strips(
     looks: Mapping[str, Style],
 ) -> list[dict[str, Any]]:
     """The originals, then what the attacks made of them, the strongest first."""
-    first: dict[str, Any] = {
-        "slot": None,
-        "label": "original",
-        "uri": png_data_uri(originals),
-        "alt": "The originals",
-        "figures": "",
-    }
-    strips = [first]
+    strips = [_strip("original", originals, "The originals")]
     for name, test in ((one["name"], one["test"]) for one in attacks if one["name"] in shown):
         if name in reconstructed:
             figures = f"MSE\u00a0{error_text(test['mse']['mean'])}, SSIM\u00a0{test['ssim']['mean']:.2f}"
             alt = f"The same images as the {name} attack reconstructed them ({figures} on average)"
-            uri = png_data_uri(reconstructed[name])
-            strips.append({"slot": looks[name].slot, "label": name, "uri": uri, "figures": figures, "alt": alt})
+            strips.append(_strip(name, reconstructed[name], alt, figures, looks[name].slot))
     return strips
+
+
+def _strip(label: str, images: Tensor, alt: str, figures: str = "", slot: int | None = None) -> dict[str, Any]:
+    return {"slot": slot, "label": label, "uri": png_data_uri(images), "figures": figures, "alt": alt}
+
+
+def _samples(originals: Tensor, drawn: Mapping[str, Tensor]) -> list[dict[str, Any]]:
+    """The originals, then images that could just as well have been sent."""
+    alt = "An image for each of the originals, drawn by the posterior attack"
+    rows = [_strip(name, images, alt) for name, images in drawn.items()]
+    return [_strip("original", originals, "The originals"), *rows]
 
 
 def _attack_table(result: Mapping[str, Any], attacks: Results, names: Collection[str], tried: int) -> Table:
