@@ -32,8 +32,8 @@ _UNBOUNDED = (
 _READ = (
     "The attacker holds the encoder and every setting of the defence, and what left the device for each unseen text; "
     "not the noise. It encodes texts of its own, fits a centre to every token and an offset to every position, and "
-    "names the token whose centre is nearest, whitened by what noise and context leave over. That is what any "
-    "attacker reaches at least: a large share means that the text is readable, a small one proves nothing about a better one."
+    "names the token whose centre is nearest, whitened by what noise and context leave over. Every attacker can do "
+    "that: a large share means that the text is readable, a small one proves nothing about a better attacker."
 )
 _BEYOND = [
     ("Attackers beyond this suite.", "An attack that fails proves nothing about a better one. Only a bound that holds "
