@@ -25,7 +25,7 @@ class Bert(nn.Module):
         self.words, self.places = nn.Embedding(VOCABULARY, WIDTH), nn.Embedding(LENGTH, WIDTH)
         self.norm = nn.LayerNorm(WIDTH)
         self.layers = nn.Sequential(
-            *(nn.TransformerEncoderLayer(WIDTH, 2, 2 * WIDTH, batch_first=True, activation="gelu") for _ in range(2))
+            *(nn.TransformerEncoderLayer(WIDTH, 2, 2 * WIDTH, batch_first=True, activation="gelu") for _ in range(1))
         )
         self.head = nn.Linear(WIDTH, 3)
 
@@ -45,7 +45,7 @@ def bundle(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(home / "state"))
         torch.manual_seed(0)
-        edge, cloud = sfumato.split_at(Bert(), "layers.0", ids(2, 0))
+        edge, cloud = sfumato.split_at(Bert(), "norm", ids(2, 0))
         model = sfumato.SplitModel(edge, sfumato.Channel(noise_std=0.1, clip_norm=8.0), cloud)
         sfumato.save_split(model, home / "split", example_input=ids(2, 0), class_names=("a", "b", "c"))
         np.savez(home / "texts.npz", train=ids(300, 1).numpy(), test=ids(100, 2).numpy())
