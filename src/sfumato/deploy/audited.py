@@ -89,7 +89,9 @@ def _short(value: dict[str, Any], path: Path) -> dict[str, Any]:
             for one in value["thresholds"]
         ]
         return {
-            "channel": {name: channel[name] for name in AuditedChannel.__struct_fields__ if channel.get(name) is not None},
+            "channel": {
+                name: channel[name] for name in AuditedChannel.__struct_fields__ if channel.get(name) is not None
+            },
             "headline": value["verdict"]["headline"],
             "notes": value["verdict"]["notes"],
             "strongest": _strongest(value),
