@@ -197,3 +197,10 @@ def test_mistakes_are_explained(features, labels, noise_std, error, match):
 
 def test_examples_print_what_they_say():
     assert doctest.testmod(held_out, extraglobs={"math": math}) == (0, 5)
+
+
+@pytest.mark.parametrize("count", [85, 97, 99, 101])
+def test_where_folds_of_unequal_size_could_disagree_on_clusters(count):
+    z_hat = torch.randn(count, 2, generator=torch.Generator().manual_seed(0))
+    found = held_out_information(z_hat, None, 1.0)
+    assert found.value == pytest.approx(math.log(2), abs=4 * found.standard_error + 0.1)  # 2 * 1/2 log(1 + 1)

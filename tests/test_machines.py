@@ -32,8 +32,6 @@ SMALL = {
     "posterior": TINY | {"images": 4, "samples": 2, "flow_steps": 2},
     "cloud-only": TINY,
     "optimization": {"images": 4, "iterations": 2, "restarts": 1, "choose_on": 2, "tv": 0.0, "prior": 1.0},
-    "posterior": TINY | {"samples": 2, "flow_steps": 2, "images": 4},
-    "cloud-only": TINY,
     "ridge": {},
     "nearest": {},
 }

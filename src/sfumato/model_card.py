@@ -21,7 +21,7 @@ def model_card(
     Args:
         name: of the model.
         channel: `noise_std`, `clip_norm`, `quantize_bits` of what leaves the device.
-        input_shape: (C, H, W).
+        input_shape: (C, H, W); of a model of texts (L,).
         classes: names of the outputs; none where they are no classes.
         training: `accuracy`, and `data`, the set that it was measured on, where they are known; other entries may be
             there, and mean anything.
@@ -35,12 +35,14 @@ def model_card(
     accuracy, data = training.get("accuracy"), training.get("data")
     accuracy = float(accuracy) if isinstance(accuracy, int | float) else None
     data = data if isinstance(data, str) else None
-    task = "image-classification" if classes else "other"
+    task = f"{'image' if len(input_shape) == 3 else 'text'}-classification" if classes else "other"
     front = ["library_name: sfumato", f"pipeline_tag: {task}", "tags: [split-inference, privacy]"]
     measured: list[tuple[str, float]] = [] if accuracy is None else [("accuracy", accuracy)]
     strongest = (audit or {}).get("strongest")
     if strongest is not None:
-        measured += [(f"reconstruction {kind}, mean", strongest[kind]["mean"]) for kind in ("mse", "psnr", "ssim")]
+        kinds = [kind for kind in ("mse", "psnr", "ssim") if kind in strongest]
+        measured += [(f"reconstruction {kind}, mean", strongest[kind]["mean"]) for kind in kinds]
+        measured += [("tokens recovered", strongest["tokens"])] if "tokens" in strongest else []
     if measured and data:
         front += [
             "model-index:", f"- name: {json.dumps(name)}", "  results:", f"  - task: {{type: {task}}}",

@@ -56,7 +56,6 @@ WRONG = {
     "a number as version": lambda m: m.update(version=1),
     "an unknown entry": lambda m: m.update(extra=1),
     "an unknown entry inside": lambda m: m["noise"].update(generator="fast"),
-    "two channels": lambda m: m["input"].update(shape=[2, 6, 5]),
     "no height": lambda m: m["input"].update(shape=[3, 0, 5]),
     "a range in words": lambda m: m["feature"].update(range=["low", "high"]),
     "another resize": lambda m: m["input"].update(resize="crop"),
@@ -80,6 +79,10 @@ WRONG = {
     "a name with a line feed": lambda m: m.update(name="small\n"),
 }
 WRONG_TOGETHER = {
+    "two channels": lambda m: m["input"].update(shape=[2, 6, 5]),
+    "an image of one side": lambda m: m["input"].update(shape=[3, 6]),
+    "a text of three sides": lambda m: m["input"].update(tokens=9, resize="exact"),
+    "a text that is stretched": lambda m: m["input"].update(tokens=9, shape=[6]),
     "floats with levels": lambda m: m["feature"].update(datatype="FP32"),
     "levels in the wrong order": lambda m: m["quantization"].update(low=2.0),
     "a class too few": lambda m: m["classes"].pop(),

@@ -30,12 +30,14 @@ class TokenRecovery:
         standard_error: of that, over texts.
         chance: share that naming the commonest token of the attacker's texts gets.
         by_position: (L,) the share at each position; NaN where there is only padding.
+        by_text: (m,) the share of each text; 0 where there is only padding.
     """
 
     recovered: float
     standard_error: float
     chance: float
     by_position: Tensor
+    by_text: Tensor
 
     def __str__(self) -> str:
         return f"tokens recovered: {self.recovered:.1%} ± {self.standard_error:.1%} (chance {self.chance:.1%})"
@@ -111,7 +113,8 @@ def token_recovery(
     surprise = (hits.sum(1) - share * counted.sum(1)).double()  # of each text, for the error of a ratio
     error = math.sqrt(float(surprise.square().sum())) / float(counted.sum())
     chance = float(((targets == reader.commonest) & counted).sum() / counted.sum())
-    return TokenRecovery(share, error, chance, hits.sum(0) / counted.sum(0))
+    by_text = hits.sum(1) / counted.sum(1).clamp_min(1)
+    return TokenRecovery(share, error, chance, hits.sum(0) / counted.sum(0), by_text)
 
 
 def _released(

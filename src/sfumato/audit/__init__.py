@@ -7,18 +7,22 @@ from sfumato.audit.run import Audited, run_audit
 from sfumato.audit.schema import is_audit, read_audit, schema
 from sfumato.audit.subject import ChannelOptions, GaussianPrior, Subject
 from sfumato.audit.target import load_target
-from sfumato.audit.thresholds import METRICS, Threshold, conclude, judge, parse_threshold
+from sfumato.audit.texts import Texts, audit_texts, read_texts
+from sfumato.audit.thresholds import METRICS, TEXT_METRICS, Threshold, conclude, judge, parse_threshold
 
 __all__ = [
     "METRICS",
+    "TEXT_METRICS",
     "Audited",
     "ChannelOptions",
     "DataOptions",
     "GaussianPrior",
     "InputDescription",
     "Subject",
+    "Texts",
     "Threshold",
     "audit_sets",
+    "audit_texts",
     "check_subject",
     "conclude",
     "is_audit",
@@ -28,6 +32,7 @@ __all__ = [
     "parse_threshold",
     "read_audit",
     "read_description",
+    "read_texts",
     "run_audit",
     "schema",
 ]

@@ -6,6 +6,7 @@ from typing import Any
 
 from sfumato.audit.measure import WORST_SHARE, tried_on_all
 from sfumato.audit.schema import FORMAT
+from sfumato.errors import ConfigError
 
 __all__ = ["compare"]
 
@@ -22,7 +23,12 @@ def compare(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     Returns:
         `subjects` (name, defense, setting, accuracy and its error, mse_mean and its error, mse_worst5, attack,
         converged, data, dominates, dominated_by), `caveats`, `headline`.
+
+    Raises:
+        ConfigError: one of them is of a model of texts.
     """
+    if texts := [result["target"]["name"] for result in results if "tokens" in result]:
+        raise ConfigError(f"{texts[0]} is a model of texts, which is not compared with others; audit it alone")
     subjects = [_line(result) for result in results]
     _tell_apart(subjects)
     for one in subjects:

@@ -10,6 +10,7 @@ import sfumato
 from sfumato.audit.subject import Subject
 from sfumato.modes import evaluating
 from sfumato.seeds import generator
+from sfumato.split.programs import random_inputs
 
 __all__ = ["behaviour_of", "channel_of", "versions"]
 
@@ -17,12 +18,13 @@ _BATCHES = (1, 2, 5)
 
 
 def behaviour_of(subject: Subject, shape: tuple[int, ...]) -> str:
-    """SHA-256 of features and answers on probe images of this shape (C, H, W), in batches of several sizes.
+    """SHA-256 of features and answers on probe images (C, H, W), or texts (L,), in batches of several sizes.
 
     Half of the probes are noise, half are smooth. They run on the CPU in one thread, so that the same model gives the
     same bits whatever else the machine does; another version of PyTorch may give others.
     """
-    model, probes = subject.model, _probes(shape)
+    model, tokens = subject.model, subject.tokens
+    probes = _probes(shape) if tokens is None else random_inputs(8, shape, 0, tokens)
     place = next(iter(model.parameters())).device
     threads = torch.get_num_threads()
     digest = hashlib.sha256()

@@ -13,11 +13,14 @@ from msgspec import Meta
 
 from sfumato.errors import CheckpointError
 
-__all__ = ["FORMAT", "SCHEMA_ID", "Audit", "checked", "is_audit", "read_audit", "schema"]
+__all__ = ["FORMAT", "SCHEMA_ID", "TEXT_SCHEMA_ID", "Audit", "TextAudit", "checked", "is_audit", "read_audit", "schema"]
 
 FORMAT = 2
 SCHEMA_ID = "https://sfumato.dev/schema/audit-2.json"
 """An identifier, not an address: the schema comes with the package."""
+
+TEXT_SCHEMA_ID = "https://sfumato.dev/schema/text-audit-2.json"
+"""The same of an audit of texts."""
 
 Share = Annotated[float, Meta(ge=0, le=1)]
 Count = Annotated[int, Meta(ge=0)]
@@ -327,9 +330,59 @@ class Audit(_Entry):
     verdict: VerdictEntry
 
 
+class TextData(_Entry):
+    """The attacker's texts and the test texts; `shared`: test texts that are the attacker's too, token for token.
+
+    `known`: share of the test texts' tokens that the attacker's texts hold.
+    """
+
+    name: str
+    vocabulary: Count
+    length: Count
+    padding: Count | None
+    train_texts: Count
+    test_texts: Count
+    shared: Count
+    known: Share
+    labelled: bool
+    fingerprint: dict[Literal["train", "test"], str]
+
+
+class Tokens(_Entry):
+    """Share of the tokens that are recovered, and for the 5 % of the texts of which most are; null: only padding."""
+
+    recovered: Share
+    error: float
+    chance: Share
+    worst5: Share
+    by_position: list[Share | None]
+
+
+class TextAudit(_Entry):
+    """What `sfumato audit` found of a model of texts."""
+
+    schema: Literal["https://sfumato.dev/schema/text-audit-2.json"] = msgspec.field(name="$schema")
+    format: Literal[2]
+    target: Target
+    data: TextData
+    accuracy: Share | None
+    budget: dict[Literal["minutes", "seconds"], float]
+    tokens: Tokens
+    leakage: LeakageEntry | None
+    requirements: list[Requirement]
+    not_tested: list[Untested]
+    failed: list[dict[Literal["what", "kind", "why"], str]]
+    thresholds: list[Judged]
+    metrics: dict[str, float | None]
+    pessimistic: dict[str, float | None]
+    evidence: dict[str, Any]
+    verdict: VerdictEntry
+
+
 def checked(value: dict[str, Any]) -> dict[str, Any]:
     """The plain values of an audit, or msgspec.ValidationError where they are none."""
-    plain: dict[str, Any] = msgspec.to_builtins(msgspec.convert(value, Audit), enc_hook=str)
+    form = TextAudit if value.get("$schema") == TEXT_SCHEMA_ID else Audit
+    plain: dict[str, Any] = msgspec.to_builtins(msgspec.convert(value, form), enc_hook=str)
     return plain
 
 

@@ -73,6 +73,7 @@ class Subject:
         data_options: name, folder and limits of the data it was trained on.
         input_shape: (C, H, W) of the images that it takes, where the target says so.
         classes: names of its outputs, where the target says so.
+        tokens: of a model of texts, how many tokens there are.
     """
 
     name: str
@@ -88,6 +89,7 @@ class Subject:
     data_options: dict[str, Any] = field(default_factory=dict)
     input_shape: tuple[int, ...] | None = None
     classes: tuple[str, ...] | None = None
+    tokens: int | None = None
 
     @property
     def has_cloud(self) -> bool:

@@ -108,6 +108,7 @@ def _folder(target: str, options: ChannelOptions) -> Subject:
         data_options=found.data_options,
         input_shape=found.input_shape,
         classes=found.classes,
+        tokens=found.tokens,
     )
 
 

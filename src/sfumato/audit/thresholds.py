@@ -9,7 +9,7 @@ from typing import Any
 
 from sfumato.errors import ConfigError
 
-__all__ = ["METRICS", "Threshold", "conclude", "judge", "parse_threshold"]
+__all__ = ["METRICS", "TEXT_METRICS", "Threshold", "conclude", "judge", "parse_threshold"]
 
 _KINDS = {
     "mse": "mean squared error per pixel, pixels in [0, 1]; smaller is reconstructed better",
@@ -41,6 +41,13 @@ METRICS: dict[str, str] = {
 }
 """What a threshold may name. Without another word: of the strongest attack, on test images, for a single query."""
 
+TEXT_METRICS: dict[str, str] = {
+    "tokens": "share of the unseen texts' tokens that are recovered, by the nearest token at each position",
+    "information": METRICS["information"],
+    "accuracy": "share of labelled test texts that the decoder recognises from what leaves the device",
+}
+"""What a threshold may name where the model is one of texts."""
+
 BROKEN = ("no contradiction", "no attack failed")
 """Requirements without which nothing that the audit says is worth anything, also where nobody asked for a pass."""
 
@@ -67,7 +74,7 @@ class Threshold:
 
     Attributes:
         text: as given.
-        metric: one of `METRICS`.
+        metric: one of `METRICS`, or of `TEXT_METRICS`.
         sign: `>`, `>=`, `<` or `<=`.
         limit: the number.
     """
@@ -95,8 +102,8 @@ def parse_threshold(text: str) -> Threshold:
             "'psnr_worst5 > 20', and give several as several words"
         )
     metric, sign, limit = found.groups()
-    if metric not in METRICS:
-        raise ConfigError(f"the threshold {text!r} names an unknown metric; known are {', '.join(METRICS)}")
+    if metric not in (known := METRICS | TEXT_METRICS):
+        raise ConfigError(f"the threshold {text!r} names an unknown metric; known are {', '.join(known)}")
     wanted = "<" if _smaller_is_worse(metric) else ">"
     if sign[0] != wanted:
         better = "larger" if wanted == "<" else "smaller"

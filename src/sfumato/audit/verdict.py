@@ -16,7 +16,7 @@ from sfumato.audit.measure import expose, tried_on_all
 from sfumato.audit.subject import Subject, placed
 from sfumato.split import Channel, SplitModel
 
-__all__ = ["LEAST_IMAGES", "LEAST_PSNR", "calibrate", "requirements", "verdict", "what_is_lost"]
+__all__ = ["LEAST_IMAGES", "LEAST_PSNR", "calibrate", "lossless", "requirements", "verdict", "what_is_lost"]
 
 _BLIND = 0.95  # of the mean image's error: an attack above that learned next to nothing from the feature
 
@@ -28,7 +28,7 @@ def verdict(result: Mapping[str, Any]) -> dict[str, Any]:
         `headline`, some sentences: test images that are training images; whether anything is lost; identification and
         its certificates; how well images are reconstructed, the worst-served first. `notes`: a list of sentences.
     """
-    parts = [_shared(result["data"]), _lossless(result["target"]["channel"]), result["leakage"]["sentence"]]
+    parts = [_shared(result["data"]), lossless(result["target"]["channel"]), result["leakage"]["sentence"]]
     return {"headline": " ".join(part for part in [*parts, _seen(result)] if part), "notes": _notes(result)}
 
 
@@ -41,7 +41,8 @@ def _shared(data: Mapping[str, Any]) -> str:
     )
 
 
-def _lossless(channel: Mapping[str, Any]) -> str:
+def lossless(channel: Mapping[str, Any]) -> str:
+    """A sentence where noise is missing from all directions, or from some; else nothing."""
     if channel.get("noise_smallest") == 0 and channel["noise_std"]:
         return (
             "Some directions of the feature carry no noise: what they hold is sent as it is, nothing is certified, and "

@@ -7,10 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from sfumato.audit import (
+    METRICS,
+    TEXT_METRICS,
     ChannelOptions,
     DataOptions,
+    Subject,
     Threshold,
     audit_sets,
+    audit_texts,
     conclude,
     is_audit,
     load_target,
@@ -18,6 +22,7 @@ from sfumato.audit import (
     parse_threshold,
     read_audit,
     read_description,
+    read_texts,
     run_audit,
 )
 from sfumato.audit.compare import compare
@@ -26,11 +31,13 @@ from sfumato.cli.parser import Parsed, load_plugins, save_json
 from sfumato.compute import device_of
 from sfumato.errors import ConfigError, NotJudgedError
 from sfumato.files import write_json
-from sfumato.report.audit import write_audit_report
+from sfumato.report.audit import write_audit_report, write_text_report
 from sfumato.report.audit_evidence import write_evidence
 from sfumato.report.comparison import write_comparison_report
 
 __all__ = ["run"]
+
+_IMAGES_ONLY = ("input", "data_dir", "other", "other_dir", "size", "only", "skip")
 
 
 def run(parsed: Parsed) -> int:
@@ -81,6 +88,10 @@ def _audit(
     channel = ChannelOptions(parsed.noise_std, parsed.clip_norm, parsed.quantize_bits)
     given = None if parsed.input is None else read_description(Path(parsed.input))
     subject = load_target(target, channel, device=device, trust=parsed.trust, given=given)
+    if subject.tokens is not None:
+        return _audit_texts(subject, out, parsed, thresholds, began)
+    if texts := [one.metric for one in thresholds if one.metric not in METRICS]:
+        raise ConfigError(f"a threshold on {texts[0]} needs a model of texts, and {target} takes images")
     with progress_bar("read images") as bar:
         options = DataOptions(
             parsed.data, parsed.data_dir, parsed.size, parsed.limit, other=parsed.other, other_dir=parsed.other_dir
@@ -116,6 +127,33 @@ def _audit(
     return result
 
 
+def _audit_texts(subject: Subject, out: Path, parsed: Any, thresholds: list[Threshold], began: float) -> dict[str, Any]:
+    """A model of texts, audited and reported."""
+    if given := [name for name in _IMAGES_ONLY if getattr(parsed, name)]:
+        option = given[0].replace("_", "-")
+        raise ConfigError(f"{subject.name} is a model of texts, and --{option} is for images; leave it out")
+    if parsed.data is None:
+        raise ConfigError(f"{subject.name} is a model of texts; give them with --data texts.npz, arrays train and test")
+    if images := [one.metric for one in thresholds if one.metric not in TEXT_METRICS]:
+        raise ConfigError(f"{images[0]} is measured on images, and {subject.name} is a model of texts, which has "
+                          f"{', '.join(TEXT_METRICS)}")  # fmt: skip
+    texts = read_texts(Path(parsed.data), subject, parsed.limit)
+    if any(one.metric == "accuracy" for one in thresholds) and (texts.labels is None or not subject.classifies):
+        raise ConfigError("a threshold on accuracy needs `labels` of the test texts and a model of classes")
+    with progress_bar("audit") as bar:
+        bar.line(f"recover tokens of {len(texts.test):,} texts")
+        found = audit_texts(
+            subject, texts, name=Path(parsed.data).name, minutes=parsed.minutes, least=parsed.least_images,
+            seed=parsed.seed, began=began,
+        )  # fmt: skip
+    result = conclude(found, thresholds)
+    write_json(out / "audit.json", result)
+    write_text_report(out / "report.html", result)
+    _show(result)
+    say(f"Report: {out / 'report.html'}  Figures: {out / 'audit.json'}")
+    return result
+
+
 def _folders(targets: Sequence[str], out: str | None) -> list[Path]:
     """A folder per target, each of its own name."""
     if len(targets) == 1 and out is not None:
@@ -133,6 +171,10 @@ def _show(result: dict[str, Any]) -> None:
     if result["verdict"]["outcome"] == "not judged":
         say(result["verdict"]["sentence"])
     say(result["verdict"]["headline"])
+    if "tokens" in result:
+        for note in result["verdict"]["notes"]:
+            say(note)
+        return
     rows = []
     for attack in result["attacks"]:
         mse, psnr, ssim = (attack["test"][kind] for kind in ("mse", "psnr", "ssim"))

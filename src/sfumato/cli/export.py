@@ -61,6 +61,7 @@ def _export(parsed: Any, config: Any) -> None:
             config,
             classes=found.classes,
             image_shape=found.input_shape,
+            tokens=found.tokens,
             images=images,
             training=found.provenance,
             audit=audit,
@@ -74,7 +75,7 @@ def _export(parsed: Any, config: Any) -> None:
         ("noise", f"standard deviation {manifest.noise.std:g}, added by the device"),
         ("largest difference from PyTorch, feature", f"{parity.feature:.1e}"),
         ("largest difference from PyTorch, logits", f"{parity.logits:.1e}"),
-        ("compared on", f"{parity.images} images, {0 if images is None else len(images)} of them real"),
+        ("compared on", f"{parity.images} inputs, {0 if images is None else len(images)} of them real"),
         ("audit", "none of what leaves the device" if audit is None else audit["headline"]),
         ("signed by", done.signed_by or "nobody"),
     ]

@@ -1,4 +1,4 @@
-"""`sfumato query`: ask a served bundle about images, as a device does."""
+"""`sfumato query`: ask a served bundle about images or texts, as a device does."""
 
 from pathlib import Path
 
@@ -32,7 +32,7 @@ def run(parsed: Parsed) -> None:
     for path, one in zip(parsed.images, found, strict=True):
         shown = ", ".join(f"{name} {share:.1%}" for name, share in list(one.probabilities.items())[:_SHOWN])
         rows.append((str(path), one.label, shown))
-    table("", ("image", "class", "probabilities"), rows)
+    table("", (client.manifest.input.name, "class", "probabilities"), rows)
     answers = [
         {"image": str(path), "class": one.label, "index": one.index, "probabilities": one.probabilities}
         for path, one in zip(parsed.images, found, strict=True)

@@ -83,23 +83,19 @@ def _short(value: dict[str, Any], path: Path) -> dict[str, Any]:
     try:
         if value["format"] != _FORMAT:
             raise ValueError(f"its format is {value['format']}, not {_FORMAT}")
-        name, channel = value["best"]["test"]["mse"], value["target"]["channel"]
-        (attack,) = [one for one in value["attacks"] if one["name"] == name]
+        channel = value["target"]["channel"]
         judged = [
             {key: one[key] for key in ("expression", "metric", "value", "limit", "holds")}
             for one in value["thresholds"]
         ]
         return {
-            "channel": {name: channel[name] for name in AuditedChannel.__struct_fields__ if name in channel},
+            "channel": {
+                name: channel[name] for name in AuditedChannel.__struct_fields__ if channel.get(name) is not None
+            },
             "headline": value["verdict"]["headline"],
             "notes": value["verdict"]["notes"],
-            "strongest": {
-                "attack": name,
-                "converged": attack["converged"],
-                "images": attack["test"]["images"],
-                **{kind: {spread: attack["test"][kind][spread] for spread in _SPREADS} for kind in _KINDS},
-            },
-            "unconverged": sum(one["converged"] is False for one in value["attacks"]),
+            "strongest": _strongest(value),
+            "unconverged": sum(one["converged"] is False for one in value.get("attacks", ())),
             "thresholds": judged,
             "passed": None if not judged else value["verdict"]["outcome"] == "passed",
             "minutes": value["budget"]["minutes"],
@@ -108,6 +104,22 @@ def _short(value: dict[str, Any], path: Path) -> dict[str, Any]:
         }
     except (KeyError, TypeError, ValueError) as error:
         raise _damaged(path, error) from error
+
+
+def _strongest(value: dict[str, Any]) -> dict[str, Any]:
+    """The strongest attack and what it found, of images or of texts."""
+    if "tokens" in value:
+        found = value["tokens"]
+        return {"attack": "nearest token", "texts": value["data"]["test_texts"], "tokens": found["recovered"],
+                "chance": found["chance"]}  # fmt: skip
+    name = value["best"]["test"]["mse"]
+    (attack,) = [one for one in value["attacks"] if one["name"] == name]
+    return {
+        "attack": name,
+        "converged": attack["converged"],
+        "images": attack["test"]["images"],
+        **{kind: {spread: attack["test"][kind][spread] for spread in _SPREADS} for kind in _KINDS},
+    }
 
 
 def _damaged(path: Path, error: Exception) -> CheckpointError:

@@ -1,4 +1,4 @@
-"""The client on the device: image in, prediction out, and nothing on the wire but the noisy feature."""
+"""The client on the device: image or text in, prediction out, and nothing on the wire but the noisy feature."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -108,10 +108,11 @@ class EdgeClient:
         """Ask about one image.
 
         Args:
-            image: path of a file, Pillow image, uint8 pixels (H, W) or (H, W, C), or float32 (C, H, W) in [0, 1].
+            image: path of a file, Pillow image, uint8 pixels (H, W) or (H, W, C), or float32 (C, H, W) in [0, 1]; of a
+                model of texts its tokens (L,) as whole numbers, or the path of an .npy file that holds them.
 
         Raises:
-            DataError: it is no image that the encoder takes.
+            DataError: it is no image, or text, that the encoder takes.
             FeatureError: the encoder gave NaN or a value outside its range; nothing was sent.
             RemoteError: the server cannot be reached or refuses.
         """
@@ -150,7 +151,7 @@ class EdgeClient:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _release(self, image: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
+    def _release(self, image: npt.NDArray[Any]) -> npt.NDArray[Any]:
         manifest, count = self.manifest, math.prod(self._shape)
         stream = Stream(memoised_key(self._device_key, self._identity, image.data))
         normals = stream.normals(self._channel.draws)

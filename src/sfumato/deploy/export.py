@@ -21,6 +21,7 @@ from sfumato.deploy.halves import (
     Parity,
     check_exportable,
     check_rows,
+    draw_inputs,
     measure_parity,
 )
 from sfumato.deploy.manifest import (
@@ -29,6 +30,7 @@ from sfumato.deploy.manifest import (
     MANIFEST,
     NAME,
     NOISE,
+    UNSET,
     Manifest,
     QuantizationSpec,
     datatype_of,
@@ -120,6 +122,7 @@ def export_bundle(
     *,
     classes: Sequence[str],
     image_shape: Sequence[int],
+    tokens: int | None = None,
     images: Tensor | None = None,
     training: dict[str, Any] | None = None,
     audit: dict[str, Any] | None = None,
@@ -136,7 +139,8 @@ def export_bundle(
         folder: the bundle; an older bundle there is replaced whole, anything else is left alone.
         config: names, levels, answer.
         classes: their names, in the order of the logits, no two alike.
-        image_shape: (C, H, W).
+        image_shape: (C, H, W); of a model of texts (L,).
+        tokens: of a model of texts, how many tokens there are: its encoder takes whole numbers below it, int64.
         images: (n, C, H, W) in [0, 1], real ones for the comparison with PyTorch; random ones are always compared.
         training: provenance, plain values.
         audit: the audit's headline, as `audited.audit_headline` gives it.
@@ -159,7 +163,7 @@ def export_bundle(
     encoder = EncoderHalf(model)  # copies: the caller's model keeps its modes and statistics
     generator = torch.Generator().manual_seed(_SEED)
     shape = tuple(int(size) for size in image_shape)
-    example = torch.rand((_ROWS, *shape), generator=generator)
+    example = draw_inputs(_ROWS, shape, UNSET if tokens is None else tokens, generator)
     with evaluating(encoder):
         feature_shape = tuple(encoder.bound.bound(encoder.edge(example)).shape[1:])
     uniforms = tuple(f"uniform{index}" for index, _ in enumerate(encoder.masks))
@@ -172,7 +176,9 @@ def export_bundle(
         name=config.name,
         version=str(config.version),
         classes=tuple(classes),
-        input={"name": "image", "shape": shape, "resize": config.resize},
+        input={"name": "image", "shape": shape, "resize": config.resize}
+        if tokens is None
+        else {"name": "ids", "shape": shape, "resize": "exact", "tokens": tokens},
         feature={"name": "feature", "shape": feature_shape, "datatype": "FP32"},
         clip_norm=channel.clip_norm,
         noise={"std": channel.noise_std, "uniforms": uniforms}
@@ -185,7 +191,7 @@ def export_bundle(
         audit=audit,
     )
     check_noise(draft, numbers, allow_no_noise=config.without_noise)
-    encoder_bytes = to_onnx(encoder, (example, *draws), ("image", *uniforms), "feature")
+    encoder_bytes = to_onnx(encoder, (example, *draws), (draft.input.name, *uniforms), "feature")
     check_graph(encoder_bytes, ENCODER)  # says more of a forbidden network than any later step
     limits = output_range(encoder_bytes)
     levels = _levels(channel, config, limits)

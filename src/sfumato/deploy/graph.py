@@ -7,7 +7,7 @@ https://protobuf.dev/programming-guides/encoding, numbers of the fields: onnx.pr
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sfumato.deploy.manifest import ENCODER, Manifest
+from sfumato.deploy.manifest import ENCODER, UNSET, Manifest
 from sfumato.errors import BundleError, ConfigError
 
 __all__ = ["check_graph", "run", "session_of"]
@@ -127,7 +127,8 @@ def _number(view: memoryview, at: int) -> tuple[int, int]:
     raise _Disallowed("it is no ONNX file, or cut off")
 
 
-_TYPES = {"FP32": "tensor(float)", "UINT8": "tensor(uint8)", "UINT16": "tensor(uint16)"}
+_TYPES = {"FP32": "tensor(float)", "UINT8": "tensor(uint8)", "UINT16": "tensor(uint16)",
+          "INT64": "tensor(int64)"}  # fmt: skip
 
 
 def session_of(manifest: Manifest, model: bytes, name: str) -> Any:
@@ -159,7 +160,8 @@ def session_of(manifest: Manifest, model: bytes, name: str) -> Any:
     if name == ENCODER:
         output = (*feature, manifest.feature.shape)
         inputs = dict.fromkeys(manifest.noise.uniforms, (_TYPES["FP32"], manifest.feature.shape))
-        inputs[manifest.input.name] = (_TYPES["FP32"], manifest.input.shape)
+        given = _TYPES["FP32" if manifest.input.tokens is UNSET else "INT64"]
+        inputs[manifest.input.name] = (given, manifest.input.shape)
     found = {one.name: (one.type, tuple(one.shape[1:])) for one in session.get_inputs()}
     answers = [(one.name, one.type, tuple(one.shape[1:])) for one in session.get_outputs()]
     if found != inputs or answers != [output]:

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.deploy.graph import session_of
-from sfumato.deploy.manifest import DECODER, ENCODER, Manifest, QuantizationSpec
+from sfumato.deploy.manifest import DECODER, ENCODER, UNSET, Manifest, QuantizationSpec, UnsetType
 from sfumato.deploy.release import quantise
 from sfumato.errors import BundleError, ConfigError
 from sfumato.modes import evaluating
 from sfumato.split import Channel, SplitModel
 
-__all__ = ["DecoderHalf", "EncoderHalf", "Parity", "check_exportable", "check_rows", "measure_parity"]
+__all__ = ["DecoderHalf", "EncoderHalf", "Parity", "check_exportable", "check_rows", "draw_inputs", "measure_parity"]
 
 TOLERANCE = 1e-5
 _ROWS_TOLERANCE = 1e-4  # of the largest value; float32 rounds rows of different batches apart by some 1e-6
@@ -81,6 +81,13 @@ def check_exportable(model: SplitModel, *, allow_no_noise: bool) -> None:
         )
 
 
+def draw_inputs(count: int, shape: Sequence[int], tokens: int | UnsetType, generator: torch.Generator) -> Tensor:
+    """Random images (count, C, H, W) in [0, 1), or texts (count, L) of whole numbers below `tokens`."""
+    if tokens is UNSET:
+        return torch.rand((count, *shape), generator=generator)
+    return torch.randint(tokens, (count, *shape), generator=generator)
+
+
 @dataclass(frozen=True)
 class Parity:
     """Largest absolute differences between PyTorch and ONNX Runtime, each divided by `max(1, largest value)`.
@@ -135,7 +142,7 @@ def measure_parity(
     """
     left = session_of(manifest, encoder_bytes, ENCODER)
     right = session_of(manifest, decoder_bytes, DECODER)
-    batches = [torch.rand((size, *manifest.input.shape), generator=generator) for size in _BATCHES]
+    batches = [draw_inputs(size, manifest.input.shape, manifest.input.tokens, generator) for size in _BATCHES]
     if images is not None:
         batches += list(images.float().split(32))
     worst_feature = worst_logits = 0.0

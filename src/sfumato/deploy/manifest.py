@@ -23,6 +23,7 @@ __all__ = [
     "NAME",
     "NOISE",
     "SCHEMA_VERSION",
+    "UNSET",
     "AuditSpec",
     "AuditedChannel",
     "FeatureSpec",
@@ -31,6 +32,7 @@ __all__ = [
     "NoiseSpec",
     "OutputSpec",
     "QuantizationSpec",
+    "UnsetType",
     "datatype_of",
 ]
 
@@ -64,12 +66,21 @@ class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class InputSpec(_Part, frozen=True):
     """The encoder's image (C, H, W) with values in [0, 1]; one channel is grey, three are RGB.
 
-    `bilinear` stretches other sizes to (H, W) as training did, `exact` refuses them.
+    `bilinear` stretches other sizes to (H, W) as training did, `exact` refuses them. With `tokens` it is a text: int64
+    (L,), whole numbers below `tokens`, of exactly that length.
     """
 
     name: Name
-    shape: tuple[Literal[1, 3], Size, Size]
+    shape: Annotated[tuple[Size, ...], Meta(min_length=1, max_length=3)]
     resize: Literal["bilinear", "exact"] = "bilinear"
+    tokens: Size | UnsetType = UNSET
+
+    def __post_init__(self) -> None:
+        text = self.tokens is not UNSET
+        if text and (len(self.shape) != 1 or self.resize != "exact"):
+            raise ValueError(f"a text of shape {list(self.shape)} is no row of tokens that is never resized")
+        if not text and (len(self.shape) != 3 or self.shape[0] not in (1, 3)):
+            raise ValueError(f"an image of shape {list(self.shape)} has not 1 or 3 channels, a height and a width")
 
 
 class FeatureSpec(_Part, frozen=True):
@@ -173,7 +184,7 @@ class Manifest(_Part, frozen=True, kw_only=True):
         name: of the served model.
         version: of the served model, a decimal number as text.
         classes: names of the classes, in the order of the logits, no two alike.
-        input: the image.
+        input: the image, or the text.
         feature: what the encoder gives and what crosses the wire.
         clip_norm: L2 radius to which the device clips the feature, or None.
         noise: what the device draws.

@@ -1,4 +1,4 @@
-"""From an image file, a Pillow image or an array to the encoder's input, as training saw it."""
+"""From an image file, a Pillow image, an array or a text's tokens to the encoder's input, as training saw it."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sfumato.decode import decoded, reason_of
-from sfumato.deploy.manifest import InputSpec
+from sfumato.deploy.manifest import UNSET, InputSpec
 from sfumato.errors import ConfigError, DataError
 
 __all__ = ["prepare"]
@@ -17,15 +17,20 @@ Floats = npt.NDArray[np.float32]
 _WHITE = np.float32(255)
 
 
-def prepare(image: Any, spec: InputSpec) -> Floats:
-    """One image as float32 (1, C, H, W) in [0, 1], contiguous.
+def prepare(image: Any, spec: InputSpec) -> Floats | npt.NDArray[np.int64]:
+    """One image as float32 (1, C, H, W) in [0, 1], or one text as int64 (1, L), contiguous.
 
     Files are decoded by Pillow, made grey or RGB as the encoder needs, stretched to (H, W) bilinearly if their size
     differs, and divided by 255. An EXIF orientation is not applied, as in training.
 
     An array of floats (C, H, W) of exactly the encoder's shape is taken as it is. A DataError says that it is no image,
     truncated, of another size where that must not be, or holds NaN; a ConfigError, that Pillow is missing.
+
+    Of a text the tokens are taken as whole numbers, or from an .npy file of them; a DataError says that they are none,
+    or that their number or one of them is not the encoder's.
     """
+    if spec.tokens is not UNSET:
+        return _tokens(image, spec.shape[0], spec.tokens)
     if isinstance(image, np.ndarray) and image.dtype in (np.float32, np.float64):
         return _floats(image, spec)
     if isinstance(image, np.ndarray):
@@ -37,6 +42,24 @@ def prepare(image: Any, spec: InputSpec) -> Floats:
     ordered = np.ascontiguousarray(channels_first).astype(np.float32)
     ordered /= _WHITE
     return ordered
+
+
+def _tokens(text: Any, length: int, tokens: int) -> npt.NDArray[np.int64]:
+    try:
+        ids = np.load(text, allow_pickle=False) if isinstance(text, str | Path) else np.asarray(text)
+    except FileNotFoundError:
+        raise DataError(f"there is no text {text}; give the path of an .npy file with its tokens") from None
+    except Exception as error:  # numpy has many types for what is none of its own
+        raise DataError(f"cannot read the tokens of {str(text)[:200]}: {error}; give an .npy file of them") from error
+    if not isinstance(ids, np.ndarray) or ids.dtype.kind not in "iu" or ids.shape not in ((length,), (1, length)):
+        found = f"{ids.dtype} of shape {ids.shape}" if isinstance(ids, np.ndarray) else "an archive of arrays"
+        raise DataError(f"the text is {found}; the encoder takes {length} whole numbers: pad or cut it")
+    if ids.min() < 0 or ids.max() >= tokens:
+        raise DataError(
+            f"the tokens run from {ids.min()} to {ids.max()}, and the encoder knows 0 to {tokens - 1}; use the "
+            "tokenizer that the model was trained with"
+        )
+    return np.ascontiguousarray(ids.reshape(1, length), dtype=np.int64)
 
 
 def _floats(image: npt.NDArray[Any], spec: InputSpec) -> Floats:

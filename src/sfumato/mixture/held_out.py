@@ -4,6 +4,7 @@ Everything is computed in units of the noise, where the channel is z = f + e wit
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -120,8 +121,11 @@ def held_out_information(
         forms = tuple(form for form in forms if form.axes != "given")
     places = Places(samples, 1 if quick else 2, source, given=given)
 
+    # One list for every fit, also the smallest, so that weights chosen on some are weights of the others.
+    clusters = [most for most in _CLUSTERS if most == 1 or most * _PER_CLUSTER <= n - 2 * math.ceil(n / count)]
+
     def fit(rows: Tensor) -> Density:
-        partitions = [(owner[rows], k)] if labels is not None else _clusterings(places.span[rows], seed)
+        partitions = [(owner[rows], k)] if labels is not None else _clusterings(places.span[rows], clusters, seed)
         return Density(places, rows, partitions, forms)
 
     # Each pair of neighbouring folds is left out once: what is fitted then judges the candidates on both of them.
@@ -140,10 +144,9 @@ def held_out_information(
     return HeldOutInformation(float(each.mean()), float(each.std()) / math.sqrt(n))
 
 
-def _clusterings(rows: Tensor, seed: int) -> list[tuple[Tensor, int]]:
+def _clusterings(rows: Tensor, wanted: Sequence[int], seed: int) -> list[tuple[Tensor, int]]:
     """`(owner, k)` by k-means at several k."""
     source = torch.Generator().manual_seed(derive_seed(seed, "held-out-clusters"))
-    wanted = [k for k in _CLUSTERS if k == 1 or k * _PER_CLUSTER <= len(rows)]
     return [(kmeans(rows, k, iterations=10, generator=source).assignment, k) for k in wanted]
 
 

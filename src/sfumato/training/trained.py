@@ -32,6 +32,7 @@ class Trained:
         setting: the defence of a run as one line, or a few words that tell models of one defence apart.
         config: settings of a run, which name its data; None where nobody says which data it was trained on.
         provenance: what made the weights, plain values.
+        tokens: of a model of texts, how many tokens there are.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Trained:
     setting: str
     config: TrainConfig | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
+    tokens: int | None = None
 
     @property
     def data_options(self) -> dict[str, Any]:
@@ -104,6 +106,7 @@ def _read_saved(folder: Path) -> Trained:
         defense=str(saved.about.get("defense") or _family("none", noise_std)),
         setting=f"σ {noise_std:g}" + ("" if saved.model.channel.noise.white else ", shaped"),
         provenance={"saved_split": saved.digest, "about": saved.about},
+        tokens=saved.tokens,
     )
 
 

@@ -1,0 +1,291 @@
+"""Auditing a model of texts: how many tokens an attacker reads from what leaves the device, and a gate on that."""
+
+import hashlib
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sfumato.attacks import Leakage, measure_leakage
+from sfumato.attacks.identification import MOST_CANDIDATES
+from sfumato.attacks.tokens import TokenRecovery, token_recovery
+from sfumato.audit.identity import behaviour_of, channel_of, versions
+from sfumato.audit.measure import NORMAL_95, WORST_SHARE, share_interval
+from sfumato.audit.schema import FORMAT, TEXT_SCHEMA_ID, Untested, checked
+from sfumato.audit.subject import Subject
+from sfumato.audit.thresholds import conclude
+from sfumato.audit.verdict import LEAST_IMAGES, lossless, what_is_lost
+from sfumato.data import ImageSet
+from sfumato.errors import DataError, first_line
+from sfumato.evidence import evidence
+from sfumato.modes import evaluating
+from sfumato.seeds import generator
+from sfumato.split import SplitModel
+
+__all__ = ["Texts", "audit_texts", "read_texts"]
+
+_KNOWN = 0.95  # of the test texts' tokens: what an attacker's texts have to hold for its failure to say anything
+_VALUES = 2**25  # of all candidates' features together, which bounds the memory that identification takes
+_CHUNK = 64  # texts answered at once
+_FORM = (
+    "an .npz file with `train` and `test`, whole numbers (N, L), and if you like `labels` of the test texts (N,) and "
+    "`padding`, one token"
+)
+
+
+class Texts(NamedTuple):
+    """Tokens of the attacker's texts and of unseen ones, (N, L) int64; classes of the unseen ones; the padding."""
+
+    train: Tensor
+    test: Tensor
+    labels: Tensor | None = None
+    padding: int | None = None
+
+
+class _Candidates:
+    """Texts as `measure_leakage` takes images: what goes into the encoder; without labels."""
+
+    num_classes = 1
+
+    def __init__(self, ids: Tensor) -> None:
+        self._ids = ids
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def float(self, rows: Tensor) -> Tensor:
+        """What the encoder takes."""
+        return self._ids[rows]
+
+
+def read_texts(path: Path, subject: Subject, limit: int | None = None) -> Texts:
+    """The texts of an .npz file, of which `train` may be cut to `limit`.
+
+    Raises:
+        DataError: it is no such file, or its texts are not of the model's length and vocabulary.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: np.asarray(file[name]) for name in file.files}
+    except Exception as error:  # numpy has many types for a file that is none of its own
+        raise DataError(f"cannot read texts from {path} ({first_line(error)}); give {_FORM}") from error
+    if not {"train", "test"} <= arrays.keys() <= {"train", "test", "labels", "padding"}:
+        raise DataError(f"{path} holds {', '.join(arrays) or 'nothing'}; give {_FORM}")
+    shape, tokens = subject.input_shape or (), subject.tokens or 0
+    if len(shape) != 1:
+        raise DataError(f"the model takes tokens of shape {shape} for one text; save it with an example_input (N, L)")
+    bounds = {"train": (2, tokens), "test": (2, tokens), "padding": (0, tokens)}
+    bounds["labels"] = (1, len(subject.classes or ()))
+    for name, values in arrays.items():
+        ndim, top = bounds[name]
+        if values.dtype.kind not in "iu" or values.ndim != ndim or values.size == 0:
+            raise DataError(f"{name} in {path} is {values.dtype} of shape {values.shape}; give {_FORM}")
+        if values.min() < 0 or values.max() >= top:
+            raise DataError(
+                f"{name} in {path} runs from {values.min()} to {values.max()}, and the model knows 0 to {top - 1}; use "
+                "the tokenizer and the classes that it was trained with"
+            )
+        if ndim == 2 and values.shape[1] != shape[0]:
+            raise DataError(
+                f"the texts of {name} in {path} have {values.shape[1]} tokens, the model takes {shape[0]}; pad or "
+                "cut them"
+            )
+    train, test = (torch.from_numpy(arrays[name].astype(np.int64)) for name in ("train", "test"))
+    labels = torch.from_numpy(arrays["labels"].astype(np.int64)) if "labels" in arrays else None
+    if labels is not None and len(labels) != len(test):
+        raise DataError(f"{path} holds {len(labels)} labels for {len(test)} test texts; give one for each")
+    return Texts(train[:limit], test, labels, int(arrays["padding"]) if "padding" in arrays else None)
+
+
+def audit_texts(
+    subject: Subject,
+    texts: Texts,
+    *,
+    name: str,
+    minutes: float,
+    least: int = LEAST_IMAGES,
+    seed: int = 0,
+    began: float | None = None,
+) -> dict[str, Any]:
+    """Everything of an audit of texts as plain values, as `schema.TextAudit` describes them.
+
+    The headline is `token_recovery`: what every attacker reaches who can run the encoder. Beside it stand
+    identification, the held-out information and what they certify, over as many test texts as fit into memory.
+
+    Args:
+        subject: a saved split whose encoder takes tokens.
+        texts: of `read_texts`.
+        name: of the texts.
+        minutes: as the user gave them; nothing here takes long enough to be cut short.
+        least: attacker's and test texts below which nothing passes.
+        seed: of the noise.
+        began: `time.monotonic()` when it started; now, if not said.
+
+    Raises:
+        FeatureError: a feature without one row for each position, or NaN.
+    """
+    began = time.monotonic() if began is None else began
+    model, (train, test, _, padding) = subject.model, texts
+    found = token_recovery(model, train, test, padding=padding, seed=seed)
+    accuracy, feature = _accuracy(subject, texts, seed), _features(model, test[:_CHUNK])
+    leakage = _leakage(model, test, max(4, min(MOST_CANDIDATES, _VALUES // feature[0].numel())), seed)
+    counted = test.flatten() if padding is None else test[test != padding]
+    rows, channel = set(map(tuple, train.tolist())), channel_of(subject)
+    result: dict[str, Any] = {
+        "$schema": TEXT_SCHEMA_ID,
+        "format": FORMAT,
+        "target": {name: getattr(subject, name) for name in ("name", "kind", "digest", "defense", "setting")}
+        | {
+            "behaviour": behaviour_of(subject, (test.shape[1],)),
+            "versions": versions(),
+            "gradients": False,
+            "feature_shape": list(feature.shape[1:]),
+            "feature_values": feature[0].numel(),
+            "channel": channel,
+        },
+        "data": {
+            "name": name,
+            "vocabulary": subject.tokens,
+            "length": test.shape[1],
+            "padding": padding,
+            "train_texts": len(train),
+            "test_texts": len(test),
+            "shared": sum(tuple(row) in rows for row in test.tolist()),
+            "known": float(torch.isin(counted, train).double().mean()),
+            "labelled": texts.labels is not None,
+            "fingerprint": {
+                part: hashlib.sha256(ids.numpy().tobytes()).hexdigest()
+                for part, ids in (("train", train), ("test", test))
+            },
+        },
+        "accuracy": accuracy,
+        "tokens": _tokens(found),
+        "leakage": None
+        if leakage is None
+        else leakage.as_dict() | {"sentence": leakage.sentence.replace("images", "texts")},
+        "budget": {"minutes": minutes, "seconds": time.monotonic() - began},
+        "not_tested": [asdict(one) for one in _untested(accuracy, model.channel.noise.singular)],
+        "failed": [],
+        "evidence": evidence(feature.device),
+    }
+    lost = what_is_lost(channel, float(feature.flatten(1).std(0).max()))
+    result["requirements"] = _requirements(result["data"], lost, leakage is None or leakage.holds, least)
+    result["metrics"], result["pessimistic"] = _metrics(result, len(test))
+    result["verdict"] = {"headline": _headline(result), "notes": _notes(result)}
+    return checked(conclude(result, ()))
+
+
+@torch.no_grad()
+def _features(model: SplitModel, ids: Tensor) -> Tensor:
+    with evaluating(model):
+        return model.features(ids.to(_place(model)))
+
+
+def _place(model: SplitModel) -> torch.device:
+    return next((value.device for value in model.parameters()), torch.device("cpu"))
+
+
+@torch.no_grad()
+def _accuracy(subject: Subject, texts: Texts, seed: int) -> float | None:
+    """Share of the labelled test texts that the decoder recognises from what leaves the device."""
+    if texts.labels is None or not subject.classifies:
+        return None
+    model, place = subject.model, _place(subject.model)
+    noise, right = generator(seed, "texts", "accuracy", device=place), 0
+    with evaluating(model):
+        for ids, labels in zip(texts.test.split(_CHUNK), texts.labels.split(_CHUNK), strict=True):
+            right += int((model(ids.to(place), noise).argmax(1).cpu() == labels).sum())
+    return right / len(texts.test)
+
+
+def _leakage(model: SplitModel, test: Tensor, most: int, seed: int) -> Leakage | None:
+    """Identification and held-out information among at most so many test texts; None where there are fewer than 4."""
+    ids = test[torch.randperm(len(test), generator=generator(seed, "texts", "candidates"))[:most]]
+    return measure_leakage(model, cast(ImageSet, _Candidates(ids)), seed=seed) if len(ids) >= 4 else None
+
+
+def _tokens(found: TokenRecovery) -> dict[str, Any]:
+    worst = found.by_text.sort(descending=True).values[: max(1, math.ceil(WORST_SHARE * len(found.by_text)))]
+    return {
+        "recovered": found.recovered,
+        "error": found.standard_error,
+        "chance": found.chance,
+        "worst5": float(worst.mean()),
+        "by_position": [None if math.isnan(share) else share for share in found.by_position.tolist()],
+    }
+
+
+def _untested(accuracy: float | None, singular: bool) -> list[Untested]:
+    reader = (
+        "only the nearest token was looked for; a network that reads a position from its neighbours may recover more"
+    )
+    return [
+        Untested("a trained reader", f"{reader}, above all behind attention"),
+        Untested("attributes", "no probe of what a text is about ran"),
+        *(
+            []
+            if accuracy is not None
+            else [Untested("accuracy", "the test texts have no labels, or the model no classes")]
+        ),
+        *([Untested("bounds", "without noise in every direction no bound on information exists")] if singular else []),
+    ]
+
+
+def _requirements(data: Mapping[str, Any], lost: str | None, holds: bool, least: int) -> list[dict[str, Any]]:
+    count = f"{data['train_texts']:,} attacker and {data['test_texts']:,} test texts, of at least {least:,} each"
+    known = f"the attacker's texts hold {data['known']:.1%} of the test texts' tokens"
+    table = (
+        ("no contradiction", holds, "identification keeps to its certificates",
+         "texts are identified more often than a certificate allows, so the attack or the bound has a bug"),
+        ("something is lost on the way", lost is not None, lost or "",
+         "nothing is lost on the way: without noise worth the name, and without levels of at most 12 bits, nothing "
+         "keeps a better attacker from reading every token; add noise, or send levels"),
+        ("enough texts", min(data["train_texts"], data["test_texts"]) >= least, count,
+         f"{count}, are too few; give more texts, or say with --least-images how many are enough"),
+        ("the attacker knows the tokens", data["known"] >= _KNOWN, known,
+         f"{known}, and a token that is not in them is never named; give more texts for the attacker"),
+    )  # fmt: skip
+    return [{"name": name, "met": met, "sentence": there if met else gone} for name, met, there, gone in table]
+
+
+def _metrics(result: Mapping[str, Any], texts: int) -> tuple[dict[str, float | None], dict[str, float | None]]:
+    """What thresholds may name, see `thresholds.TEXT_METRICS`, and the ends of their 95 % intervals that leak more."""
+    tokens, leakage, accuracy = result["tokens"], result["leakage"] or {}, result["accuracy"]
+    information, share = leakage.get("information"), tokens["recovered"]
+    # Where all texts give the same share they show no spread, and that of as many independent texts is the safe one.
+    end = share_interval(share, texts)[1] if tokens["error"] == 0 else min(1.0, share + NORMAL_95 * tokens["error"])
+    values = {"tokens": share, "information": information, "accuracy": accuracy}
+    ends = {
+        "tokens": end,
+        "information": None if information is None else information + NORMAL_95 * leakage["information_error"],
+        "accuracy": None if accuracy is None else share_interval(accuracy, texts)[0],
+    }
+    return values, ends
+
+
+def _headline(result: Mapping[str, Any]) -> str:
+    data, tokens, leakage = result["data"], result["tokens"], result["leakage"]
+    shared = (
+        f"{data['shared']:,} of the {data['test_texts']:,} test texts are the attacker's too. "
+        if data["shared"]
+        else ""
+    )
+    read = (
+        f"Of the tokens of {data['test_texts']:,} unseen texts {tokens['recovered']:.1%} ± {tokens['error']:.1%} are "
+        f"recovered (chance {tokens['chance']:.1%}), of the worst-served 5 % of the texts {tokens['worst5']:.1%}: "
+        "that is what every attacker reaches who can run the encoder, and a better one may read more."
+    )
+    parts = [shared + lossless(result["target"]["channel"]), read, leakage["sentence"] if leakage else ""]
+    return " ".join(part.strip() for part in parts if part)
+
+
+def _notes(result: Mapping[str, Any]) -> list[str]:
+    broken = [f"BROKEN: {one['sentence']}." for one in result["requirements"][:1] if not one["met"]]
+    accuracy = result["accuracy"]
+    return broken + ([] if accuracy is None else [f"The cloud recognises {accuracy:.1%} of the test texts."])
