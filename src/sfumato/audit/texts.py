@@ -4,12 +4,12 @@ import hashlib
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
+from msgspec import to_builtins
 from torch import Tensor
 
 from sfumato.attacks import Leakage, measure_leakage
@@ -170,7 +170,7 @@ def audit_texts(
         if leakage is None
         else leakage.as_dict() | {"sentence": leakage.sentence.replace("images", "texts")},
         "budget": {"minutes": minutes, "seconds": time.monotonic() - began},
-        "not_tested": [asdict(one) for one in _untested(accuracy, model.channel.noise.singular)],
+        "not_tested": [*map(to_builtins, _untested(accuracy, model.channel.noise.singular))],
         "failed": [],
         "evidence": evidence(feature.device),
     }
