@@ -23,16 +23,14 @@ def ids(count, seed, top=VOCABULARY):
 def home(tmp_path_factory):
     """A folder with `clear` (no noise), `noisy` (drowned), texts, and where this user's key lies."""
     folder = tmp_path_factory.mktemp("texts")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_STATE_HOME", str(folder / "state"))
-        torch.manual_seed(0)
-        table = nn.Embedding(VOCABULARY, 6)
-        cloud = nn.Sequential(nn.Flatten(), nn.Linear(6 * LENGTH, 2))
-        for name, std in (("clear", 0.0), ("noisy", 1e3)):
-            model = sfumato.SplitModel(table, sfumato.Channel(noise_std=std), cloud)
-            sfumato.save_split(model, folder / name, example_input=ids(2, 0))
-        write(folder / "texts.npz")
-        yield folder
+    torch.manual_seed(0)
+    table = nn.Embedding(VOCABULARY, 6)
+    cloud = nn.Sequential(nn.Flatten(), nn.Linear(6 * LENGTH, 2))
+    for name, std in (("clear", 0.0), ("noisy", 1e3)):
+        model = sfumato.SplitModel(table, sfumato.Channel(noise_std=std), cloud)
+        sfumato.save_split(model, folder / name, example_input=ids(2, 0))
+    write(folder / "texts.npz")
+    return folder
 
 
 def write(path, **changed):
