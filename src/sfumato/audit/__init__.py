@@ -3,8 +3,9 @@
 from sfumato.audit.checks import check_subject
 from sfumato.audit.images import DataOptions, audit_sets, other_images
 from sfumato.audit.inputs import InputDescription, read_description
+from sfumato.audit.result import is_audit, read_audit
 from sfumato.audit.run import Audited, run_audit
-from sfumato.audit.schema import is_audit, read_audit, schema
+from sfumato.audit.schema import schema
 from sfumato.audit.subject import ChannelOptions, GaussianPrior, Subject
 from sfumato.audit.target import load_target
 from sfumato.audit.texts import Texts, audit_texts, read_texts

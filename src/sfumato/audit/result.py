@@ -1,7 +1,9 @@
 """From the figures of the pieces to `audit.json`: what was found, what is provable, what was not tested."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -19,6 +21,7 @@ from sfumato.audit.schema import FORMAT, SCHEMA_ID, Untested, checked
 from sfumato.audit.suite import Piece
 from sfumato.audit.thresholds import conclude
 from sfumato.audit.verdict import requirements, verdict
+from sfumato.errors import CheckpointError
 
 __all__ = ["result_of"]
 
@@ -242,3 +245,26 @@ def _metrics(result: Mapping[str, Any]) -> tuple[dict[str, float | None], dict[s
         "accuracy": None if share is None else share_interval(share, result["data"]["test_images"])[0],
     } | alike
     return values, ends
+
+
+def is_audit(path: Path) -> bool:
+    """Whether `path` is the folder of a finished audit."""
+    return (path / "audit.json").is_file()
+
+
+def read_audit(path: Path) -> dict[str, Any]:
+    """The `audit.json` of a finished audit.
+
+    Raises:
+        CheckpointError: it is damaged or of another format.
+    """
+    try:
+        value = json.loads((path / "audit.json").read_text(encoding="utf-8"))
+        found = value["format"]
+        if found != FORMAT:
+            raise CheckpointError(f"{path} holds an audit of format {found}; audit the target again")
+        return checked(value)
+    except CheckpointError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path / 'audit.json'} is damaged ({error}); audit the target again") from error

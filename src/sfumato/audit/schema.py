@@ -4,16 +4,12 @@ Errors are per pixel with pixels in [0, 1]; PSNR is in dB, capped at 120; inform
 the person in the picture: reconstructed best.
 """
 
-import json
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
-from sfumato.errors import CheckpointError
-
-__all__ = ["FORMAT", "SCHEMA_ID", "TEXT_SCHEMA_ID", "Audit", "TextAudit", "checked", "is_audit", "read_audit", "schema"]
+__all__ = ["FORMAT", "SCHEMA_ID", "TEXT_SCHEMA_ID", "Audit", "TextAudit", "checked", "schema"]
 
 FORMAT = 2
 SCHEMA_ID = "https://sfumato.dev/schema/audit-2.json"
@@ -348,7 +344,7 @@ class TextData(_Entry):
     fingerprint: dict[Literal["train", "test"], str]
 
 
-class Tokens(_Entry):
+class TokenShares(_Entry):
     """Share of the tokens that are recovered, and for the 5 % of the texts of which most are; null: only padding."""
 
     recovered: Share
@@ -367,7 +363,7 @@ class TextAudit(_Entry):
     data: TextData
     accuracy: Share | None
     budget: dict[Literal["minutes", "seconds"], float]
-    tokens: Tokens
+    tokens: TokenShares
     leakage: LeakageEntry | None
     requirements: list[Requirement]
     not_tested: list[Untested]
@@ -391,26 +387,3 @@ def schema() -> dict[str, Any]:
     (_,), parts = msgspec.json.schema_components([Audit], ref_template="#/$defs/{name}")
     whole = parts.pop("Audit")
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": SCHEMA_ID, **whole, "$defs": parts}
-
-
-def is_audit(path: Path) -> bool:
-    """Whether `path` is the folder of a finished audit."""
-    return (path / "audit.json").is_file()
-
-
-def read_audit(path: Path) -> dict[str, Any]:
-    """The `audit.json` of a finished audit.
-
-    Raises:
-        CheckpointError: it is damaged or of another format.
-    """
-    try:
-        value = json.loads((path / "audit.json").read_text(encoding="utf-8"))
-        found = value["format"]
-        if found != FORMAT:
-            raise CheckpointError(f"{path} holds an audit of format {found}; audit the target again")
-        return checked(value)
-    except CheckpointError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path / 'audit.json'} is damaged ({error}); audit the target again") from error

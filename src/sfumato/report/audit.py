@@ -17,7 +17,7 @@ from sfumato.report.style import Style, styles
 from sfumato.report.tables import Cell, Row, Table
 from sfumato.report.verdict import Verdict
 
-__all__ = ["write_audit_report", "write_text_report"]
+__all__ = ["BEYOND", "gate_of", "told", "write_audit_report"]
 
 Results = Sequence[Mapping[str, Any]]
 
@@ -30,13 +30,7 @@ _GUESSED = "What could have been sent: images drawn at random, given what left t
 _UNBOUNDED = (
     "Nothing: without noise on the wire the information in a feature is unlimited, and so no error can be guaranteed."
 )
-_READ = (
-    "The attacker holds the encoder and every setting of the defence, and what left the device for each unseen text; "
-    "not the noise. It encodes texts of its own, fits a centre to every token and an offset to every position, and "
-    "names the token whose centre is nearest, whitened by what noise and context leave over. Every attacker can do "
-    "that: a large share means that the text is readable, a small one proves nothing about a better attacker."
-)
-_BEYOND = [
+BEYOND = [
     ("Attackers beyond this suite.", "An attack that fails proves nothing about a better one. Only a bound that holds "
      "limits every attacker."),
     ("The device itself.", "A stolen key or noise that can be predicted makes every number here meaningless; see the "
@@ -79,7 +73,7 @@ def write_audit_report(
         f"The verdict: {verdict.get('outcome', '')}": [(verdict.get("sentence", ""), "")]
         if "outcome" in verdict
         else [],
-        "The gate": [_gate(one) for one in result["thresholds"]],
+        "The gate": [gate_of(one) for one in result["thresholds"]],
         "What a pass needs": required,
         "This audit contradicts itself": [(f"{one['sentence']}.", "") for one in result["consistency"]["violations"]],
     }
@@ -115,8 +109,8 @@ def write_audit_report(
         Section("What is provable", _provable(result["bounds"], math.prod(data["image_shape"]))),
         Section("Evidence for the file", [part("folded", summary="The findings in the words of the standards; also in "
                 "evidence.md and evidence.json", body=part("listed", pairs=standards))]) if standards else None,
-        Section("What failed", [part("para", text=_FAILED), part("listed", pairs=_told(failed))]) if failed else None,
-        Section("What was not tested", [part("listed", pairs=[*_told(result["not_tested"]), *_BEYOND])]),
+        Section("What failed", [part("para", text=_FAILED), part("listed", pairs=told(failed))]) if failed else None,
+        Section("What was not tested", [part("listed", pairs=[*told(result["not_tested"]), *BEYOND])]),
         Section("Files that could not be read", [part("listed", pairs=skipped)]) if skipped else None,
     ]  # fmt: skip
     facts = {
@@ -141,65 +135,11 @@ def write_audit_report(
     )
 
 
-def write_text_report(path: Path, result: Mapping[str, Any]) -> None:
-    """Write an audit of texts as one HTML file that needs nothing else.
-
-    Args:
-        path: of the page.
-        result: as in `audit.json`.
-
-    Raises:
-        StorageError: the file could not be written.
-    """
-    target, data, verdict, channel = result["target"], result["data"], result["verdict"], result["target"]["channel"]
-    tokens, leakage, noise = result["tokens"], result["leakage"], f"noise σ {channel['noise_std']:g}"
-    required = [("There:" if one["met"] else "Missing:", f"{one['name']}. {one['sentence']}.")
-                for one in result["requirements"]]  # fmt: skip
-    lists = {f"The verdict: {verdict['outcome']}": [(verdict["sentence"], "")],
-             "The gate": [_gate(one) for one in result["thresholds"]], "What a pass needs": required}  # fmt: skip
-    shares = {"recovered": Cell(tokens["recovered"], tokens["error"], percent=True, digits=1),
-              "of the worst-served 5 % of texts": Cell(tokens["worst5"], percent=True, digits=1),
-              "by chance": Cell(tokens["chance"], percent=True, digits=1)}  # fmt: skip
-    note = "±: standard error over texts. Chance: always the commonest token. Worst-served: of which most is read."
-    rows = (Row("nearest token at each position", tuple(shares.values())),)
-    read = [part("para", text=_READ), table(Table("Tokens recovered", tuple(shares), rows, (note,), corner="attack"))]
-    points = tuple(Point(at, share) for at, share in enumerate(tokens["by_position"], 1) if share is not None)
-    if len(points) > 1:
-        drawn = line_figure([Curve("nearest token", points)], ("position in the text", "share of tokens recovered"),
-                            key="positions", title="Tokens recovered at each position")  # fmt: skip
-        read.append(figure(drawn, "Share of the unseen texts whose token at a position is recovered."))
-    sections = [
-        *(Section(heading, [part("listed", pairs=pairs)]) for heading, pairs in lists.items() if pairs),
-        Section("How much of a text is read", read),
-        Section("Which text was sent", [part("para", text=leakage["sentence"])]) if leakage else None,
-        Section("What was not tested", [part("listed", pairs=[*_told(result["not_tested"]), *_BEYOND])]),
-    ]
-    wire = {"clipped to norm": channel["clip_norm"], "bits:": channel["quantize_bits"]}
-    facts = {
-        "target": f"{target['name']} ({target['kind']})",
-        "on the wire": ", ".join([f"{'×'.join(map(str, target['feature_shape']))} values", noise,
-                                  *(f"{name} {value:g}" for name, value in wire.items() if value)]),
-        "accuracy": f"{percent_text(result['accuracy'])} %" if result["accuracy"] is not None else "",
-        "texts": f"{data['name']}: {data['train_texts']:,} of the attacker's, {data['test_texts']:,} unseen, of "
-        f"{data['length']:,} tokens; a vocabulary of {data['vocabulary']:,}",
-        "digest": target["digest"],
-    }  # fmt: skip
-    write_page(
-        path,
-        title=f"Sfumato audit: {target['name']}",
-        verdict=Verdict(verdict["headline"], tuple(verdict["notes"])),
-        sections=sections,
-        facts=[(name, text) for name, text in facts.items() if text],
-        seconds=result["budget"]["seconds"],
-        evidence=result["evidence"],
-    )
-
-
-def _told(entries: Results) -> list[tuple[str, str]]:
+def told(entries: Results) -> list[tuple[str, str]]:
     return [(f"{one['what']}:", f"{one['why']}.") for one in entries]
 
 
-def _gate(threshold: Mapping[str, Any]) -> tuple[str, str]:
+def gate_of(threshold: Mapping[str, Any]) -> tuple[str, str]:
     outcome = {True: "failed", False: "passed", None: "not judged"}[threshold["holds"]]
     value, end = threshold["value"], threshold.get("pessimistic")
     text = f"fails if {threshold['expression']}; measured {'nothing' if value is None else f'{value:.4g}'}"
