@@ -1,6 +1,7 @@
 """Called again, an audit goes on where it was, in the time that it has, and only for the same model."""
 
 import re
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -54,8 +55,11 @@ def test_a_killed_attack_loses_at_most_one_epoch(tmp_path):
     assert any("decoder: epoch 3/3" in line for line in after)
 
 
-def test_a_second_call_works_on_nothing(audited, monkeypatch):
-    folder, done = audited
+def test_a_second_call_works_on_nothing(audited, tmp_path, monkeypatch):
+    folder, done = (
+        shutil.copytree(audited[0], tmp_path / "again"),
+        audited[1],
+    )  # a busy machine plans anew and writes it
     monkeypatch.setattr("sfumato.audit.run._RUNNERS", {})
     again = audit(folder).result
     assert again["attacks"] == done.result["attacks"]
@@ -158,7 +162,8 @@ def test_the_time_is_used_and_kept(tmp_path, monkeypatch, slower):
         speed[0] = slower if "epochs" in text else speed[0]  # the plan is made
 
     result = run_audit(subject, subject.sets, tmp_path, minutes=10, suite=suite, tell=tell).result
-    assert 0.9 * 600 < result["budget"]["seconds"] < 1.1 * 600
+    # A training leaves a fifth of its time to what it reconstructs, which costs nothing on this clock.
+    assert 0.8 * 600 < result["budget"]["seconds"] < 1.1 * 600
     decoder, gan = (next(one for one in result["attacks"] if one["name"] == name) for name in ("decoder", "gan"))
     assert min(decoder["seconds"], gan["seconds"]) > 0.3 * 600
     if slower > 1:

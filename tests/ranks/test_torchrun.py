@@ -172,7 +172,7 @@ def test_a_step_that_never_ends_is_given_up(tmp_path):
     finally:
         process.kill()
     assert process.returncode == 130
-    assert errors.strip().startswith("sfumato: told to stop, and no step ended within 0.3 s; the same command goes on")
+    assert errors.strip().startswith("sfumato: told to stop, and no step ended within 0.3 s; the same command resumes")
 
 
 def test_a_descriptor_that_was_closed_meanwhile_is_not_given_back():
