@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
+from sfumato import checkpoint
 from sfumato.attacks.base import Attack, Job, Observer, hold_out
 from sfumato.attacks.learner import Learner
 from sfumato.attacks.network import Inverter, Sketch
@@ -121,7 +122,7 @@ class LearnedAttack(Attack, Generic[Config]):
         learner = self._learner(observer)
         identity = {"attack": asdict(cfg), "images": observer.images.fingerprint(), "features": "arranged"}
         state = job.state
-        if state is not None and state.exists():
+        if state is not None and checkpoint.resumable(state):
             learner.load(state, identity)
         self.history = learner.history
         spent, began = learner.seconds, time.monotonic()
