@@ -14,6 +14,7 @@ from sfumato.cli.main import main
 from sfumato.data import DataSets, ImageSet
 from sfumato.errors import ConfigError
 from sfumato.protect import ProtectConfig, propose, protect, scores
+from sfumato.protect.run import _chosen
 
 SIDE, D = 4, 6
 FAST = ProtectConfig(lose_at_most=2, decoder_epochs=0)
@@ -249,3 +250,13 @@ def test_a_target_without_a_cloud(tmp_path):
     bare = Subject("encoder", SplitModel(Edge(), Channel(), nn.Identity()), classifies=False)
     with pytest.raises(ConfigError, match="no cloud that answers with classes"):
         protect(bare, sets(), tmp_path)
+
+
+@pytest.mark.parametrize(("second", "chosen"), [(0.60, 1), (0.52, 2)], ids=["clearly the least", "within one error"])
+def test_the_least_identified_is_chosen_and_never_one_with_a_bare_direction(second, chosen):
+    rows = [(True, 0.0, 0.9), (False, 0.5, 0.1), (False, second, 0.2)]  # bare or not, identified, error
+    lines = [
+        {"singular": singular, "identified": identified, "identified_error": 0.03, "error": error}
+        for singular, identified, error in rows
+    ]
+    assert _chosen(lines) == chosen

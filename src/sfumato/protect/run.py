@@ -180,11 +180,7 @@ def protect(
     for one in found:
         tell(f"attacks on {one.shape.name} noise")
         lines.append(_measured(case, one))
-    eligible = [line for line in lines if not line["singular"]]
-    least = min(eligible, key=lambda line: line["identified"])
-    near = [line for line in eligible if line["identified"] <= least["identified"] + least["identified_error"]]
-    best_line = max(near, key=lambda line: line["error"])
-    best = found[lines.index(best_line)]
+    best = found[_chosen(lines)]
     curves: dict[str, list[dict[str, float]]] = {}
     for one, line in zip(found, lines, strict=True):
         if one.shape.name not in ("white", best.shape.name):
@@ -232,6 +228,14 @@ def protect(
         result["saved"] = True
     write_json(out / "protect.json", result)
     return result
+
+
+def _chosen(lines: Sequence[dict[str, Any]]) -> int:
+    """Of the shapes without bare directions that are identified as seldom as any, the one that leaves most error."""
+    eligible = [line for line in lines if not line["singular"]]
+    least = min(eligible, key=lambda line: line["identified"])
+    near = [line for line in eligible if line["identified"] <= least["identified"] + least["identified_error"]]
+    return lines.index(max(near, key=lambda line: line["error"]))
 
 
 def _at_most(images: ImageSet, most: int, config: ProtectConfig) -> ImageSet:
