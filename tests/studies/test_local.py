@@ -11,6 +11,7 @@ from pieces_of_work import act, linger, pid, rest, run, starts, wait_for, wait_f
 
 from sfumato.errors import ConfigError
 from sfumato.studies import EXECUTORS, LocalExecutor, build_executor, usable_cores
+from sfumato.studies.local import _exit_code
 
 
 def test_the_death_of_a_worker_is_explained(tmp_path):
@@ -22,6 +23,17 @@ def test_the_death_of_a_worker_is_explained(tmp_path):
         "exits": "the worker of this item died once, the last time because it ended with exit code 5; "
         'read its own message above; a script that starts workers needs its `if __name__ == "__main__":`',
     }
+
+
+def test_the_exit_code_is_waited_for_where_another_thread_collects_it():
+    class Collected:
+        codes = iter([None, None, -9, -9])
+
+        @property
+        def exitcode(self) -> int | None:
+            return next(self.codes)
+
+    assert _exit_code(Collected()) == -9
 
 
 def test_a_script_from_standard_input_has_workers_and_one_without_its_guard_is_told_of_it(tmp_path):

@@ -82,8 +82,7 @@ class LocalExecutor(Executor):
             reply: Reply = handle.result()
         except BrokenProcessPool:
             self._crew.remove(worker)
-            worker.process.join(_GRACE_SECONDS)
-            return _death(worker.process.exitcode)
+            return _death(_exit_code(worker.process))
         return reply
 
     def _close(self, handles: list[Any]) -> None:
@@ -147,6 +146,14 @@ def _environment(threads: int) -> Iterator[None]:
         for name in _THREAD_VARIABLES:
             del os.environ[name]
         os.environ.update(before)
+
+
+def _exit_code(process: BaseProcess) -> int | None:
+    """How it ended. The pool's own thread waits for it too, and whoever comes second sees no code for a moment."""
+    deadline = time.monotonic() + _GRACE_SECONDS
+    while process.exitcode is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return process.exitcode
 
 
 def _death(exitcode: int | None) -> Death:
