@@ -18,8 +18,8 @@ import torch
 
 from sfumato.attacks import DecoderConfig, measure_leakage
 from sfumato.errors import DivergedError
-from sfumato.evidence import evidence
 from sfumato.files import write_json
+from sfumato.provenance import evidence
 from sfumato.training import TrainConfig, load_data, load_run, train_run
 from sfumato.training.inversion import attack_suite
 

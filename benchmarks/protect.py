@@ -16,9 +16,9 @@ from typing import Any
 import torch
 
 from sfumato.audit import DataOptions, audit_sets, load_target
-from sfumato.evidence import evidence
 from sfumato.files import write_json
 from sfumato.protect import ProtectConfig, protect
+from sfumato.provenance import evidence
 from sfumato.training import TrainConfig, train_run
 
 SETTINGS: dict[str, dict[str, Any]] = {

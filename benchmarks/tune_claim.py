@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from sfumato import data
-from sfumato.evidence import evidence
 from sfumato.files import write_json
+from sfumato.provenance import evidence
 from sfumato.studies import BASELINE, Floor, LocalExecutor, Setting, Space, Store, run_trials, tune
 from sfumato.studies.judge import Book
 from sfumato.studies.space import Training

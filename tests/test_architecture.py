@@ -24,8 +24,20 @@ LAYERS = [
     {"compute", "cem"},
     {"split", "models", "data", "metrics"},
     {"mixture"},
-    {"bounds", "paper", "checkpoint", "evidence"},
-    {"cores", "decode", "files", "importing", "model_card", "modes", "noise", "ranks", "replay", "seeds", "settings"},
+    {"bounds", "paper", "checkpoint", "provenance"},
+    {
+        "cores",
+        "decode",
+        "files",
+        "importing",
+        "model_card",
+        "cuda_graph",
+        "noise",
+        "distributed",
+        "torch_utils",
+        "seeds",
+        "settings",
+    },
     {"errors"},
 ]
 LEVEL = {room: len(LAYERS) - index for index, layer in enumerate(LAYERS) for room in layer}
@@ -124,7 +136,7 @@ def test_nothing_is_unpickled_outside_the_restricted_unpickler():
 # Who measures a model borrows its mode, `modes.evaluating`, and who trains one wakes it, `modes.wake`: both leave alone
 # what somebody froze. These may switch by hand, because the module is their own and nobody has frozen anything in it.
 SWITCH_BY_HAND = {
-    "modes.py": "the one way",
+    "torch_utils.py": "the one way",
     "training/trainer.py": "hands over what it has trained in evaluation mode",
     "training/run.py": "a model read from a file",
     "split/saved.py": "a model read from a file",

@@ -6,7 +6,7 @@ from torch import nn
 
 import sfumato
 from sfumato.errors import ConfigError
-from sfumato.modes import has_batch_norm
+from sfumato.torch_utils import has_batch_norm
 
 X = torch.rand(96, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from sfumato.defenses import defense
     from sfumato.integrations import Monitor
     from sfumato.mixture.held_out import HeldOutInformation, held_out_information
-    from sfumato.modes import as_in_training, exact_batch_norm
     from sfumato.noise import Noise
     from sfumato.split import Channel, SplitModel, cuts, load_split, save_split, split_at
+    from sfumato.torch_utils import as_in_training, exact_batch_norm
 
 __version__ = "0.1.0"
 __all__ = [
@@ -44,10 +44,10 @@ _HOME = {
     "Monitor": "sfumato.integrations",
     "Noise": "sfumato.noise",
     "SplitModel": "sfumato.split",
-    "as_in_training": "sfumato.modes",
+    "as_in_training": "sfumato.torch_utils",
     "cuts": "sfumato.split",
     "defense": "sfumato.defenses",
-    "exact_batch_norm": "sfumato.modes",
+    "exact_batch_norm": "sfumato.torch_utils",
     "held_out_information": "sfumato.mixture.held_out",
     "load_split": "sfumato.split",
     "save_split": "sfumato.split",

@@ -11,11 +11,11 @@ from torch import nn
 import sfumato
 from sfumato.attacks.tokens import token_recovery
 from sfumato.errors import CheckpointError, ConfigError, StorageError
-from sfumato.modes import evaluating
 from sfumato.split import Channel, SplitModel
 from sfumato.split.ranges import range_of
 from sfumato.split.recorder import record
 from sfumato.split.saved import SPLIT, read_split
+from sfumato.torch_utils import evaluating
 from sfumato.training import load_trained
 
 SECRET = 0.123456789

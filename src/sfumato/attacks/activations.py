@@ -10,8 +10,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.module_tracker import ModuleTracker
 
 from sfumato.errors import ConfigError
-from sfumato.modes import evaluating
 from sfumato.split import SplitModel
+from sfumato.torch_utils import evaluating
 
 __all__ = ["Activation", "activations", "cloud_activations"]
 

@@ -18,10 +18,10 @@ from sfumato.attacks.queries import encode_repeated
 from sfumato.attacks.whitening import Whitening, whiten
 from sfumato.data import ImageSet
 from sfumato.errors import ConfigError, NotFittedError
-from sfumato.modes import evaluating
 from sfumato.noise import Noise
 from sfumato.seeds import generator
 from sfumato.split import SplitModel
+from sfumato.torch_utils import evaluating
 
 __all__ = ["Attack", "Fit", "Job", "Observer", "Progress", "hold_out"]
 

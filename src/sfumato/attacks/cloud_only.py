@@ -15,8 +15,8 @@ from sfumato.attacks.network import Inverter
 from sfumato.attacks.settings import AdamConfig
 from sfumato.compute import autocast
 from sfumato.errors import ConfigError
-from sfumato.modes import evaluating
 from sfumato.seeds import generator
+from sfumato.torch_utils import evaluating
 
 __all__ = ["CloudOnlyAttack", "CloudOnlyConfig"]
 

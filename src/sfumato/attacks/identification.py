@@ -12,9 +12,9 @@ from sfumato.attacks.queries import encode_repeated
 from sfumato.data import ImageSet
 from sfumato.errors import ConfigError, FeatureError
 from sfumato.mixture import held_out_information
-from sfumato.modes import evaluating
 from sfumato.seeds import generator
 from sfumato.split import SplitModel
+from sfumato.torch_utils import evaluating
 
 __all__ = ["MOST_CANDIDATES", "Leakage", "identify", "measure_leakage"]
 

@@ -12,10 +12,10 @@ from sfumato.attacks.base import Observer
 from sfumato.attacks.queries import Queries, encode_repeated
 from sfumato.data import ImageSet
 from sfumato.errors import ConfigError
-from sfumato.modes import evaluating
 from sfumato.noise import Noise
 from sfumato.seeds import generator
 from sfumato.split import Channel, SplitModel
+from sfumato.torch_utils import evaluating
 
 __all__ = ["Knowledge", "Narrowed", "NoiseObserver", "PairsObserver", "QueryObserver", "observe"]
 

@@ -19,8 +19,8 @@ from sfumato.attacks.settings import LearnedConfig
 from sfumato.compute import arranged, autocast
 from sfumato.errors import Interrupted, SfumatoError
 from sfumato.metrics import mse
-from sfumato.modes import evaluating
 from sfumato.seeds import derive_seed, generator
+from sfumato.torch_utils import evaluating
 
 __all__ = ["LearnedAttack", "Turn"]
 

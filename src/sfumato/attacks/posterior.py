@@ -16,8 +16,8 @@ from sfumato.attacks.network import Arranged, Sketch
 from sfumato.attacks.settings import AdamConfig
 from sfumato.compute import autocast
 from sfumato.metrics import mse
-from sfumato.modes import evaluating
 from sfumato.seeds import generator
+from sfumato.torch_utils import evaluating
 
 __all__ = ["PosteriorAttack", "PosteriorConfig"]
 

@@ -10,9 +10,9 @@ from torch.nn import functional as F
 from sfumato.attacks.base import Attack, Observer, hold_out
 from sfumato.data import ImageSet
 from sfumato.errors import ConfigError
-from sfumato.modes import evaluating
 from sfumato.seeds import generator
 from sfumato.split import SplitModel
+from sfumato.torch_utils import evaluating
 
 __all__ = ["ATTRIBUTES", "Probe", "attributes_of", "probe_attribute"]
 

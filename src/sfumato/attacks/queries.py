@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sfumato.errors import ConfigError
-from sfumato.modes import evaluating
 from sfumato.split import SplitModel
+from sfumato.torch_utils import evaluating
 
 __all__ = ["Duplicates", "Queries", "Repeating", "encode_repeated", "near_duplicates"]
 

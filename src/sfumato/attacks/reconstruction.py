@@ -12,9 +12,9 @@ from sfumato import checkpoint, metrics
 from sfumato.attacks.base import Attack
 from sfumato.data import ImageSet
 from sfumato.errors import Interrupted, SfumatoError
-from sfumato.modes import evaluating
 from sfumato.seeds import generator
 from sfumato.split import SplitModel
+from sfumato.torch_utils import evaluating
 
 __all__ = [
     "MOST_PSNR",

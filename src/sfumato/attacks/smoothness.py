@@ -6,9 +6,9 @@ import torch
 
 from sfumato.attacks.base import Observer
 from sfumato.data import ImageSet
-from sfumato.modes import evaluating
 from sfumato.seeds import generator
 from sfumato.split import SplitModel
+from sfumato.torch_utils import evaluating
 
 __all__ = ["THRESHOLD", "Obfuscation", "obfuscation"]
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from sfumato.errors import ConfigError, FeatureError
-from sfumato.modes import evaluating
 from sfumato.seeds import generator
 from sfumato.split import SplitModel
+from sfumato.torch_utils import evaluating
 
 __all__ = ["TokenRecovery", "token_recovery"]
 

@@ -8,9 +8,9 @@ from torch import Tensor
 
 import sfumato
 from sfumato.audit.subject import Subject
-from sfumato.modes import evaluating
 from sfumato.seeds import generator
 from sfumato.split.programs import random_inputs
+from sfumato.torch_utils import evaluating
 
 __all__ = ["behaviour_of", "channel_of", "versions"]
 

@@ -28,8 +28,8 @@ from sfumato.audit.suite import Piece
 from sfumato.audit.training import config_of
 from sfumato.data import ImageSet
 from sfumato.errors import FeatureError, Interrupted
-from sfumato.modes import evaluating
 from sfumato.seeds import generator
+from sfumato.torch_utils import evaluating
 
 __all__ = ["Stop", "Tell", "outcome_of", "run_attack", "run_probes", "run_sweep"]
 

@@ -12,9 +12,9 @@ from torch import Tensor
 from sfumato.attacks import Reconstruction
 from sfumato.data import ImageSet
 from sfumato.errors import FeatureError
-from sfumato.modes import evaluating
 from sfumato.seeds import generator
 from sfumato.split import SplitModel
+from sfumato.torch_utils import evaluating
 
 __all__ = [
     "NORMAL_95",

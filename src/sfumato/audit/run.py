@@ -28,9 +28,9 @@ from sfumato.audit.training import Cost
 from sfumato.audit.verdict import LEAST_IMAGES, calibrate
 from sfumato.data import DataSets, ImageSet
 from sfumato.errors import ConfigError, FeatureError, NotJudgedError
-from sfumato.evidence import evidence
 from sfumato.files import write_json
-from sfumato.modes import evaluating
+from sfumato.provenance import evidence
+from sfumato.torch_utils import evaluating
 from sfumato.training.evaluate import accuracy
 
 __all__ = ["Audited", "run_audit"]

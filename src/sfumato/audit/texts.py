@@ -23,10 +23,10 @@ from sfumato.audit.thresholds import conclude
 from sfumato.audit.verdict import LEAST_IMAGES, lossless, what_is_lost
 from sfumato.data import ImageSet
 from sfumato.errors import DataError, first_line
-from sfumato.evidence import evidence
-from sfumato.modes import evaluating
+from sfumato.provenance import evidence
 from sfumato.seeds import generator
 from sfumato.split import SplitModel
+from sfumato.torch_utils import evaluating
 
 __all__ = ["Texts", "audit_texts", "read_texts"]
 

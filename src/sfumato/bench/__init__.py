@@ -8,7 +8,7 @@ from typing import Any
 from sfumato.bench.timing import Ratio, Timing, take_turns
 from sfumato.bench.training import CONFIG, cem_step, feature_pass, random_images, refresh
 from sfumato.errors import SfumatoWarning
-from sfumato.evidence import evidence
+from sfumato.provenance import evidence
 
 __all__ = ["Ratio", "Timing", "run_bench", "take_turns"]
 

@@ -25,7 +25,7 @@ from sfumato.bench.edge import edge_rows
 from sfumato.bench.timing import Ratio
 from sfumato.cores import usable_cores
 from sfumato.deploy.export import ExportConfig, export_bundle
-from sfumato.evidence import evidence
+from sfumato.provenance import evidence
 
 __all__ = [
     "Load",

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sfumato.distributed import Ranks
 from sfumato.errors import ConfigError
-from sfumato.ranks import Ranks
 
 
 class WithGradient(torch.autograd.Function):

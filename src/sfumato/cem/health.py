@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from sfumato import bounds
+from sfumato.distributed import Ranks
 from sfumato.mixture import Clusters, Covariance, moments
-from sfumato.ranks import Ranks
 
 _SCALE_LIMIT = 4.0
 _ONE_CLUSTER = 0.95

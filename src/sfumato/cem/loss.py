@@ -22,9 +22,9 @@ from sfumato.cem.settings import (
     check_settings,
     flatten,
 )
+from sfumato.distributed import Ranks, whole
 from sfumato.errors import ConfigError, FeatureError, NotFittedError, SfumatoWarning
 from sfumato.mixture import Clusters, Covariance
-from sfumato.ranks import Ranks, whole
 
 __all__ = ["CEM"]
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sfumato.errors import ConfigError, FeatureError
 from sfumato.mixture import Covariance, check_covariance
-from sfumato.modes import free_to_look
+from sfumato.torch_utils import free_to_look
 
 DIVERGED = "the features contain NaN or infinity; the training has diverged: lower the learning rate or lambda"
 

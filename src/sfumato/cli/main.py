@@ -13,8 +13,8 @@ from importlib import import_module
 
 from sfumato import __version__
 from sfumato.cli.commands import COMMANDS, parser_of
+from sfumato.distributed import launched, may_tell
 from sfumato.errors import ConfigError, NotJudgedError, RankLost, SfumatoError, SfumatoWarning, nearest
-from sfumato.ranks import launched, may_tell
 
 # Commands that several processes, started by torchrun, work on together.
 TOGETHER = {"train"}
@@ -93,7 +93,7 @@ def _warn(message: Warning | str, category: type[Warning], *_: object) -> None:
 def _is_first() -> bool:
     if not launched():
         return True
-    from sfumato.ranks import Ranks  # loads torch
+    from sfumato.distributed import Ranks  # loads torch
 
     return Ranks.current().is_first
 

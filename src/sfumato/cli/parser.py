@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, NoReturn, Union, get_args, get_origin
 
+from sfumato.distributed import may_tell
 from sfumato.errors import ConfigError, nearest
 from sfumato.files import write_json
-from sfumato.ranks import may_tell
 
 _WIDTH, _COLUMN = 118, 26
 _GENERAL = {"config", "json", "help"}

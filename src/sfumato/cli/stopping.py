@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from sfumato.distributed import may_tell
 from sfumato.errors import Interrupted
-from sfumato.ranks import may_tell
 
 GRACE = 20.0
 """Seconds until a process that was told to stop, and does not come to the question, ends all the same.

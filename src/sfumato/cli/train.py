@@ -9,8 +9,8 @@ from sfumato.cli.parser import Parsed, given, load_plugins, save_json
 from sfumato.cli.stopping import until_stopped
 from sfumato.data import DataSets
 from sfumato.defenses import expand
+from sfumato.distributed import Ranks, joined, launched
 from sfumato.integrations import TensorBoard
-from sfumato.ranks import Ranks, joined, launched
 from sfumato.training import TrainConfig, load_data, train_run
 
 

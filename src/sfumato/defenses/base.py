@@ -30,7 +30,7 @@ class Batch:
     """One training batch as the defences see it; in data-parallel training this rank's part of it.
 
     A penalty that is a mean over samples needs to know nothing about that. One that looks at the batch as a whole takes
-    `sfumato.ranks.whole(batch.features)` in the place of `batch.features`.
+    `sfumato.distributed.whole(batch.features)` in the place of `batch.features`.
 
     Attributes:
         images: (n, C, H, W) in [0, 1], after augmentation.
@@ -55,7 +55,7 @@ class Epoch:
         index: from 0.
         total: number of epochs of the whole training.
         collect: one pass over the training set without gradients: () -> (z_hat of all samples, labels). In
-            data-parallel training this rank's part of them; `sfumato.ranks.Ranks.current().gather` gives all.
+            data-parallel training this rank's part of them; `sfumato.distributed.Ranks.current().gather` gives all.
         model: the split model, for defences that change its layers.
         parameters_replaced: to be called by a defence that put new parameters in the place of old ones; the trainer
             then builds its optimizer anew (its momentum starts from zero).

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from sfumato.defenses.base import Batch, Defense
 from sfumato.defenses.registry import register
+from sfumato.distributed import whole
 from sfumato.errors import ConfigError, FeatureError
-from sfumato.ranks import whole
 
 
 def distance_correlation(x: Tensor, y: Tensor) -> Tensor:

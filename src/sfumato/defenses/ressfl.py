@@ -10,10 +10,10 @@ from torch.optim import Adam, Optimizer
 from sfumato.compute import arranged, autocast, use_bf16
 from sfumato.defenses.base import Batch, Defense, Site
 from sfumato.defenses.registry import register
+from sfumato.distributed import whole
 from sfumato.errors import ConfigError, NotFittedError
 from sfumato.metrics import ssim
 from sfumato.models import ReconstructionNet
-from sfumato.ranks import whole
 
 
 @register

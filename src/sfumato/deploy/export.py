@@ -40,9 +40,9 @@ from sfumato.deploy.signing import sign
 from sfumato.errors import ConfigError, SfumatoWarning
 from sfumato.files import sha256_of
 from sfumato.model_card import model_card
-from sfumato.modes import evaluating
 from sfumato.settings import check_settings
 from sfumato.split import Channel, SplitModel
+from sfumato.torch_utils import evaluating
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey

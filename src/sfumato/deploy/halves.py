@@ -16,8 +16,8 @@ from sfumato.deploy.graph import session_of
 from sfumato.deploy.manifest import DECODER, ENCODER, UNSET, Manifest, QuantizationSpec, UnsetType
 from sfumato.deploy.release import quantise
 from sfumato.errors import BundleError, ConfigError
-from sfumato.modes import evaluating
 from sfumato.split import Channel, SplitModel
+from sfumato.torch_utils import evaluating
 
 __all__ = ["DecoderHalf", "EncoderHalf", "Parity", "check_exportable", "check_rows", "draw_inputs", "measure_parity"]
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.errors import ConfigError, first_line
-from sfumato.modes import evaluating
+from sfumato.torch_utils import evaluating
 
 if TYPE_CHECKING:
     import onnx

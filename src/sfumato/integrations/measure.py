@@ -11,9 +11,9 @@ from sfumato.attacks.linear import STRENGTHS, dual_path, primal_path
 from sfumato.cem import CEM, Health
 from sfumato.errors import ConfigError, SfumatoWarning
 from sfumato.mixture import held_out_information
-from sfumato.modes import evaluating
 from sfumato.seeds import generator
 from sfumato.split import SplitModel
+from sfumato.torch_utils import evaluating
 
 __all__ = ["FEWEST", "MOST", "EpochFigures", "Pair", "RidgeError", "ridge_error"]
 

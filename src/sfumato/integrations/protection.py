@@ -11,7 +11,7 @@ from sfumato.defenses import LAMBDA, CEMDefense
 from sfumato.errors import ConfigError, FeatureError
 from sfumato.integrations.batches import aside
 from sfumato.integrations.tap import Tap, inputs_of, labels_of
-from sfumato.modes import ENOUGH_FOR_STATISTICS, exact_batch_norm, has_batch_norm
+from sfumato.torch_utils import ENOUGH_FOR_STATISTICS, exact_batch_norm, has_batch_norm
 
 __all__ = ["SETTINGS", "Protection"]
 

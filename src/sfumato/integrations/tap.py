@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.errors import ConfigError, FeatureError
-from sfumato.modes import as_in_training
 from sfumato.split import SplitModel
 from sfumato.split.survey import plain_name
+from sfumato.torch_utils import as_in_training
 
 __all__ = ["Tap", "inputs_of", "labels_of"]
 

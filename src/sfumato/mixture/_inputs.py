@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from sfumato.distributed import Ranks
 from sfumato.errors import ConfigError, FeatureError
-from sfumato.ranks import Ranks
 
 # Temporaries of a pass hold about this many numbers: on a CPU they stay in the cache, on a GPU they fill the device.
 _CPU_ELEMENTS = 1 << 20

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sfumato.distributed import Ranks
 from sfumato.errors import CheckpointError
 from sfumato.mixture.em import GaussianMixture, Parameters
 from sfumato.mixture.families import (
@@ -24,9 +25,8 @@ from sfumato.mixture.precision import (
     diagonal_precision,
     low_rank_precision,
 )
-from sfumato.modes import free_to_look
-from sfumato.ranks import Ranks
 from sfumato.seeds import generator
+from sfumato.torch_utils import free_to_look
 
 _FIRST_ITERATIONS = 20
 _WARM_ITERATIONS = 2

@@ -5,6 +5,7 @@ from typing import Literal, NamedTuple, cast, get_args
 import torch
 from torch import Tensor
 
+from sfumato.distributed import Ranks
 from sfumato.errors import ConfigError, FeatureError
 from sfumato.mixture._inputs import (
     check_assignment,
@@ -14,7 +15,6 @@ from sfumato.mixture._inputs import (
     sorted_clusters,
 )
 from sfumato.mixture.precision import group_rows
-from sfumato.ranks import Ranks
 
 Covariance = Literal["full", "tied", "diagonal", "spherical"]
 

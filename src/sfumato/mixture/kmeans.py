@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sfumato.distributed import Ranks
 from sfumato.errors import ConfigError, FeatureError
 from sfumato.mixture._inputs import (
     check_features,
@@ -15,7 +16,6 @@ from sfumato.mixture._inputs import (
     random_unit,
     seeded,
 )
-from sfumato.ranks import Ranks
 
 # Lloyd stops when the centres moved, squared and summed, by less than this share of the mean variance.
 TOLERANCE = 1e-4

@@ -6,6 +6,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from sfumato.distributed import Ranks
 from sfumato.errors import FeatureError
 from sfumato.mixture._inputs import (
     check_features,
@@ -17,8 +18,7 @@ from sfumato.mixture._inputs import (
     sorted_clusters,
 )
 from sfumato.mixture.kmeans import kmeans, nearest, scores
-from sfumato.modes import free_to_look
-from sfumato.ranks import Ranks
+from sfumato.torch_utils import free_to_look
 
 
 @dataclass(frozen=True)

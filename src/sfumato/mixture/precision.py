@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sfumato.errors import FeatureError
-from sfumato.modes import free_to_look
+from sfumato.torch_utils import free_to_look
 
 # Rows per tile of `tile_rows`: enough for matrix units to be used, few enough to waste little on small clusters.
 _TILE = 8

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sfumato.errors import ConfigError
-from sfumato.modes import evaluating, kernel_flops
+from sfumato.torch_utils import evaluating, kernel_flops
 
 Counting = Literal["true", "paper"]
 """What `count_macs` counts."""

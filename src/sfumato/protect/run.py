@@ -24,14 +24,14 @@ from sfumato.attacks import strongest as strongest_attack
 from sfumato.audit import Subject
 from sfumato.data import DataSets, ImageSet
 from sfumato.errors import ConfigError
-from sfumato.evidence import evidence
 from sfumato.files import write_json
-from sfumato.modes import evaluating
 from sfumato.noise import Noise
 from sfumato.protect.shapes import Shape, propose, scores, unit_of
+from sfumato.provenance import evidence
 from sfumato.seeds import generator
 from sfumato.settings import check_settings
 from sfumato.split import SplitModel, save_split
+from sfumato.torch_utils import evaluating
 from sfumato.training.evaluate import collect_features
 
 __all__ = ["ProtectConfig", "protect"]

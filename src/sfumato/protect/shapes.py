@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sfumato.modes import evaluating
 from sfumato.noise import Noise
+from sfumato.torch_utils import evaluating
 
 __all__ = ["FULL", "Shape", "propose", "scores"]
 

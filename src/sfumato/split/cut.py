@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.errors import ConfigError
-from sfumato.modes import evaluating
 from sfumato.split.halves import build
 from sfumato.split.ranges import range_of
 from sfumato.split.steps import Arguments, Course, Crossing, Obstacle, needed
 from sfumato.split.survey import Survey, plain_name, undisturbed
 from sfumato.split.values import Attribute, Step, Value
 from sfumato.split.verify import BY_HAND, verify
+from sfumato.torch_utils import evaluating
 
 __all__ = ["Cut", "cuts", "split_at"]
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sfumato.modes import kernel_flops
 from sfumato.split.values import walk
+from sfumato.torch_utils import kernel_flops
 
 if TYPE_CHECKING:
     from sfumato.split.recorder import Recorder

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.errors import ConfigError
-from sfumato.modes import evaluating
 from sfumato.split.channel import Channel
+from sfumato.torch_utils import evaluating
 
 __all__ = ["SplitModel", "SplitOutput"]
 

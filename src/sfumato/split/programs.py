@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from sfumato.errors import CheckpointError, ConfigError, first_line
-from sfumato.modes import evaluating
+from sfumato.torch_utils import evaluating
 
 __all__ = ["Foreign", "load_program", "random_inputs", "require", "save_program"]
 

@@ -32,12 +32,12 @@ import sfumato
 from sfumato.errors import CheckpointError, ConfigError, StorageError, first_line
 from sfumato.files import read_json, sha256_of, write_atomic, write_json, write_text
 from sfumato.model_card import model_card
-from sfumato.modes import evaluating
 from sfumato.noise import Noise
 from sfumato.split.channel import Channel
 from sfumato.split.model import SplitModel
 from sfumato.split.programs import load_program, random_inputs, save_program
 from sfumato.split.verify import diagnosis
+from sfumato.torch_utils import evaluating
 
 __all__ = ["SPLIT", "SavedSplit", "Task", "load_split", "made_here", "read_split", "save_split"]
 

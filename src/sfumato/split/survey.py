@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.errors import ConfigError
-from sfumato.modes import evaluating
 from sfumato.split.recorder import Recording, called, record
 from sfumato.split.steps import OTHER_STEPS, Arguments, Course, Crossing, Obstacle, course, crossing, merged
 from sfumato.split.values import Record, Step, Value, parts
+from sfumato.torch_utils import evaluating
 
 __all__ = ["Survey", "name_of", "place_of", "plain_name", "undisturbed", "unwrapped"]
 

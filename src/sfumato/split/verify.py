@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.errors import ConfigError
-from sfumato.modes import evaluating
 from sfumato.split.survey import Survey, name_of, place_of, undisturbed
 from sfumato.split.values import Step, walk
+from sfumato.torch_utils import evaluating
 
 __all__ = ["BY_HAND", "diagnosis", "verify"]
 

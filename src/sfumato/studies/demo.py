@@ -13,9 +13,9 @@ from sfumato import data
 from sfumato.attacks import DecoderConfig, strongest, suite_verdict
 from sfumato.cores import usable_cores
 from sfumato.errors import CheckpointError
-from sfumato.evidence import evidence
 from sfumato.files import write_json
 from sfumato.metrics import mse
+from sfumato.provenance import evidence
 from sfumato.studies.engine import Report, Store, run_trials
 from sfumato.studies.equal_accuracy import Comparison, Seeds, compare
 from sfumato.studies.experiment import PICTURE, Experiment, read_strip

@@ -12,8 +12,8 @@ from torch import nn
 from sfumato import models, paper
 from sfumato.compute import arranged, device_of, memory_format
 from sfumato.defenses.patrol import prune_to, size_without_stem
-from sfumato.evidence import evidence
 from sfumato.models import count_macs, count_parameters
+from sfumato.provenance import evidence
 from sfumato.report.tables import Cell, Row, Table
 from sfumato.studies.engine import Trial, Workspace
 from sfumato.studies.plan import Budget

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from sfumato.evidence import evidence
 from sfumato.files import write_json, write_text
+from sfumato.provenance import evidence
 from sfumato.report.pictures import labelled_rows
 from sfumato.report.reproduction import write_reproduction_page
 from sfumato.report.study import study_markdown, write_study_report

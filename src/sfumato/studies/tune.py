@@ -15,8 +15,8 @@ from sfumato.compute import device_of
 from sfumato.cores import usable_cores
 from sfumato.data import ImageSet
 from sfumato.errors import CheckpointError, ConfigError, DataError
-from sfumato.evidence import evidence
 from sfumato.files import read_json, write_json, write_text
+from sfumato.provenance import evidence
 from sfumato.studies.engine import Report, Store, Trial, run_trials
 from sfumato.studies.executor import Executor, Here
 from sfumato.studies.judge import Book

@@ -27,7 +27,7 @@ from sfumato.compute import device_of
 from sfumato.data import ImageSet
 from sfumato.defenses.notation import SETTINGS
 from sfumato.errors import ConfigError, DataError, DivergedError
-from sfumato.evidence import evidence
+from sfumato.provenance import evidence
 from sfumato.seeds import derive_seed, generator
 from sfumato.split import SplitModel
 from sfumato.studies.engine import Trial, Workspace

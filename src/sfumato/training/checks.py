@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from sfumato.data import ImageSet
+from sfumato.distributed import Ranks
 from sfumato.errors import ConfigError, DivergedError
-from sfumato.ranks import Ranks
 from sfumato.training.config import TrainConfig
 
 __all__ = ["check_enough", "check_learning", "check_ranks"]

@@ -9,9 +9,9 @@ from sfumato.compute import autocast, memory_format
 from sfumato.data import ImageSet
 from sfumato.defenses import Defense
 from sfumato.integrations import FEWEST, MOST, EpochFigures
-from sfumato.modes import evaluating
 from sfumato.seeds import generator
 from sfumato.split import SplitModel
+from sfumato.torch_utils import evaluating
 from sfumato.training.config import TrainConfig
 
 __all__ = ["accuracy", "collect_features", "epoch_figures", "recognised"]

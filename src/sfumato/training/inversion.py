@@ -22,8 +22,8 @@ from sfumato import attacks, checkpoint
 from sfumato.attacks import AttackConfig, Convergence, Observer, Reconstruction, invert, mean_image_error
 from sfumato.data import DataSets, ImageSet
 from sfumato.errors import CheckpointError
-from sfumato.evidence import evidence
 from sfumato.files import read_json, write_json
+from sfumato.provenance import evidence
 from sfumato.seeds import generator
 from sfumato.training.run import Run
 

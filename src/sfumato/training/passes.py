@@ -7,10 +7,10 @@ from torch import Tensor
 
 from sfumato.compute import autocast, memory_format
 from sfumato.data import Augmentation, ImageSet
-from sfumato.modes import ENOUGH_FOR_STATISTICS, as_in_training, exact_batch_norm, has_batch_norm
-from sfumato.ranks import Part, Ranks
+from sfumato.distributed import Part, Ranks
 from sfumato.seeds import derive_seed, generator
 from sfumato.split import SplitModel
+from sfumato.torch_utils import ENOUGH_FOR_STATISTICS, as_in_training, exact_batch_norm, has_batch_norm
 from sfumato.training.config import TrainConfig
 
 __all__ = ["Passes"]

@@ -17,11 +17,11 @@ import torch
 
 from sfumato import checkpoint, data
 from sfumato.data import DataSets, ImageSet
+from sfumato.distributed import Ranks
 from sfumato.errors import CheckpointError, ConfigError, DataError, first_line
-from sfumato.evidence import evidence
 from sfumato.files import json_line, occupied, read_json, write_json, write_text
 from sfumato.models.widths import fit_to_state
-from sfumato.ranks import Ranks
+from sfumato.provenance import evidence
 from sfumato.seeds import derive_seed
 from sfumato.split import SplitModel
 from sfumato.split.saved import SPLIT

@@ -13,16 +13,16 @@ from torch.nn.functional import cross_entropy
 
 from sfumato import checkpoint
 from sfumato.compute import arranged, autocast, device_of, kernels, use_bf16
+from sfumato.cuda_graph import Replay
 from sfumato.data import ImageSet
 from sfumato.defenses import Batch, Defense, Epoch
+from sfumato.distributed import Gradients, Part, Ranks, share_batch_norm
 from sfumato.errors import CheckpointError, DivergedError, Interrupted, SfumatoError
 from sfumato.models.layers import Dropout
 from sfumato.models.widths import fit_to_state
-from sfumato.modes import wake
-from sfumato.ranks import Gradients, Part, Ranks, share_batch_norm
-from sfumato.replay import Replay
 from sfumato.seeds import derive_seed, generator
 from sfumato.split import SplitModel
+from sfumato.torch_utils import wake
 from sfumato.training.checks import check_learning, check_ranks
 from sfumato.training.config import TrainConfig
 from sfumato.training.evaluate import accuracy, epoch_figures

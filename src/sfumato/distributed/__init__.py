@@ -8,14 +8,14 @@ The names are loaded when first used: whether there are several processes can be
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from sfumato.ranks.started import launched, may_tell
+from sfumato.distributed.started import launched, may_tell
 
 if TYPE_CHECKING:
-    from sfumato.ranks.gradients import Gradients
-    from sfumato.ranks.group import Part, Ranks
-    from sfumato.ranks.launch import TIMEOUT, joined
-    from sfumato.ranks.norm import share_batch_norm
-    from sfumato.ranks.rows import whole
+    from sfumato.distributed.gradients import Gradients
+    from sfumato.distributed.group import Part, Ranks
+    from sfumato.distributed.launch import TIMEOUT, joined
+    from sfumato.distributed.norm import share_batch_norm
+    from sfumato.distributed.rows import whole
 
 __all__ = ["TIMEOUT", "Gradients", "Part", "Ranks", "joined", "launched", "may_tell", "share_batch_norm", "whole"]
 
@@ -32,5 +32,5 @@ _HOME = {
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
-        return getattr(import_module(f"sfumato.ranks.{_HOME[name]}"), name)
-    raise AttributeError(f"module 'sfumato.ranks' has no attribute {name!r}")
+        return getattr(import_module(f"sfumato.distributed.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'sfumato.distributed' has no attribute {name!r}")

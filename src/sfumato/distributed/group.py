@@ -13,8 +13,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from sfumato import errors
+from sfumato.distributed.collectives import Collectives
 from sfumato.errors import ConfigError, SfumatoError
-from sfumato.ranks.collectives import Collectives
 
 __all__ = ["Part", "Ranks"]
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sfumato import data, modes
+from sfumato import data, torch_utils
+from sfumato.cuda_graph import Replay
 from sfumato.errors import SfumatoError, SfumatoWarning
-from sfumato.replay import Replay
 from sfumato.training import TrainConfig, Trainer, build_defenses, build_model
 
 CONFIG = TrainConfig(
@@ -110,7 +110,7 @@ VARIANTS = {
 @pytest.mark.parametrize("name", VARIANTS)
 @pytest.mark.filterwarnings("ignore::sfumato.errors.SfumatoWarning")
 def test_replayed_steps_train_like_computed_ones(name, monkeypatch):
-    monkeypatch.setattr(modes, "_AT_HAND", set())  # take the paths of a GPU
+    monkeypatch.setattr(torch_utils, "_AT_HAND", set())  # take the paths of a GPU
     config = replace(CONFIG, **VARIANTS[name])
     computed, replayed = trainer(config, taped=False), trainer(config, taped=True)
     assert all(defense.replayable for defense in replayed.defenses)
@@ -129,7 +129,7 @@ def test_the_paths_of_a_gpu_and_of_a_cpu_train_alike(monkeypatch):
     config = replace(CONFIG, epochs=2)
     on_cpu = trainer(config, taped=False)
     on_cpu.run()
-    monkeypatch.setattr(modes, "_AT_HAND", set())
+    monkeypatch.setattr(torch_utils, "_AT_HAND", set())
     as_gpu = trainer(config, taped=False)
     as_gpu.run()
     for ours, theirs in zip(on_cpu.model.state_dict().values(), as_gpu.model.state_dict().values(), strict=True):
@@ -138,7 +138,7 @@ def test_the_paths_of_a_gpu_and_of_a_cpu_train_alike(monkeypatch):
 
 def test_a_number_that_python_baked_into_the_step_is_noticed(monkeypatch):
     """The test above can fail: a rate read as a Python number stays what it was when the step was captured."""
-    monkeypatch.setattr(modes, "_AT_HAND", set())
+    monkeypatch.setattr(torch_utils, "_AT_HAND", set())
     config = replace(CONFIG, cem=False)
     computed, replayed = trainer(config, taped=False), trainer(config, taped=True)
     optimizer = replayed._optimizer

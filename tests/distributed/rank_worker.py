@@ -13,8 +13,8 @@ from rank_cases import CLASSES, CONFIG, SIGMA, blobs, cases, interrupted, own, r
 from safetensors.torch import save_file
 
 from sfumato import CEM, data
+from sfumato.distributed import Ranks, joined
 from sfumato.errors import ConfigError, DataError
-from sfumato.ranks import Ranks, joined
 from sfumato.training import train_run
 
 

@@ -8,8 +8,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sfumato.ranks.collectives import collective
-from sfumato.ranks.group import Ranks
+from sfumato.distributed.collectives import collective
+from sfumato.distributed.group import Ranks
 
 __all__ = ["Gradients"]
 

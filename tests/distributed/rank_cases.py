@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sfumato import CEM, Channel, SplitModel, data, modes
+from sfumato import CEM, Channel, SplitModel, data, torch_utils
 from sfumato.defenses import Batch, CEMDefense, Defense, Site, build
+from sfumato.distributed import Gradients, Part, Ranks, share_batch_norm
 from sfumato.errors import Interrupted
 from sfumato.mixture import kmeans
 from sfumato.models import build as build_network
-from sfumato.ranks import Gradients, Part, Ranks, share_batch_norm
 from sfumato.training import TrainConfig, Trainer, train_run
 
 Results = dict[str, Tensor]
@@ -74,11 +74,11 @@ def mixture(form: str, dim: int, count: int, conditional: bool, share: float) ->
 
 def mixture_as_on_a_gpu() -> Results:
     """The later refreshes of classes side by side, which a CPU does only when told not to look at values."""
-    modes._AT_HAND.discard("cpu")
+    torch_utils._AT_HAND.discard("cpu")
     try:
         return mixture("full", 5, 200, True, 0.8)
     finally:
-        modes._AT_HAND.add("cpu")
+        torch_utils._AT_HAND.add("cpu")
 
 
 LOSSES = {

@@ -10,9 +10,9 @@ from sfumato.attacks.probes import probe_attribute
 from sfumato.attacks.queries import encode_repeated
 from sfumato.audit.measure import expose
 from sfumato.data import ImageSet
-from sfumato.modes import evaluating, wake
 from sfumato.split import Channel, SplitModel
 from sfumato.studies.tune_trials import measured
+from sfumato.torch_utils import evaluating, wake
 from sfumato.training import TrainConfig, Trainer, accuracy, collect_features
 from sfumato.training.information import measure_information
 

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sfumato.ranks.group import Ranks
+from sfumato.distributed.group import Ranks
 
 __all__ = ["whole"]
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sfumato.ranks.group import Ranks
+from sfumato.distributed.group import Ranks
 
 __all__ = ["share_batch_norm"]
 

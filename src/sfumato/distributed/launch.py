@@ -8,10 +8,10 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from sfumato.distributed.collectives import cause_of
+from sfumato.distributed.group import Ranks
+from sfumato.distributed.started import keep_store, launched
 from sfumato.errors import ConfigError, RankLost
-from sfumato.ranks.collectives import cause_of
-from sfumato.ranks.group import Ranks
-from sfumato.ranks.started import keep_store, launched
 
 __all__ = ["TIMEOUT", "joined"]
 

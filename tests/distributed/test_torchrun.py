@@ -16,8 +16,8 @@ from rank_tools import environment, free_port
 
 from sfumato.cli.main import main
 from sfumato.cli.stopping import GRACE, until_stopped
+from sfumato.distributed import joined, launched, may_tell
 from sfumato.errors import ConfigError, Interrupted, RankLost
-from sfumato.ranks import joined, launched, may_tell
 
 EPOCHS = 12
 TRAIN = ["train", "--limit", "300", "--batch-size", "64", "--width", "6", "--epochs", str(EPOCHS), "--device", "cpu"]
