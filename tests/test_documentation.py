@@ -226,7 +226,7 @@ def test_the_page_shows_the_example_itself():
 def test_the_attack_of_the_page_attacks(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "tests/attacks"))
     cases = import_module("attack_cases")
-    (block,) = [block for block in fenced(page("own-attack.md"), "python") if "class MeanAttack" in block]
+    (block,) = [block for block in fenced(page("attacks.md"), "python") if "class MeanAttack" in block]
     monkeypatch.setattr(attacks.registry, "ATTACKS", table := dict(attacks.ATTACKS))
     monkeypatch.setattr(attacks, "ATTACKS", table)
     names: dict[str, Any] = {}
