@@ -1,6 +1,5 @@
 """Held-out information against closed forms, numerical integration and Monte-Carlo by NumPy and SciPy."""
 
-import doctest
 import math
 
 import numpy as np
@@ -193,10 +192,6 @@ def test_at_most_is_three_errors_up_and_never_negative():
 def test_mistakes_are_explained(features, labels, noise_std, error, match):
     with pytest.raises(error, match=match):
         held_out_information(features, labels, noise_std)
-
-
-def test_examples_print_what_they_say():
-    assert doctest.testmod(held_out, extraglobs={"math": math}) == (0, 5)
 
 
 @pytest.mark.parametrize("count", [85, 97, 99, 101])

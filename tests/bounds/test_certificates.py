@@ -1,6 +1,5 @@
 """Certificates against root finders and distribution functions of scipy, and against simulated attackers."""
 
-import doctest
 import math
 
 import numpy as np
@@ -10,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, optimize, stats
 
-from sfumato.bounds import certificates, clipped_success_at_most, success_at_most
+from sfumato.bounds import clipped_success_at_most, success_at_most
 from sfumato.errors import ConfigError, FeatureError
 
 
@@ -128,7 +127,3 @@ def test_the_best_identifier_never_exceeds_a_certificate(count, dim, sigma):
 def test_mistakes_are_explained(function, arguments, error, match):
     with pytest.raises(error, match=match):
         function(*arguments)
-
-
-def test_examples_print_what_they_say():
-    assert doctest.testmod(certificates) == (0, 4)

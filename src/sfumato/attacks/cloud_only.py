@@ -9,8 +9,7 @@ from torch.nn import functional as F
 
 from sfumato.attacks.base import Job, Observer
 from sfumato.attacks.knowledge import Narrowed
-from sfumato.attacks.learned import LearnedAttack, Random, Turn
-from sfumato.attacks.learner import Learner
+from sfumato.attacks.learned import LearnedAttack, Learner, Random, Turn
 from sfumato.attacks.network import Inverter
 from sfumato.attacks.settings import AdamConfig
 from sfumato.compute import autocast

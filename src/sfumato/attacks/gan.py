@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.attacks.base import Observer
-from sfumato.attacks.learned import LearnedAttack, Turn
-from sfumato.attacks.learner import Learner
+from sfumato.attacks.learned import LearnedAttack, Learner, Turn
 from sfumato.attacks.settings import LearnedConfig
 from sfumato.compute import autocast
 from sfumato.models import Critic

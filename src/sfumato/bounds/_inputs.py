@@ -85,6 +85,25 @@ def require_finite(name: str, tensor: Tensor) -> None:
         raise FeatureError(f"{name} holds NaN or infinite values; find the step that produced them first")
 
 
+def broadcast(**named: Tensor) -> tuple[Tensor, ...]:
+    """The tensors in the one shape that they share, or FeatureError."""
+    try:
+        return tuple(torch.broadcast_tensors(*named.values()))
+    except RuntimeError as error:
+        shapes = " and ".join(f"{name} {tuple(value.shape)}" for name, value in named.items())
+        raise FeatureError(f"{shapes} do not broadcast; pass one value of each, or equal shapes") from error
+
+
+def means_dim(weights: Tensor, means: Tensor) -> int:
+    """D of the means (..., k, D) that belong to weights (..., k), or FeatureError."""
+    if means.ndim != weights.ndim + 1 or means.shape[:-1] != weights.shape:
+        raise FeatureError(
+            f"weights {tuple(weights.shape)} and means {tuple(means.shape)} do not match; "
+            "pass weights (k,) and means (k, D), features flattened row-major"
+        )
+    return means.shape[-1]
+
+
 def covariance_form(
     covariances: Tensor, family: Family, dim: int | None, name: str = "covariances"
 ) -> tuple[Tensor, bool]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sfumato.bounds._channel import factor, noise_root, whiten_covariances, whiten_vectors
-from sfumato.bounds._inputs import ArrayLike, as_tensors, mixture_form, noise_form, require_finite
+from sfumato.bounds._inputs import ArrayLike, as_tensors, means_dim, mixture_form, noise_form, require_finite
 from sfumato.errors import FeatureError
 
 _ELEMENTS_AT_ONCE = 2**24  # of the (k, n, D) residuals: 64 MiB in float32, whatever the number of samples
@@ -50,12 +50,7 @@ def cluster_posterior(
     features, pi, mu, sigma, noise = as_tensors(
         z=z, weights=weights, means=means, covariances=covariances, noise_covariance=noise_covariance
     )
-    if pi.ndim != 1 or mu.ndim != 2 or mu.shape[0] != pi.shape[0]:
-        raise FeatureError(
-            f"weights {tuple(pi.shape)} and means {tuple(mu.shape)} do not match; "
-            "pass weights (k,) and means (k, D), features flattened row-major"
-        )
-    size = mu.shape[1]
+    size = means_dim(pi.reshape(-1), mu)
     if features.ndim < 2 or math.prod(features.shape[1:]) != size:
         raise FeatureError(
             f"z has shape {tuple(features.shape)}, the means have {size} dimensions; "

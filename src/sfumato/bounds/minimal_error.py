@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from sfumato.bounds._inputs import ArrayLike, Family, as_tensors, covariance_form, require_dim
+from sfumato.bounds._inputs import ArrayLike, Family, as_tensors, broadcast, covariance_form, require_dim
 from sfumato.errors import FeatureError
 
 
@@ -149,13 +149,8 @@ def conditional_entropy(input_entropy: ArrayLike, information: ArrayLike) -> Ten
     entropy, known = as_tensors(input_entropy=input_entropy, information=information)
     _require_no_nan("input_entropy", entropy)
     _require_no_nan("information", known)
-    try:
-        return entropy - known
-    except RuntimeError as error:
-        raise FeatureError(
-            f"input_entropy {tuple(entropy.shape)} and information {tuple(known.shape)} do not broadcast; "
-            "pass one value of each, or equal shapes"
-        ) from error
+    entropy, known = broadcast(input_entropy=entropy, information=known)
+    return entropy - known
 
 
 def _require_no_nan(name: str, tensor: Tensor) -> None:
