@@ -43,8 +43,8 @@ def test_the_oracle_is_right(problem):
     "config",
     [
         RidgeConfig(),
-        StrongConfig(epochs=10, width=24, blocks=0, lr=5e-3),
-        DecoderConfig(epochs=8, batch_size=64, width=24, blocks=0, lr=5e-3),
+        StrongConfig(epochs=4, width=16, blocks=0, lr=5e-3),
+        DecoderConfig(epochs=4, batch_size=64, width=16, blocks=0, lr=5e-3),
     ],
     ids=lambda config: type(config).__name__,
 )
@@ -91,7 +91,7 @@ class Opaque(torch.nn.Module):
 @pytest.mark.parametrize("gradients", [True, False])
 def test_optimisation_finds_the_map_of_a_gaussian_prior_in_closed_form(problem, gradients):
     """With `anchor=mean`, no total variation: x = c + (W W^T / sigma^2 + I p / s^2)^-1 W (z - (c - m) W) / sigma^2."""
-    config = OptimizationConfig(anchor="mean", tv=0.0, prior=1.0, iterations=300, restarts=2, choose_on=2)
+    config = OptimizationConfig(anchor="mean", tv=0.0, prior=1.0, iterations=150, restarts=2, choose_on=2)
     model = problem.model if gradients else SplitModel(Opaque(problem.model.edge), problem.model.channel, Identity())
     observer = Observer(model, problem.train)
     assert observer.white_box == gradients
