@@ -43,8 +43,8 @@ def test_the_oracle_is_right(problem):
     "config",
     [
         RidgeConfig(),
-        StrongConfig(epochs=4, width=16, blocks=0, lr=5e-3),
-        DecoderConfig(epochs=4, batch_size=64, width=16, blocks=0, lr=5e-3),
+        StrongConfig(epochs=8, width=16, blocks=0, lr=5e-3),
+        DecoderConfig(epochs=8, batch_size=64, width=16, blocks=0, lr=5e-3),
     ],
     ids=lambda config: type(config).__name__,
 )

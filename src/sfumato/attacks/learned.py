@@ -223,6 +223,7 @@ class LearnedAttack(Attack, Generic[Config]):
         self.seconds = learner.seconds
         learner.net.load_state_dict(learner.best)
         self.net = learner.net
+        # What an attacker who learned nothing answers, on the same images.
         pixels = observer.pixels(judge)
         trivial = float(mse(pixels, observer.pixels(learn).mean(0, keepdim=True).expand_as(pixels)).mean())
         self.outcome = judge_outcome([line["held_out_mse"] for line in self.history], trivial)
@@ -240,6 +241,7 @@ class LearnedAttack(Attack, Generic[Config]):
 
     def _learner(self, observer: Observer) -> Learner:
         device = observer.device
+        # Initial weights come from the global generator, which the caller gets back as it was.
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(derive_seed(self.config.seed, "attack"))
             networks = {
@@ -264,6 +266,7 @@ class LearnedAttack(Attack, Generic[Config]):
             learner.slow_down(0.5 * (1.0 + math.cos(math.pi * (epoch + step / len(batches)) / cfg.epochs)))
             x, z = self._batch(observer, batches[step], random)
             means = self._step(learner, Turn(epoch * len(batches) + step, x, z, bf16, random))
+            # Weighted by images, because the last batch is smaller.
             learner.sums += means * len(x)
             learner.step = step + 1
             if time_is_over():

@@ -30,6 +30,7 @@ def as_tensors(**named: ArrayLike) -> tuple[Tensor, ...]:
     typed = [
         tensor for name, tensor in tensors.items() if tensor.is_floating_point() and not _of_python_numbers(named[name])
     ]
+    # A number without axes follows those that have some, as in PyTorch itself.
     deciding = [tensor for tensor in typed if tensor.ndim] or typed
     dtype = reduce(torch.promote_types, (tensor.dtype for tensor in deciding), torch.float32)
     if not deciding:
@@ -159,6 +160,7 @@ def mixture_form(weights: Tensor, covariances: Tensor, dim: int | None) -> tuple
             f"weights {tuple(weights.shape)} and covariances {tuple(covariances.shape)} do not match; "
             "pass weights (k,) with covariances (k, D, D) full, (k, D) diagonal or (k,) spherical"
         )
+    # What an absent component holds, NaN included, is replaced before anything looks at it.
     occupied = values > 0
     where = occupied.reshape(occupied.shape + (1,) * (covariances.ndim - weights.ndim))
     form, full = covariance_form(torch.where(where, covariances, torch.zeros_like(covariances)), family, dim)

@@ -55,6 +55,7 @@ def fisher_information(jacobians: ArrayLike, noise_covariance: ArrayLike) -> Ten
     """
     factor = fisher_factor(jacobians, noise_covariance)
     total = factor.new_zeros(factor.shape[1], factor.shape[1])
+    # A sum over rows, some at a time: there are n D of them.
     for rows in factor.split(_ROWS_AT_ONCE):
         total = total + rows.mT @ rows
     return total
@@ -136,6 +137,7 @@ def van_trees(data_information: ArrayLike, prior_information: ArrayLike) -> Tens
     require_finite("data_information", information)
     size = len(information)
     form = _prior_form(prior, size)
+    # A J_D from samples is symmetric but for rounding, and Cholesky reads one triangle only.
     total = (information + information.mT) / 2 + (form if form.ndim == 2 else torch.diag_embed(form))
     root, info = torch.linalg.cholesky_ex(total)
     if bool((info != 0).any()):
@@ -143,6 +145,7 @@ def van_trees(data_information: ArrayLike, prior_information: ArrayLike) -> Tens
             "J_D + J_P is not positive definite: a direction of the input is limited by neither; declare a prior with "
             "a finite variance in every direction, and compute in float64"
         )
+    # Tr A^-1 = |L^-1|_F^2 with A = L L^T: the inverse itself is not needed.
     identity = torch.eye(size, dtype=root.dtype, device=root.device)
     return torch.linalg.solve_triangular(root, identity, upper=False).square().sum() / size
 
@@ -183,8 +186,10 @@ def van_trees_low_rank(factor: ArrayLike, prior_information: ArrayLike) -> Tenso
         )
     scaled = rows / form
     gram = scaled @ rows.mT
+    # I + F P^-1 F^T has no eigenvalue below 1, so its factor exists whatever F is.
     gram = (gram + gram.mT) / 2 + torch.eye(len(rows), dtype=rows.dtype, device=rows.device)
     root = torch.linalg.cholesky(gram)
+    # |L^-1 F P^-1|_F^2 is the second trace of the formula.
     gained = torch.linalg.solve_triangular(root, scaled, upper=False).square().sum()
     return ((1 / form).sum() - gained) / rows.shape[1]
 

@@ -44,6 +44,7 @@ def gaussian_entropy(covariance: ArrayLike, *, family: Family = "full", dim: int
     """
     (values,) = as_tensors(covariance=covariance)
     form, full = covariance_form(values, family, dim, name="covariance")
+    # The unit of the vector enters here, and through the determinant: entropy is relative.
     constant = form.shape[-1] * math.log(2 * math.pi * math.e) / 2
     if full:
         root, info = torch.linalg.cholesky_ex(form)
@@ -132,6 +133,7 @@ def clipped_power_information(radius: ArrayLike, noise_std: ArrayLike, dim: int)
     if not bool((bound.detach() >= 0).all()):
         raise ConfigError("radius is negative or NaN; pass the largest norm |z_hat|_2 that the clipping lets pass")
     bound, sigma = broadcast(radius=bound, noise_std=sigma)
+    # log1p: a long feature has little power in each of its D directions.
     return size / 2 * torch.log1p((bound / sigma) ** 2 / size)
 
 

@@ -62,13 +62,16 @@ def cluster_posterior(
     require_finite("means", mu)
     root = noise_root(noise_form(noise, size))
     whitened, full = whiten_covariances(form, full, root)
+    # Whitened, Sigma_j + Sigma_p is I + W_j: its factor exists for singular Sigma_j too.
     spread = factor(whitened) if full else (1 + whitened).sqrt()
     diagonal = spread.diagonal(dim1=-2, dim2=-1) if full else spread
     log_pi = torch.where(occupied, pi, torch.ones_like(pi)).log()
+    # -inf takes an absent component out of the softmax, where a log of 0 would leave NaN gradients.
     log_scale = torch.where(occupied, log_pi - diagonal.log().sum(-1), torch.full_like(pi, -torch.inf))
     rows = whiten_vectors(features.reshape(features.shape[0], size), root)
     centres = whiten_vectors(mu, root)
     step = max(1, _ELEMENTS_AT_ONCE // (pi.shape[0] * size))
+    # softmax subtracts the largest exponent: far from every cluster their ratios are still right.
     parts = [
         torch.softmax(log_scale - _squared_distances(part, centres, spread, full) / 2, dim=1)
         for part in rows.split(step)
@@ -124,6 +127,7 @@ def own_cluster_posterior(
 
 def _squared_distances(rows: Tensor, centres: Tensor, spread: Tensor, full: bool) -> Tensor:
     """(z - mu_j)^T (I + W_j)^-1 (z - mu_j) for whitened rows (n, D) and centres (k, D), shape (n, k)."""
+    # Differences first: |a|^2 - 2 ab + |b|^2 would cancel where clusters are tight and far from the origin.
     residuals = rows[None] - centres[:, None]
     if full:
         return torch.linalg.solve_triangular(spread, residuals.mT, upper=False).square().sum(-2).T

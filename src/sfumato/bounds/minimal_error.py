@@ -65,6 +65,7 @@ def minimal_mse(conditional_entropy: ArrayLike, dim: int) -> Tensor:
     """
     (entropy,) = as_tensors(conditional_entropy=conditional_entropy)
     _require_no_nan("conditional_entropy", entropy)
+    # Divided before exp: images have entropies of thousands of nats.
     return torch.exp(2 * entropy / require_dim(dim)) / (2 * math.pi * math.e)
 
 
@@ -123,6 +124,7 @@ def posterior_mse(posterior_covariance: ArrayLike, *, family: Family = "full", d
     if values.numel() == 0:
         raise FeatureError("posterior_covariance is empty; pass the covariance of at least one sample")
     form, full = covariance_form(values, family, dim, name="posterior_covariance")
+    # The mean of a diagonal is its trace over d; samples are averaged at the same time.
     return (form.diagonal(dim1=-2, dim2=-1) if full else form).mean()
 
 
