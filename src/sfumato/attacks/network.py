@@ -65,11 +65,6 @@ class Inverter(ReconstructionNet):
     So it is no worse than the linear attack from its first step on, also where coordinates lie in disorder, as a
     permutation or rotation leaves them. The share g is learned: what noise spoils in l is given up. l is kept within
     [0.005, 0.995] (46 dB), outside of which logits say little.
-
-    Args:
-        observer: what the attacker may see.
-        sketch: of the same observer; None for an attacker without pairs.
-        width, blocks: of `ReconstructionNet`.
     """
 
     def __init__(self, observer: Observer, sketch: Sketch | None, *, width: int, blocks: int) -> None:

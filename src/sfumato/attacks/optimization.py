@@ -273,12 +273,8 @@ class Newton:
     along orthonormal directions b_k, with the t among 1, 1/2, 1/4 and 1/10 that lowers the objective most; every row
     by itself, until none gains any more. Small images (up to 1,024 values) move in every pixel, and J is that of each
     image at each step. Larger ones move in every pixel by the J of the mean image, as far as that fits into memory: for
-    an encoder that is nearly linear this is as good. Beyond, they move along 256 principal components.
-
-    Args:
-        observer: an attacker who has the encoder.
-        likelihood: whose `residual` r is.
-        indices: of the images for the mean and the components.
+    an encoder that is nearly linear this is as good. Beyond, they move along 256 principal components of
+    the images at `indices`.
     """
 
     def __init__(self, observer: Observer, likelihood: "Likelihood", indices: Tensor) -> None:
