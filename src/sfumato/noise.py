@@ -106,6 +106,7 @@ class Noise:
                 "the noise's covariance is not symmetric; pass (S + S.T) / 2 if only rounding is in the way"
             )
         values, axes = torch.linalg.eigh((wide + wide.T) / 2)
+        # Rounding makes small negative eigenvalues of 0; anything larger was no covariance.
         if float(values[0]) < -_NEGATIVE * max(float(values[-1]), 0.0) or float(values[-1]) < 0:
             raise ConfigError(
                 f"the noise's covariance has the eigenvalue {float(values[0]):.3g}, so it is not positive semi-definite"
@@ -162,6 +163,7 @@ class Noise:
         if self.factor is not None and not self._has_std:
             values = self._svd[1]
             return float(values[-1]) if len(values) == self.dim else 0.0
+        # L L^T only adds noise: beside a factor the least of s is a lower bound.
         return float(self._wide.min())
 
     @property
@@ -236,6 +238,7 @@ class Noise:
         axes, values = (part.to(rows) for part in self._svd)
         if self._has_std:
             rows = rows / std
+            # (I + U S^2 U^T)^-1/2 = I + U ((1 + S^2)^-1/2 - 1) U^T: a correction in r directions, and no D x D matrix.
             gain = (1 + values.square()).rsqrt() - 1
             return rows + (rows @ axes * gain) @ axes.T, torch.ones_like(rows[0])
         inside = rows @ axes
@@ -265,6 +268,7 @@ class Noise:
         self.fits(dim)
         if self.singular:
             return -math.inf
+        # |Sigma_p| = |diag(s)|^2 |I + U S^2 U^T|; log1p keeps what a faint factor adds.
         logs = self._wide.expand(dim).log().sum() if self._has_std else 0.0
         if self.factor is not None:
             values = self._svd[1]
@@ -306,6 +310,7 @@ class Noise:
         """Axes (D, q) and singular values of L, or of L in units of s, as far as they are not rounding."""
         assert self.factor is not None
         wide = self.factor.double()
+        # In units of s the covariance is I + U S^2 U^T, whose root and determinant need only U and S.
         if self._has_std:
             wide = wide / self._wide.expand(len(wide))[:, None]
         axes, values, _ = torch.linalg.svd(wide, full_matrices=False)

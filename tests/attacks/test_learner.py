@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from sfumato.attacks.learner import Learner
+from sfumato.attacks.learned import Learner
 from sfumato.errors import CheckpointError, SfumatoWarning
 
 

@@ -1,6 +1,7 @@
 """Noise for a frozen model: sensitivity in closed form, optimal shapes, and the way from target to saved split."""
 
 import json
+import shutil
 from functools import cache
 
 import numpy as np
@@ -12,9 +13,8 @@ from sfumato import Channel, SplitModel, load_split, save_split
 from sfumato.audit import Subject
 from sfumato.cli.main import main
 from sfumato.data import DataSets, ImageSet
-from sfumato.errors import ConfigError
-from sfumato.protect import ProtectConfig, propose, protect, scores
-from sfumato.protect.run import _chosen
+from sfumato.errors import CheckpointError, ConfigError
+from sfumato.protect import ProtectConfig, propose, protect, run, scores
 
 SIDE, D = 4, 6
 FAST = ProtectConfig(lose_at_most=2, decoder_epochs=0)
@@ -55,8 +55,9 @@ def sets() -> DataSets:
     return DataSets("made", made(240, 1), made(160, 2), "")
 
 
-def subject(cloud: nn.Module | None = None) -> Subject:
-    return Subject("frozen", SplitModel(Edge(), Channel(), cloud or Cloud()).eval(), classes=("left", "right"))
+def subject(cloud: nn.Module | None = None, digest: str = "") -> Subject:
+    model = SplitModel(Edge(), Channel(), cloud or Cloud()).eval()
+    return Subject("frozen", model, classes=("left", "right"), digest=digest)
 
 
 class TestSensitivity:
@@ -187,11 +188,37 @@ class TestProtect:
         assert np.allclose(np.cov(drawn.detach().numpy().T), wanted, atol=0.05 * float(wanted.max()))
         assert json.loads((out / "protect.json").read_text()) == json.loads(json.dumps(result))
 
+    def test_interrupted_it_resumes_after_the_last_trial(self, protected, tmp_path, monkeypatch):
+        asked: list[str] = []
+
+        def watched(name):
+            whole = getattr(run, name)
+            monkeypatch.setattr(run, name, lambda *given: asked.append(name) or whole(*given))
+
+        def stop(words):
+            if words == "attacks on full noise":
+                raise KeyboardInterrupt
+
+        for name in ("_strongest", "_measured"):
+            watched(name)
+        with pytest.raises(KeyboardInterrupt):
+            protect(subject(digest="1"), sets(), tmp_path, FAST, tell=stop)
+        assert asked.count("_measured") == 2
+        seen, asked[:] = len(protected[0]["shapes"]), []
+        result = protect(subject(digest="1"), sets(), tmp_path, FAST)
+        assert asked == ["_measured"] * (seen - 2)
+        changing = ("seconds", "evidence")
+        same, once = ({name: one[name] for name in one if name not in changing} for one in (result, protected[0]))
+        assert json.loads(json.dumps(same)) == json.loads(json.dumps(once))
+        assert not (tmp_path / "trials.json").exists()
+
+    def test_trials_of_other_settings_are_measured_anew(self, tmp_path):
+        path = tmp_path / "trials.json"
+        assert run._Trials(path, {"seed": 0})("one", lambda: 1) == 1
+        assert run._Trials(path, {"seed": 0})("one", lambda: 2) == 1
+        assert run._Trials(path, {"seed": 1})("one", lambda: 2) == 2
+
     def test_damaged_numbers_are_found(self, protected, tmp_path):
-        import shutil
-
-        from sfumato.errors import CheckpointError
-
         shutil.copytree(protected[1], tmp_path / "copy")
         (tmp_path / "copy" / "noise.f32").write_bytes(b"\0" * 8)
         with pytest.raises(CheckpointError, match="noise.f32 is missing or not the file"):
@@ -259,4 +286,4 @@ def test_the_least_identified_is_chosen_and_never_one_with_a_bare_direction(seco
         {"singular": singular, "identified": identified, "identified_error": 0.03, "error": error}
         for singular, identified, error in rows
     ]
-    assert _chosen(lines) == chosen
+    assert run._chosen(lines) == chosen

@@ -3,7 +3,7 @@
 from sfumato.attacks.activations import Activation, cloud_activations
 from sfumato.attacks.base import Attack, Fit, Job, Observer, hold_out
 from sfumato.attacks.cloud_only import CloudOnlyAttack, CloudOnlyConfig
-from sfumato.attacks.decoder import DecoderAttack, DecoderConfig
+from sfumato.attacks.decoder import DecoderAttack, DecoderConfig, StrongAttack, StrongConfig
 from sfumato.attacks.gan import GanAttack, GanConfig, gradient_penalty
 from sfumato.attacks.identification import Leakage, identify, measure_leakage
 from sfumato.attacks.knowledge import Knowledge, NoiseObserver, PairsObserver, QueryObserver, observe
@@ -21,12 +21,21 @@ from sfumato.attacks.reconstruction import (
     invert_released,
     mean_image_error,
 )
-from sfumato.attacks.registry import ATTACKS, build, config_from_dict, name_of
+from sfumato.attacks.registry import (
+    ATTACKS,
+    CLOSED_FORM,
+    build,
+    config_from_dict,
+    figures_of,
+    judged,
+    name_of,
+    strongest,
+    suite_verdict,
+    with_closed_forms,
+)
 from sfumato.attacks.ridge import Reading, RidgeAttack, RidgeConfig, rank_activations
 from sfumato.attacks.settings import AttackConfig, LearnedConfig
 from sfumato.attacks.smoothness import Obfuscation, obfuscation
-from sfumato.attacks.strong import StrongAttack, StrongConfig
-from sfumato.attacks.suite import CLOSED_FORM, figures_of, judged, strongest, suite_verdict, with_closed_forms
 
 __all__ = [
     "ATTACKS",

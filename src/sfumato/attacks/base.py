@@ -125,6 +125,7 @@ class Observer:
         most = min(len(self), _SAMPLE, max(8, _VALUES // size))
         some = torch.randperm(len(self), generator=generator(0, "whitening"))[:most]
         draws: list[Tensor | None] = []
+        # Two releases of the same images where the noise is not known: what both share is signal.
         for number in range(1 if self.plain_noise is not None or self.repeats else 2):
             noise = generator(0, "whitening", number, device=self.device)
             draws.append(torch.cat([self._flat(self.record(part, noise)[1]) for part in self.parts(some)]))

@@ -9,8 +9,7 @@ from torch.nn import functional as F
 
 from sfumato.attacks.base import Job, Observer
 from sfumato.attacks.knowledge import Narrowed
-from sfumato.attacks.learned import LearnedAttack, Random, Turn
-from sfumato.attacks.learner import Learner
+from sfumato.attacks.learned import LearnedAttack, Learner, Random, Turn
 from sfumato.attacks.network import Inverter
 from sfumato.attacks.settings import AdamConfig
 from sfumato.compute import autocast
@@ -57,6 +56,7 @@ class CloudOnlyAttack(LearnedAttack[CloudOnlyConfig]):
         z = torch.cat([observer.record(part, noise)[1] for part in observer.parts(arriving)])
         classes = torch.cat([observer.classify(part).flatten(1).argmax(1).detach() for part in z.split(512)])
         flat = z.flatten(1).float()
+        # A coordinate that never changes is left at 0, and not divided by it.
         self._centre, self._scale = flat.mean(0), flat.std(0, correction=0).clamp_min(1e-8)
         flat = self._standard(flat)
         self._variance = flat.square().mean(0)
@@ -91,6 +91,7 @@ class CloudOnlyAttack(LearnedAttack[CloudOnlyConfig]):
         z = z_hat + self._own.noise_std * noise
         answer = self._own.classify(z).flatten(1)
         flat = self._standard(z.flatten(1))
+        # Class means and one variance: what can be compared without an image beside its release.
         alignment = (flat.square().mean(0) - self._variance).square().mean()
         for one in labels.unique():
             if int(one) in self._class_means:

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.attacks.base import Observer
-from sfumato.attacks.learned import LearnedAttack, Turn
-from sfumato.attacks.learner import Learner
+from sfumato.attacks.learned import LearnedAttack, Learner, Turn
 from sfumato.attacks.settings import LearnedConfig
 from sfumato.compute import autocast
 from sfumato.models import Critic
@@ -74,6 +73,7 @@ class GanAttack(LearnedAttack[GanConfig]):
 
     def _step(self, learner: Learner, turn: Turn) -> Tensor:
         moves = (turn.number + 1) % self.config.critic_steps == 0
+        # No graph through the generator on batches where only the critic steps.
         with torch.set_grad_enabled(moves), autocast(turn.x.device, turn.bf16):
             x_hat = learner.net(turn.z).float()
         gap = self._critic_step(learner, turn, x_hat.detach())

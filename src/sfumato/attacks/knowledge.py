@@ -121,6 +121,7 @@ class QueryObserver(Narrowed):
         where = self.device if generator is None else generator.device
         key = torch.randint(256, (16,), generator=generator, device=where).tolist()
         options = {"noise": self.plan.noise, "duplicates": self.plan.duplicates, "key": bytes(key)}
+        # All K answers are the same one, and under a key of its own its noise is fresh.
         if self.plan.noise == "memoised" and self.plan.duplicates == "exact":
             return self.inner.release(x, generator)
         return self._mean(self.inner.encode_repeated, x, generator, options)
@@ -152,6 +153,7 @@ class NoiseObserver(Narrowed):
         super().__init__(inner)
         self._low, self._high = low, low if high is None else high
         channel = self._model.channel
+        # Without noise and levels, which follow the noise that this attacker believes in.
         silent = copy.copy(channel)
         silent.noise, silent.quantize_bits = Noise(), None
         self._silent = SplitModel(self._model.edge, silent, self._model.cloud)
@@ -176,6 +178,7 @@ class NoiseObserver(Narrowed):
         where = z.device if generator is None else generator.device
         share = torch.rand(len(z), generator=generator, device=where).to(z)
         noise = self._model.channel.noise.unit().sample(z, generator)
+        # One level for each release, not for each of its values: a device has one level at a time.
         level = (self._low + share * (self._high - self._low)).reshape(-1, *(1,) * (z.ndim - 1))
         return self._grid.release(z + level * noise)
 
@@ -232,6 +235,7 @@ def observe(
                 f"the attacker's images are {other.image_shape}, the victim's {images.image_shape}; resize them"
             )
         images = other
+    # At least 2: one image to learn from, one to judge.
     count = max(2, round(knowledge.fraction * len(images)))
     if knowledge.pairs is not None:
         count = min(count, knowledge.pairs)

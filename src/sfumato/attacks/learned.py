@@ -2,9 +2,9 @@
 
 import math
 import time
-from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
@@ -12,17 +12,16 @@ from torch import Tensor, nn
 
 from sfumato import checkpoint
 from sfumato.attacks.base import Attack, Job, Observer, hold_out
-from sfumato.attacks.learner import Learner
 from sfumato.attacks.network import Inverter, Sketch
 from sfumato.attacks.outcome import judge_outcome
 from sfumato.attacks.settings import LearnedConfig
 from sfumato.compute import arranged, autocast
-from sfumato.errors import Interrupted, SfumatoError
+from sfumato.errors import CheckpointError, Interrupted, SfumatoError
 from sfumato.metrics import mse
 from sfumato.seeds import derive_seed, generator
 from sfumato.torch_utils import evaluating
 
-__all__ = ["LearnedAttack", "Turn"]
+__all__ = ["LearnedAttack", "Learner", "Turn"]
 
 Random = Callable[[str], torch.Generator]
 """A generator for a purpose, at its beginning."""
@@ -32,10 +31,6 @@ _WORTH_BEGINNING_WITH = 0.4
 there gives .0167 instead of .0175; at noise .4 it leaves .54, and 50 epochs from there end at .039 instead of .036."""
 
 Config = TypeVar("Config", bound=LearnedConfig)
-
-
-class _DeadlineReached(Exception):
-    """The time of a training is over; it ends with the best epoch that it has."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +44,79 @@ class Turn:
     z: Tensor
     bf16: bool
     random: Random
+
+
+@dataclass
+class Learner:
+    """What a learned attack has at any moment of its training; nothing else has to be saved.
+
+    Networks and optimizers by name, sums of the running epoch's figures, the next step to make, the weights of `net` in
+    its best epoch, a line of figures per finished epoch, seconds spent.
+    """
+
+    networks: dict[str, nn.Module]
+    optimizers: dict[str, torch.optim.Optimizer]
+    sums: Tensor
+    epoch: int = 0
+    step: int = 0
+    best: dict[str, Tensor] = field(default_factory=dict)
+    best_error: float = float("inf")
+    history: list[dict[str, float]] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def net(self) -> nn.Module:
+        """The network that reconstructs."""
+        return self.networks["net"]
+
+    def remember(self, error: float) -> None:
+        """Keep the weights of `net` if `error` is the smallest so far."""
+        if error < self.best_error:
+            self.best_error = error
+            self.best = {name: value.clone() for name, value in self.net.state_dict().items()}
+
+    def slow_down(self, factor: float) -> None:
+        """Set every learning rate to `factor` times what its optimizer began with."""
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = factor * optimizer.defaults["lr"]
+
+    def save(self, path: Path, identity: dict[str, Any]) -> None:
+        """Write everything to `path`, under the settings and data it belongs to."""
+        tensors = {**checkpoint.flatten_state("best", self.best), "sums": self.sums}
+        for name, network in self.networks.items():
+            tensors |= checkpoint.flatten_state(name, network.state_dict())
+        for name, optimizer in self.optimizers.items():
+            tensors |= checkpoint.flatten_state(name, checkpoint.optimizer_state(optimizer))
+        meta = {
+            "identity": identity,
+            "place": (self.epoch, self.step),
+            "history": self.history,
+            "best_error": self.best_error if self.history else None,
+            "seconds": self.seconds,
+        }
+        checkpoint.save_next(path, tensors, meta)
+
+    def load(self, path: Path, identity: dict[str, Any]) -> None:
+        """Take up what `save` wrote last; where that is damaged, with a warning, what it wrote before.
+
+        Raises:
+            CheckpointError: it belongs to another attack, or to an older version that noted no place; or both files
+                are damaged.
+        """
+        tensors, meta = checkpoint.load_newest(path)
+        if meta["identity"] != identity or "place" not in meta:
+            raise CheckpointError(f"{path} belongs to an attack with other settings or images; delete it to start anew")
+        for name, network in self.networks.items():
+            network.load_state_dict(checkpoint.unflatten_state(name, tensors))
+        for name, optimizer in self.optimizers.items():
+            checkpoint.load_optimizer_state(optimizer, checkpoint.unflatten_state(name, tensors))
+        self.sums.copy_(tensors["sums"])
+        self.epoch, self.step = meta["place"]
+        self.history = meta["history"]
+        self.best = checkpoint.unflatten_state("best", tensors)
+        self.best_error = meta["best_error"] if self.history else float("inf")
+        self.seconds = meta["seconds"]
 
 
 class LearnedAttack(Attack, Generic[Config]):
@@ -75,9 +143,9 @@ class LearnedAttack(Attack, Generic[Config]):
         super().__init__(config)
         self.net: nn.Module | None = None
 
-    @abstractmethod
     def _networks(self, observer: Observer) -> dict[str, nn.Module]:
         """Fresh networks by name, initialised from the global generator; `net` reconstructs."""
+        return {"net": self._inverter(observer)}
 
     def _input_shape(self, name: str, observer: Observer) -> tuple[int, ...]:
         """Shape of one input of the network called `name`; a feature, unless a leaf says that it takes images."""
@@ -135,22 +203,19 @@ class LearnedAttack(Attack, Generic[Config]):
                 learner.save(state, identity)
             saved = time.monotonic()
 
-        def after_step() -> None:
+        def time_is_over() -> bool:
             stop = job.stopped()
             if stop or time.monotonic() - saved > self.checkpoint_seconds:
                 save()
             if stop:
                 raise Interrupted("the attack was stopped; the same command resumes there")
-            if self.deadline is not None and time.monotonic() > self.deadline:
-                raise _DeadlineReached
+            return self.deadline is not None and time.monotonic() > self.deadline
 
         bf16 = cfg.precision == "bf16"
         late = False
         while learner.epoch < cfg.epochs and not late:
-            try:
-                self._epoch(learner, observer, learn, bf16, after_step)
-            except _DeadlineReached:
-                late = True
+            late = self._epoch(learner, observer, learn, bf16, time_is_over)
+            # An epoch that the deadline cut short is judged like any other: it may be the best one.
             seen = min(len(learn), learner.step * cfg.batch_size)
             self._close_epoch(learner, self._judge(learner.net, observer, judge, bf16), seen)
             save()
@@ -158,6 +223,7 @@ class LearnedAttack(Attack, Generic[Config]):
         self.seconds = learner.seconds
         learner.net.load_state_dict(learner.best)
         self.net = learner.net
+        # What an attacker who learned nothing answers, on the same images.
         pixels = observer.pixels(judge)
         trivial = float(mse(pixels, observer.pixels(learn).mean(0, keepdim=True).expand_as(pixels)).mean())
         self.outcome = judge_outcome([line["held_out_mse"] for line in self.history], trivial)
@@ -168,11 +234,6 @@ class LearnedAttack(Attack, Generic[Config]):
         with evaluating(self.net):
             return torch.cat([self.net(part) for part in seen.split(1024)]).float()
 
-    def _rate(self, learner: Learner, into: float) -> float:
-        """The factor on every learning rate when the share `into` of the learner's epoch is over: a cosine."""
-        done = (learner.epoch + into) / self.config.epochs
-        return 0.5 * (1.0 + float(torch.cos(torch.tensor(torch.pi * done))))
-
     def tensors(self) -> dict[str, Tensor]:
         """The weights of the network that reconstructs, and what it knows in closed form."""
         assert self.net is not None
@@ -180,6 +241,7 @@ class LearnedAttack(Attack, Generic[Config]):
 
     def _learner(self, observer: Observer) -> Learner:
         device = observer.device
+        # Initial weights come from the global generator, which the caller gets back as it was.
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(derive_seed(self.config.seed, "attack"))
             networks = {
@@ -187,14 +249,12 @@ class LearnedAttack(Attack, Generic[Config]):
                 for name, network in self._networks(observer).items()
             }
         sums = torch.zeros(len(self.figures), dtype=torch.float64, device=device)
-        optimizers = self._optimizers(networks)
-        rates = {name: float(optimizer.defaults["lr"]) for name, optimizer in optimizers.items()}
-        return Learner(networks, optimizers, sums, rates=rates)
+        return Learner(networks, self._optimizers(networks), sums)
 
     def _epoch(
-        self, learner: Learner, observer: Observer, learn: Tensor, bf16: bool, after_step: Callable[[], None]
-    ) -> None:
-        """The steps of the learner's epoch, from its step on."""
+        self, learner: Learner, observer: Observer, learn: Tensor, bf16: bool, time_is_over: Callable[[], bool]
+    ) -> bool:
+        """The steps of the learner's epoch, from its step on; whether the deadline ended them."""
         cfg, epoch = self.config, learner.epoch
         order = learn[torch.randperm(len(learn), generator=generator(cfg.seed, "order", epoch))]
         batches = order.split(cfg.batch_size)
@@ -203,12 +263,15 @@ class LearnedAttack(Attack, Generic[Config]):
             def random(purpose: str, step: int = step) -> torch.Generator:
                 return generator(cfg.seed, purpose, epoch, step, device=observer.device)
 
-            _set_rates(learner, self._rate(learner, step / len(batches)))
+            learner.slow_down(0.5 * (1.0 + math.cos(math.pi * (epoch + step / len(batches)) / cfg.epochs)))
             x, z = self._batch(observer, batches[step], random)
             means = self._step(learner, Turn(epoch * len(batches) + step, x, z, bf16, random))
+            # Weighted by images, because the last batch is smaller.
             learner.sums += means * len(x)
             learner.step = step + 1
-            after_step()
+            if time_is_over():
+                return True
+        return False
 
     def _batch(self, observer: Observer, indices: Tensor, random: Random) -> tuple[Tensor, Tensor]:
         """What a step learns from: images and what left the device for them."""
@@ -244,10 +307,3 @@ class LearnedAttack(Attack, Generic[Config]):
                 x_hat = net(z)
             total += float(mse(x, x_hat.float()).sum())
         return total / len(judge)
-
-
-def _set_rates(learner: Learner, factor: float) -> None:
-    """Set every learning rate to `factor` times what its optimizer began with."""
-    for name, optimizer in learner.optimizers.items():
-        for group in optimizer.param_groups:
-            group["lr"] = learner.rates[name] * factor

@@ -11,7 +11,7 @@ from sfumato.attacks.base import Observer
 from sfumato.metrics import mse
 from sfumato.seeds import generator
 
-__all__ = ["STRENGTHS", "Linear", "best_linear", "dual_path", "learned_from", "linear_path", "part_of", "primal_path"]
+__all__ = ["STRENGTHS", "Linear", "best_linear", "dual_path", "learned_from", "part_of", "primal_path"]
 
 STRENGTHS = tuple(10.0**exponent for exponent in (-24, -20, -16, -12, *range(-9, 4)))
 """Relative regularisations a. The smallest is 10^-12 of the largest singular value; below machine precision, which a
@@ -55,14 +55,29 @@ def best_linear(
     seed: int = 0,
     pairs: Pairs | None = None,
 ) -> tuple[Linear, float, float]:
-    """The linear attack whose regularisation has the smallest error on the images at `judge`, clipped to [0, 1].
+    """The linear attack that learns from `draws` releases of each image at `learn`, with the regularisation that has
+    the smallest error on the images at `judge`, clipped to [0, 1]; that error, and the relative regularisation.
 
-    Returns:
-        The attack, its error on those images, and its relative regularisation.
+    Rows are left out where there are more than `size` of them and more features than that. `pairs` gives images and
+    what left the device for them; None takes `observer.pairs`.
     """
+    pairs = pairs or observer.pairs
     shown, seen = observer.pairs(judge, generator(seed, "judge", device=observer.device))
+    noise = generator(seed, "ridge", device=observer.device)
+    dimension = math.prod(observer.feature_shape)
+    count = learned_from(observer, len(learn), size)
+    if observer.repeats:
+        draws = 1  # each would be the same
+    elif count < len(learn) or dimension > size:
+        draws = max(1, min(draws, size // count, _WIDE // (dimension * count)))
+    batches = (pairs(part, noise) for _ in range(draws) for part in observer.parts(learn[:count]))
+    rows = ((z.flatten(1), x.flatten(1)) for x, z in batches)
+    if max(dimension * dimension, _EXACT) < dimension * draws * count:
+        path = primal_path(rows, STRENGTHS)
+    else:
+        z, x = (torch.cat(part) for part in zip(*rows, strict=True))
+        path = dual_path(z, x, STRENGTHS)
     best: tuple[Linear, float, float] | None = None
-    path = linear_path(observer, learn, draws=draws, size=size, seed=seed, pairs=pairs)
     for strength, candidate in zip(STRENGTHS, path, strict=True):
         x_hat = candidate(seen).clamp(0, 1).reshape(shown.shape)
         error = float(mse(shown, x_hat).double().mean())
@@ -70,44 +85,6 @@ def best_linear(
             best = candidate, error, strength
     assert best is not None
     return best
-
-
-def linear_path(
-    observer: Observer,
-    indices: Tensor,
-    *,
-    draws: int = 4,
-    size: int = 4096,
-    seed: int = 0,
-    strengths: Sequence[float] = STRENGTHS,
-    pairs: Pairs | None = None,
-) -> Iterator[Linear]:
-    """The linear attacks of these strengths that learn from the images at `indices`.
-
-    Args:
-        observer: what the attacker may see.
-        indices: of the images to learn from.
-        draws: how often each is released.
-        size: the largest system of equations: rows are left out where there are more of them and more features.
-        seed: of the noise.
-        strengths: relative regularisations.
-        pairs: (indices, generator) -> images and what left the device for them; None takes `observer.pairs`.
-    """
-    pairs = pairs or observer.pairs
-    noise = generator(seed, "ridge", device=observer.device)
-    dimension = math.prod(observer.feature_shape)
-    count = learned_from(observer, len(indices), size)
-    if observer.repeats:
-        draws = 1  # each would be the same
-    elif count < len(indices) or dimension > size:
-        draws = max(1, min(draws, size // count, _WIDE // (dimension * count)))
-    indices = indices[:count]
-    batches = (pairs(part, noise) for _ in range(draws) for part in observer.parts(indices))
-    rows = ((z.flatten(1), x.flatten(1)) for x, z in batches)
-    if max(dimension * dimension, _EXACT) < dimension * draws * count:
-        return primal_path(rows, strengths)
-    z, x = (torch.cat(part) for part in zip(*rows, strict=True))
-    return dual_path(z, x, strengths)
 
 
 def learned_from(observer: Observer, count: int, size: int) -> int:

@@ -62,6 +62,7 @@ class NearestAttack(Attack):
         everything = torch.cat([judge, learn])
         means = torch.cat([self._mean_feature(observer, part, noise) for part in observer.parts(everything)])
         pixels = observer.images.images[everything].to(observer.device)
+        # While they choose, the judging images are no candidates: each would find itself.
         self._pixels = pixels[len(judge) :]
         x, z = observer.pairs(judge, generator(cfg.seed, "judge", device=observer.device))
         errors = {}
@@ -100,6 +101,7 @@ class NearestAttack(Attack):
         for part in self._placed(seen).split(256):
             found = torch.cdist(part, self._features).topk(self.neighbours, largest=False).indices
             total = torch.zeros(len(part), *shape, device=part.device)
+            # Neighbour after neighbour: k images for each of 256 rows need not fit into memory.
             for one in found.unbind(1):
                 total += self._pixels[one]
             parts.append(total / (255 * self.neighbours))

@@ -65,11 +65,6 @@ class Inverter(ReconstructionNet):
     So it is no worse than the linear attack from its first step on, also where coordinates lie in disorder, as a
     permutation or rotation leaves them. The share g is learned: what noise spoils in l is given up. l is kept within
     [0.005, 0.995] (46 dB), outside of which logits say little.
-
-    Args:
-        observer: what the attacker may see.
-        sketch: of the same observer; None for an attacker without pairs.
-        width, blocks: of `ReconstructionNet`.
     """
 
     def __init__(self, observer: Observer, sketch: Sketch | None, *, width: int, blocks: int) -> None:
@@ -79,6 +74,7 @@ class Inverter(ReconstructionNet):
             self.last = ResBlock(width + observer.image_shape[0], observer.image_shape[0])
             self.share = nn.Parameter(torch.ones(()))
             assert isinstance(self.last.shortcut, nn.Sequential)
+            # Both ways through the last block begin at 0: the untrained network answers what the sketch does.
             for part in (self.last.conv2, self.last.shortcut[1]):
                 nn.init.zeros_(cast(Tensor, part.weight))
                 nn.init.zeros_(cast(Tensor, part.bias))
@@ -91,5 +87,6 @@ class Inverter(ReconstructionNet):
         if self.sketch is None:
             return cast(Tensor, self.last(h)).sigmoid()
         sketch = self.sketch(z)
+        # Centred, and bounded where the linear attack extrapolates far beyond grey values.
         out: Tensor = self.last(torch.cat([h, sketch.clamp(-1, 2).to(h.dtype) - 0.5], 1))
         return (out + self.share * sketch.clamp(_WITHIN, 1 - _WITHIN).logit()).sigmoid()

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sfumato.attacks.base import Observer
-from sfumato.attacks.learned import LearnedAttack, Turn
-from sfumato.attacks.learner import Learner
+from sfumato.attacks.learned import LearnedAttack, Learner, Turn
 from sfumato.attacks.network import Arranged, Sketch
 from sfumato.attacks.settings import AdamConfig
 from sfumato.compute import autocast
@@ -61,7 +60,6 @@ class PosteriorAttack(LearnedAttack[PosteriorConfig]):
 
     name: ClassVar[str] = "posterior"
     settings: ClassVar[type[Any]] = PosteriorConfig
-    figures: ClassVar[tuple[str, ...]] = ("mse",)
 
     def __init__(self, config: PosteriorConfig | None = None) -> None:
         super().__init__(config)

@@ -18,6 +18,7 @@ __all__ = ["ATTRIBUTES", "Probe", "attributes_of", "probe_attribute"]
 
 _PENALTIES = (1e-3, 1e-1, 1e1)
 _STEPS = 60
+_DRAWS = 2  # releases of each of the attacker's images to learn from
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,6 @@ def probe_attribute(
     *,
     labels: tuple[Tensor, Tensor] | None = None,
     attack: Attack | None = None,
-    draws: int = 2,
     seed: int = 0,
 ) -> Probe:
     """Read an attribute of unseen images with a linear classifier that learned on the attacker's images.
@@ -91,7 +91,6 @@ def probe_attribute(
         name: one of `ATTRIBUTES`, or what `labels` is to be called.
         labels: class numbers of the attacker's images and of `images`; None computes the attribute called `name`.
         attack: a fitted attack whose reconstructed images are read; None reads the feature itself.
-        draws: releases of each of the attacker's images to learn from.
         seed: of the noise.
     """
     mine, theirs = labels if labels is not None else attributes_of(observer.images, images, name)
@@ -100,45 +99,33 @@ def probe_attribute(
             f"{name} has {len(mine)} and {len(theirs)} labels for {len(observer)} and {len(images)} images"
         )
     judge, learn = hold_out(len(observer), 0.1, seed)
-    noise = generator(seed, "probe", device=observer.device)
+    device, noise = observer.device, generator(seed, "probe", device=observer.device)
 
     def reads(seen: Tensor) -> Tensor:
         return (seen if attack is None else attack.answer(seen)).flatten(1)
 
-    device = observer.device
-
-    def seen(indices: Tensor) -> Tensor:
+    def own(indices: Tensor) -> Tensor:
         return torch.cat([reads(observer.pairs(part, noise)[1]) for part in observer.parts(indices)])
 
-    rows = torch.cat([seen(learn) for _ in range(draws)])
-    answers = mine[learn].repeat(draws).to(device)
+    rows = torch.cat([own(learn) for _ in range(_DRAWS)])
+    answers = mine[learn].repeat(_DRAWS).to(device)
     mean = rows.mean(0)
     std = (rows - mean).square().mean().sqrt() + 1e-8  # one for all: a rotated feature stays a rotated feature
     classes = int(max(mine.max(), theirs.max())) + 1
-    checked, truth = (seen(judge) - mean) / std, mine[judge].to(device)
-    best: tuple[float, Tensor] | None = None
-    for penalty in _PENALTIES:
-        weights = _softmax_regression((rows - mean) / std, answers, classes, penalty)
-        right = float((_scores(checked, weights).argmax(1) == truth).double().mean())
-        if best is None or right > best[0]:
-            best = right, weights
-    assert best is not None
-    released = [_release(model, images, part, noise) for part in observer.parts(torch.arange(len(images)))]
-    shown = (torch.cat([reads(observer.seen(z)) for z in released]) - mean) / std
-    correct = (_scores(shown, best[1]).argmax(1).cpu() == theirs).double()
-    commonest = mine.bincount().argmax()
-    return _probe(name, attack, correct, float((theirs == commonest).double().mean()))
+    checked, truth = (own(judge) - mean) / std, mine[judge].to(device)
 
+    def right(weights: Tensor) -> float:
+        return float((_scores(checked, weights).argmax(1) == truth).double().mean())
 
-def _release(model: SplitModel, images: ImageSet, part: Tensor, noise: torch.Generator) -> Tensor:
+    best = max((_softmax_regression((rows - mean) / std, answers, classes, one) for one in _PENALTIES), key=right)
     with evaluating(model):
-        return model.encode(images.float(part).to(noise.device), noise)
-
-
-def _probe(what: str, attack: Attack | None, correct: Tensor, chance: float) -> Probe:
-    share, count = float(correct.mean()), len(correct)
+        parts = observer.parts(torch.arange(len(images)))
+        released = [model.encode(images.float(part).to(device), noise) for part in parts]
+    shown = (torch.cat([reads(observer.seen(z)) for z in released]) - mean) / std
+    correct = (_scores(shown, best).argmax(1).cpu() == theirs).double()
+    share, chance = float(correct.mean()), float((theirs == mine.bincount().argmax()).double().mean())
     source = "feature" if attack is None else "reconstruction"
-    return Probe(what, source, share, (share * (1 - share) / count) ** 0.5, chance, count)
+    return Probe(name, source, share, (share * (1 - share) / len(correct)) ** 0.5, chance, len(correct))
 
 
 def _softmax_regression(x: Tensor, labels: Tensor, classes: int, penalty: float) -> Tensor:

@@ -128,6 +128,7 @@ def _memoised(model: SplitModel, x: Tensor, z_hat: Tensor, key: bytes) -> Tensor
     released = []
     for image, feature in zip(pixels, z_hat.split(1), strict=True):
         digest = hmac.new(key, image.tobytes(), hashlib.sha256).digest()
+        # A seed has 63 bits.
         seeded = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
         released.append(model.channel.release(feature, seeded))
     return torch.cat(released)
@@ -157,6 +158,7 @@ def near_duplicates(x: Tensor, count: int, kind: Duplicates, generator: torch.Ge
 def _steps(like: Tensor, generator: torch.Generator | None) -> Tensor:
     device = like.device if generator is None else generator.device
     die = torch.randint(4, like.shape, generator=generator, device=device).to(like.device)
+    # A quarter up, a quarter down, and half as they are.
     return (die == 0).to(like) - (die == 1).to(like)
 
 

@@ -194,6 +194,7 @@ def _reconstruct(
 
 def mean_image_error(train: ImageSet, images: ImageSet) -> float:
     """The error of an attacker who ignores the feature and always answers with the mean of its images."""
+    # In float64: a float32 sum over tens of thousands of images loses digits.
     mean = train.images.double().mean(0, keepdim=True).div_(255).float()
     total = 0.0
     for index in torch.arange(len(images)).split(2048):

@@ -1,20 +1,35 @@
-"""The attacks by name, so that callers know none of them."""
+"""The attacks by name, so that callers know none of them, and the suite that they make: beside every attack the ones in
+closed form, which take seconds, and which of all is the strongest.
+"""
 
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sfumato.attacks.base import Attack
 from sfumato.attacks.cloud_only import CloudOnlyAttack, CloudOnlyConfig
-from sfumato.attacks.decoder import DecoderAttack, DecoderConfig
+from sfumato.attacks.decoder import DecoderAttack, DecoderConfig, StrongAttack, StrongConfig
 from sfumato.attacks.gan import GanAttack, GanConfig
 from sfumato.attacks.nearest import NearestAttack, NearestConfig
 from sfumato.attacks.optimization import OptimizationAttack, OptimizationConfig
+from sfumato.attacks.outcome import NOT_JUDGED, Convergence, Stored, all_converged, judge_stored
 from sfumato.attacks.posterior import PosteriorAttack, PosteriorConfig
 from sfumato.attacks.ridge import RidgeAttack, RidgeConfig
 from sfumato.attacks.settings import AttackConfig
-from sfumato.attacks.strong import StrongAttack, StrongConfig
 from sfumato.errors import ConfigError
 
-__all__ = ["ATTACKS", "Entry", "build", "config_from_dict", "name_of"]
+__all__ = [
+    "ATTACKS",
+    "CLOSED_FORM",
+    "Entry",
+    "build",
+    "config_from_dict",
+    "figures_of",
+    "judged",
+    "name_of",
+    "strongest",
+    "suite_verdict",
+    "with_closed_forms",
+]
 
 
 class Entry(NamedTuple):
@@ -72,3 +87,93 @@ def config_from_dict(name: str, values: dict[str, Any]) -> Any:
         if setting not in known:
             raise ConfigError(f"the {name} attack has no setting {setting!r}; its settings are {', '.join(known)}")
     return cls(**values)
+
+
+CLOSED_FORM = ("ridge", "nearest")
+"""Attacks without a training of their own; no figure of a trained attack is shown without them."""
+
+
+def with_closed_forms(*configs: AttackConfig, seed: int = 0) -> tuple[AttackConfig, ...]:
+    """The settings of a suite: those given, then the attacks in closed form that are not among them.
+
+    >>> from sfumato.attacks import DecoderConfig, RidgeConfig
+    >>> print(*(type(one).__name__ for one in with_closed_forms(DecoderConfig(), RidgeConfig(draws=2))))
+    DecoderConfig RidgeConfig NearestConfig
+    """
+    given = {name_of(config) for config in configs}
+    return (*configs, *(one for one in (RidgeConfig(seed=seed), NearestConfig(seed=seed)) if name_of(one) not in given))
+
+
+def strongest(errors: Mapping[str, float]) -> str:
+    """The attack with the smallest mean squared error on unseen images, which is the figure of the whole suite; never
+    one that makes do with less than the paper's attacker has (`Attack.weaker`), unless there is no other.
+
+    >>> strongest({"decoder": 0.031, "ridge": 0.034, "nearest": 0.028})
+    'nearest'
+    """
+    return min(errors, key=lambda name: (_is_weaker(name), errors[name]))
+
+
+def _is_weaker(name: str) -> bool:
+    return name in ATTACKS and ATTACKS[name].attack.weaker
+
+
+def figures_of(
+    outcome: Mapping[str, Any], history: Sequence[Mapping[str, float]], **parts: Mapping[str, float]
+) -> dict[str, Any]:
+    """What a result keeps of one attack, so that `judged` can judge its convergence whenever it is shown.
+
+    Args:
+        outcome: the attack's `Fit`, as a dictionary.
+        history: its lines, one per epoch.
+        parts: `mse` and other figures by the images they were measured on; `test` is among them.
+
+    >>> figures_of({"converged": True, "reason": "", "trivial_mse": 0.07}, [{"held_out_mse": 0.03}], test={"mse": 0.04})
+    {'test': {'mse': 0.04}, 'converged': True, 'reason': '', 'history': [0.03], 'trivial_mse': 0.07}
+    """
+    return {
+        **parts,
+        "converged": outcome["converged"],
+        "reason": outcome["reason"],
+        "history": [line["held_out_mse"] for line in history],
+        "trivial_mse": outcome.get("trivial_mse"),
+    }
+
+
+def judged(figures: Mapping[str, Mapping[str, Any]]) -> dict[str, Convergence]:
+    """Today's verdict on the stored figures of a suite, by name.
+
+    Args:
+        figures: per attack `test` with its `mse`, `converged` and `reason` of the day, and, unless the result is older
+            than that, `history` (held-out error per epoch) and `trivial_mse`.
+
+    >>> old = {"test": {"mse": 0.03}, "converged": True, "reason": "the last 3 epochs gained 0.1%"}
+    >>> judged({"decoder": old})["decoder"].reason
+    'convergence not judged (older rule)'
+    """
+    return judge_stored(
+        {
+            name: Stored(
+                error=one["test"]["mse"],
+                history=one.get("history"),
+                trivial=one.get("trivial_mse"),
+                converged=one["converged"],
+                reason=one["reason"],
+                closed_form=name in CLOSED_FORM,
+                weaker=_is_weaker(name),
+            )
+            for name, one in figures.items()
+        }
+    )
+
+
+def suite_verdict(result: Mapping[str, Any]) -> Convergence:
+    """Today's verdict on all attacks of a result that keeps their figures as `attacks`; not judged where it does not.
+
+    A result rests on its whole suite: while one attack has not converged, a longer one may be the strongest.
+
+    >>> suite_verdict({"mse_test": 0.03, "converged": True}).converged is None
+    True
+    """
+    figures = result.get("attacks")
+    return all_converged(judged(figures).values()) if figures else Convergence(None, NOT_JUDGED)

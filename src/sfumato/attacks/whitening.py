@@ -88,6 +88,7 @@ def whiten(first: Tensor, second: Tensor | None, noise: Noise | float | None) ->
     variance = torch.stack([one.square().mean(0) for one in draws]).mean(0)
     largest = torch.stack([one.abs().amax(0) for one in draws]).amax(0) + mean.abs()
     varies = variance.sqrt() > torch.finfo(torch.float64).eps * largest
+    # Unit variances first: the eigenvalues below then compare like with like, whatever the units.
     scale = torch.where(varies, variance.rsqrt(), 0.0)
     rows = [one.mul_(scale) for one in draws]
     count, dimension = first.shape
@@ -104,6 +105,7 @@ def whiten(first: Tensor, second: Tensor | None, noise: Noise | float | None) ->
     root, back = (axes * values.rsqrt()) @ axes.T, (axes * values.sqrt()) @ axes.T
     if alone is None:
         cross = rows[0].T @ rows[-1] / count
+        # Independent draws of the noise share nothing but the signal; of a sample this is not quite symmetric.
         signal = (cross + cross.T) / 2
     elif known is None or known.factor is None:
         signal = both - alone.diag()

@@ -5,10 +5,14 @@ value to be a bound stands in each docstring.
 """
 
 from sfumato.bounds.certificates import clipped_success_at_most, success_at_most
-from sfumato.bounds.fisher import dfil, fisher_factor, fisher_information
-from sfumato.bounds.gaussian import gaussian_entropy, gaussian_information
+from sfumato.bounds.fisher import dfil, fisher_factor, fisher_information, van_trees, van_trees_low_rank
 from sfumato.bounds.geometry import Separation, separation
-from sfumato.bounds.information import clipped_power_information, mixture_information
+from sfumato.bounds.information import (
+    clipped_power_information,
+    gaussian_entropy,
+    gaussian_information,
+    mixture_information,
+)
 from sfumato.bounds.membership import cluster_posterior, own_cluster_posterior
 from sfumato.bounds.minimal_error import (
     conditional_entropy,
@@ -17,7 +21,6 @@ from sfumato.bounds.minimal_error import (
     minimal_mse,
     posterior_mse,
 )
-from sfumato.bounds.van_trees import van_trees, van_trees_low_rank
 
 __all__ = [
     "Separation",

@@ -39,12 +39,14 @@ def whiten_covariances(covariances: Tensor, full: bool, root: Tensor) -> tuple[T
         return matrices / root**2, True
     if root.ndim == 1:
         return matrices / (root[:, None] * root[None, :]), True
+    # Two triangular solves, L^-1 Sigma and then the other side: no inverse is formed.
     half = torch.linalg.solve_triangular(root, matrices, upper=False)
     return torch.linalg.solve_triangular(root, half.mT, upper=False), True
 
 
 def factor(whitened: Tensor) -> Tensor:
     """The lower Cholesky factor of I + W for whitened covariances W (..., D, D)."""
+    # cholesky_ex does not raise, and tells which covariance of a batch failed.
     identity = torch.eye(whitened.shape[-1], dtype=whitened.dtype, device=whitened.device)
     root, info = torch.linalg.cholesky_ex(identity + whitened)
     if bool((info != 0).any()):
@@ -64,5 +66,7 @@ def half_log_ratio(covariances: Tensor, full: bool, noise: Tensor) -> Tensor:
     """
     wide = torch.float32 if covariances.device.type == "mps" else torch.float64
     whitened, full = whiten_covariances(covariances.to(wide), full, noise_root(noise.to(wide)))
+    # Half a log-determinant is the sum of the logs of the Cholesky diagonal. log1p, because 1 + W loses a variance that
+    # is far below the noise.
     value = factor(whitened).diagonal(dim1=-2, dim2=-1).log().sum(-1) if full else torch.log1p(whitened).sum(-1) / 2
     return value.to(covariances.dtype)

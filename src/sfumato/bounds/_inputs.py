@@ -30,6 +30,7 @@ def as_tensors(**named: ArrayLike) -> tuple[Tensor, ...]:
     typed = [
         tensor for name, tensor in tensors.items() if tensor.is_floating_point() and not _of_python_numbers(named[name])
     ]
+    # A number without axes follows those that have some, as in PyTorch itself.
     deciding = [tensor for tensor in typed if tensor.ndim] or typed
     dtype = reduce(torch.promote_types, (tensor.dtype for tensor in deciding), torch.float32)
     if not deciding:
@@ -83,6 +84,25 @@ def require_finite(name: str, tensor: Tensor) -> None:
     """FeatureError when a value is NaN or infinite."""
     if not bool(torch.isfinite(tensor.detach()).all()):
         raise FeatureError(f"{name} holds NaN or infinite values; find the step that produced them first")
+
+
+def broadcast(**named: Tensor) -> tuple[Tensor, ...]:
+    """The tensors in the one shape that they share, or FeatureError."""
+    try:
+        return tuple(torch.broadcast_tensors(*named.values()))
+    except RuntimeError as error:
+        shapes = " and ".join(f"{name} {tuple(value.shape)}" for name, value in named.items())
+        raise FeatureError(f"{shapes} do not broadcast; pass one value of each, or equal shapes") from error
+
+
+def means_dim(weights: Tensor, means: Tensor) -> int:
+    """D of the means (..., k, D) that belong to weights (..., k), or FeatureError."""
+    if means.ndim != weights.ndim + 1 or means.shape[:-1] != weights.shape:
+        raise FeatureError(
+            f"weights {tuple(weights.shape)} and means {tuple(means.shape)} do not match; "
+            "pass weights (k,) and means (k, D), features flattened row-major"
+        )
+    return means.shape[-1]
 
 
 def covariance_form(
@@ -140,6 +160,7 @@ def mixture_form(weights: Tensor, covariances: Tensor, dim: int | None) -> tuple
             f"weights {tuple(weights.shape)} and covariances {tuple(covariances.shape)} do not match; "
             "pass weights (k,) with covariances (k, D, D) full, (k, D) diagonal or (k,) spherical"
         )
+    # What an absent component holds, NaN included, is replaced before anything looks at it.
     occupied = values > 0
     where = occupied.reshape(occupied.shape + (1,) * (covariances.ndim - weights.ndim))
     form, full = covariance_form(torch.where(where, covariances, torch.zeros_like(covariances)), family, dim)

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from sfumato.bounds._inputs import ArrayLike, as_tensors
-from sfumato.errors import ConfigError, FeatureError
+from sfumato.bounds._inputs import ArrayLike, as_tensors, broadcast
+from sfumato.errors import ConfigError
 from sfumato.noise import Noise
 
 # Each halves an interval of at most 1: the last one is far below the distance of two float64 numbers around 1e-12.
@@ -124,15 +124,12 @@ def clipped_success_at_most(prior: ArrayLike, radius: ArrayLike, noise_std: Arra
     return torch.where(sigma > 0, found, torch.ones_like(found))
 
 
-def _doubles(**named: ArrayLike) -> list[Tensor]:
+def _doubles(**named: ArrayLike) -> tuple[Tensor, ...]:
     """Detached float64 tensors of one shape on one device."""
     device = as_tensors(**named)[0].device
-    values = [as_tensors(**{name: value})[0].detach().to(device, torch.float64) for name, value in named.items()]
-    try:
-        return list(torch.broadcast_tensors(*values))
-    except RuntimeError as error:
-        shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in zip(named, values, strict=True))
-        raise FeatureError(f"{shapes} do not broadcast; pass one value of each, or equal shapes") from error
+    # One by one: float64 beside a float32 tensor stays what it was.
+    wide = {name: as_tensors(**{name: value})[0].detach().to(device, torch.float64) for name, value in named.items()}
+    return broadcast(**wide)
 
 
 def _require_prior(prior: Tensor) -> None:

@@ -5,8 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sfumato.bounds._inputs import ArrayLike, as_tensors, mixture_form, noise_form, require_finite
-from sfumato.errors import FeatureError
+from sfumato.bounds._inputs import ArrayLike, as_tensors, means_dim, mixture_form, noise_form, require_finite
 
 
 class Separation(NamedTuple):
@@ -59,12 +58,7 @@ def separation(weights: ArrayLike, means: ArrayLike, covariances: ArrayLike, noi
     pi, mu, sigma, noise = as_tensors(
         weights=weights, means=means, covariances=covariances, noise_covariance=noise_covariance
     )
-    if mu.ndim != pi.ndim + 1 or mu.shape[:-1] != pi.shape:
-        raise FeatureError(
-            f"weights {tuple(pi.shape)} and means {tuple(mu.shape)} do not match; "
-            "pass weights (k,) and means (k, D), features flattened row-major"
-        )
-    size = mu.shape[-1]
+    size = means_dim(pi, mu)
     occupied, _, form, full = mixture_form(pi, sigma, size)
     mu = torch.where(occupied[..., None], mu, torch.zeros_like(mu))
     require_finite("means", mu)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sfumato.bounds._channel import factor, noise_root, whiten_covariances, whiten_vectors
-from sfumato.bounds._inputs import ArrayLike, as_tensors, mixture_form, noise_form, require_finite
+from sfumato.bounds._inputs import ArrayLike, as_tensors, means_dim, mixture_form, noise_form, require_finite
 from sfumato.errors import FeatureError
 
 _ELEMENTS_AT_ONCE = 2**24  # of the (k, n, D) residuals: 64 MiB in float32, whatever the number of samples
@@ -50,12 +50,7 @@ def cluster_posterior(
     features, pi, mu, sigma, noise = as_tensors(
         z=z, weights=weights, means=means, covariances=covariances, noise_covariance=noise_covariance
     )
-    if pi.ndim != 1 or mu.ndim != 2 or mu.shape[0] != pi.shape[0]:
-        raise FeatureError(
-            f"weights {tuple(pi.shape)} and means {tuple(mu.shape)} do not match; "
-            "pass weights (k,) and means (k, D), features flattened row-major"
-        )
-    size = mu.shape[1]
+    size = means_dim(pi.reshape(-1), mu)
     if features.ndim < 2 or math.prod(features.shape[1:]) != size:
         raise FeatureError(
             f"z has shape {tuple(features.shape)}, the means have {size} dimensions; "
@@ -67,13 +62,16 @@ def cluster_posterior(
     require_finite("means", mu)
     root = noise_root(noise_form(noise, size))
     whitened, full = whiten_covariances(form, full, root)
+    # Whitened, Sigma_j + Sigma_p is I + W_j: its factor exists for singular Sigma_j too.
     spread = factor(whitened) if full else (1 + whitened).sqrt()
     diagonal = spread.diagonal(dim1=-2, dim2=-1) if full else spread
     log_pi = torch.where(occupied, pi, torch.ones_like(pi)).log()
+    # -inf takes an absent component out of the softmax, where a log of 0 would leave NaN gradients.
     log_scale = torch.where(occupied, log_pi - diagonal.log().sum(-1), torch.full_like(pi, -torch.inf))
     rows = whiten_vectors(features.reshape(features.shape[0], size), root)
     centres = whiten_vectors(mu, root)
     step = max(1, _ELEMENTS_AT_ONCE // (pi.shape[0] * size))
+    # softmax subtracts the largest exponent: far from every cluster their ratios are still right.
     parts = [
         torch.softmax(log_scale - _squared_distances(part, centres, spread, full) / 2, dim=1)
         for part in rows.split(step)
@@ -129,6 +127,7 @@ def own_cluster_posterior(
 
 def _squared_distances(rows: Tensor, centres: Tensor, spread: Tensor, full: bool) -> Tensor:
     """(z - mu_j)^T (I + W_j)^-1 (z - mu_j) for whitened rows (n, D) and centres (k, D), shape (n, k)."""
+    # Differences first: |a|^2 - 2 ab + |b|^2 would cancel where clusters are tight and far from the origin.
     residuals = rows[None] - centres[:, None]
     if full:
         return torch.linalg.solve_triangular(spread, residuals.mT, upper=False).square().sum(-2).T

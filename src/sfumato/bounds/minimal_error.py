@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from sfumato.bounds._inputs import ArrayLike, Family, as_tensors, covariance_form, require_dim
+from sfumato.bounds._inputs import ArrayLike, Family, as_tensors, broadcast, covariance_form, require_dim
 from sfumato.errors import FeatureError
 
 
@@ -65,6 +65,7 @@ def minimal_mse(conditional_entropy: ArrayLike, dim: int) -> Tensor:
     """
     (entropy,) = as_tensors(conditional_entropy=conditional_entropy)
     _require_no_nan("conditional_entropy", entropy)
+    # Divided before exp: images have entropies of thousands of nats.
     return torch.exp(2 * entropy / require_dim(dim)) / (2 * math.pi * math.e)
 
 
@@ -123,6 +124,7 @@ def posterior_mse(posterior_covariance: ArrayLike, *, family: Family = "full", d
     if values.numel() == 0:
         raise FeatureError("posterior_covariance is empty; pass the covariance of at least one sample")
     form, full = covariance_form(values, family, dim, name="posterior_covariance")
+    # The mean of a diagonal is its trace over d; samples are averaged at the same time.
     return (form.diagonal(dim1=-2, dim2=-1) if full else form).mean()
 
 
@@ -149,13 +151,8 @@ def conditional_entropy(input_entropy: ArrayLike, information: ArrayLike) -> Ten
     entropy, known = as_tensors(input_entropy=input_entropy, information=information)
     _require_no_nan("input_entropy", entropy)
     _require_no_nan("information", known)
-    try:
-        return entropy - known
-    except RuntimeError as error:
-        raise FeatureError(
-            f"input_entropy {tuple(entropy.shape)} and information {tuple(known.shape)} do not broadcast; "
-            "pass one value of each, or equal shapes"
-        ) from error
+    entropy, known = broadcast(input_entropy=entropy, information=known)
+    return entropy - known
 
 
 def _require_no_nan(name: str, tensor: Tensor) -> None:

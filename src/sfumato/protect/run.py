@@ -4,6 +4,7 @@ import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,9 +25,9 @@ from sfumato.attacks import strongest as strongest_attack
 from sfumato.audit import Subject
 from sfumato.data import DataSets, ImageSet
 from sfumato.errors import ConfigError
-from sfumato.files import write_json
+from sfumato.files import read_json, write_json
 from sfumato.noise import Noise
-from sfumato.protect.shapes import Shape, propose, scores, unit_of
+from sfumato.protect.shapes import WHITE, Shape, propose, scores, unit_of
 from sfumato.provenance import evidence
 from sfumato.seeds import generator
 from sfumato.settings import check_settings
@@ -89,6 +90,23 @@ class _Data(NamedTuple):
     labels: Tensor
 
 
+class _Trials:
+    """What was measured so far, by name; kept in a file, so that the same command resumes after the last of them."""
+
+    def __init__(self, path: Path | None, key: dict[str, Any]) -> None:
+        self._path, self._key = path, key
+        kept = read_json(path) if path is not None and path.exists() else {}
+        self._done: dict[str, Any] = kept["trials"] if kept.get("key") == key else {}
+
+    def __call__(self, name: str, measure: Callable[[], Any]) -> Any:
+        """The result of a trial, which is measured unless it is kept."""
+        if name not in self._done:
+            self._done[name] = measure()
+            if self._path is not None:
+                write_json(self._path, {"key": self._key, "trials": self._done})
+        return self._done[name]
+
+
 class _Case(NamedTuple):
     """What is attacked, and by whom."""
 
@@ -113,6 +131,9 @@ def protect(
     attacks, identification and information are measured there. The noise is chosen by identification, among shapes
     within one standard error of the lowest by the attackers' error (the smallest of all attacks); noise that leaves a
     direction bare is shown and never chosen.
+
+    A second call with the same arguments resumes after the last trial that `trials.json` in `out` has (of a subject
+    with a digest; a retuned cloud is tuned again).
 
     Args:
         subject: of `sfumato.audit.load_target`; its own noise is replaced, its clip, levels and transforms stay.
@@ -154,7 +175,20 @@ def protect(
     unit = unit_of(known.features)
     clean = _accuracy(model, Noise(), model.cloud, sought)
     floor = clean - config.lose_at_most / 100
-    white = _strongest(model, Shape("white", "the same in every direction", Noise), model.cloud, sought, floor, unit)
+    out.mkdir(parents=True, exist_ok=True)
+    kept = out / "trials.json" if subject.digest else None
+    data = [part.fingerprint() for part in (sets.train, sets.test)]
+    trial = _Trials(kept, {"target": subject.digest, "data": data, "labelled": sets.labelled, "config": vars(config)})
+
+    def strongest(shape: Shape) -> _Found | None:
+        def sought_anew() -> list[float] | None:
+            best = _strongest(model, shape, model.cloud, sought, floor, unit)
+            return None if best is None else [best.strength, best.accuracy]
+
+        found = trial(f"strength of {shape.name}", sought_anew)
+        return None if found is None else _Found(shape, found[0], model.cloud, found[1])
+
+    white = strongest(WHITE)
     if white is None:
         raise ConfigError(
             f"no noise keeps an accuracy of {floor:.2%}: the least of it costs more than {config.lose_at_most:g} "
@@ -167,7 +201,7 @@ def protect(
     found: list[_Found] = []
     for shape in shapes:
         tell(f"strength of {shape.name} noise")
-        best = _strongest(model, shape, model.cloud, sought, floor, unit)
+        best = strongest(shape)
         for _ in range(_TUNED * config.retune_cloud):
             if best is None:
                 break
@@ -179,7 +213,8 @@ def protect(
     lines = []
     for one in found:
         tell(f"attacks on {one.shape.name} noise")
-        lines.append(_measured(case, one))
+        # By its strength too: that of a retuned cloud is sought anew.
+        lines.append(dict(trial(f"attacks on {one.shape.name} {one.strength}", partial(_measured, case, one))))
     best = found[_chosen(lines)]
     curves: dict[str, list[dict[str, float]]] = {}
     for one, line in zip(found, lines, strict=True):
@@ -188,13 +223,12 @@ def protect(
         if config.decoder_epochs:
             tell(f"a trained attacker on {one.shape.name} noise")
             decoder = DecoderConfig(epochs=config.decoder_epochs, width=32, blocks=4, seed=config.seed)
-            _attack(case, one, [decoder], line)
+            name = f"decoder on {one.shape.name} {one.strength}"
+            line |= trial(name, partial(_attacked, case, one, [decoder], line["attacks"]))
         points = [one._replace(strength=by * one.strength) for by in _AROUND]
-        measured = [line, *(_cost(case, point) for point in points)]
-        kept = ("accuracy", "error", "noise_std")
-        curves[one.shape.name] = sorted(
-            ({name: at[name] for name in kept} for at in measured), key=lambda at: at["error"]
-        )
+        around = [trial(f"curve of {one.shape.name} {point.strength}", partial(_cost, case, point)) for point in points]
+        shown = ({name: at[name] for name in ("accuracy", "error", "noise_std")} for at in (line, *around))
+        curves[one.shape.name] = sorted(shown, key=lambda at: at["error"])
     result: dict[str, Any] = {
         "target": subject.name,
         "lose_at_most": config.lose_at_most,
@@ -213,7 +247,6 @@ def protect(
         "config": vars(config),
         "evidence": evidence("cpu"),
     }
-    out.mkdir(parents=True, exist_ok=True)
     protected = _with_noise(model, best.noise, best.cloud)
     if subject.kind == "onnx":
         (out / "noise.f32").write_bytes(best.noise.array(known.features[0].numel()).tobytes())
@@ -227,6 +260,8 @@ def protect(
         )  # fmt: skip
         result["saved"] = True
     write_json(out / "protect.json", result)
+    if kept is not None:
+        kept.unlink(missing_ok=True)
     return result
 
 
@@ -337,22 +372,19 @@ def _measured(case: _Case, found: _Found) -> dict[str, Any]:
 
 def _cost(case: _Case, found: _Found) -> dict[str, Any]:
     """Accuracy, and the error that the attackers in closed form make."""
-    line: dict[str, Any] = {
+    return {
         "noise_std": found.noise.rms,
         "accuracy": _accuracy(case.subject.model, found.noise, found.cloud, case.known),
-        "attacks": {},
-    }
-    _attack(case, found, with_closed_forms(seed=case.seed), line)
-    return line
+    } | _attacked(case, found, with_closed_forms(seed=case.seed), {})
 
 
-def _attack(case: _Case, found: _Found, configs: Sequence[Any], line: dict[str, Any]) -> None:
-    """Add these attacks to a line, and the error that the strongest of all leaves."""
+def _attacked(case: _Case, found: _Found, configs: Sequence[Any], known: dict[str, Any]) -> dict[str, Any]:
+    """What these attacks and the known ones reach, and the error that the strongest of all leaves."""
     protected = _with_noise(case.subject.model, found.noise, found.cloud)
-    observer = Observer(protected, case.attacker)
+    observer, figures = Observer(protected, case.attacker), dict(known)
     for one in configs:
         attack = build(one).fit(observer)
-        line["attacks"][name_of(one)] = invert(attack, protected, case.judged, seed=case.seed).means()
-    line["strongest"] = strongest_attack({name: one["mse"] for name, one in line["attacks"].items()})
-    line["error"] = line["attacks"][line["strongest"]]["mse"]
-    line["error_spread"] = line["attacks"][line["strongest"]]["mse_error"]
+        figures[name_of(one)] = invert(attack, protected, case.judged, seed=case.seed).means()
+    name = strongest_attack({name: one["mse"] for name, one in figures.items()})
+    best = figures[name]
+    return {"attacks": figures, "strongest": name, "error": best["mse"], "error_spread": best["mse_error"]}

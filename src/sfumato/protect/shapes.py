@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from sfumato.noise import Noise
 from sfumato.torch_utils import evaluating
 
-__all__ = ["FULL", "Shape", "propose", "scores"]
+__all__ = ["FULL", "WHITE", "Shape", "propose", "scores"]
 
 FULL = 1024
 """Up to so many values a covariance of the whole feature is made, and differences are taken value by value."""
@@ -36,6 +36,9 @@ class Shape(NamedTuple):
     name: str
     meaning: str
     at: Callable[[float], Noise]
+
+
+WHITE = Shape("white", "the same in every direction", Noise)
 
 
 def scores(cloud: nn.Module, z: Tensor, seed: int = 0) -> Tensor | None:
@@ -130,7 +133,7 @@ def propose(features: Tensor, rows: Tensor | None) -> list[Shape]:
     z = features.detach().flatten(1).double()
     n, dim = z.shape
     z = (z - z.mean(0)) / n**0.5
-    found = [Shape("white", "the same in every direction", Noise)]
+    found = [WHITE]
     if rows is None:
         return found
     rows = rows.double()
