@@ -33,7 +33,7 @@ from sfumato.errors import ConfigError, NotJudgedError
 from sfumato.files import write_json
 from sfumato.report.audit import write_audit_report
 from sfumato.report.audit_evidence import write_evidence
-from sfumato.report.audit_texts import write_text_report
+from sfumato.report.audit_page import write_text_report
 from sfumato.report.comparison import write_comparison_report
 
 __all__ = ["run"]
