@@ -13,6 +13,8 @@ from sfumato.audit.suite import Piece
 from sfumato.errors import CheckpointError, ConfigError, Interrupted
 from sfumato.split import Channel, SplitModel
 
+pytestmark = pytest.mark.usefixtures("quick")
+
 
 class Stop:
     """True at the n-th question."""

@@ -98,6 +98,7 @@ def run_audit(
     least_images: int = LEAST_IMAGES,
     other: ImageSet | None = None,
     began: float | None = None,
+    ending: float = 0.0,
     tell: Tell | None = None,
     progress: Callable[[float, float], None] | None = None,
     should_stop: Stop | None = None,
@@ -119,6 +120,7 @@ def run_audit(
         least_images: of the attacker's and of test images, below which the audit is not judged.
         other: images of another origin, for an attacker who has them instead of the training set.
         began: `time.monotonic()` when the budget started to run; now, if not said.
+        ending: seconds of the budget that whoever calls needs afterwards, for a report.
         tell: called with a line about what goes on.
         progress: called with (seconds used, seconds in all).
         should_stop: asked after every step of an attack; True saves and leaves.
@@ -140,7 +142,7 @@ def run_audit(
     subject.model.to(place)
     run = _Run(subject, sets, minutes, place, tell or (lambda _: None), progress, should_stop)
     with evaluating(subject.model, gradients=True):
-        run.prepare(out, seed, load_suite() if suite is None else suite, other, early)
+        run.prepare(out, seed, load_suite() if suite is None else suite, other, early, ending)
         run.measure()
         pieces, costs, untested = make_plan(wanted, run.context, run.budget, run.failures, run._note)
         run.work(pieces, costs)
@@ -162,7 +164,9 @@ class _Run:
     durations: dict[str, float] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
 
-    def prepare(self, out: Path, seed: int, suite: Sequence[Piece], other: ImageSet | None, early: float) -> None:
+    def prepare(
+        self, out: Path, seed: int, suite: Sequence[Piece], other: ImageSet | None, early: float, ending: float
+    ) -> None:
         """Check the subject, open the folder, release the features."""
         subject, sets = self.subject, self.sets
         few = sets.test.float(torch.arange(min(4, len(sets.test)))).to(self.place)
@@ -188,7 +192,7 @@ class _Run:
                     folder.reopen(piece.name)
         self.minutes = folder.minutes
         self.failures = Failures(folder)
-        self.budget = TimeBudget(60 * self.minutes, folder.spent + early, reserve=2.0 + 1.8 * self.minutes)
+        self.budget = TimeBudget(60 * self.minutes, folder.spent + early, reserve=ending + 1.8 * self.minutes)
         fits = _FEATURES_SHARE * available_memory(self.place) / (4 * self.subject.model.features(few[:1]).numel())
         self.context = make_context(
             subject,

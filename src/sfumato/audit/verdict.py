@@ -34,7 +34,7 @@ NOTHING_LOST = (
     "nothing is lost on the way: without noise worth the name, and without levels of at most 12 bits, {}; add noise, "
     "or send levels"
 )
-COUNTED = "{:,} attacker and {:,} test {}, of at least {:,} each"
+COUNTED = "{0:,} attacker and {1:,} test {2}, of at least {3:,} each"
 TOO_FEW = COUNTED + ", are too few; give more {2}, or say with --least-images how many are enough"
 _BLIND = 0.95  # of the mean image's error: an attack above that learned next to nothing from the feature
 
