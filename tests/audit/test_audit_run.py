@@ -177,7 +177,7 @@ def test_only_what_was_asked_for_runs(tmp_path):
 
 @pytest.mark.usefixtures("quick")
 def test_what_does_not_fit_into_memory_is_declined_with_a_sentence(tmp_path, monkeypatch):
-    monkeypatch.setattr("sfumato.audit.memory.available_memory", lambda _: 1e5)
+    monkeypatch.setattr("sfumato.audit.plan.available_memory", lambda _: 1e5)
     subject = tiny_subject()
     result = run_audit(subject, subject.sets, tmp_path, minutes=1.0, suite=(SUITE[0], SUITE[5])).result
     why = next(one for one in result["not_tested"] if one["what"] == "decoder")

@@ -180,6 +180,8 @@ def _always_untested(
     found = []
     if not probes:
         found.append(Untested("attributes", "no probe ran"))
+    if late := [name for one in probes for name in one.get("left", ())]:
+        found.append(Untested("attributes", f"the time was over before {', '.join(late)}", left_out=True))
     if not context.sets.labelled:
         found.append(Untested("accuracy", "the images have no labels"))
     elif accuracy is None:
