@@ -163,7 +163,7 @@ def _attack_table(result: Mapping[str, Any], attacks: Results, names: Collection
         rows.append(Row("best for each image", (*best, Cell()), "an upper bound"))
         blind = (*blank, Cell(reference["test"]), Cell(), Cell(reference["train"]))
         rows.append(Row("mean image", blind, "sees nothing"))
-    heads = [f"{kind}{end}" for kind, _ in kinds.values() for end in (", worst 5 %", "", ", worst")]
+    heads = [f"{kind}{end}" for kind, _ in kinds.values() for end in (", worst 5\u00a0%", "", ", worst")]
     note = "±: standard error of the mean. In bold: the strongest by one of the measures."
     columns = (*heads, "MSE, training images")
     return Table("Attacks on unseen images", columns, tuple(rows), (note,), corner="attack")
