@@ -144,7 +144,7 @@ def _attack_table(result: Mapping[str, Any], attacks: Results, names: Collection
 
     def measures(of: Mapping[str, Any]) -> list[Cell]:
         return [
-            Cell(of[kind][name], of[kind].get("error") if kind + name == "msemean" else None, digits=digits)
+            Cell(of[kind][name], of[kind]["error"] if kind + name == "msemean" else None, digits=digits)
             for kind, (_, digits) in kinds.items()
             for name in order
         ]
@@ -173,7 +173,7 @@ def _probe_table(probes: Results) -> Table:
     """What is read from the feature and from the reconstruction besides the image."""
     rows = [
         Row(one["label"], (Cell(one["accuracy"], one["error"], percent=True, digits=1),
-                           Cell(one["chance"], percent=True, digits=1)), one.get("note", ""))
+                           Cell(one["chance"], percent=True, digits=1)))
         for one in probes
     ]  # fmt: skip
     note = (
@@ -237,7 +237,6 @@ def _sweeps(result: Mapping[str, Any]) -> list[Section]:
                 (Cell(point["mse"]["mean"], spread=point["mse"]["error"]), Cell(point["mse"]["worst5"]),
                  Cell(point["psnr"]["mean"], digits=1), Cell(point["ssim"]["mean"], digits=2),
                  Cell(text=f"{point['images']:,}")),
-                note=point.get("note", ""),
             )
             for sweep in knowledge for point in sweep["points"]
         ]  # fmt: skip
@@ -248,7 +247,7 @@ def _sweeps(result: Mapping[str, Any]) -> list[Section]:
 
 
 def _notes(sweeps: Results) -> list[Any]:
-    return [part("hint", text=one["note"]) for one in sweeps if one.get("note")]
+    return [part("hint", text=one["note"]) for one in sweeps if one["note"]]
 
 
 def _query_table(sweeps: Results) -> Table:
