@@ -213,9 +213,9 @@ class _Run:
         seconds = self.budget.left
         self._once("calibration", "on the identity channel", lambda: calibrate(context, _CALIBRATION_SHARE * seconds))
         self._once("obfuscation", "whether the feature is scrambled", self._scrambled)
-        bounds = {"gradients": context.gradients, "seconds": _BOUNDS_SHARE * self.budget.left, "seed": context.seed}
+        how: Any = {"gradients": context.gradients, "seconds": _BOUNDS_SHARE * self.budget.left, "seed": context.seed}
         self._once("bounds", "what is provable", lambda: {
-            "bounds": measure_bounds(self.subject, self.sets, Leakage(**measured), **bounds)
+            "bounds": measure_bounds(self.subject, self.sets, Leakage(**measured), **how)
         })  # fmt: skip
 
     def _once(self, name: str, words: str, compute: Callable[[], dict[str, Any] | None]) -> None:
