@@ -125,7 +125,7 @@ def _notes(result: Mapping[str, Any]) -> list[str]:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.3g} %"
+    return f"{100 * share:.3g} %" if not 0 < share < 1e-5 else "less than 0.001 %"
 
 
 LEAST_IMAGES = 100
