@@ -7,8 +7,8 @@ from audit_cases import write_onnx
 from torch import nn
 
 from sfumato.audit import DataOptions, InputDescription, audit_sets, load_target, read_description
-from sfumato.audit.checks import check_subject
 from sfumato.audit.inputs import Described, notice_scale
+from sfumato.audit.subject import check_subject
 from sfumato.errors import ConfigError, FeatureError
 
 X = torch.rand(6, 3, 4, 6, generator=torch.Generator().manual_seed(0))

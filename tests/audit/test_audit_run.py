@@ -80,6 +80,7 @@ def test_fewer_images_make_the_attacker_weaker(audited):
     assert sweep["points"][1]["mse"]["mean"] > sweep["points"][0]["mse"]["mean"]
 
 
+@pytest.mark.usefixtures("quick")
 def test_an_attacker_with_other_images_is_weaker_than_one_with_the_training_set(tmp_path):
     subject = tiny_subject()
     dark = ImageSet(subject.sets.train.images // 4, subject.sets.train.labels, subject.sets.train.classes)
@@ -95,6 +96,7 @@ def test_an_attacker_with_other_images_is_weaker_than_one_with_the_training_set(
     assert "give --other" in next(one["why"] for one in without["not_tested"] if one["what"] == "other")
 
 
+@pytest.mark.usefixtures("quick")
 def test_an_attacker_who_knows_the_noise_is_not_beaten_by_one_who_does_not(tmp_path):
     subject = tiny_subject(noise_std=0.3)
     options = {"words": "noise", "noises": [1, 8], "unknown": [0, 16]}
@@ -159,6 +161,7 @@ def test_a_trained_attack_that_a_baseline_beats_has_not_converged(audited):
     assert "times that of the ridge baseline" in attacks["decoder"]["reason"]
 
 
+@pytest.mark.usefixtures("quick")
 def test_only_what_was_asked_for_runs(tmp_path):
     subject = tiny_subject()
     only = run_audit(subject, subject.sets, tmp_path, minutes=1.0, suite=SUITE, only=["ridge", "nearest"],
@@ -172,8 +175,9 @@ def test_only_what_was_asked_for_runs(tmp_path):
         run_audit(subject, subject.sets, tmp_path, suite=SUITE, only=["rigde"])
 
 
+@pytest.mark.usefixtures("quick")
 def test_what_does_not_fit_into_memory_is_declined_with_a_sentence(tmp_path, monkeypatch):
-    monkeypatch.setattr("sfumato.audit.memory.available_memory", lambda _: 1e5)
+    monkeypatch.setattr("sfumato.audit.plan.available_memory", lambda _: 1e5)
     subject = tiny_subject()
     result = run_audit(subject, subject.sets, tmp_path, minutes=1.0, suite=(SUITE[0], SUITE[5])).result
     why = next(one for one in result["not_tested"] if one["what"] == "decoder")
@@ -194,12 +198,14 @@ def test_without_noise_nothing_is_provable_and_no_query_is_repeated(tmp_path):
     jsonschema.validate(result, schema())
 
 
+@pytest.mark.usefixtures("quick")
 def test_the_seed_decides(audited, tmp_path):
     result = audit(tmp_path, suite=SUITE[:1], seed=1).result
     ridge = next(one for one in audited[1].result["attacks"] if one["name"] == "ridge")
     assert result["attacks"][0]["test"]["mse"] != ridge["test"]["mse"]
 
 
+@pytest.mark.usefixtures("quick")
 def test_test_images_that_are_training_images_are_counted_first(tmp_path):
     subject = tiny_subject()
     sets = replace(subject.sets, test=subject.sets.train.subset(range(30, 90)))
@@ -208,6 +214,7 @@ def test_test_images_that_are_training_images_are_counted_first(tmp_path):
     assert result["verdict"]["headline"].startswith("60 of the 60 test images are training images too")
 
 
+@pytest.mark.usefixtures("quick")
 def test_posterior_samples_are_shown_and_the_cloud_alone_is_a_weaker_attacker(tmp_path):
     tiny = {"width": 8, "blocks": 1, "batch_size": 32, "precision": "fp32"}
     suite = (

@@ -6,9 +6,8 @@ from audit_cases import Decoder, Encoder, split_model
 from torch import nn
 
 from sfumato.audit import ChannelOptions, GaussianPrior, Subject, load_target
-from sfumato.audit.checks import check_subject, passes_gradients
 from sfumato.audit.identity import behaviour_of, channel_of
-from sfumato.audit.subject import digest_of_module, placed
+from sfumato.audit.subject import check_subject, digest_of_module, passes_gradients, placed
 from sfumato.errors import CheckpointError, ConfigError, FeatureError
 from sfumato.split import Channel, SplitModel, save_split
 from sfumato.training import TrainConfig, train_run

@@ -59,6 +59,7 @@ def test_without_noise_every_token_is_read(home, tmp_path, capsys):
     assert audit(home, "clear", home / "texts.npz", tmp_path) == 0  # nobody asked for a pass
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_condition_that_does_not_hold_is_no_pass_where_nothing_is_lost(home, tmp_path, capsys):
     write(tmp_path / "rare.npz", train=ids(150, 1, 3).numpy())  # of the other tokens none is ever named
     assert audit(home, "clear", tmp_path / "rare.npz", tmp_path, "tokens > 0.5") == 3
@@ -78,6 +79,7 @@ def test_drowned_in_noise_chance_is_left(home, tmp_path):
     assert main(["audit", str(tmp_path), "--fail-if", "psnr_worst5 > 20"]) == 3  # never measured
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("short", ["train", "test"])
 def test_too_few_texts_are_not_judged(home, tmp_path, capsys, short):
     data = write(tmp_path / "few.npz", **{short: ids(99, 1).numpy(), "labels": None})
@@ -119,6 +121,7 @@ def test_what_is_for_images_is_refused(home, capsys, words, says):
     assert says in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.usefixtures("quick")
 def test_texts_are_not_compared_with_others(home, tmp_path, capsys):
     for name in ("clear", "noisy"):
         assert audit(home, name, home / "texts.npz", tmp_path / name) == 0
@@ -126,6 +129,7 @@ def test_texts_are_not_compared_with_others(home, tmp_path, capsys):
     assert "audit it alone" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("quick")
 def test_padding_is_neither_learned_nor_counted(home, tmp_path):
     test = ids(120, 2)
     test[:, 3:] = 0

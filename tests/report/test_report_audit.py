@@ -120,3 +120,17 @@ def test_what_is_not_there_has_no_section(tmp_path):
 def test_pictures_that_are_none_are_refused(tmp_path):
     with pytest.raises(FeatureError, match="pictures have to be"):
         write_audit_report(tmp_path / "a.html", result(), {"worst": (IMAGES[0], {})})
+
+
+@pytest.mark.parametrize(
+    ("rank", "smallest", "words"),
+    [
+        (0, 0.0251, "of its own level for each value, σ 0.0251 in the weakest direction, shape 3fa4c1b2"),
+        (3, 0.0, "correlated through a factor of rank 3, no noise in the weakest direction, shape 3fa4c1b2"),
+    ],
+)
+def test_noise_with_a_shape_shows_it_and_its_weakest_direction(tmp_path, rank, smallest, words):
+    data = result()
+    data["target"]["channel"] |= {"noise_shape": "3fa4c1b2" * 8, "noise_smallest": smallest, "noise_rank": rank}
+    text = check_self_contained(written(tmp_path, data)).text
+    assert f"on the wire 2×3 values, noise σ 0.1 on average, {words}, clipped to norm 4, 8 bits" in text

@@ -15,8 +15,19 @@ def written(tmp_path, data, reconstructed=None):
     return path.read_text(encoding="utf-8")
 
 
-def test_the_page_needs_nothing_else(tmp_path):
-    page = check_self_contained(written(tmp_path, result()))
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """The page of the result as it is."""
+    return written(tmp_path_factory.mktemp("demo"), result())
+
+
+@pytest.fixture(scope="module")
+def text(source):
+    return check_self_contained(source).text
+
+
+def test_the_page_needs_nothing_else(source):
+    page = check_self_contained(source)
     images = page.named("img")
     assert len(images) == 5
     assert all(image["alt"] for image in images)
@@ -24,8 +35,7 @@ def test_the_page_needs_nothing_else(tmp_path):
     assert any(meta.get("name") == "viewport" for meta in page.named("meta"))
 
 
-def test_the_headline_stands_first_and_identification_beside_the_pictures(tmp_path):
-    text = check_self_contained(written(tmp_path, result())).text
+def test_the_headline_stands_first_and_identification_beside_the_pictures(text):
     head = text.index(
         "At equal accuracy CEM leaves the attacker 2.0 times the error of noise alone, and the digit among"
     )
@@ -34,8 +44,7 @@ def test_the_headline_stands_first_and_identification_beside_the_pictures(tmp_pa
     assert "noise + CEM, σ 0.1 error 0.0240, identified 25.0 %, accuracy 97.3 % (nearest)" in text
 
 
-def test_every_number_is_there(tmp_path):
-    text = check_self_contained(written(tmp_path, result())).text
+def test_every_number_is_there(text):
     rest = "20.25 ± 0.00 0.625 ± 0.000"
     for line in (
         "defence accuracy, % MSE, unseen identified, % information held out, nats identified at most, % MSE, training "
@@ -54,14 +63,12 @@ def test_every_number_is_there(tmp_path):
     assert "In all 12 runs every attack had converged" in text
 
 
-def test_every_attack_is_shown_the_strongest_first(tmp_path):
-    text = check_self_contained(written(tmp_path, result())).text
+def test_every_attack_is_shown_the_strongest_first(text):
     assert "MSE on unseen images nearest decoder" in text
     assert "noise + CEM, σ 0.1 3 seeds 0.0240 ± 0.0020 strongest 0.0245 ± 0.0020" in text
 
 
-def test_the_curve_averages_seeds_and_carries_error_bars(tmp_path):
-    text = check_self_contained(written(tmp_path, result())).text
+def test_the_curve_averages_seeds_and_carries_error_bars(text):
     assert "noise alone: σ 0.1: MSE 0.0090 ± 0.0010, accuracy 97.2 ± 0.2 %, σ 0.2: MSE 0.0150, accuracy 95.0 %" in text
     assert "noise + CEM: σ 0.1: MSE 0.0240 ± 0.0020, accuracy 97.3 ± 0.1 %" in text
     assert (
@@ -71,8 +78,7 @@ def test_the_curve_averages_seeds_and_carries_error_bars(tmp_path):
     assert "epoch of training 3, information bound 12.5" in text
 
 
-def test_the_limits_are_spelled_out(tmp_path):
-    text = check_self_contained(written(tmp_path, result())).text
+def test_the_limits_are_spelled_out(text):
     for phrase in (
         "An attack that fails proves nothing about a better one.",
         "Fresh noise averages away.",
@@ -142,8 +148,8 @@ def test_a_foreign_defence_has_one_colour_everywhere(tmp_path):
         assert "--s3" in svg
 
 
-def test_the_same_input_gives_the_same_bytes(tmp_path):
-    assert written(tmp_path, result()) == written(tmp_path, result())
+def test_the_same_input_gives_the_same_bytes(tmp_path, source):
+    assert written(tmp_path, result()) == source
 
 
 def test_one_seed_without_history(tmp_path):

@@ -47,8 +47,15 @@ def everything(tmp_path):
     )
 
 
-def test_the_page_needs_nothing_else_and_has_everything(tmp_path):
-    page = check_self_contained(everything(tmp_path))
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The folder of a page that has everything, and the page."""
+    folder = tmp_path_factory.mktemp("whole")
+    return folder / "deep", everything(folder)
+
+
+def test_the_page_needs_nothing_else_and_has_everything(whole):
+    page = check_self_contained(whole[1])
     for text in (
         "Table 1 at budget lite 24 of 30 experiments are done.",
         "Noise_ARL 0.0295 ± 0.0004 0.0336 Budget lite.",
@@ -69,14 +76,14 @@ def test_the_page_needs_nothing_else_and_has_everything(tmp_path):
     assert {name for name, _ in page.tags} >= {"svg", "figcaption"}
 
 
-def test_only_broad_tables_leave_the_column(tmp_path):
-    narrow, broad = everything(tmp_path).split("<section")[1:3]
+def test_only_broad_tables_leave_the_column(whole):
+    narrow, broad = whole[1].split("<section")[1:3]
     assert 'class="wide"' not in narrow
     assert 'class="wide"' in broad
 
 
-def test_contents_lead_to_every_part_of_a_long_page(tmp_path):
-    page = check_self_contained(everything(tmp_path))
+def test_contents_lead_to_every_part_of_a_long_page(tmp_path, whole):
+    page = check_self_contained(whole[1])
     targets = [link["href"] for link in page.named("a")]
     assert targets == [f"#part-{number}" for number in range(1, 7)]
     assert [f"#{section['id']}" for section in page.named("section")] == targets
@@ -89,9 +96,8 @@ def test_the_title_stands_once(tmp_path):
     assert "The numbers" in page.text
 
 
-def test_figures_and_pictures_lie_beside_the_page_for_a_paper(tmp_path):
-    everything(tmp_path)
-    files = sorted(path.name for path in (tmp_path / "deep").iterdir())
+def test_figures_and_pictures_lie_beside_the_page_for_a_paper(whole):
+    files = sorted(path.name for path in whole[0].iterdir())
     figures = [f"report-figure{number}.{end}" for number in (1, 2) for end in ("csv", "pdf", "svg")]
     assert files == [*figures, "report-figure3.pdf", "report-figure3.png", "report.html"]
 
@@ -119,8 +125,8 @@ def test_markup_in_names_and_notes_stays_text(tmp_path):
     assert page.named("img")[0]["alt"] == f"{EVIL}. {EVIL}"
 
 
-def test_the_same_input_gives_the_same_bytes(tmp_path):
-    assert everything(tmp_path) == everything(tmp_path)
+def test_the_same_input_gives_the_same_bytes(tmp_path, whole):
+    assert everything(tmp_path) == whole[1]
 
 
 def test_bad_input_is_refused(tmp_path):

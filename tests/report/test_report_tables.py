@@ -147,6 +147,7 @@ def test_names_survive_csv():
         (Cell(0.00005), "0.0001"),
         (Cell(0.000049), "0.0000490"),
         (Cell(0.00000099), "0.000000990"),
+        (Cell(-4.2e-17), "−4.2·10⁻¹⁷"),  # twelve zeros would say nothing
         (Cell(-0.25, digits=2), "−0.25"),
         (Cell(math.inf), "∞"),
         (Cell(math.nan), "nan"),

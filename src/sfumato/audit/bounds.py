@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -26,8 +26,6 @@ _MOST_VALUES = 1 << 27  # of all Fisher matrices or factors together: a gigabyte
 _SETTLED = 0.02
 _LEAST_VARIANCE = 1e-4  # of a pixel in a prior estimated from images: a hundredth of the range as standard deviation
 
-Tell = Callable[[str], object]
-
 
 def measure_bounds(
     subject: Subject,
@@ -37,12 +35,10 @@ def measure_bounds(
     gradients: bool,
     seconds: float,
     seed: int,
-    tell: Tell | None = None,
 ) -> list[dict[str, Any]]:
     """Every bound that this subject allows, as `schema.Bound` describes them; the Jacobians take about `seconds`."""
     if subject.model.channel.noise.singular:  # a direction is sent as it is, and nothing is provable
         return []
-    tell = tell or (lambda _: None)
     found: list[dict[str, Any]] = []
     if subject.exact_mse is not None:
         found.append(
@@ -52,12 +48,10 @@ def measure_bounds(
                 gates=True,
             )
         )  # fmt: skip
-    tell("information in the features")
     information = list(_information(subject, sets, leakage))
     found += information
     found += _relative(information, sets.test)
     if gradients:
-        tell("Jacobians")
         found += _local(subject, sets, seconds, seed)
     return found
 

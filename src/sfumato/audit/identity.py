@@ -1,6 +1,8 @@
 """Which model an audit stands for: what it computes, on what channel, by which versions; not how it prints itself."""
 
 import hashlib
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,7 +14,7 @@ from sfumato.seeds import generator
 from sfumato.split.programs import random_inputs
 from sfumato.torch_utils import evaluating
 
-__all__ = ["behaviour_of", "channel_of", "versions"]
+__all__ = ["behaviour_of", "channel_of", "target_of", "versions"]
 
 _BATCHES = (1, 2, 5)
 
@@ -47,16 +49,29 @@ def behaviour_of(subject: Subject, shape: tuple[int, ...]) -> str:
 def channel_of(subject: Subject) -> dict[str, Any]:
     """What happens to the feature before it leaves."""
     channel = subject.model.channel
+    noise = channel.noise
     kept = {name: getattr(channel, name) for name in ("noise_std", "clip_norm", "quantize_bits", "low", "high")}
-    shape = (
-        {} if channel.noise.white else {"noise_shape": channel.noise.digest, "noise_smallest": channel.noise.smallest}
-    )
-    return kept | shape | {"transforms": [type(one).__name__ for one in channel.transforms]}
+    if not noise.white:
+        kept |= {"noise_shape": noise.digest, "noise_smallest": noise.smallest, "noise_rank": noise.rank}
+    return kept | {"transforms": [type(one).__name__ for one in channel.transforms]}
 
 
 def versions() -> dict[str, str]:
     """Of what computes the features."""
     return {"sfumato": sfumato.__version__, "torch": str(torch.__version__)}
+
+
+def target_of(subject: Subject, behaviour: str, feature_shape: Sequence[int], *, gradients: bool) -> dict[str, Any]:
+    """What was audited, as `schema.Target` describes it."""
+    return {
+        **{name: getattr(subject, name) for name in ("name", "kind", "digest", "defense", "setting")},
+        "behaviour": behaviour,
+        "versions": versions(),
+        "gradients": gradients,
+        "feature_shape": list(feature_shape),
+        "feature_values": math.prod(feature_shape),
+        "channel": channel_of(subject),
+    }
 
 
 def _probes(shape: tuple[int, ...]) -> Tensor:

@@ -259,15 +259,16 @@ def run_probes(piece: Piece, context: Context, decided: dict[str, Any], tell: Te
     unseen = context.test.first(piece.images or len(context.test)).images
     observer = context.observer(known)
     reconstructing = attacks.build(config_of(piece, context, decided)).fit(observer)
-    names = [name for name in ATTRIBUTES if _applies(name, context)]
-    found = []
-    for name in names:
+    left = [name for name in ATTRIBUTES if _applies(name, context)]
+    found: list[dict[str, Any]] = []
+    while left and not (found and time.monotonic() > decided["deadline"]):
+        name = left.pop(0)
         for source, attack in (("feature", None), ("reconstruction", reconstructing)):
             if should_stop is not None and should_stop():
                 raise Interrupted("the audit was stopped; the same command resumes it")
             found.append(_probe(name, source, attack, observer, unseen, context))
         tell(f"{piece.name}: {name} read from the feature in {found[-2]['accuracy']:.1%} of the images")
-    context.folder.finish(piece.name, {"probes": found, "seconds": round(time.monotonic() - began, 2)})
+    context.folder.finish(piece.name, {"probes": found, "left": left, "seconds": round(time.monotonic() - began, 2)})
 
 
 def _applies(name: str, context: Context) -> bool:

@@ -1,7 +1,7 @@
 """How well images were reconstructed: one value per image, and what is said of many."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ __all__ = [
     "WORST_SHARE",
     "Exposure",
     "expose",
+    "pessimistic_ends",
     "share_interval",
     "strongest",
     "summary",
@@ -140,3 +141,14 @@ def share_interval(share: float, count: int) -> tuple[float, float]:
     centre = (share + square / 2) / (1 + square)
     half = NORMAL_95 * math.sqrt(share * (1 - share) / count + square / (4 * count)) / (1 + square)
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def pessimistic_ends(leakage: Mapping[str, Any], accuracy: float | None, tested: int) -> dict[str, float | None]:
+    """Of the information and of the accuracy on `tested` images or texts, the ends of their 95 % intervals that leak
+    more.
+    """
+    information = leakage.get("information")
+    return {
+        "information": None if information is None else information + NORMAL_95 * leakage["information_error"],
+        "accuracy": None if accuracy is None else share_interval(accuracy, tested)[0],
+    }

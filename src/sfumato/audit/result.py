@@ -1,7 +1,6 @@
 """From the figures of the pieces to `audit.json`: what was found, what is provable, what was not tested."""
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,10 @@ from sfumato.attacks import CLOSED_FORM, Leakage, Reconstruction, Stored, judge_
 from sfumato.attacks import strongest as strongest_attack
 from sfumato.audit.bounds import check_consistency
 from sfumato.audit.context import Context
-from sfumato.audit.identity import channel_of, versions
+from sfumato.audit.identity import target_of
 from sfumato.audit.images import count_shared
 from sfumato.audit.inputs import notice_scale
-from sfumato.audit.measure import NORMAL_95, WORST_SHARE, share_interval, strongest, summary, tried_on_all
+from sfumato.audit.measure import WORST_SHARE, pessimistic_ends, share_interval, strongest, summary, tried_on_all
 from sfumato.audit.schema import FORMAT, SCHEMA_ID, Untested, checked
 from sfumato.audit.suite import Piece
 from sfumato.audit.thresholds import conclude
@@ -63,7 +62,8 @@ def result_of(
     result: dict[str, Any] = {
         "$schema": SCHEMA_ID,
         "format": FORMAT,
-        "target": _target(context, behaviour),
+        "target": target_of(context.subject, behaviour, context.test.z.shape[1:], gradients=context.gradients)
+        | {"input": _input(context)},
         "data": _data(context),
         "accuracy": accuracy,
         "budget": budget,
@@ -130,20 +130,6 @@ def _on_the_same_images(
     return attack | {"same_images": same}
 
 
-def _target(context: Context, behaviour: str) -> dict[str, Any]:
-    subject, shape = context.subject, list(context.test.z.shape[1:])
-    return {
-        **{name: getattr(subject, name) for name in ("name", "kind", "digest", "defense", "setting")},
-        "behaviour": behaviour,
-        "versions": versions(),
-        "gradients": context.gradients,
-        "feature_shape": shape,
-        "feature_values": math.prod(shape),
-        "channel": channel_of(subject),
-        "input": _input(context),
-    }
-
-
 def _input(context: Context) -> dict[str, Any] | None:
     edge = context.subject.described
     if edge is None:
@@ -194,6 +180,8 @@ def _always_untested(
     found = []
     if not probes:
         found.append(Untested("attributes", "no probe ran"))
+    if late := [name for one in probes for name in one.get("left", ())]:
+        found.append(Untested("attributes", f"the time was over before {', '.join(late)}", left_out=True))
     if not context.sets.labelled:
         found.append(Untested("accuracy", "the images have no labels"))
     elif accuracy is None:
@@ -239,11 +227,8 @@ def _metrics(result: Mapping[str, Any]) -> tuple[dict[str, float | None], dict[s
         "left_out": float(left_out),
     }
     values |= {"identified": leakage["identified"], "information": information, "accuracy": share} | alike
-    ends |= {
-        "identified": share_interval(leakage["identified"], leakage["candidates"])[1],
-        "information": None if information is None else information + NORMAL_95 * leakage["information_error"],
-        "accuracy": None if share is None else share_interval(share, result["data"]["test_images"])[0],
-    } | alike
+    ends |= {"identified": share_interval(leakage["identified"], leakage["candidates"])[1]} | alike
+    ends |= pessimistic_ends(leakage, share, result["data"]["test_images"])
     return values, ends
 
 

@@ -12,17 +12,15 @@ from torch import Tensor
 
 from sfumato.attacks import Leakage, Reconstruction, measure_leakage, obfuscation
 from sfumato.audit.bounds import measure_bounds
-from sfumato.audit.checks import check_subject, passes_gradients
 from sfumato.audit.context import MOST_IMAGES, Context, make_context
 from sfumato.audit.folder import AuditFolder, Failures
 from sfumato.audit.identity import behaviour_of, channel_of, versions
 from sfumato.audit.images import shuffled
 from sfumato.audit.inversion import Stop, Tell, run_attack, run_probes, run_sweep
-from sfumato.audit.memory import available_memory
-from sfumato.audit.plan import TimeBudget, choose, fits, make_plan
+from sfumato.audit.plan import TimeBudget, available_memory, choose, fits, make_plan
 from sfumato.audit.result import result_of
 from sfumato.audit.schema import Untested
-from sfumato.audit.subject import Subject, digest_of_module, placed
+from sfumato.audit.subject import Subject, check_subject, digest_of_module, passes_gradients, placed
 from sfumato.audit.suite import Piece, chosen, load_suite
 from sfumato.audit.training import Cost
 from sfumato.audit.verdict import LEAST_IMAGES, calibrate
@@ -98,6 +96,7 @@ def run_audit(
     least_images: int = LEAST_IMAGES,
     other: ImageSet | None = None,
     began: float | None = None,
+    ending: float = 0.0,
     tell: Tell | None = None,
     progress: Callable[[float, float], None] | None = None,
     should_stop: Stop | None = None,
@@ -119,6 +118,7 @@ def run_audit(
         least_images: of the attacker's and of test images, below which the audit is not judged.
         other: images of another origin, for an attacker who has them instead of the training set.
         began: `time.monotonic()` when the budget started to run; now, if not said.
+        ending: seconds of the budget that whoever calls needs afterwards, for a report.
         tell: called with a line about what goes on.
         progress: called with (seconds used, seconds in all).
         should_stop: asked after every step of an attack; True saves and leaves.
@@ -140,7 +140,7 @@ def run_audit(
     subject.model.to(place)
     run = _Run(subject, sets, minutes, place, tell or (lambda _: None), progress, should_stop)
     with evaluating(subject.model, gradients=True):
-        run.prepare(out, seed, load_suite() if suite is None else suite, other, early)
+        run.prepare(out, seed, load_suite() if suite is None else suite, other, early, ending)
         run.measure()
         pieces, costs, untested = make_plan(wanted, run.context, run.budget, run.failures, run._note)
         run.work(pieces, costs)
@@ -162,7 +162,9 @@ class _Run:
     durations: dict[str, float] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
 
-    def prepare(self, out: Path, seed: int, suite: Sequence[Piece], other: ImageSet | None, early: float) -> None:
+    def prepare(
+        self, out: Path, seed: int, suite: Sequence[Piece], other: ImageSet | None, early: float, ending: float
+    ) -> None:
         """Check the subject, open the folder, release the features."""
         subject, sets = self.subject, self.sets
         few = sets.test.float(torch.arange(min(4, len(sets.test)))).to(self.place)
@@ -188,7 +190,7 @@ class _Run:
                     folder.reopen(piece.name)
         self.minutes = folder.minutes
         self.failures = Failures(folder)
-        self.budget = TimeBudget(60 * self.minutes, folder.spent + early, reserve=2.0 + 1.8 * self.minutes)
+        self.budget = TimeBudget(60 * self.minutes, folder.spent + early, reserve=ending + 1.8 * self.minutes)
         fits = _FEATURES_SHARE * available_memory(self.place) / (4 * self.subject.model.features(few[:1]).numel())
         self.context = make_context(
             subject,
@@ -208,30 +210,26 @@ class _Run:
             self._note("identification and information")
             measured = measure_leakage(self.subject.model, context.test.images, seed=context.seed).as_dict()
             folder.finish("leakage", measured)
-        if folder.finished("calibration") is None:
-            self._note("calibration on the identity channel")
-            with self.failures.surviving("calibration", "calibration"):
-                if (calibrated := calibrate(context, _CALIBRATION_SHARE * self.budget.left)) is not None:
-                    folder.finish("calibration", calibrated)
-        if folder.finished("obfuscation") is None:
-            self._note("whether the feature is scrambled")
-            with self.failures.surviving("obfuscation", "obfuscation"):
-                some = shuffled(self.sets.train, _SCRAMBLED, context.seed, "obfuscation")
-                moved = obfuscation(self.subject.model, some, seed=context.seed)
-                told = {"obfuscated": moved.obfuscated, "sentence": moved.sentence}
-                folder.finish("obfuscation", asdict(moved) | told)
-        if folder.finished("bounds") is None:
-            with self.failures.surviving("bounds", "bounds"):
-                found = measure_bounds(
-                    self.subject,
-                    self.sets,
-                    Leakage(**measured),
-                    gradients=context.gradients,
-                    seconds=_BOUNDS_SHARE * self.budget.left,
-                    seed=context.seed,
-                    tell=lambda text: self._note(f"bounds: {text}"),
-                )
-                folder.finish("bounds", {"bounds": found})
+        seconds = self.budget.left
+        self._once("calibration", "on the identity channel", lambda: calibrate(context, _CALIBRATION_SHARE * seconds))
+        self._once("obfuscation", "whether the feature is scrambled", self._scrambled)
+        how: Any = {"gradients": context.gradients, "seconds": _BOUNDS_SHARE * self.budget.left, "seed": context.seed}
+        self._once("bounds", "what is provable", lambda: {
+            "bounds": measure_bounds(self.subject, self.sets, Leakage(**measured), **how)
+        })  # fmt: skip
+
+    def _once(self, name: str, words: str, compute: Callable[[], dict[str, Any] | None]) -> None:
+        """What is measured once over all calls, and costs itself alone where it fails."""
+        if self.context.folder.finished(name) is None:
+            self._note(f"{name}: {words}")
+            with self.failures.surviving(name, name):
+                if (found := compute()) is not None:
+                    self.context.folder.finish(name, found)
+
+    def _scrambled(self) -> dict[str, Any]:
+        some = shuffled(self.sets.train, _SCRAMBLED, self.context.seed, "obfuscation")
+        moved = obfuscation(self.subject.model, some, seed=self.context.seed)
+        return asdict(moved) | {"obfuscated": moved.obfuscated, "sentence": moved.sentence}
 
     def work(self, pieces: Sequence[Piece], costs: dict[str, Cost]) -> None:
         """Run what is not finished; each piece gets its share of what is left when it begins.

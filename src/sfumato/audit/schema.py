@@ -27,7 +27,7 @@ class _Entry(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class ChannelEntry(_Entry):
-    """What happens to the feature before it leaves."""
+    """What happens to the feature before it leaves; of noise with a shape, its digest, weakest direction and rank."""
 
     noise_std: Annotated[float, Meta(ge=0)]
     clip_norm: float | None
@@ -37,6 +37,7 @@ class ChannelEntry(_Entry):
     transforms: list[str]
     noise_shape: str | None = None
     noise_smallest: float | None = None
+    noise_rank: Count | None = None
 
 
 class Input(_Entry):
@@ -295,15 +296,28 @@ class Calibration(_Entry):
     size: list[Count] | None = None
 
 
-class Audit(_Entry):
+class _Found(_Entry):
+    """What audits of images and of texts both hold."""
+
+    format: Literal[2]
+    target: Target
+    accuracy: Share | None
+    budget: dict[Literal["minutes", "seconds"], float]
+    requirements: list[Requirement]
+    not_tested: list[Untested]
+    failed: list[dict[Literal["what", "kind", "why"], str]]
+    thresholds: list[Judged]
+    metrics: dict[str, float | None]
+    pessimistic: dict[str, float | None]
+    evidence: dict[str, Any]
+    verdict: VerdictEntry
+
+
+class Audit(_Found):
     """What `sfumato audit` found."""
 
     schema: Literal["https://sfumato.dev/schema/audit-2.json"] = msgspec.field(name="$schema")
-    format: Literal[2]
-    target: Target
     data: Data
-    accuracy: Share | None
-    budget: dict[Literal["minutes", "seconds"], float]
     reference: dict[Literal["train", "test"], float]
     worst_share: float
     calibration: Calibration | None
@@ -316,14 +330,6 @@ class Audit(_Entry):
     leakage: LeakageEntry
     bounds: list[Bound]
     consistency: Consistency
-    requirements: list[Requirement]
-    not_tested: list[Untested]
-    failed: list[dict[Literal["what", "kind", "why"], str]]
-    thresholds: list[Judged]
-    metrics: dict[str, float | None]
-    pessimistic: dict[str, float | None]
-    evidence: dict[str, Any]
-    verdict: VerdictEntry
 
 
 class TextData(_Entry):
@@ -354,25 +360,13 @@ class TokenShares(_Entry):
     by_position: list[Share | None]
 
 
-class TextAudit(_Entry):
+class TextAudit(_Found):
     """What `sfumato audit` found of a model of texts."""
 
     schema: Literal["https://sfumato.dev/schema/text-audit-2.json"] = msgspec.field(name="$schema")
-    format: Literal[2]
-    target: Target
     data: TextData
-    accuracy: Share | None
-    budget: dict[Literal["minutes", "seconds"], float]
     tokens: TokenShares
     leakage: LeakageEntry | None
-    requirements: list[Requirement]
-    not_tested: list[Untested]
-    failed: list[dict[Literal["what", "kind", "why"], str]]
-    thresholds: list[Judged]
-    metrics: dict[str, float | None]
-    pessimistic: dict[str, float | None]
-    evidence: dict[str, Any]
-    verdict: VerdictEntry
 
 
 def checked(value: dict[str, Any]) -> dict[str, Any]:

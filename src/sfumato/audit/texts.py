@@ -15,12 +15,12 @@ from torch import Tensor
 from sfumato.attacks import Leakage, measure_leakage
 from sfumato.attacks.identification import MOST_CANDIDATES
 from sfumato.attacks.tokens import TokenRecovery, token_recovery
-from sfumato.audit.identity import behaviour_of, channel_of, versions
-from sfumato.audit.measure import NORMAL_95, WORST_SHARE, share_interval
+from sfumato.audit.identity import behaviour_of, target_of
+from sfumato.audit.measure import NORMAL_95, WORST_SHARE, pessimistic_ends, share_interval
 from sfumato.audit.schema import FORMAT, TEXT_SCHEMA_ID, Untested, checked
 from sfumato.audit.subject import Subject
 from sfumato.audit.thresholds import conclude
-from sfumato.audit.verdict import LEAST_IMAGES, lossless, what_is_lost
+from sfumato.audit.verdict import COUNTED, LEAST_IMAGES, NOTHING_LOST, TOO_FEW, answered, lossless, what_is_lost
 from sfumato.data import ImageSet
 from sfumato.errors import DataError, first_line
 from sfumato.provenance import evidence
@@ -136,19 +136,11 @@ def audit_texts(
     accuracy, feature = _accuracy(subject, texts, seed), _features(model, test[:_CHUNK])
     leakage = _leakage(model, test, max(4, min(MOST_CANDIDATES, _VALUES // feature[0].numel())), seed)
     counted = test.flatten() if padding is None else test[test != padding]
-    rows, channel = set(map(tuple, train.tolist())), channel_of(subject)
+    rows = set(map(tuple, train.tolist()))
     result: dict[str, Any] = {
         "$schema": TEXT_SCHEMA_ID,
         "format": FORMAT,
-        "target": {name: getattr(subject, name) for name in ("name", "kind", "digest", "defense", "setting")}
-        | {
-            "behaviour": behaviour_of(subject, (test.shape[1],)),
-            "versions": versions(),
-            "gradients": False,
-            "feature_shape": list(feature.shape[1:]),
-            "feature_values": feature[0].numel(),
-            "channel": channel,
-        },
+        "target": target_of(subject, behaviour_of(subject, test.shape[1:]), feature.shape[1:], gradients=False),
         "data": {
             "name": name,
             "vocabulary": subject.tokens,
@@ -174,7 +166,7 @@ def audit_texts(
         "failed": [],
         "evidence": evidence(feature.device),
     }
-    lost = what_is_lost(channel, float(feature.flatten(1).std(0).max()))
+    lost = what_is_lost(result["target"]["channel"], float(feature.flatten(1).std(0).max()))
     result["requirements"] = _requirements(result["data"], lost, leakage is None or leakage.holds, least)
     result["metrics"], result["pessimistic"] = _metrics(result, len(test))
     result["verdict"] = {"headline": _headline(result), "notes": _notes(result)}
@@ -238,20 +230,19 @@ def _untested(accuracy: float | None, singular: bool) -> list[Untested]:
 
 
 def _requirements(data: Mapping[str, Any], lost: str | None, holds: bool, least: int) -> list[dict[str, Any]]:
-    count = f"{data['train_texts']:,} attacker and {data['test_texts']:,} test texts, of at least {least:,} each"
+    counts = data["train_texts"], data["test_texts"]
     known = f"the attacker's texts hold {data['known']:.1%} of the test texts' tokens"
     table = (
         ("no contradiction", holds, "identification keeps to its certificates",
          "texts are identified more often than a certificate allows, so the attack or the bound has a bug"),
         ("something is lost on the way", lost is not None, lost or "",
-         "nothing is lost on the way: without noise worth the name, and without levels of at most 12 bits, nothing "
-         "keeps a better attacker from reading every token; add noise, or send levels"),
-        ("enough texts", min(data["train_texts"], data["test_texts"]) >= least, count,
-         f"{count}, are too few; give more texts, or say with --least-images how many are enough"),
+         NOTHING_LOST.format("nothing keeps a better attacker from reading every token")),
+        ("enough texts", min(counts) >= least, COUNTED.format(*counts, "texts", least),
+         TOO_FEW.format(*counts, "texts", least)),
         ("the attacker knows the tokens", data["known"] >= _KNOWN, known,
          f"{known}, and a token that is not in them is never named; give more texts for the attacker"),
     )  # fmt: skip
-    return [{"name": name, "met": met, "sentence": there if met else gone} for name, met, there, gone in table]
+    return answered(table)
 
 
 def _metrics(result: Mapping[str, Any], texts: int) -> tuple[dict[str, float | None], dict[str, float | None]]:
@@ -261,12 +252,7 @@ def _metrics(result: Mapping[str, Any], texts: int) -> tuple[dict[str, float | N
     # Where all texts give the same share they show no spread, and that of as many independent texts is the safe one.
     end = share_interval(share, texts)[1] if tokens["error"] == 0 else min(1.0, share + NORMAL_95 * tokens["error"])
     values = {"tokens": share, "information": information, "accuracy": accuracy}
-    ends = {
-        "tokens": end,
-        "information": None if information is None else information + NORMAL_95 * leakage["information_error"],
-        "accuracy": None if accuracy is None else share_interval(accuracy, texts)[0],
-    }
-    return values, ends
+    return values, {"tokens": end} | pessimistic_ends(leakage, accuracy, texts)
 
 
 def _headline(result: Mapping[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,8 +16,26 @@ from sfumato.audit.measure import expose, tried_on_all
 from sfumato.audit.subject import Subject, placed
 from sfumato.split import Channel, SplitModel
 
-__all__ = ["LEAST_IMAGES", "LEAST_PSNR", "calibrate", "lossless", "requirements", "verdict", "what_is_lost"]
+__all__ = [
+    "COUNTED",
+    "LEAST_IMAGES",
+    "LEAST_PSNR",
+    "NOTHING_LOST",
+    "TOO_FEW",
+    "answered",
+    "calibrate",
+    "lossless",
+    "requirements",
+    "verdict",
+    "what_is_lost",
+]
 
+NOTHING_LOST = (
+    "nothing is lost on the way: without noise worth the name, and without levels of at most 12 bits, {}; add noise, "
+    "or send levels"
+)
+COUNTED = "{0:,} attacker and {1:,} test {2}, of at least {3:,} each"
+TOO_FEW = COUNTED + ", are too few; give more {2}, or say with --least-images how many are enough"
 _BLIND = 0.95  # of the mean image's error: an attack above that learned next to nothing from the feature
 
 
@@ -107,7 +125,7 @@ def _notes(result: Mapping[str, Any]) -> list[str]:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.3g} %"
+    return f"{100 * share:.3g} %" if not 0 < share < 1e-5 else "less than 0.001 %"
 
 
 LEAST_IMAGES = 100
@@ -190,10 +208,9 @@ def requirements(result: Mapping[str, Any], context: Context, least_images: int)
     trained = [one for one in tried_on_all(ran) if one["history"]]
     rested = [one["name"] for one in trained if one["converged"]]
     why = f"converged ({trained[0]['name']}: {trained[0]['reason']})" if trained else "ran"
+    counts = len(context.sets.train), len(context.test)
     searched = [one["name"] for one in ran if one["attack"] == "optimization"]
     notice = (result["target"].get("input") or {}).get("notice", "")
-    images = f"{len(context.sets.train):,} attacker and {len(context.test):,} test images"
-    images = f"{images}, of at least {least_images:,} each"
     calibration, obfuscation = result["calibration"], result["obfuscation"]
     lost = what_is_lost(result["target"]["channel"], float(context.test.z.flatten(1).std(0).max()))
     scrambled = "Whether the feature is scrambled could not be measured."
@@ -220,8 +237,7 @@ def requirements(result: Mapping[str, Any], context: Context, least_images: int)
         ("not obfuscated", obfuscation is not None and not obfuscation["obfuscated"],
          scrambled[0].lower() + scrambled[1:].rstrip("."), scrambled[0].lower() + scrambled[1:].rstrip(".")),
         ("something is lost on the way", lost is not None, lost or "",
-         "nothing is lost on the way: without noise worth the name, and without levels of at most 12 bits, an encoder "
-         "can hide one pixel in another, where no attack looks; add noise, or send levels"),
+         NOTHING_LOST.format("an encoder can hide one pixel in another, where no attack looks")),
         ("closed-form attacks", not lacking, f"{' and '.join(CLOSED_FORM)} ran",
          f"the closed-form attacks {' and '.join(lacking)} did not run; give more --minutes and leave them in"),
         ("attacks on what the cloud computes", not unread,
@@ -231,11 +247,16 @@ def requirements(result: Mapping[str, Any], context: Context, least_images: int)
          f"{', '.join(rested)} converged", f"no trained attack {why}; give more --minutes"),
         ("a search image by image", bool(searched),
          f"{', '.join(searched)} ran", "no search image by image ran; give more --minutes"),
-        ("enough images", min(len(context.sets.train), len(context.test)) >= least_images, images,
-         f"{images}, are too few; give more images, or say with --least-images how many are enough"),
+        ("enough images", min(counts) >= least_images, COUNTED.format(*counts, "images", least_images),
+         TOO_FEW.format(*counts, "images", least_images)),
         ("calibration on the identity", calibration is not None and calibration["psnr"] > LEAST_PSNR,
          reached if calibration is not None else "", uncalibrated),
     )  # fmt: skip
+    return answered(table)
+
+
+def answered(table: Sequence[tuple[str, bool, str, str]]) -> list[dict[str, Any]]:
+    """`schema.Requirement`s from name, whether it is met, and what is said where it is and where it is not."""
     return [{"name": name, "met": met, "sentence": there if met else gone} for name, met, there, gone in table]
 
 

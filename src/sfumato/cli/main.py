@@ -6,6 +6,7 @@ the floor); 2 a mistake in the input; 3 not judged, or failed inside; 130 interr
 
 import sys
 import tempfile
+import time
 import traceback
 import warnings
 from collections.abc import Sequence
@@ -32,6 +33,7 @@ Start with `sfumato demo`. Each command explains itself: `sfumato train --help`.
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and give its exit code, see above."""
+    began = time.monotonic()
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help", "help"):
         print(_usage())
@@ -53,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if launched() and command not in TOGETHER:
                 raise ConfigError(f"{command} runs in one process; start it without torchrun")
             parsed = parser_of(command).read(rest)  # before anything heavy is loaded
+            parsed.began = began  # loading takes time, too
             code: int | None = import_module(f"sfumato.cli.{command}").run(parsed)
     except SfumatoError as error:
         if may_tell():

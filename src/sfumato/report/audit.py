@@ -8,34 +8,24 @@ from typing import Any
 from torch import Tensor
 
 from sfumato.report.audit_evidence import evidence_of
+from sfumato.report.audit_page import values_of, write_audit_page
 from sfumato.report.averages import error_text, percent_text
 from sfumato.report.chart import Curve, Point
 from sfumato.report.figures import line_figure
-from sfumato.report.page import CONVERGED, Section, figure, part, table, write_page
+from sfumato.report.page import CONVERGED, Section, figure, part, table
 from sfumato.report.pictures import png_data_uri
 from sfumato.report.style import Style, styles
 from sfumato.report.tables import Cell, Row, Table
-from sfumato.report.verdict import Verdict
 
-__all__ = ["BEYOND", "gate_of", "told", "write_audit_report"]
+__all__ = ["write_audit_report"]
 
 Results = Sequence[Mapping[str, Any]]
 
 _HARDLY_BETTER = 0.98  # of the mean image's error
-_FAILED = (
-    "These pieces ended with an error, so they are no evidence of anything. The tracebacks are in the audit's folder, "
-    "under pieces."
-)
 _GUESSED = "What could have been sent: images drawn at random, given what left the device; where they agree, it knows"
 _UNBOUNDED = (
     "Nothing: without noise on the wire the information in a feature is unlimited, and so no error can be guaranteed."
 )
-BEYOND = [
-    ("Attackers beyond this suite.", "An attack that fails proves nothing about a better one. Only a bound that holds "
-     "limits every attacker."),
-    ("The device itself.", "A stolen key or noise that can be predicted makes every number here meaningless; see the "
-     "threat model."),
-]  # fmt: skip
 
 
 def write_audit_report(
@@ -53,43 +43,29 @@ def write_audit_report(
         FeatureError: the pictures are no images.
         StorageError: the file could not be written.
     """
-    target, data, verdict, channel = result["target"], result["data"], result["verdict"], result["target"]["channel"]
-    reference, noise = result["reference"]["test"], f"noise σ {channel['noise_std']:g}"
+    target, data, reference = result["target"], result["data"], result["reference"]
     attacks = sorted(result["attacks"], key=lambda one: one["test"]["mse"]["mean"])
     looks, names = styles(one["name"] for one in attacks), [one["name"] for one in attacks]
-    weak = [one["name"] for one in attacks if one["test"]["mse"]["mean"] > _HARDLY_BETTER * reference]
+    weak = [one["name"] for one in attacks if one["test"]["mse"]["mean"] > _HARDLY_BETTER * reference["test"]]
     weak = weak if len(weak) < len(names) else []
     shown = [name for name in names if name not in weak]
     loose = [f"{one['name']}: {one['reason']}" for one in attacks if one["converged"] is False]
-    shape, tried = "×".join(map(str, target["feature_shape"])), data["reconstructed"]["test"]
-    wire = [noise, *([f"clipped to norm {channel['clip_norm']:g}"] if channel["clip_norm"] else []),
-            *([f"{channel['quantize_bits']} bits"] if channel["quantize_bits"] else []),
-            *channel["transforms"]]  # fmt: skip
-    required = [("There:" if one["met"] else "Missing:", f"{one['name']}. {one['sentence']}.")
-                for one in result.get("requirements", ())]  # fmt: skip
-    findings = evidence_of(result) if "sentence" in verdict else []
-    standards = [(f"{one['standard']}: {one['clause']}.", one["finding"]) for one in findings]
-    lists = {
-        f"The verdict: {verdict.get('outcome', '')}": [(verdict.get("sentence", ""), "")]
-        if "outcome" in verdict
-        else [],
-        "The gate": [gate_of(one) for one in result["thresholds"]],
-        "What a pass needs": required,
-        "This audit contradicts itself": [(f"{one['sentence']}.", "") for one in result["consistency"]["violations"]],
-    }
+    tried, probes = data["reconstructed"]["test"], result["probes"]
+    standards = [(f"{one['standard']}: {one['clause']}.", one["finding"]) for one in evidence_of(result)]
     headings = {"worst": "Worst: the unseen images that are reconstructed best",
                 "typical": "Typical: unseen images drawn at random"}  # fmt: skip
-    probes, failed, skipped = result["probes"], result["failed"], [("", one["reason"]) for one in data["skipped"]]
     sections = [
-        *(Section(heading, [part("listed", pairs=pairs)]) for heading, pairs in lists.items() if pairs),
-        Section("What was attacked", [part("split", sent=f"{shape} values", noise=noise), part("audit_words")]),
+        Section("What was attacked", [
+            part("split", sent=values_of(target), noise=f"noise σ {target['channel']['noise_std']:.3g}"),
+            part("audit_words"),
+        ]),
         Section("Which image was sent", [part("audit_sent", leakage=result["leakage"])]),
         Section("What the attacker reconstructs", [
             *(part("strips", strips=_strips(*pictures[name], attacks, shown, looks), heading=heading)
               for name, heading in headings.items() if name in pictures),
             *([part("strips", strips=_samples(*pictures["samples"]), heading=_GUESSED)]
               if "samples" in pictures else []),
-            part("audit_strips", reference=error_text(reference)),
+            part("audit_strips", reference=error_text(reference["test"])),
         ]),
         Section("Every attack, in numbers", [
             table(_attack_table(result, attacks, shown, tried)),
@@ -108,43 +84,14 @@ def write_audit_report(
         Section("What else can be read", [table(_probe_table(probes))]) if probes else None,
         Section("What is provable", _provable(result["bounds"], math.prod(data["image_shape"]))),
         Section("Evidence for the file", [part("folded", summary="The findings in the words of the standards; also in "
-                "evidence.md and evidence.json", body=part("listed", pairs=standards))]) if standards else None,
-        Section("What failed", [part("para", text=_FAILED), part("listed", pairs=told(failed))]) if failed else None,
-        Section("What was not tested", [part("listed", pairs=[*told(result["not_tested"]), *BEYOND])]),
-        Section("Files that could not be read", [part("listed", pairs=skipped)]) if skipped else None,
+                "evidence.md and evidence.json", body=part("listed", pairs=standards))]),
     ]  # fmt: skip
     facts = {
-        "target": f"{target['name']} ({target['kind']}), {'' if target['gradients'] else 'no '}gradients",
-        "input": (target.get("input") or {}).get("sentence", ""),
-        "on the wire": ", ".join(wire),
-        "accuracy": f"{percent_text(result['accuracy'])} %" if result["accuracy"] is not None else "",
         "images": f"{data['name']}: {data['train_images']:,} of the attacker's, {data['test_images']:,} unseen, of "
         f"which {tried:,} were reconstructed; {'×'.join(map(str, data['image_shape']))}",
         "data": data["caveat"],
-        "budget": f"{result['budget']['minutes']:g} minutes",
-        "digest": target["digest"],
     }
-    write_page(
-        path,
-        title=f"Sfumato audit: {target['name']}",
-        verdict=Verdict(verdict["headline"], tuple(verdict["notes"])),
-        sections=sections,
-        facts=[(name, text) for name, text in facts.items() if text],
-        seconds=result["budget"]["seconds"],
-        evidence=result["evidence"],
-    )
-
-
-def told(entries: Results) -> list[tuple[str, str]]:
-    return [(f"{one['what']}:", f"{one['why']}.") for one in entries]
-
-
-def gate_of(threshold: Mapping[str, Any]) -> tuple[str, str]:
-    outcome = {True: "failed", False: "passed", None: "not judged"}[threshold["holds"]]
-    value, end = threshold["value"], threshold.get("pessimistic")
-    text = f"fails if {threshold['expression']}; measured {'nothing' if value is None else f'{value:.4g}'}"
-    interval = "" if end is None else f", and {end:.4g} at the end of its 95 % interval at which more has leaked"
-    return outcome, text + interval
+    write_audit_page(path, result, sections, facts, skipped=[("", one["reason"]) for one in data["skipped"]])
 
 
 def _given(attack: Mapping[str, Any]) -> tuple[str, str]:
@@ -197,7 +144,7 @@ def _attack_table(result: Mapping[str, Any], attacks: Results, names: Collection
 
     def measures(of: Mapping[str, Any]) -> list[Cell]:
         return [
-            Cell(of[kind][name], of[kind].get("error") if kind + name == "msemean" else None, digits=digits)
+            Cell(of[kind][name], of[kind]["error"] if kind + name == "msemean" else None, digits=digits)
             for kind, (_, digits) in kinds.items()
             for name in order
         ]
@@ -216,7 +163,7 @@ def _attack_table(result: Mapping[str, Any], attacks: Results, names: Collection
         rows.append(Row("best for each image", (*best, Cell()), "an upper bound"))
         blind = (*blank, Cell(reference["test"]), Cell(), Cell(reference["train"]))
         rows.append(Row("mean image", blind, "sees nothing"))
-    heads = [f"{kind}{end}" for kind, _ in kinds.values() for end in (", worst 5 %", "", ", worst")]
+    heads = [f"{kind}{end}" for kind, _ in kinds.values() for end in (", worst 5\u00a0%", "", ", worst")]
     note = "±: standard error of the mean. In bold: the strongest by one of the measures."
     columns = (*heads, "MSE, training images")
     return Table("Attacks on unseen images", columns, tuple(rows), (note,), corner="attack")
@@ -226,7 +173,7 @@ def _probe_table(probes: Results) -> Table:
     """What is read from the feature and from the reconstruction besides the image."""
     rows = [
         Row(one["label"], (Cell(one["accuracy"], one["error"], percent=True, digits=1),
-                           Cell(one["chance"], percent=True, digits=1)), one.get("note", ""))
+                           Cell(one["chance"], percent=True, digits=1)))
         for one in probes
     ]  # fmt: skip
     note = (
@@ -290,7 +237,6 @@ def _sweeps(result: Mapping[str, Any]) -> list[Section]:
                 (Cell(point["mse"]["mean"], spread=point["mse"]["error"]), Cell(point["mse"]["worst5"]),
                  Cell(point["psnr"]["mean"], digits=1), Cell(point["ssim"]["mean"], digits=2),
                  Cell(text=f"{point['images']:,}")),
-                note=point.get("note", ""),
             )
             for sweep in knowledge for point in sweep["points"]
         ]  # fmt: skip
@@ -301,7 +247,7 @@ def _sweeps(result: Mapping[str, Any]) -> list[Section]:
 
 
 def _notes(sweeps: Results) -> list[Any]:
-    return [part("hint", text=one["note"]) for one in sweeps if one.get("note")]
+    return [part("hint", text=one["note"]) for one in sweeps if one["note"]]
 
 
 def _query_table(sweeps: Results) -> Table:

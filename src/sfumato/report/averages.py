@@ -6,6 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+TINY = 1e-9
+"""What is smaller is written with a power of ten: zeros alone say nothing."""
+
+_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
 
 @dataclass(frozen=True)
 class Mean:
@@ -37,12 +42,22 @@ def error_text(value: float, like: float | None = None) -> str:
 
     `like` decides the decimals in place of `value`, so that a spread is written like its mean.
 
-    >>> error_text(0.0240049), error_text(0.000123456)
-    ('0.0240', '0.000123')
+    Below a billionth there is a power of ten instead.
+
+    >>> error_text(0.0240049), error_text(0.000123456), error_text(4.2e-17)
+    ('0.0240', '0.000123', '4.2·10⁻¹⁷')
     """
     measure = abs(value if like is None else like)
-    decimals = min(12, 2 - math.floor(math.log10(measure))) if 0 < measure < 1e-3 else 4
+    if 0 < measure < TINY:
+        return number_text(value)
+    decimals = 2 - math.floor(math.log10(measure)) if 0 < measure < 1e-3 else 4
     return f"{value:.{decimals}f}"
+
+
+def number_text(value: float) -> str:
+    """Three significant digits, with a power of ten where there would be an e."""
+    mantissa, _, exponent = f"{value:.3g}".partition("e")
+    return f"{mantissa}·10{str(int(exponent)).translate(_SUPERSCRIPT)}" if exponent else mantissa
 
 
 def percent_text(value: float) -> str:

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+from sfumato.report.averages import number_text
 from sfumato.report.drawn import Drawn, to_svg
 from sfumato.report.style import INK, LINES, MUTED, PAPER, Style, drawing, styles
 
 WIDTH = 5.6  # inches of 72 points: on a page of 400 pixels the letters are as large as the page's small print
 _NOTE = 11.0
-_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 Area = tuple[float, float, float, float]
 """Left, bottom, right and top of a rectangle in points, y upwards."""
@@ -53,19 +53,13 @@ class Fit:
         >>> Fit(0.01, -0.25, 0.987).formula("H")
         '0.01 exp(−0.25 H), R² 0.99'
         """
-        return f"{_number(self.a)} exp({_number(self.b)} {x}), R² {self.r2:.2f}".replace("-", "−")
+        return f"{number_text(self.a)} exp({number_text(self.b)} {x}), R² {self.r2:.2f}".replace("-", "−")
 
     def along(self, points: Sequence[Point]) -> list[tuple[float, float]]:
         """101 places over these points; through the logarithm, as entropies in nats reach into the hundreds."""
         low, high = min(one.x for one in points), max(one.x for one in points)
         xs = [low + (high - low) * step / 100 for step in range(101)]
         return [(x, math.exp(min(math.log(self.a) + self.b * x, 700.0))) for x in xs]
-
-
-def _number(value: float) -> str:
-    """Three significant digits, with a power of ten where there would be an e."""
-    mantissa, _, exponent = f"{value:.3g}".partition("e")
-    return f"{mantissa}·10{str(int(exponent)).translate(_SUPERSCRIPT)}" if exponent else mantissa
 
 
 @dataclass(frozen=True)

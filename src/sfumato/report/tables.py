@@ -7,7 +7,9 @@ import re
 from dataclasses import dataclass
 
 from sfumato.errors import ConfigError
+from sfumato.report.averages import TINY, number_text
 
+_MOST = 2 - math.floor(math.log10(TINY))  # decimals; a figure that needs more gets a power of ten
 MISSING = "–"
 """What stands where there is no figure."""
 
@@ -26,8 +28,8 @@ class Cell:
         text: shown in place of `ours`, for what is no number.
         note: a few words behind it, such as `not converged`.
 
-    >>> Cell(0.9186, 0.004, percent=True).shown, Cell(0.0000123).shown
-    ('91.86', '0.0000123')
+    >>> Cell(0.9186, 0.004, percent=True).shown, Cell(0.0000123).shown, Cell(4.2e-17).shown
+    ('91.86', '0.0000123', '4.2·10⁻¹⁷')
     """
 
     ours: float | None = None
@@ -64,12 +66,13 @@ class Cell:
 
     def _decimals(self) -> int:
         digits, size = self._digits(), abs(self.ours or 0.0) * (100 if self.percent else 1)
-        return min(12, 2 - math.floor(math.log10(size))) if 0 < size < 0.5 * 10.0**-digits else digits
+        return 2 - math.floor(math.log10(size)) if 0 < size < 0.5 * 10.0**-digits else digits
 
     def _written(self, value: float | None, decimals: int) -> str:
         if value is None or math.isinf(value):
             return MISSING if value is None else "∞" if value > 0 else "−∞"
-        return f"{100 * value if self.percent else value:.{decimals}f}".replace("-", "−")
+        value = 100 * value if self.percent else value
+        return (number_text(value) if decimals > _MOST else f"{value:.{decimals}f}").replace("-", "−")
 
 
 @dataclass(frozen=True)
@@ -142,6 +145,7 @@ _LATEX = {
     **{"[": "{[}", "]": "{]}"},  # after the \\ of the line before, a bracket would be its argument
     **{"–": "--", "±": r"$\pm$", "−": "$-$", "∞": r"$\infty$", "×": r"$\times$", "→": r"$\to$", "·": r"$\cdot$"},
     **{"λ": r"$\lambda$", "σ": r"$\sigma$", "≥": r"$\ge$", "≤": r"$\le$", "²": r"$^2$", "½": r"$\frac12$"},
+    **{raised: f"$^{plain}$" for raised, plain in zip("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789", strict=True)},
     "\u00a0": "~",
 }
 
