@@ -21,8 +21,8 @@ __all__ = ["TimeBudget", "available_memory", "choose", "fits", "make_plan"]
 _TRIALS = 5.0
 _PATIENCE = 2.0  # times its share that a piece in closed form may take before it is left out
 _USABLE = 0.8  # of what is free: others run here too
-_COPIES = 6  # of a network's activations: forwards, backwards and workspaces of convolutions
-_MAPS = {"posterior": 24}  # a U-Net keeps more of them
+_COPIES = 8  # of a block's activations: normalised, rectified and convolved twice, and what flows back
+_MAPS = {"posterior": 12}  # a U-Net keeps more of them
 _LARGEST_MAP, _MOST_ROWS = 1 << 27, 1 << 26  # values in what the linear attack works on, see `attacks.linear`
 _MEMORY_FILES = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
 
@@ -102,7 +102,12 @@ def _measured(
         if piece.attack not in costs:
             tell(f"plan: measure what an epoch of {piece.attack} takes here")
             with failures.surviving(piece.name, piece.kind):
-                costs[piece.attack] = measure_cost(piece, context)
+                if (cost := measure_cost(piece, context, budget.left)) is not None:
+                    costs[piece.attack] = cost
+                else:
+                    full = True
+                    why = "too little time: its fewest epochs over a single batch do not fit"
+                    hopeless.append(Untested(piece.name, why, left_out=True))
         if piece.attack not in costs:
             continue
         assert piece.epochs is not None
@@ -206,7 +211,7 @@ def _network(context: Context, config: Any, copies: int) -> float:
         network = ReconstructionNet(feature, image, width=config.width, blocks=config.blocks)
     weights = sum(value.numel() for value in network.parameters())
     values = config.batch_size * config.width * image[1] * image[2]
-    return 20.0 * weights + 4.0 * copies * values
+    return 20.0 * weights + 4.0 * copies * (config.blocks + 1) * values
 
 
 def available_memory(device: torch.device) -> float:

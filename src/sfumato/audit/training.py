@@ -18,7 +18,7 @@ _TRIAL_BATCHES = 2
 _TRIAL_EPOCHS = 3
 _SMALL_SET = 10_000
 _SMALL_BATCH = 64
-_MOST_ACTIVATIONS = 1 << 25  # values of one layer of a network for a batch, so that its steps stay below 2 GB
+_MOST_ACTIVATIONS = 1 << 26  # values of a batch in one layer of every block, so that a step stays below 2 GB
 
 
 class Cost(NamedTuple):
@@ -43,22 +43,25 @@ def config_of(piece: Piece, context: Context, decided: dict[str, Any]) -> Any:
     if "batch_size" not in known or "batch_size" in piece.settings:
         return config
     _, height, width = context.sets.train.image_shape
-    fits = max(4, _MOST_ACTIVATIONS // (config.width * height * width))
+    fits = max(2, _MOST_ACTIVATIONS // ((config.blocks + 1) * config.width * height * width))
     return replace(config, batch_size=min(fits, _SMALL_BATCH if len(context.sets.train) < _SMALL_SET else fits,
                                           config.batch_size))  # fmt: skip
 
 
-def measure_cost(piece: Piece, context: Context) -> Cost:
-    """What an attack costs here, from epochs over a few batches and a batch reconstructed.
+def measure_cost(piece: Piece, context: Context, seconds: float) -> Cost | None:
+    """What an attack costs here, from epochs over a few batches and a batch reconstructed; None where even its fewest
+    epochs over a single batch take longer than that.
 
     A fit is thrown away first: it pays for memory and kernels that later ones find ready. What comes before the first
     epoch, such as a linear start, is told from the epochs by their own length.
     """
+    assert piece.epochs is not None
     config = config_of(piece, context, {"epochs": _TRIAL_EPOCHS})
     wanted = round(_TRIAL_BATCHES * config.batch_size / (1 - config.hold_out))
     images = shuffled(context.sets.train, wanted, context.seed, "trial")
     warm = images.subset(range(max(2, len(images) // _TRIAL_BATCHES)))
-    _ends(attacks.build(config), context, warm)
+    if piece.epochs[0] * _ends(attacks.build(replace(config, epochs=1)), context, warm)[-1] > seconds:
+        return None
     attack = attacks.build(config)
     ends = _ends(attack, context, images)
     larger = len(context.sets.train) / len(images)
