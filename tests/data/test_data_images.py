@@ -7,16 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sfumato.data.images import gather
+from sfumato.data.images import read_image
 from sfumato.errors import DataError
-
-
-def read_image(path, size=None):
-    """One file, as those of a folder are read."""
-    images, broken = gather([path], str, 1, size, lambda _: None)
-    if broken:
-        raise DataError(f"cannot read the image {path}: {broken[0]}")
-    return images[0]
 
 
 @pytest.fixture
@@ -89,7 +81,7 @@ def test_a_jpeg_cut_anywhere_is_refused_by_name(tmp_path, photo):
     data = jpeg(photo)
     for cut in range(1, len(data), 37):
         (tmp_path / "cut.jpg").write_bytes(data[:cut])
-        with pytest.raises(DataError, match=r"cannot read the image .*cut\.jpg: ."):
+        with pytest.raises(DataError, match=r"cannot read the image .*cut\.jpg: .*replace the file .*or remove it"):
             read_image(tmp_path / "cut.jpg")
 
 

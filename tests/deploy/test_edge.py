@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import re
 import shutil
 import struct
 import subprocess
@@ -75,17 +74,15 @@ def png(bits: int, width: int, height: int, rows: int | None = None) -> bytes:
     ids=["a damaged JPEG", "16 bits of RGB", "a bomb", "half a head", "nothing"],
 )
 def test_training_and_device_refuse_the_same_files(tmp_path, data, reason):
-    from sfumato.data.images import gather
+    from sfumato.data.images import read_image
 
     path = tmp_path / "image.jpg"
     path.write_bytes(data)
-    _, broken = gather([path], str, 1, None, lambda _: None)
-    assert re.search(reason, broken[0])
-    with pytest.raises(DataError, match=f"cannot read the image .*{reason}"):
-        prepare(path, InputSpec("image", IMAGE))
+    for read in (read_image, lambda one: prepare(one, InputSpec("image", IMAGE))):
+        with pytest.raises(DataError, match=f"cannot read the image .*{reason}"):
+            read(path)
     path.write_bytes(png(8, 5, 6))
-    read, _ = gather([path], str, 1, None, lambda _: None)
-    assert prepare(path, InputSpec("image", IMAGE)).max() == read.max() == 0
+    assert prepare(path, InputSpec("image", IMAGE)).max() == read_image(path).max() == 0
 
 
 BAD_IMAGES = {
@@ -422,13 +419,12 @@ class TestImages:
         assert np.array_equal(exact, found[0])
 
     def test_other_sizes_and_colours_are_converted_as_in_training(self, floats, tmp_path):
-        from sfumato.data.images import gather
+        from sfumato.data.images import read_image
 
         big = np.random.default_rng(3).integers(0, 256, (20, 31), np.uint8)
         path = tmp_path / "grey.png"
         Image.fromarray(big).save(path)
-        (trained_on,), _ = gather([path], str, 1, IMAGE[1:], lambda _: None)
-        trained_on = trained_on.transpose(1, 2, 0)
+        trained_on = read_image(path, IMAGE[1:]).transpose(1, 2, 0)
         with client_of(floats) as client:
             assert np.array_equal(client.release([path]), client.release([trained_on]))
             assert np.array_equal(client.release([big]), client.release([trained_on]))

@@ -36,6 +36,7 @@ __all__ = [
     "different_sizes",
     "gather",
     "read_folders",
+    "read_image",
     "resized",
     "unreadable",
 ]
@@ -141,8 +142,7 @@ def read_folders(
     elif sets[0].image_shape != sets[1].image_shape:
         one, other = (str(part.root / part.files[0]) for part in parts)
         raise different_sizes(one, sets[0].image_shape, other, sets[1].image_shape)
-    remedy = "replace the file by an undamaged 8-bit copy, or remove it"
-    skipped = tuple(Skipped(path, f"cannot read the image {path}: {why}; {remedy}") for path, why in broken.items())
+    skipped = tuple(Skipped(path, _sentence(path, reason)) for path, reason in broken.items())
     passed_over = [file for part in parts for file in part.passed_over]
     return DataSets(name, sets[0], sets[1], f"{caveat} {_passed_over(passed_over)}".strip(), skipped=skipped)
 
@@ -243,6 +243,22 @@ def unreadable(reasons: dict[str, str], total: int, skippable: bool = True) -> D
     if skippable:
         remedy += ", or leave them out with --skip-unreadable (in Python skip_unreadable=True)"
     return DataError(f"cannot read {len(reasons)} of {total} images: {told}; {remedy}")
+
+
+def _sentence(path: str | Path, reason: str) -> str:
+    return f"cannot read the image {path}: {reason}; replace the file by an undamaged 8-bit copy, or remove it"
+
+
+def read_image(path: Path, size: tuple[int, int] | None = None) -> Pixels:
+    """The pixels of one image file as RGB, (3, H, W), resized to `size` (H, W) where that is given; see `decoded`.
+
+    Raises:
+        DataError: the file cannot be read, is truncated or damaged, or has more than 8 bits per channel.
+    """
+    try:
+        return fitted(decoded(path.read_bytes()), size)
+    except Exception as error:
+        raise DataError(_sentence(path, reason_of(error))) from error
 
 
 def fitted(pixels: Pixels, size: tuple[int, int] | None) -> Pixels:

@@ -176,12 +176,12 @@ def compare(edge: Half, cloud: Half, shape: tuple[int, ...], tokens: int | None,
             plain = {name: rows(part.cpu(), size) for name, part in shared.items()}
             own = {name: moved(part) for name, part in plain.items()}
             for (name, module, _), program in zip((edge, cloud), programs, strict=True):
-                expected = module(moved(given), **own).float().cpu()
+                expected = module(moved(given).clone(), **own).float().cpu()  # some layers work in place
                 found = program(given, **plain)
                 scale = max(1.0, float(expected.abs().max())) if expected.numel() else 1.0
                 gap = float((found - expected).abs().max()) if found.shape == expected.shape else math.inf
                 if not gap <= _TOLERANCE * scale:
-                    first = moved(given)
+                    first = moved(given).clone()
                     cause = diagnosis(lambda both: module(both[0], **both[1]), (first, own), (first.flip(-1), own))  # noqa: B023
                     raise ConfigError(
                         f"the recorded {name} differs from the module by {gap:.2g} on a batch of {size}: "
