@@ -1,6 +1,7 @@
 """Whatever a setting is given ends in one sentence, or is valid."""
 
 import math
+import re
 from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import get_type_hints
@@ -12,6 +13,7 @@ from sfumato import attacks, data
 from sfumato.cli.commands import fields_of, names_in
 from sfumato.deploy.export import ExportConfig
 from sfumato.errors import ConfigError
+from sfumato.protect.run import ProtectConfig
 from sfumato.serve import ServeConfig
 from sfumato.studies import Space
 from sfumato.training import TrainConfig, Trainer, build_defenses, build_model
@@ -19,11 +21,21 @@ from sfumato.training import TrainConfig, Trainer, build_defenses, build_model
 USUAL = {
     "sfumato.training.config:TrainConfig": TrainConfig(),
     "sfumato.deploy.export:ExportConfig": ExportConfig("a"),
+    "sfumato.protect.run:ProtectConfig": ProtectConfig(),
     "sfumato.serve.settings:ServeConfig": ServeConfig((Path("a"),)),
     "sfumato.studies.space:Space": Space(),
 } | {f"sfumato.attacks.registry:{entry.config.__name__}": entry.config() for entry in attacks.ATTACKS.values()}
 WRONG = (math.nan, math.inf, -math.inf, object(), "nonsense", True, None, [1], 2.5)
 CASES = [(where, field.name) for where, usual in USUAL.items() for field in fields(usual)]
+
+
+BASES = {"AttackConfig", "LearnedConfig", "AdamConfig"}  # of the attacks' settings; no attack has one of them alone
+
+
+def test_no_settings_class_is_left_out():
+    texts = (path.read_text(encoding="utf-8") for path in Path(data.__file__).parents[1].rglob("*.py"))
+    named = {name for text in texts for name in re.findall(r"^class (\w+Config)\b", text, re.M)}
+    assert named - BASES == {where.rpartition(":")[2] for where in USUAL} - {"Space"} - BASES
 
 
 def kinds(usual, name):

@@ -62,7 +62,7 @@ def test_the_jacobian_of_an_encoder_is_the_one_by_hand():
     x = torch.rand(3, 2, 2, 2, generator=torch.Generator().manual_seed(2))
     weight = model.edge.weight.detach().double()
     by_hand = torch.stack([(1 - torch.tanh(weight @ one.double().flatten()).square())[:, None] * weight for one in x])
-    found = jacobian(model, x, at_once=4)
+    found = jacobian(model, x)
     torch.testing.assert_close(found.double(), by_hand, rtol=1e-4, atol=1e-5)
     # E[(VJ)^T VJ] = J^T J: with 4,000 probes the trace is met within a few per cent.
     probed = projected_jacobian(model, x, 4000, torch.Generator().manual_seed(0))

@@ -1,4 +1,3 @@
-import dataclasses
 import hashlib
 import io
 import os
@@ -238,7 +237,7 @@ def test_an_empty_folder_is_filled_by_a_checked_download(tmp_path, exists):
     files, expected = official(CIFAR10, "binary")
     archive = place(tmp_path, CIFAR10, "binary", files, "archive")
     digest = hashlib.sha256(archive.read_bytes()).hexdigest()
-    which = dataclasses.replace(CIFAR10, url=archive.as_uri(), sha256=digest)
+    which = CIFAR10._replace(url=archive.as_uri(), sha256=digest)
     target = tmp_path / "target"
     if exists:
         target.mkdir()
@@ -251,7 +250,7 @@ def test_an_empty_folder_is_filled_by_a_checked_download(tmp_path, exists):
 def test_an_altered_download_is_refused(tmp_path):
     files, _ = official(CIFAR10, "binary")
     archive = place(tmp_path, CIFAR10, "binary", files, "archive")
-    which = dataclasses.replace(CIFAR10, url=archive.as_uri())
+    which = CIFAR10._replace(url=archive.as_uri())
     with pytest.raises(
         DataError, match=r"instead of c4a38c50a1bc5f3a.*get cifar-10-binary\.tar\.gz from https.*put it into"
     ):
@@ -260,7 +259,7 @@ def test_an_altered_download_is_refused(tmp_path):
 
 
 def test_without_network_the_message_says_what_to_do(tmp_path):
-    which = dataclasses.replace(CIFAR10, url="http://127.0.0.1:1/cifar-10-binary.tar.gz")
+    which = CIFAR10._replace(url="http://127.0.0.1:1/cifar-10-binary.tar.gz")
     with pytest.raises(
         DataError,
         match=r"without a network connection, get cifar-10-binary\.tar\.gz from "

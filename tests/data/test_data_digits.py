@@ -5,7 +5,6 @@ from PIL import Image
 from sklearn.datasets import load_digits as sklearn_digits
 
 from sfumato.data.digits import load_digits
-from sfumato.errors import ConfigError
 
 
 def rows(images):
@@ -56,7 +55,6 @@ def test_the_split_is_stratified_and_decided_by_the_seed():
     assert sets.test.labels.bincount().tolist() == [36, 36, 35, 37, 36, 36, 36, 36, 35, 36]
     assert torch.equal(load_digits(seed=0).test.images, sets.test.images)
     assert not torch.equal(load_digits(seed=1).test.images, sets.test.images)
-    assert np.isclose(len(load_digits(test_fraction=0.5).test), 898, atol=1)
 
 
 @pytest.mark.parametrize("size", [32, (20, 11), (5, 8)])
@@ -76,8 +74,3 @@ def test_sides_that_divide_are_averaged():
     halves, plain = load_digits(size=(4, 8)), load_digits()
     expected = [(row[::2].astype(float) + row[1::2]) / 2 for row in plain.test.images[:, 0].numpy()]
     assert np.abs(halves.test.images[:, 0].numpy() - np.stack(expected)).max() <= 0.5
-
-
-def test_the_test_fraction_is_checked():
-    with pytest.raises(ConfigError, match="give a fraction between 0 and 1"):
-        load_digits(test_fraction=1.5)

@@ -4,7 +4,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from sfumato.data.download import fetch
+from sfumato.data.cifar import fetch
 from sfumato.errors import DataError, StorageError
 
 CONTENT = bytes(range(256)) * 10_000

@@ -29,6 +29,7 @@ from sfumato.integrations.protection import Protection
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 X, Y = data()
+SGD = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)  # whose rate a schedule may ask for
 
 
 def step(protection, network, loss_of, progress=0.5):
@@ -36,7 +37,7 @@ def step(protection, network, loss_of, progress=0.5):
     protection.attach(network)
     protection.begin_epoch(network, lambda: [(X, Y)], lambda batch: network(batch[0]))
     task = cross_entropy(network(X), Y)
-    loss_of(task, protection.penalty(Y, progress, 0.1, task)).backward()
+    loss_of(task, protection.penalty(Y, progress, SGD, task)).backward()
     protection.end_epoch(network, lambda: [], None)
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import shutil
 
 import pytest
 import torch
@@ -68,11 +69,12 @@ def lightning(folder, rule, lam, update, resume):
             return torch.optim.SGD(self.parameters(), lr=LR, momentum=0.9)
 
     when = {"every_n_epochs": 1, "save_on_train_epoch_end": True} if rule == "epoch" else {"every_n_train_steps": 2}
-    keep = pl.callbacks.ModelCheckpoint(folder, filename="{step}", save_top_k=-1, **when)
+    keep = [] if resume else [pl.callbacks.ModelCheckpoint(folder, filename="{step}", save_top_k=-1, **when)]
     module = Module()
     trainer = pl.Trainer(
-        max_epochs=EPOCHS, callbacks=[CEMCallback(plug_in(update=update), lam=lam), keep], logger=False,
+        max_epochs=EPOCHS, callbacks=[CEMCallback(plug_in(update=update), lam=lam), *keep], logger=False,
         accelerator="cpu", devices=1, enable_progress_bar=False, enable_model_summary=False,
+        enable_checkpointing=not resume,
     )  # fmt: skip
     path = folder / f"step={RULES[rule]}.ckpt" if resume else None
     trainer.fit(module, Loader(TensorDataset(*data()), batch_size=BATCH), ckpt_path=path)
@@ -90,6 +92,7 @@ def hugging_face(folder, rule, lam, update, resume):
     x, y = data()
     net = Net()
     when = {"save_strategy": "epoch"} if rule == "epoch" else {"save_strategy": "steps", "save_steps": 2}
+    when = {"save_strategy": "no"} if resume else when
     args = transformers.TrainingArguments(
         output_dir=str(folder), num_train_epochs=EPOCHS, per_device_train_batch_size=BATCH, report_to=[], use_cpu=True,
         disable_tqdm=True, learning_rate=LR, logging_strategy="no", **when,
@@ -101,20 +104,35 @@ def hugging_face(folder, rule, lam, update, resume):
     return net
 
 
-@pytest.mark.parametrize("update", ["epoch", "steps"])
-@pytest.mark.parametrize("lam", [0.0, 2.0])
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """Weights at the end of a training that is not interrupted, and its folder of checkpoints; each trained once."""
+    found = {}
+
+    def whole(integration, rule, lam, update):
+        key = integration, rule == "epoch", lam, update  # steps of both other rules lie in one training
+        if key not in found:
+            folder = tmp_path_factory.mktemp("whole")
+            net = integration(folder, rule, lam, update, resume=False)
+            found[key] = copy.deepcopy(net.state_dict()), folder
+        return found[key]
+
+    return whole
+
+
+@pytest.mark.parametrize(("lam", "update"), [(0.0, "epoch"), (2.0, "epoch"), (2.0, "steps")])
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("integration", [lightning, hugging_face], ids=["lightning", "huggingface"])
-def test_resumed_is_as_undisturbed(integration, rule, lam, update, tmp_path):
-    whole = copy.deepcopy(integration(tmp_path, rule, lam, update, resume=False).state_dict())
-    again = integration(tmp_path, rule, lam, update, resume=True).state_dict()
+def test_resumed_is_as_undisturbed(integration, rule, lam, update, undisturbed):
+    whole, folder = undisturbed(integration, rule, lam, update)
+    again = integration(folder, rule, lam, update, resume=True).state_dict()
     for name, value in whole.items():
         assert torch.equal(again[name], value), (name, float((again[name] - value).abs().max()))
 
 
 @pytest.mark.parametrize("damage", ["lost", "one bit"])
-def test_a_hugging_face_checkpoint_without_its_mixture_says_so(tmp_path, damage):
-    hugging_face(tmp_path, "epoch", 2.0, "epoch", resume=False)
+def test_a_hugging_face_checkpoint_without_its_mixture_says_so(tmp_path, damage, undisturbed):
+    shutil.copytree(undisturbed(hugging_face, "epoch", 2.0, "epoch")[1], tmp_path, dirs_exist_ok=True)
     path = tmp_path / "checkpoint-4" / "cem.safetensors"
     if damage == "lost":
         path.unlink()

@@ -86,8 +86,8 @@ def test_vgg11_takes_other_image_sizes(image, feature):
 def test_vgg11_for_faces_trains_at_48x48():
     torch.manual_seed(0)
     model = whole(image_shape=(3, 48, 48), num_classes=2)
-    y = torch.arange(8) % 2
-    x = 0.5 * torch.rand(8, 3, 48, 48) + 0.5 * y.reshape(-1, 1, 1, 1)
+    y = torch.arange(4) % 2
+    x = 0.5 * torch.rand(4, 3, 48, 48) + 0.5 * y.reshape(-1, 1, 1, 1)
     optimizer = torch.optim.SGD(model.parameters(), 0.02, momentum=0.9)
     losses = []
     for _ in range(8):
@@ -96,7 +96,7 @@ def test_vgg11_for_faces_trains_at_48x48():
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert model(x).shape == (8, 2)
+    assert model(x).shape == (4, 2)
     assert min(losses[-3:]) < 0.3 * losses[0]
 
 
@@ -200,14 +200,14 @@ def test_the_small_network_learns_digits_in_seconds():
     learn, judge = order[:1437], order[1437:]
     model = whole("digits", image_shape=(1, 8, 8))
     optimizer = torch.optim.Adam(model.parameters(), 3e-3)
-    for _ in range(15):
+    for _ in range(6):
         for batch in learn[torch.randperm(len(learn))].split(64):
             loss = nn.functional.cross_entropy(model(x[batch]), y[batch])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
     correct = (model.eval()(x[judge]).argmax(1) == y[judge]).float().mean()
-    assert float(correct) > 0.96
+    assert float(correct) > 0.94
 
 
 @pytest.mark.parametrize(("cut", "on_edge"), [(1, 1_352), (2, 7_208), (3, 16_520), (4, 25_832)])

@@ -4,28 +4,30 @@ A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009; ht
 """
 
 import functools
+import http.client
 import tarfile
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from sfumato.data.download import fetch
 from sfumato.data.images import read_folders
 from sfumato.data.imageset import DataSets, ImageSet, Progress
 from sfumato.data.scan import LOSSY_SUFFIXES, describe, scan
 from sfumato.data.unpickle import load_plain_pickle
 from sfumato.errors import DataError
+from sfumato.files import sha256_of, write_atomic
 
-__all__ = ["CIFAR10", "CIFAR100", "Cifar", "Form", "load_cifar", "load_cifar10", "load_cifar100"]
+__all__ = ["CIFAR10", "CIFAR100", "Cifar", "Form", "fetch", "load_cifar", "load_cifar10", "load_cifar100"]
 
 _PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
 _SHAPE = (3, 32, 32)
 _PIXELS = 3 * 32 * 32
+_BLOCK = 1 << 20
+_TIMEOUT_SECONDS = 30
 _MAX_BYTES = 1 << 29  # the largest official file has 154 MB; a small archive must not be able to fill the memory
 
 Records = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
@@ -45,8 +47,7 @@ wardrobe whale willow_tree wolf woman worm
 """
 
 
-@dataclass(frozen=True)
-class Form:
+class Form(NamedTuple):
     """One official form of the data: an archive, the folder in it, and the files in that folder."""
 
     kind: Literal["binary", "python"]
@@ -56,26 +57,15 @@ class Form:
     test: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Cifar:
-    """Where one of the two data sets lies and how its records look.
-
-    Attributes:
-        name: as in the registry.
-        classes: in the order of the labels.
-        label_bytes: bytes in front of the pixels of a binary record; the last of them is the class.
-        label_key: of the classes in a pickle.
-        forms: the official forms, the preferred one first; the first is the one to download.
-        url: of the first form's archive.
-        sha256: of the first form's archive.
-    """
+class Cifar(NamedTuple):
+    """Where one of the two data sets lies and how its records look."""
 
     name: str
-    classes: tuple[str, ...]
-    label_bytes: int
-    label_key: str
-    forms: tuple[Form, ...]
-    url: str
+    classes: tuple[str, ...]  # in the order of the labels
+    label_bytes: int  # in front of the pixels of a binary record; the last of them is the class
+    label_key: str  # of the classes in a pickle
+    forms: tuple[Form, ...]  # the preferred one first, which is the one to download
+    url: str  # of the first form's archive
     sha256: str
 
 
@@ -142,6 +132,49 @@ def load_cifar(which: Cifar, data_dir: Path | str, *, progress: Progress | None 
 
 load_cifar10 = functools.partial(load_cifar, CIFAR10)
 load_cifar100 = functools.partial(load_cifar, CIFAR100)
+
+
+def fetch(url: str, path: Path, *, sha256: str, page: str, progress: Progress | None = None) -> None:
+    """Download `url` to `path`, which appears only once its SHA-256 is the expected one.
+
+    Args:
+        url: of the file.
+        path: where to put it; an interrupted download leaves nothing.
+        sha256: the expected digest, hexadecimal.
+        page: the web page on which a person finds the file, for messages.
+        progress: called with (bytes so far, bytes in all; 0 if the server does not say).
+
+    Raises:
+        DataError: the network or the server failed, or what came is another file.
+        StorageError: `path` cannot be written.
+    """
+    from urllib.request import urlopen
+
+    by_hand = f"get {path.name} from {page} and put it into {path.parent}"
+
+    def online(action: Any, *args: Any, **options: Any) -> Any:
+        # Errors of the network and of the disk are both OSError; only the former may be blamed on the network.
+        try:
+            return action(*args, **options)
+        except (OSError, http.client.HTTPException) as error:
+            reason = getattr(error, "reason", None) or error
+            raise DataError(f"cannot download {url}: {reason}; without a network connection, {by_hand}") from error
+
+    def write(temporary: Path) -> None:
+        response = online(urlopen, url, timeout=_TIMEOUT_SECONDS)
+        with response, temporary.open("wb") as handle:
+            total = int(response.headers.get("Content-Length") or 0)
+            while block := online(response.read, _BLOCK):
+                handle.write(block)
+                if progress is not None:
+                    progress(handle.tell(), total)
+        if (digest := sha256_of(temporary)) != sha256:
+            raise DataError(
+                f"{url} gave {temporary.stat().st_size} bytes with SHA-256 {digest[:16]}... instead of "
+                f"{sha256[:16]}...: an interrupted or altered download, which was removed; try again, or {by_hand}"
+            )
+
+    write_atomic(path, write)
 
 
 def _find(form: Form, folder: Path) -> Path | None:

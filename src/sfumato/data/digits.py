@@ -11,7 +11,7 @@ from importlib.resources import files
 import numpy as np
 import torch
 
-from sfumato.data.images import Size, both_sides, resized
+from sfumato.data.images import TEST_FRACTION, Size, both_sides, resized
 from sfumato.data.imageset import DataSets, ImageSet
 from sfumato.data.split import hold_out
 
@@ -20,17 +20,16 @@ __all__ = ["load_digits"]
 _CAVEAT = "The images are 8x8 grey digits: they show a method's behaviour in minutes, and say little about photographs."
 
 
-def load_digits(seed: int = 0, test_fraction: float = 0.2, size: Size = None) -> DataSets:
-    """The embedded digits, split into training and test images, stratified by class.
+def load_digits(seed: int = 0, size: Size = None) -> DataSets:
+    """The embedded digits, a fifth of them as test images, stratified by class.
 
     Args:
         seed: decides the split; the same seed gives the same split everywhere.
-        test_fraction: share of the 1,797 images in the test set.
         size: side, or (H, W), to which the images are resized (see `resized`), so that a network for larger images
             can be tried without any download.
 
     Raises:
-        ConfigError: `test_fraction` is not between 0 and 1, or `size` is not positive.
+        ConfigError: `size` is not positive.
     """
     sides = both_sides(size)
     with (
@@ -47,5 +46,5 @@ def load_digits(seed: int = 0, test_fraction: float = 0.2, size: Size = None) ->
         torch.from_numpy(labels.astype(np.int64)),
         tuple(str(digit) for digit in range(10)),
     )
-    train, test = hold_out(every, test_fraction, seed)
+    train, test = hold_out(every, TEST_FRACTION, seed)
     return DataSets("digits", train, test, caveat)

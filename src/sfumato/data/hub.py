@@ -1,22 +1,21 @@
 """Data sets of the Hugging Face hub, through the optional package `datasets`."""
 
 import importlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from sfumato.data.images import Size, both_sides, fitted, unreadable
+from sfumato.data.images import Size, both_sides, gather, unreadable
 from sfumato.data.imageset import DataSets, ImageSet, Progress, Skipped
-from sfumato.decode import decoded, reason_of
 from sfumato.errors import ConfigError, DataError, first_line
 
 __all__ = ["load_hub"]
 
 _TEST_NAMES = ("test", "validation", "valid", "val")
 _LABEL_NAMES = ("label", "labels", "fine_label")
-_CHUNK = 256
 
 
 def load_hub(
@@ -55,13 +54,29 @@ def load_hub(
             f"the splits {', '.join(bare)} of {where} have no labels (-1 throughout); take a data set whose `train` "
             f"and one of {', '.join(_TEST_NAMES)} have them, or divide `train` with `train_test_split`"
         )
-    total = len(splits["train"]) + len(splits[test_name])
+    total, done = len(splits["train"]) + len(splits[test_name]), 0
+    sets: list[ImageSet | None] = []
     broken: dict[str, str] = {}
-    train = _read(splits["train"], f"{where}, split train", labels["train"], sides, progress, 0, total, broken)
-    before = len(splits["train"])
-    test = _read(
-        splits[test_name], f"{where}, split {test_name}", labels[test_name], sides, progress, before, total, broken
-    )
+    for name in ("train", test_name):
+        split, title = splits[name], f"{where}, split {name}"
+
+        def called(index: int, title: str = title) -> str:
+            return f"image {index} of {title}"
+
+        images, bad = gather(
+            _sources(split, title),
+            called,
+            len(split),
+            sides,
+            lambda count: progress and progress(done + count, total),  # noqa: B023
+        )
+        done += len(split)
+        broken |= {called(index): reason for index, reason in bad.items()}
+        kept = [index for index in range(len(split)) if index not in bad]
+        classes = tuple(split.features[_columns(split.features, title)[1]].names)
+        values = torch.from_numpy(labels[name][kept])
+        sets.append(ImageSet(torch.from_numpy(images), values, classes) if kept else None)
+    train, test = sets
     if train is None or test is None or (broken and not skip_unreadable):
         raise unreadable(broken, total)
     if train.image_shape != test.image_shape or train.classes != test.classes:
@@ -105,43 +120,12 @@ def _labels(split: Any, where: str) -> np.ndarray[Any, np.dtype[np.int64]]:
     return np.array(split[column], dtype=np.int64)
 
 
-def _read(
-    split: Any,
-    where: str,
-    labels: np.ndarray[Any, np.dtype[np.int64]],
-    size: tuple[int, int] | None,
-    progress: Progress | None,
-    before: int,
-    total: int,
-    broken: dict[str, str],
-) -> ImageSet | None:
-    """The images that can be read; why the others cannot goes to `broken`."""
-    column, label_column = _columns(split.features, where)
+def _sources(split: Any, where: str) -> Iterator[bytes | Path]:
+    column, _ = _columns(split.features, where)
     rows = split.select_columns([column]).cast_column(column, type(split.features[column])(decode=False))
-    images: np.ndarray[Any, np.dtype[np.uint8]] | None = None
-    kept: list[int] = []
     for index in range(len(rows)):
         stored = rows[index][column]
-        try:
-            pixels = fitted(decoded(stored["bytes"] or Path(stored["path"]).read_bytes()), size)
-        except Exception as error:
-            broken[f"image {index} of {where}"] = reason_of(error)
-            continue
-        if images is None:
-            images = np.empty((len(rows), *pixels.shape), dtype=np.uint8)
-        if pixels.shape != images.shape[1:]:
-            raise DataError(
-                f"images of different sizes in {where}: image {kept[0]} has {images.shape[2]}x{images.shape[3]} pixels "
-                f"(height x width), image {index} has {pixels.shape[1]}x{pixels.shape[2]}; give `size` to resize all"
-            )
-        images[index] = pixels
-        kept.append(index)
-        if progress is not None and ((index + 1) % _CHUNK == 0 or index + 1 == len(rows)):
-            progress(before + index + 1, total)
-    if images is None:
-        return None
-    images, labels = (images, labels) if len(kept) == len(rows) else (images[kept], labels[kept])
-    return ImageSet(torch.from_numpy(images), torch.from_numpy(labels), tuple(split.features[label_column].names))
+        yield stored["bytes"] or (Path(stored["path"]) if stored["path"] else b"")
 
 
 def _columns(features: Any, where: str) -> tuple[str, str]:

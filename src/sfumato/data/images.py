@@ -10,8 +10,9 @@ import hashlib
 import os
 import zipfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,8 @@ __all__ = [
     "TEST_SEED",
     "Size",
     "both_sides",
-    "fitted",
+    "different_sizes",
+    "gather",
     "read_folders",
     "read_image",
     "resized",
@@ -121,16 +123,16 @@ def read_folders(
     parts = [train] if test is None else [train, test]
     total, done = sum(len(part.files) for part in parts), 0
     found: list[Arrays] = []
-    broken: dict[Path, str] = {}
+    broken: dict[str, str] = {}
     empty = False
     for part in parts:
         arrays, bad = _read(part, sides, lambda count: progress and progress(done + count, total))  # noqa: B023
         done += len(part.files)
         found.append(arrays)
-        broken |= {part.root / part.files[i]: reason for i, reason in bad.items()}
+        broken |= {str(part.root / part.files[i]): reason for i, reason in bad.items()}
         empty |= len(arrays[0]) == 0
     if broken and (empty or not skip_unreadable):
-        raise unreadable({str(path): reason for path, reason in broken.items()}, total, skip_unreadable is not None)
+        raise unreadable(broken, total, skip_unreadable is not None)
     sets = [
         ImageSet(torch.from_numpy(images), torch.from_numpy(labels), part.classes)
         for part, (images, labels) in zip(parts, found, strict=True)
@@ -138,10 +140,9 @@ def read_folders(
     if test is None:
         sets = [*hold_out(sets[0], TEST_FRACTION, TEST_SEED)]
     elif sets[0].image_shape != sets[1].image_shape:
-        raise _different_sizes(
-            train.root / train.files[0], sets[0].image_shape, test.root / test.files[0], sets[1].image_shape
-        )
-    skipped = tuple(Skipped(str(path), _sentence(path, reason)) for path, reason in broken.items())
+        one, other = (str(part.root / part.files[0]) for part in parts)
+        raise different_sizes(one, sets[0].image_shape, other, sets[1].image_shape)
+    skipped = tuple(Skipped(path, _sentence(path, reason)) for path, reason in broken.items())
     passed_over = [file for part in parts for file in part.passed_over]
     return DataSets(name, sets[0], sets[1], f"{caveat} {_passed_over(passed_over)}".strip(), skipped=skipped)
 
@@ -165,32 +166,55 @@ def _read(
     if entry is not None and key is not None and (stored := read_entry(entry, key)) is not None:
         tell(count)
         return stored, {}
+    paths = [part.root / file for file in part.files]
+    images, broken = gather(paths, lambda i: str(paths[i]), count, size, tell)
+    labels = np.array([label for i, label in enumerate(part.labels) if i not in broken], dtype=np.int64)
+    if not broken and entry is not None and key is not None:  # an incomplete reading is not kept
+        write_entry(entry, key, (images, labels))
+    return (images, labels), broken
+
+
+def gather(
+    sources: Iterable[bytes | Path],
+    name: Callable[[int], str],
+    count: int,
+    size: tuple[int, int] | None,
+    tell: Callable[[int], object],
+) -> tuple[Pixels, dict[int, str]]:
+    """The images that can be read, (n, 3, H, W), decoded in threads; by place, why the others cannot.
+
+    Args:
+        sources: the content of an image file, or where it lies, `count` of them.
+        name: place -> what the image is called in a message.
+        count: how many there are.
+        size: (H, W) to which other sizes are resized, or none.
+        tell: called with how many are done.
+
+    Raises:
+        DataError: the images have different sizes and no `size` is given.
+    """
     images, first, broken = np.empty((0, 3, 1, 1), dtype=np.uint8), "", dict[int, str]()
 
-    def pixels_or_reason(file: str) -> Pixels | str:
+    def pixels_or_reason(source: bytes | Path) -> Pixels | str:
         try:
-            return fitted(decoded((part.root / file).read_bytes()), size)
+            return fitted(decoded(source if isinstance(source, bytes) else source.read_bytes()), size)
         except Exception as error:
             return reason_of(error)
 
+    places = iter(enumerate(sources))
     with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
-        for start in range(0, count, _CHUNK):
-            files = part.files[start : start + _CHUNK]
-            for i, found in enumerate(pool.map(pixels_or_reason, files), start):
+        while chunk := list(islice(places, _CHUNK)):
+            for (i, _), found in zip(chunk, pool.map(pixels_or_reason, [source for _, source in chunk]), strict=True):
                 if isinstance(found, str):
                     broken[i] = found
                     continue
                 if not first:
-                    images, first = np.empty((count, *found.shape), dtype=np.uint8), part.files[i]
+                    images, first = np.empty((count, *found.shape), dtype=np.uint8), name(i)
                 if found.shape != images.shape[1:]:
-                    raise _different_sizes(part.root / first, images.shape[1:], part.root / part.files[i], found.shape)
+                    raise different_sizes(first, images.shape[1:], name(i), found.shape)
                 images[i] = found
-            tell(start + len(files))
-    labels = np.array(part.labels, dtype=np.int64)
-    if not broken and entry is not None and key is not None:  # an incomplete reading is not kept
-        write_entry(entry, key, (images, labels))
-    kept = [i for i in range(count) if i not in broken] if first else []
-    return ((images[kept], labels[kept]) if broken else (images, labels)), broken
+            tell(chunk[-1][0] + 1)
+    return (images[[i for i in range(count) if i not in broken]] if broken and first else images), broken
 
 
 def _digest(part: ClassFolders) -> str | None:
@@ -204,7 +228,8 @@ def _digest(part: ClassFolders) -> str | None:
     return digest.hexdigest()
 
 
-def _different_sizes(one: Path, shape: tuple[int, ...], other: Path, other_shape: tuple[int, ...]) -> DataError:
+def different_sizes(one: str, shape: tuple[int, ...], other: str, other_shape: tuple[int, ...]) -> DataError:
+    """What to do about images of two sizes."""
     return DataError(
         f"images of different sizes: {one} has {shape[1]}x{shape[2]} pixels (height x width), "
         f"{other} has {other_shape[1]}x{other_shape[2]}; give `size` to resize all of them"
@@ -220,16 +245,12 @@ def unreadable(reasons: dict[str, str], total: int, skippable: bool = True) -> D
     return DataError(f"cannot read {len(reasons)} of {total} images: {told}; {remedy}")
 
 
-def _sentence(path: Path, reason: str) -> str:
+def _sentence(path: str | Path, reason: str) -> str:
     return f"cannot read the image {path}: {reason}; replace the file by an undamaged 8-bit copy, or remove it"
 
 
 def read_image(path: Path, size: tuple[int, int] | None = None) -> Pixels:
-    """The pixels of one image file as RGB, (3, H, W); see `decoded`.
-
-    Args:
-        path: the file.
-        size: (H, W) to which other sizes are resized (bilinear; stretched where the shape differs), or none.
+    """The pixels of one image file as RGB, (3, H, W), resized to `size` (H, W) where that is given; see `decoded`.
 
     Raises:
         DataError: the file cannot be read, is truncated or damaged, or has more than 8 bits per channel.

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -76,16 +75,6 @@ class CEMTrainerMixin:
         loss = loss + self._penalty(labels, loss * parts) / parts
         return (loss, made[1]) if return_outputs else loss
 
-    def begin_epoch(self) -> None:
-        """Fit the mixture to the features of the training set, if it is due."""
-        self.protection.begin_epoch(*self._runnable())
-
-    def end_epoch(self) -> None:
-        """Exact statistics for an evaluation, and the epoch's figures; once for each epoch."""
-        if self.protection.within:
-            self.protection.end_epoch(*self._runnable())
-            self.log(self.protection.figures())  # type: ignore[attr-defined]
-
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)  # type: ignore[misc]
         if self.args.should_save:  # type: ignore[attr-defined]
@@ -128,9 +117,8 @@ class CEMTrainerMixin:
 
     def _penalty(self, labels: Tensor | None, loss: Tensor) -> Tensor:
         own: Any = self
-        rate = own.optimizer.param_groups[0]["lr"]
-        rate = float(rate.item() if isinstance(rate, torch.Tensor) else rate)
-        return self.protection.penalty(labels, own.state.global_step / max(1, own.state.max_steps), rate, loss)
+        progress = own.state.global_step / max(1, own.state.max_steps)
+        return self.protection.penalty(labels, progress, own.optimizer, loss)
 
     def _parts(self, num_items_in_batch: Any) -> int:
         """By what the penalty is to be divided here, because the Trainer will not divide the loss afterwards."""
@@ -149,15 +137,18 @@ class CEMTrainerMixin:
 
 
 class _Epochs(TrainerCallback):
-    def __init__(self, trainer: CEMTrainerMixin) -> None:
+    def __init__(self, trainer: Any) -> None:
         self._trainer = trainer
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **named: Any) -> None:
-        self._trainer.begin_epoch()
+        self._trainer.protection.begin_epoch(*self._trainer._runnable())
 
     def on_step_end(self, args: Any, state: Any, control: Any, **named: Any) -> None:
         if state.epoch == int(state.epoch):  # the last step of an epoch, before a checkpoint of this step is written
-            self._trainer.end_epoch()
+            self.on_epoch_end(args, state, control)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **named: Any) -> None:
-        self._trainer.end_epoch()  # of a stream, whose length nobody knew
+        trainer = self._trainer
+        if trainer.protection.within:  # else the last step was here; of a stream nobody knew which that was
+            trainer.protection.end_epoch(*trainer._runnable())
+            trainer.log(trainer.protection.figures())

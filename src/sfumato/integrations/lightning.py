@@ -8,7 +8,6 @@ import importlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from sfumato.cem import CEM
@@ -78,7 +77,8 @@ class CEMCallback(pl.Callback):
             if made is None:  # Lightning skips this step
                 return None
             loss = made["loss"] if isinstance(made, Mapping) else made
-            penalty = self.protection.penalty(self.protection.labels(batch), _progress(trainer), _rate(trainer), loss)
+            optimizer = next(iter(trainer.optimizers), None)
+            penalty = self.protection.penalty(self.protection.labels(batch), _progress(trainer), optimizer, loss)
             return {**made, "loss": loss + penalty} if isinstance(made, Mapping) else loss + penalty
 
         pl_module.training_step = training_step
@@ -159,8 +159,3 @@ def _progress(trainer: Any) -> float | None:
     except pl.utilities.exceptions.MisconfigurationException:  # numbers of accumulated batches that change
         return None
     return min(1.0, trainer.global_step / total) if 0 < total < float("inf") else None
-
-
-def _rate(trainer: Any) -> float:
-    rate = trainer.optimizers[0].param_groups[0]["lr"] if trainer.optimizers else 0.0
-    return float(rate.item() if isinstance(rate, torch.Tensor) else rate)

@@ -74,7 +74,8 @@ class Protection:
 
     def start(self) -> None:
         """A training begins; `load_state` may follow."""
-        self._epoch, self._within, self._penalised = 0, False, False
+        self._epoch, self._penalised = 0, False
+        self.within = False  # an epoch has begun and not ended
 
     def attach(self, network: nn.Module) -> Tap:
         """Listen to a network, once."""
@@ -90,19 +91,14 @@ class Protection:
             self.tap.close()
             self.tap = None
 
-    @property
-    def within(self) -> bool:
-        """Whether an epoch has begun and not ended."""
-        return self._within
-
     def begin_epoch(self, network: nn.Module, batches: Batches, run: Callable[[Any], Any]) -> None:
         """Refresh the mixture, if it is due and does not follow the steps.
 
         A training that is resumed in the middle of an epoch goes on with the mixture of its checkpoint.
         """
-        if self._within:
+        if self.within:
             return
-        self._within, self._penalised = True, False
+        self.within, self._penalised = True, False
         cem = self.cem
         if cem.update == "steps":
             self.defense.to(next(network.parameters()).device)
@@ -126,7 +122,7 @@ class Protection:
                 "compute_loss of your own has to call super().compute_loss(...), and a training step to give its loss"
             )
         self.defense.end_epoch()
-        self._within, self._epoch = False, self._epoch + 1
+        self.within, self._epoch = False, self._epoch + 1
         if not has_batch_norm(network):
             return
         seen = 0
@@ -143,7 +139,9 @@ class Protection:
         report = self.defense.report()
         return {f"cem_{name}": report[name] for name in names if report.get(name) is not None}
 
-    def penalty(self, labels: Tensor | None, progress: float | None, lr: float, loss: Tensor) -> Tensor:
+    def penalty(
+        self, labels: Tensor | None, progress: float | None, optimizer: torch.optim.Optimizer | None, loss: Tensor
+    ) -> Tensor:
         """lambda x factor(progress, lr) x CEM of the last forward, a scalar; `loss` is that of the step.
 
         Raises:
@@ -152,7 +150,7 @@ class Protection:
         """
         assert self.tap is not None
         z_hat, self._penalised = self.tap.take(), True
-        factor = self.defense.factor
+        factor, lr = self.defense.factor, 0.0 if optimizer is None else float(optimizer.param_groups[0]["lr"])
         if progress is None and factor(0.0, lr) != factor(1.0, lr):
             raise ConfigError(
                 "lambda's schedule needs to know how long the training lasts, and a stream without a length, max_time "
@@ -165,13 +163,13 @@ class Protection:
 
     def state(self) -> dict[str, Tensor]:
         """The mixture and the place in the training, as tensors."""
-        return {**self.cem.state_dict(), _PLACE: torch.tensor([self._epoch, int(self._within)])}
+        return {**self.cem.state_dict(), _PLACE: torch.tensor([self._epoch, int(self.within)])}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Put back what `state` gave."""
         mixture = dict(state)
         self._epoch, within = mixture.pop(_PLACE, torch.tensor([0, 0])).tolist()  # earlier versions had none
-        self._within = bool(within)
+        self.within = bool(within)
         self.cem.load_state_dict(mixture)
 
 

@@ -7,10 +7,9 @@ from typing import Any
 from torch import nn
 
 from sfumato.errors import ConfigError
-from sfumato.models.digits import digits
 from sfumato.models.layers import Shared
 from sfumato.models.resnet import resnet20
-from sfumato.models.vgg import vgg5, vgg11
+from sfumato.models.vgg import digits, vgg5, vgg11
 
 _BUILDERS: dict[str, Callable[..., tuple[nn.Module, nn.Module]]] = {
     "digits": digits,

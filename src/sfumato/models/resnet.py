@@ -88,7 +88,7 @@ def resnet20(
         ConfigError: an argument is out of its range.
     """
     shape = check_image_shape(image_shape)
-    parts = _parts(shape[0], shared.get("stem"))
+    parts = list(_parts(shape[0], shared.get("stem")))  # all weights before those of the bottleneck, see `build`
     front, back = halves(
         "resnet20", parts, cut=cut, cuts=RESNET20_CUTS, num_classes=num_classes, image_shape=shape, least=8, **shared
     )
@@ -99,19 +99,17 @@ def resnet20(
 
 
 def _parts(channels: int, stem: int | None) -> Iterator[tuple[str, dict[str, nn.Module], int]]:
-    parts: list[tuple[str, dict[str, nn.Module], int]] = []
     if stem is not None:
-        parts.append(("stem", {"stem": _convolution(channels, stem, 3)}, stem))
+        yield "stem", {"stem": _convolution(channels, stem, 3)}, stem
         channels = stem
-    parts.append(("conv1", {"conv1": _convolution(channels, _FIRST, 5)}, _FIRST))
+    yield "conv1", {"conv1": _convolution(channels, _FIRST, 5)}, _FIRST
     channels = _FIRST
     for stage, width in enumerate(_WIDTHS, 1):
         for block in range(1, _BLOCKS + 1):
             module = BasicBlock(channels, width, stride=2 if block == 1 else 1)
             # A point in a module's name would be taken for the way to a submodule.
-            parts.append((f"stage{stage}.block{block}", {f"stage{stage}_block{block}": module}, width))
+            yield f"stage{stage}.block{block}", {f"stage{stage}_block{block}": module}, width
             channels = width
-    yield from parts
 
 
 def _convolution(inputs: int, outputs: int, side: int) -> nn.Sequential:

@@ -6,6 +6,8 @@ help. Load files of people you trust.
 """
 
 import copy
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,13 @@ import torch
 from torch import Tensor, fx, nn
 
 from sfumato.errors import CheckpointError, ConfigError, first_line
+from sfumato.split.verify import diagnosis
 from sfumato.torch_utils import evaluating
 
-__all__ = ["Foreign", "load_program", "random_inputs", "require", "save_program"]
+__all__ = ["Foreign", "compare", "load_program", "random_inputs", "require", "rows", "save_program"]
+
+_TOLERANCE = 1e-4  # of the largest value; other kernels round differently
+_BATCHES = (1, 3)
 
 
 class Foreign(nn.Module):
@@ -24,12 +30,14 @@ class Foreign(nn.Module):
     Args:
         inner: called with (n, C, H, W); its parameters stay reachable.
         batch: the only batch size it takes, or None.
+        shared: names of what it takes beside, in their order.
     """
 
-    def __init__(self, inner: Any, batch: int | None = None) -> None:
+    def __init__(self, inner: Any, batch: int | None = None, shared: Sequence[str] = ()) -> None:
         super().__init__()
         self.inner = inner
         self.batch = batch
+        self.shared = tuple(shared)
         self.place = nn.Parameter(torch.zeros(()), requires_grad=False)  # tells the device where nothing else does
 
     def train(self, mode: bool = True) -> "Foreign":
@@ -37,9 +45,14 @@ class Foreign(nn.Module):
         self.training = mode
         return self
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, **shared: Tensor) -> Tensor:
+        if set(shared) != set(self.shared):
+            raise ConfigError(
+                f"the saved model takes {', '.join(self.shared) or 'nothing'} beside its input and was given "
+                f"{', '.join(shared) or 'nothing'}; pass by name what save_split got as example_kwargs"
+            )
         if self.batch is None or len(x) == self.batch:
-            out: Tensor = self.inner(x)
+            out: Tensor = self.inner(x, *(shared[name] for name in self.shared))
             return out
         parts = []
         for part in x.split(self.batch):
@@ -47,6 +60,18 @@ class Foreign(nn.Module):
             padded = torch.cat([part, part[-1:].expand(missing, *part.shape[1:])]) if missing else part
             parts.append(self.inner(padded)[: len(part)])
         return torch.cat(parts)
+
+
+class _ByPlace(nn.Module):
+    """A module that is given by place what it takes by name, as a recorded program is."""
+
+    def __init__(self, inner: nn.Module, names: Sequence[str]) -> None:
+        super().__init__()
+        self.inner, self.names = inner, tuple(names)
+
+    def forward(self, x: Tensor, *shared: Tensor) -> Tensor:
+        out: Tensor = self.inner(x, **dict(zip(self.names, shared, strict=True)))
+        return out
 
 
 def random_inputs(size: int, shape: tuple[int, ...], seed: int, tokens: int | None = None) -> Tensor:
@@ -57,32 +82,31 @@ def random_inputs(size: int, shape: tuple[int, ...], seed: int, tokens: int | No
     return torch.rand((size, *shape), generator=generator)
 
 
-def save_program(
-    module: nn.Module, shape: tuple[int, ...], path: Path, name: str, *, tokens: int | None = None
-) -> None:
+def save_program(module: nn.Module, example: Tensor, path: Path, name: str, shared: Mapping[str, Tensor]) -> None:
     """Write a module's evaluation mode as a `.pt2` archive that takes batches of any size, in float32 on the CPU.
 
-    Neither images of the user's nor names and lines of the source go into the file.
+    Neither the example nor names and lines of the source go into the file.
 
     Args:
-        module: (N, *shape) -> one tensor (N, ...); it stays as it is.
-        shape: of one input, without the batch.
+        module: called with a batch and `shared` by name -> one tensor (N, ...); it stays as it is.
+        example: (2, ...) inputs.
         path: of the file.
         name: how the module is called in messages.
-        tokens: of a module that takes whole numbers, how many there are.
+        shared: further inputs, (2, ...) each; the program takes them by place, in this order.
 
     Raises:
         ConfigError: the module cannot be recorded for every batch size.
     """
     own = copy.deepcopy(module).cpu().float()
-    example = random_inputs(2, shape, 0, tokens)
-    batch = ({0: torch.export.Dim("batch", min=1)},)
+    batch = {0: torch.export.Dim("batch", min=1)}
+    shapes: Any = (batch, (batch,) * len(shared)) if shared else (batch,)
     try:
         with evaluating(own):
-            program = torch.export.export(own, (example,), dynamic_shapes=batch)
+            recorded = _ByPlace(own, tuple(shared)) if shared else own
+            program = torch.export.export(recorded, (example, *shared.values()), dynamic_shapes=shapes)
     except Exception as error:  # whatever the recorder of this version of PyTorch raises on the user's module
         raise ConfigError(
-            f"the {name} cannot be recorded by torch.export for inputs (N, {', '.join(map(str, shape))}) "
+            f"the {name} cannot be recorded by torch.export for inputs (N, {', '.join(map(str, example.shape[1:]))}) "
             f"({first_line(error)}); its forward must not depend on the values or the number of the inputs"
         ) from error
     for part in program.graph_module.modules():
@@ -92,8 +116,10 @@ def save_program(
     torch.export.save(program, path)
 
 
-def load_program(path: Path) -> nn.Module:
+def load_program(path: Path, shared: Sequence[str] = ()) -> nn.Module:
     """A program that `torch.export.save` wrote. Opening it runs it: the file has to come from somebody you trust.
+
+    `shared` names what it takes beside its input.
 
     Raises:
         CheckpointError: the file is missing, damaged, or of another version of PyTorch.
@@ -112,10 +138,53 @@ def load_program(path: Path) -> nn.Module:
         if node.op == "placeholder" and node.name in program.graph_signature.user_inputs:
             first = node.meta["val"].shape[0]
             batch = first if isinstance(first, int) else None
-    return Foreign(inner, batch)
+    return Foreign(inner, batch, shared)
 
 
 def require(path: Path) -> None:
     """CheckpointError unless there is such a file."""
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist; give the file of an exported encoder")
+
+
+def rows(part: Tensor, count: int) -> Tensor:
+    """So many rows, from the first on and again."""
+    return part[torch.arange(count, device=part.device) % len(part)]
+
+
+Half = tuple[str, nn.Module, Path]
+"""What a half is called, its module, and the file of its program."""
+
+
+@torch.no_grad()
+def compare(edge: Half, cloud: Half, shape: tuple[int, ...], tokens: int | None, shared: Mapping[str, Tensor]) -> None:
+    """Refuse programs that do not compute what the modules do, on random inputs in batches of several sizes.
+
+    Raises:
+        ConfigError: a program differs, with the cause as far as a test finds one.
+    """
+    like = next((part for half in (edge, cloud) for part in half[1].parameters()), torch.empty(0))
+    programs = [load_program(path, tuple(shared)) for _, _, path in (edge, cloud)]
+
+    def moved(tensor: Tensor) -> Tensor:
+        return tensor.to(like if tensor.is_floating_point() else like.device)
+
+    with evaluating(edge[1], cloud[1]):
+        edge[1].to(like.device)
+        for size in _BATCHES:
+            given = random_inputs(size, shape, size, tokens)
+            plain = {name: rows(part.cpu(), size) for name, part in shared.items()}
+            own = {name: moved(part) for name, part in plain.items()}
+            for (name, module, _), program in zip((edge, cloud), programs, strict=True):
+                expected = module(moved(given).clone(), **own).float().cpu()  # some layers work in place
+                found = program(given, **plain)
+                scale = max(1.0, float(expected.abs().max())) if expected.numel() else 1.0
+                gap = float((found - expected).abs().max()) if found.shape == expected.shape else math.inf
+                if not gap <= _TOLERANCE * scale:
+                    first = moved(given).clone()
+                    cause = diagnosis(lambda both: module(both[0], **both[1]), (first, own), (first.flip(-1), own))  # noqa: B023
+                    raise ConfigError(
+                        f"the recorded {name} differs from the module by {gap:.2g} on a batch of {size}: "
+                        f"{cause or 'its forward does what torch.export does not see; take that out of it'}"
+                    )
+                given = expected

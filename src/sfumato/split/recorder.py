@@ -31,17 +31,11 @@ _HERE = str(Path(__file__).parent)
 
 @dataclass
 class Recording:
-    """One forward.
+    """One forward."""
 
-    Attributes:
-        root: the call of the model; its body holds the steps, those of submodules in their calls' bodies.
-        image: the model's input.
-        answer: the model's result, with a `Value` in place of every tensor.
-    """
-
-    root: Step
-    image: Value
-    answer: Any
+    root: Step  # the call of the model; its body holds the steps, those of submodules in their calls' bodies
+    image: Value  # the model's input
+    answer: Any  # its result, with a `Value` in place of every tensor
 
     def depends(self, value: Value) -> bool:
         """Whether a value depends on those of the model's input, as far as single operations tell."""

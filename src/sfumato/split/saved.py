@@ -13,13 +13,14 @@ that this user wrote on this machine are recognised by a mark (`made_here`); `sf
 import contextlib
 import hashlib
 import hmac
+import inspect
 import json
 import math
 import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -35,8 +36,7 @@ from sfumato.model_card import model_card
 from sfumato.noise import Noise
 from sfumato.split.channel import Channel
 from sfumato.split.model import SplitModel
-from sfumato.split.programs import load_program, random_inputs, save_program
-from sfumato.split.verify import diagnosis
+from sfumato.split.programs import compare, load_program, random_inputs, rows, save_program
 from sfumato.torch_utils import evaluating
 
 __all__ = ["SPLIT", "SavedSplit", "Task", "load_split", "made_here", "read_split", "save_split"]
@@ -46,8 +46,6 @@ _FORMAT = 1
 _EDGE, _CLOUD, _CARD = "edge.pt2", "cloud.pt2", "README.md"
 _CHANNEL = ("noise_std", "clip_norm", "quantize_bits", "low", "high")
 _NOISE = "noise.f32"
-_TOLERANCE = 1e-4  # of the largest value; other kernels round differently
-_BATCHES = (1, 3)
 _LOUDEST = 1e6  # standard deviation of a noise; with far more a sum is infinite
 
 Task = Literal["classes", "values"]
@@ -66,6 +64,7 @@ class SavedSplit:
         digest: SHA-256 over both programs and the channel.
         folder: where it lies.
         tokens: of a model of texts, how many tokens there are: its inputs are whole numbers below it. Else None.
+        shared: names of what both halves take beside their input, such as an attention mask.
     """
 
     model: SplitModel
@@ -76,6 +75,7 @@ class SavedSplit:
     digest: str = ""
     folder: Path = Path()
     tokens: int | None = None
+    shared: tuple[str, ...] = ()
 
 
 def load_split(folder: str | Path, *, device: torch.device | str = "cpu") -> SplitModel:
@@ -115,6 +115,7 @@ def read_split(folder: str | Path) -> SavedSplit:
     try:
         shape = tuple(int(size) for size in value["input"]["shape"])
         tokens = None if value["input"].get("tokens") is None else int(value["input"]["tokens"])
+        shared = tuple(str(name) for name in value["input"].get("shared", ()))
         names = tuple(str(name) for name in value["class_names"])
         task: Task = value["task"]
         channel = Channel(**{key: value["channel"][key] for key in _CHANNEL})
@@ -137,9 +138,10 @@ def read_split(folder: str | Path) -> SavedSplit:
             channel.noise.fits(math.prod(value["feature"]["shape"]))
         except (ConfigError, TypeError, ValueError) as error:
             raise CheckpointError(f"{folder / _NOISE} is damaged ({error}); save the model again") from error
-    model = SplitModel(load_program(folder / _EDGE), channel, load_program(folder / _CLOUD)).eval()
+    edge, cloud = (load_program(folder / part, shared) for part in (_EDGE, _CLOUD))
+    model = SplitModel(edge, channel, cloud).eval()
     digest = hashlib.sha256(json.dumps([value["channel"], files], sort_keys=True).encode()).hexdigest()
-    return SavedSplit(model, shape, names, task, about, digest, folder, tokens)
+    return SavedSplit(model, shape, names, task, about, digest, folder, tokens, shared)
 
 
 class _Edge(nn.Module):
@@ -154,10 +156,10 @@ class _Edge(nn.Module):
         self.register_buffer("shift", None if normalize is None else normalize[0])
         self.register_buffer("scale", None if normalize is None else normalize[1])
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, **shared: Tensor) -> Tensor:
         if self.shift is not None and self.scale is not None:
             x = (x - self.shift) / self.scale
-        made: Tensor = self.transforms(self.edge(x))
+        made: Tensor = self.transforms(self.edge(x, **shared))
         return made
 
 
@@ -166,6 +168,7 @@ def save_split(
     folder: str | Path,
     *,
     example_input: Tensor,
+    example_kwargs: Mapping[str, Tensor] | None = None,
     class_names: Sequence[str] | None = None,
     task: Task = "classes",
     normalize: tuple[Sequence[float], Sequence[float]] | None = None,
@@ -184,6 +187,9 @@ def save_split(
         model: the split model; a random transform in its channel cannot be recorded.
         folder: made if it is missing; an older split model there is replaced, other files are left alone.
         example_input: (N, ...) inputs as the model's forward takes them, N >= 1.
+        example_kwargs: tensors with N rows that both halves get by name, such as the attention mask that the model was
+            cut with; the loaded model takes them by the same names. `sfumato audit` and `sfumato export` take models
+            of one input.
         class_names: names of the outputs, in their order; "0", "1", ... where they have none.
         task: `values` where the outputs are not logits of classes (regression), so that no accuracy is measured.
         normalize: (mean, std) per channel, if your loop passes `(x - mean) / std` for images x in [0, 1]: the saved
@@ -221,9 +227,11 @@ def save_split(
         tokens = int(example_input.max()) + 1  # what is sure to be one
         vocabulary = max([tokens, *(e.num_embeddings for e in model.edge.modules() if isinstance(e, nn.Embedding))])
     edge = _Edge(model, None if normalize is None else _per_channel(normalize, shape))
+    shared = _beside(model, example_input, dict(example_kwargs or {}))
     try:
         with evaluating(model):
-            out = model.outputs(example_input[:1], torch.Generator().manual_seed(0))
+            first = {name: part[:1] for name, part in shared.items()}
+            out = model.outputs(example_input[:1], torch.Generator().manual_seed(0), **first)
     except ConfigError:
         raise
     except Exception as error:  # the user's model on the user's example
@@ -240,9 +248,11 @@ def save_split(
         raise StorageError(f"cannot write {folder}: {error.strerror}; choose another folder") from error
     with aside as name:
         fresh = Path(name)
-        save_program(edge, shape, fresh / _EDGE, "encoder", tokens=tokens)
-        save_program(model.cloud, tuple(out.released.shape[1:]), fresh / _CLOUD, "decoder")
-        _compare(model, edge, fresh, shape, tokens)
+        example, feature = random_inputs(2, shape, 0, tokens), random_inputs(2, tuple(out.released.shape[1:]), 0)
+        beside = {name: rows(part.cpu(), 2) for name, part in shared.items()}
+        save_program(edge, example, fresh / _EDGE, "encoder", beside)
+        save_program(model.cloud, feature, fresh / _CLOUD, "decoder", beside)
+        compare(("encoder", edge, fresh / _EDGE), ("decoder", model.cloud, fresh / _CLOUD), shape, tokens, shared)
         channel: dict[str, Any] = {key: getattr(model.channel, key) for key in _CHANNEL}
         if not (noise := model.channel.noise).white:
             (fresh / _NOISE).write_bytes(noise.array(out.released[0].numel()).tobytes())
@@ -254,6 +264,7 @@ def save_split(
                 "shape": list(shape),
                 "normalize": None if normalize is None else [list(i) for i in normalize],
                 "tokens": vocabulary,
+                "shared": list(shared),
             },
             "feature": {"shape": list(out.released.shape[1:])},
             "channel": channel,
@@ -330,25 +341,22 @@ def _per_channel(normalize: Any, shape: tuple[int, ...]) -> tuple[Tensor, Tensor
     return mean.reshape(view), std.reshape(view)
 
 
-@torch.no_grad()
-def _compare(model: SplitModel, edge: _Edge, fresh: Path, shape: tuple[int, ...], tokens: int | None) -> None:
-    """Refuse programs that do not compute what the modules do, on random inputs in batches of several sizes."""
-    like = next(model.parameters(), torch.empty(0))
-    left, right = load_program(fresh / _EDGE), load_program(fresh / _CLOUD)
-    with evaluating(model, edge):
-        for size in _BATCHES:
-            x = random_inputs(size, shape, size, tokens)
-            wanted = edge.to(like.device)(x.to(like if tokens is None else like.device))
-            feature = wanted.float().cpu()
-            answer = model.cloud(wanted.clone()).float().cpu()
-            for name, found, expected in (("encoder", left(x), feature), ("decoder", right(feature), answer)):
-                scale = max(1.0, float(expected.abs().max())) if expected.numel() else 1.0
-                gap = float((found - expected).abs().max()) if found.shape == expected.shape else math.inf
-                if not gap <= _TOLERANCE * scale:
-                    module, first = (edge, x) if name == "encoder" else (model.cloud, feature)
-                    first = first.to(like if first.is_floating_point() else like.device)
-                    cause = diagnosis(lambda given: module(given[0]), (first, {}), (first.flip(-1), {}))  # noqa: B023
-                    raise ConfigError(
-                        f"the recorded {name} differs from the module by {gap:.2g} on a batch of {size}: "
-                        f"{cause or 'its forward does what torch.export does not see; take that out of it'}"
-                    )
+def _beside(model: SplitModel, x: Tensor, shared: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What both halves get beside their input, checked; floating point as float32."""
+    for name, part in shared.items():
+        if not isinstance(part, Tensor) or part.ndim == 0 or len(part) != len(x):
+            raise ConfigError(
+                f"example_kwargs[{name!r}] must be a tensor with a row for each of the {len(x)} rows of example_input; "
+                "give split_at what is no tensor"
+            )
+    for half in (model.edge, model.cloud):
+        others = list(inspect.signature(half.forward).parameters.values())[1:]
+        needed = [
+            p.name for p in others if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+        ]
+        if missing := [name for name in needed if name not in shared]:
+            raise ConfigError(
+                f"the model takes {', '.join(missing)} beside its input; give an example of each with "
+                "example_kwargs={...}"
+            )
+    return {name: part.float() if part.is_floating_point() else part for name, part in shared.items()}

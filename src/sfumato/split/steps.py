@@ -10,17 +10,8 @@ from sfumato.split.recorder import Recording
 from sfumato.split.values import Step, Value, parts, walk
 
 __all__ = [
-    "OTHER_STEPS",
-    "Arguments",
-    "Choice",
-    "Course",
-    "Crossing",
-    "Obstacle",
-    "course",
-    "crossing",
-    "merged",
-    "needed",
-]
+    "OTHER_STEPS", "Arguments", "Choice", "Course", "Crossing", "Obstacle", "course", "crossing", "merged", "needed",
+]  # fmt: skip
 
 OTHER_STEPS = (
     "the model's forward runs through other operations in training than in evaluation; move that choice into a "
@@ -46,24 +37,15 @@ class Obstacle(Exception):
 
 @dataclass
 class Course:
-    """A forward as a list of steps, in which only the parents of one layer are opened.
-
-    Attributes:
-        steps: in the order in which they happen; modules that are no parents are single steps.
-        index: number of steps up to and including the layer.
-        cut: the layer's output, or of several the one that is used.
-        opened: the calls of the parents, whose outputs are those of their steps.
-        data: the steps whose result depends on the values of the input, or that must not happen twice.
-        shared: the steps whose result depends on the values of what both sides get, and not on those of the input.
-    """
+    """A forward as a list of steps, in which only the parents of one layer are opened."""
 
     recording: Recording
-    steps: list[Step]
-    index: int
-    cut: Value
-    opened: set[Step]
-    data: set[Step] = field(default_factory=set)
-    shared: set[Step] = field(default_factory=set)
+    steps: list[Step]  # in the order in which they happen; modules that are no parents are single steps
+    index: int  # number of steps up to and including the layer
+    cut: Value  # the layer's output, or of several the one that is used
+    opened: set[Step]  # the calls of the parents, whose outputs are those of their steps
+    data: set[Step] = field(default_factory=set)  # depend on the input's values, or must not happen twice
+    shared: set[Step] = field(default_factory=set)  # depend on what both sides get, and not on the input's values
 
     def resolved(self, value: Value) -> Value:
         """The value itself, where it is the output of an opened module."""
@@ -91,11 +73,7 @@ class Course:
 
 
 def course(recording: Recording, layer: Step) -> Course:
-    """Open the parents of a called layer and nothing else.
-
-    Raises:
-        Obstacle: the layer does not give one tensor, or a parent's forward does what a graph cannot hold.
-    """
+    """Open the parents of a called layer and nothing else, or raise the `Obstacle`."""
     opened, parent = set(), layer.parent
     while parent is not None and parent.kind == "module" and parent.module is not None:
         opened.add(parent)
@@ -183,29 +161,17 @@ def _follow(made: Course) -> None:
 
 @dataclass
 class Crossing:
-    """How the steps divide.
+    """How the steps divide."""
 
-    Attributes:
-        edge: the steps that the layer's output needs.
-        cloud: the steps behind the cut that the answer needs.
-        repeated: steps before the cut that do not depend on the data and are needed behind it.
-        sizes: sizes of what lies before the cut that are needed behind it.
-        front: the steps before the cut, and those behind it that read such sizes.
-    """
-
-    edge: list[Step]
-    cloud: list[Step]
-    repeated: list[Step]
-    sizes: list[Value]
-    front: list[Step]
+    edge: list[Step]  # those that the layer's output needs
+    cloud: list[Step]  # those behind the cut that the answer needs
+    repeated: list[Step]  # before the cut, needed behind it, and independent of the data
+    sizes: list[Value]  # of what lies before the cut, needed behind it
+    front: list[Step]  # before the cut, and those behind it that read such sizes
 
 
 def crossing(made: Course) -> Crossing:
-    """Divide the steps.
-
-    Raises:
-        Obstacle: something besides the layer's output crosses.
-    """
+    """Divide the steps, or raise the `Obstacle` that something besides the layer's output crosses."""
     front, behind = made.steps[: made.index], made.steps[made.index :]
     edge, _ = needed(made, front, [made.cut])
     before = {None, *front} - {made.cut.step}
@@ -250,10 +216,8 @@ class Choice:
 def merged(evaluation: Course, training: Course) -> Arguments:
     """The arguments of evaluation's steps, with a `Choice` wherever training has another constant.
 
-    So one graph serves both modes: where a forward reads `self.training`, so does the graph.
-
-    Raises:
-        Obstacle: the two modes do not run through the same operations.
+    So one graph serves both modes: where a forward reads `self.training`, so does the graph. An `Obstacle` where the
+    two modes do not run through the same operations.
     """
     steps, twins = ([step for step in made.steps if step.kind != "look"] for made in (evaluation, training))
     if [(a.kind, a.target) for a in steps] != [(b.kind, b.target) for b in twins]:

@@ -71,11 +71,7 @@ class Survey:
         return answer_of(called(self.model, x, {**self._options, **shared}, self._name), self.part)
 
     def call(self, layer: nn.Module) -> Step:
-        """The one call of a layer.
-
-        Raises:
-            Obstacle: it is called never, or more than once.
-        """
+        """The one call of a layer; an `Obstacle` where it is called never, or more than once."""
         calls = self.calls.get(layer, [])
         if len(calls) != 1:
             times = f"{len(calls)} times" if calls else "never"
@@ -83,19 +79,14 @@ class Survey:
         return calls[0]
 
     def at(self, layer: nn.Module) -> tuple[Course, Crossing]:
-        """How the forward divides behind a layer.
-
-        Raises:
-            Obstacle: it does not.
-        """
+        """How the forward divides behind a layer; an `Obstacle` where it does not."""
         made = course(self.recording, self.call(layer))
         return made, crossing(made)
 
     def arguments(self, made: Course, layer: nn.Module) -> Arguments:
         """The arguments of the steps, which may depend on the mode.
 
-        Raises:
-            Obstacle: in training the layer's parents do something else, or do not run.
+        An `Obstacle` where in training the layer's parents do something else, or do not run.
         """
         containers = {call.module for call in self.recording.everything() if any(step.module for step in call.body)}
         # All containers in training serve every layer at once; where that fails, the layer's parents alone may not.

@@ -23,67 +23,40 @@ class Attribute(str):
 class Value:
     """A tensor or size in the course of a forward.
 
-    Attributes:
-        source: where it comes from: a recorded step, the model's input, an input that both sides get (such as an
-            attention mask), a parameter or buffer of the model, a tensor that existed before, or a computation that
-            left no trace.
-        step: the step that made it.
-        path: which part of the step's result it is; () is all of it.
-        inner: for an output of a module, the value that the module's own forward gave it.
-        name: of a stored value, dotted, or of an input that both sides get.
-        held: a constant itself.
-        serial: counts values in the order in which they appear.
-        size: it is a number that follows from shapes alone.
+    It comes from a recorded step, is the model's input or one that both sides get (such as an attention mask), a
+    parameter or buffer of the model, a tensor that existed before, or of a computation that left no trace.
     """
 
     source: Literal["step", "input", "shared", "stored", "constant", "unknown"]
-    step: "Step | None" = None
-    path: tuple[Any, ...] = ()
-    inner: "Value | None" = None
-    name: str = ""
-    held: Any = None
-    serial: int = 0
-    size: bool = False
+    step: "Step | None" = None  # that made it
+    path: tuple[Any, ...] = ()  # which part of the step's result it is; () is all of it
+    inner: "Value | None" = None  # of an output of a module, the value that the module's own forward gave it
+    name: str = ""  # of a stored value, dotted, or of an input that both sides get
+    held: Any = None  # a constant itself
+    serial: int = 0  # counts values in the order in which they appear
+    size: bool = False  # it is a number that follows from shapes alone
 
 
 @dataclass(eq=False, slots=True)
 class Step:
-    """One operation, one call of a module, or one look at a tensor's values.
-
-    Attributes:
-        kind: what it is; a `look` takes Python numbers out of a tensor.
-        target: function, name of a method, or dotted name of a module.
-        args: positional arguments, with a `Value` in place of every tensor and size.
-        kwargs: arguments by name, likewise.
-        parent: the call of the module in whose forward it happens.
-        where: file and line.
-        module: the called module.
-        body: the steps of the called module's forward.
-        result: what a called module returned, with values in place of tensors; `output` is that very object.
-        version: how often the output had been changed in place when the module returned it.
-        flops: floating-point operations of its matrix products and convolutions.
-        sizes: it reads a tensor's shape, never its values.
-        mutates: it changes a tensor that it was given.
-        random: it draws random numbers.
-        cut_gradient: it runs under `torch.no_grad` although a gradient would have passed.
-    """
+    """One operation, one call of a module, or one look at a tensor's values (Python numbers taken out of it)."""
 
     kind: Literal["function", "method", "attribute", "module", "look"]
-    target: Any
-    args: Any = ()
-    kwargs: Any = None
-    parent: "Step | None" = None
-    where: str = ""
-    module: nn.Module | None = None
-    body: "list[Step]" = field(default_factory=list)
-    result: Any = None
-    output: Any = None
-    version: int = 0
-    flops: int = 0
-    sizes: bool = False
-    mutates: bool = False
-    random: bool = False
-    cut_gradient: bool = False
+    target: Any  # function, name of a method, or dotted name of a module
+    args: Any = ()  # with a `Value` in place of every tensor and size
+    kwargs: Any = None  # likewise
+    parent: "Step | None" = None  # the call of the module in whose forward it happens
+    where: str = ""  # file and line
+    module: nn.Module | None = None  # the called one
+    body: "list[Step]" = field(default_factory=list)  # the steps of its forward
+    result: Any = None  # what it returned, with values in place of tensors
+    output: Any = None  # that very object
+    version: int = 0  # how often the output had been changed in place when the module returned it
+    flops: int = 0  # of its matrix products and convolutions
+    sizes: bool = False  # it reads a tensor's shape, never its values
+    mutates: bool = False  # it changes a tensor that it was given
+    random: bool = False  # it draws random numbers
+    cut_gradient: bool = False  # it runs under `torch.no_grad` although a gradient would have passed
     inputs: list[Value] = field(default_factory=list)
 
     def take(self, args: Any, kwargs: Any) -> None:

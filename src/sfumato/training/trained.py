@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sfumato import checkpoint
-from sfumato.errors import CheckpointError
+from sfumato.errors import CheckpointError, ConfigError
 from sfumato.files import sha256_of
 from sfumato.split import SplitModel
 from sfumato.split.saved import SPLIT, read_split
@@ -60,6 +60,7 @@ def load_trained(folder: Path) -> Trained:
 
     Raises:
         CheckpointError: it is neither, not finished, damaged, or of a newer version.
+        ConfigError: the model takes more than one input.
     """
     for mark, read in _READERS.items():
         if (folder / mark).exists():
@@ -94,6 +95,12 @@ def _read_run(folder: Path) -> Trained:
 
 def _read_saved(folder: Path) -> Trained:
     saved = read_split(folder)
+    if saved.shared:
+        raise ConfigError(
+            f"{folder} holds a model that takes {', '.join(saved.shared)} beside its input, and audit and export hand "
+            "over one input; attack it in Python with sfumato.load_split, whose methods take both (for texts "
+            "token_recovery(..., shared=...)), or save a model that was cut without it"
+        )
     noise_std = saved.model.channel.noise_std
     return Trained(
         name=folder.resolve().name,
