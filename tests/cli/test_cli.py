@@ -294,9 +294,9 @@ def test_a_full_disk_ends_with_a_sentence_and_keeps_what_was_there(tmp_path):
 def test_kill_9_at_three_moments_changes_neither_weights_nor_attack(tmp_path, monkeypatch):
     """A real process, really killed: twice in the training, once in the attack; the end is bit for bit the same."""
     monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))  # of the processes, as of this one
-    shape = ["--data", "digits", "--limit", "60", "--width", "2", "--clusters-per-class", "1", "--epochs", "60"]
+    shape = ["--data", "digits", "--limit", "60", "--width", "2", "--clusters-per-class", "1", "--epochs", "20"]
     shape += ["--device", "cpu", "--noise-std", "0.1", "--cem", "--checkpoint-seconds", "0"]
-    attack = ["--epochs", "60", "--width", "4", "--blocks", "0", "--device", "cpu"]
+    attack = ["--epochs", "20", "--width", "4", "--blocks", "0", "--device", "cpu"]
 
     def killed(words: list[str], folder: Path) -> None:
         state = folder / "state.safetensors"
