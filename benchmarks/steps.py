@@ -26,13 +26,13 @@ def many_clusters(rounds: int, count: int, samples: int, config: TrainConfig = C
         "without": stepper(config, images),
         "with": stepper(replace(config, cem=True), images, features, labels),
     }
-    timings, ratio = take_turns(variants, rounds=rounds)
+    seconds, ratio = take_turns(variants, rounds=rounds)
     return Ratio(
         "training step with CEM, full, 300 clusters",
         ratio("with", "without"),
         "the same step without CEM",
         1.05,
-        detail=f"{1e3 * timings['with'].median:.1f} ms against {1e3 * timings['without'].median:.1f} ms, mixture of "
+        detail=f"{1e3 * seconds['with']:.1f} ms against {1e3 * seconds['without']:.1f} ms, mixture of "
         f"{samples:,} features",
     )
 
@@ -43,14 +43,14 @@ def defense_steps(rounds: int, images: ImageSet, config: TrainConfig = CONFIG) -
     for name in defenses.names():
         for cem in (False, True):
             variants[name + (" and CEM" if cem else "")] = stepper(replace(config, defense=name, cem=cem), images)
-    timings, ratio = take_turns(variants, rounds=rounds)
-    base = timings["none"].median
+    seconds, ratio = take_turns(variants, rounds=rounds)
+    base = seconds["none"]
     return [
         Ratio(
             f"training step with {name}",
             ratio(name, "none"),
             "the same step without a defence",
-            detail=f"{1e3 * timings[name].median:.1f} ms against {1e3 * base:.1f} ms",
+            detail=f"{1e3 * seconds[name]:.1f} ms against {1e3 * base:.1f} ms",
         )
         for name in variants
         if name != "none"
@@ -72,12 +72,12 @@ def batches(rounds: int, images: ImageSet, batch: int = 128) -> Ratio:
     loader = DataLoader(PerImage(images), batch_size=batch, shuffle=True, drop_last=True)
     endless = (one for _ in itertools.count() for one in loader)
     variants = {"ours": ours, "theirs": lambda: next(endless)}
-    timings, ratio = take_turns(variants, rounds=rounds)
+    seconds, ratio = take_turns(variants, rounds=rounds)
     return Ratio(
         f"a batch of {batch} augmented images",
         ratio("theirs", "ours"),
         "DataLoader with per-image transforms, without worker processes",
         None,
         "at least",
-        f"{1e3 * timings['theirs'].median:.1f} ms against {1e3 * timings['ours'].median:.2f} ms",
+        f"{1e3 * seconds['theirs']:.1f} ms against {1e3 * seconds['ours']:.2f} ms",
     )

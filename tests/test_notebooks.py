@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import warnings
 from pathlib import Path
 
@@ -25,6 +26,17 @@ def read(path: Path) -> dict:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def shortened(notebook: dict) -> dict:
+    """The same with trainings of three epochs, which put out the same kinds of things."""
+    cells, found = [], 0
+    for cell in notebook["cells"]:
+        source, count = re.subn(r"\bepochs=\d+", "epochs=3", "".join(cell["source"]))
+        cells.append(cell | {"source": [source]})
+        found += count if cell["cell_type"] == "code" else 0
+    assert found == 1
+    return notebook | {"cells": cells}
+
+
 def shape_of(outputs: list) -> list:
     """Which kinds of output a cell has; their content depends on the machine."""
     return [(one["output_type"], sorted(one.get("data", {}))) for one in outputs]
@@ -36,7 +48,7 @@ def test_it_runs_and_puts_out_what_it_shows(path, runner, tmp_path, monkeypatch)
     stored = read(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SfumatoWarning)  # short trainings deserve their warnings
-        done = runner.execute(stored, path.name)
+        done = runner.execute(shortened(stored), path.name)
     for one, other in zip(stored["cells"], done["cells"], strict=True):
         if one["cell_type"] == "code":
             assert shape_of(one["outputs"]) == shape_of(other["outputs"]), "".join(one["source"])

@@ -8,7 +8,7 @@ from pieces_of_work import Odd, act
 
 from sfumato.errors import DataError, SfumatoError
 from sfumato.studies import usable_cores
-from sfumato.studies.executor import Death, Executor, Here, Reply, perform
+from sfumato.studies.executor import THREAD_VARIABLES, Death, Executor, Here, Reply, perform
 
 
 class Pretended(Executor):
@@ -93,10 +93,12 @@ def test_here_is_one_after_the_other_in_this_process():
 
 
 @pytest.fixture(autouse=True)
-def threads_as_before():
+def threads_as_before(monkeypatch):
     import torch
 
     before = torch.get_num_threads()
+    for name in THREAD_VARIABLES:
+        monkeypatch.setenv(name, "7")  # put back as it was
     yield
     torch.set_num_threads(before)
 
@@ -135,7 +137,8 @@ def test_a_result_that_cannot_be_sent_is_told(tmp_path):
 
 
 def test_the_number_of_threads(tmp_path):
-    assert perform(act, (str(tmp_path), "threads"), 3).value[0] == 3
+    """Of a torch that is loaded already, and of one that the work loads."""
+    assert perform(act, (str(tmp_path), "threads"), 3).value == (3, "3")
 
 
 def test_an_exit_is_the_end_of_the_worker(tmp_path):

@@ -77,9 +77,10 @@ def test_work_that_cannot_be_sent_is_refused_at_once(hire):
         list(run(hire(), [lock], act))
 
 
-def test_threads_are_as_told(hire, tmp_path):
-    (outcome,) = run(hire(), [(str(tmp_path), "threads")], act)
-    assert outcome.value[0] == 1
+def test_threads_are_as_told_and_torch_is_loaded_only_by_work_that_needs_it(hire, tmp_path):
+    with hire() as executor:
+        values = [one.value for name in ("imports", "threads") for one in executor.run([(str(tmp_path), name)], act)]
+    assert values == [False, (1, "1")]
 
 
 def test_nothing_to_do(hire):

@@ -5,12 +5,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from sfumato.bench.timing import Ratio, Timing, take_turns
+from sfumato.bench.timing import Ratio, take_turns
 from sfumato.bench.training import CONFIG, cem_step, feature_pass, random_images, refresh
 from sfumato.errors import SfumatoWarning
 from sfumato.provenance import evidence
 
-__all__ = ["Ratio", "Timing", "run_bench", "take_turns"]
+__all__ = ["Ratio", "run_bench", "take_turns"]
 
 
 def run_bench(*, rounds: int = 15, quick: bool = False, tell: Callable[[Ratio], None] | None = None) -> dict[str, Any]:

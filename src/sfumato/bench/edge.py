@@ -1,13 +1,12 @@
 """What the device's noise, levels and bytes cost beside the encoder's run."""
 
-import statistics
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from sfumato.bench.timing import Ratio
+from sfumato.bench.timing import Ratio, take_turns
 from sfumato.deploy.connection import http_query
 from sfumato.deploy.edge import EdgeClient
 from sfumato.deploy.graph import session_of
@@ -24,22 +23,13 @@ _KEY = bytes(range(32))
 def edge_rows(bundle: Path, *, blocks: int = 9, calls: int = 100) -> list[Ratio]:
     """The device's side of a bundle with levels and memoised noise, on one thread.
 
-    Blocks of calls take turns. A figure is the median of the calls of a block, a ratio the median over the blocks of
-    the ratios within one, so that neither an interrupted call nor a slow phase of the machine moves it.
+    Blocks of calls take turns; a figure is the median over the blocks, so that neither an interrupted call nor a slow
+    phase of the machine moves it.
     """
     with EdgeClient(bundle, "http://127.0.0.1:1", device_key=_KEY) as client:
-        variants = _variants(client, bundle)
-        seconds: dict[str, list[float]] = {name: [] for name in variants}
-        for index in range(blocks + 1):
-            for name in variants if index % 2 else reversed(variants):
-                median = _block(variants[name], calls)
-                if index:  # the first block warms up
-                    seconds[name].append(median)
-
-    def ratio(ours: str, base: str) -> float:
-        return statistics.median(a / b for a, b in zip(seconds[ours], seconds[base], strict=True))
-
-    us = {name: 1e6 * statistics.median(values) for name, values in seconds.items()}
+        variants = {name: partial(_block, call, calls) for name, call in _variants(client, bundle).items()}
+        seconds, ratio = take_turns(variants, rounds=blocks)
+    us = {name: 1e6 * value / calls for name, value in seconds.items()}
     alone, turns = f"{us['encoder']:.0f} us", f"{blocks} blocks of {calls}"
     count = client.manifest.feature.shape
     return [
@@ -92,10 +82,6 @@ def _variants(client: EdgeClient, bundle: Path) -> dict[str, Callable[[], object
     }
 
 
-def _block(call: Callable[[], object], calls: int) -> float:
-    waits = []
+def _block(call: Callable[[], object], calls: int) -> None:
     for _ in range(calls):
-        began = time.perf_counter()
         call()
-        waits.append(time.perf_counter() - began)
-    return statistics.median(waits)

@@ -8,53 +8,36 @@ from typing import Any, Literal
 
 import torch
 
-__all__ = ["Ratio", "Timing", "take_turns"]
+__all__ = ["Ratio", "take_turns"]
 
 
-@dataclass(frozen=True)
-class Timing:
-    """Seconds of one variant.
-
-    Attributes:
-        median: over the rounds.
-        low, high: quartiles.
-        rounds: how often it ran.
-    """
-
-    median: float
-    low: float
-    high: float
-    rounds: int
+_WARM_UP = 2  # rounds that do not count
 
 
 def take_turns(
-    variants: Mapping[str, Callable[[], object]], *, rounds: int, warm_up: int = 2
-) -> tuple[dict[str, Timing], Callable[[str, str], float]]:
+    variants: Mapping[str, Callable[[], object]], *, rounds: int
+) -> tuple[dict[str, float], Callable[[str, str], float]]:
     """Run all variants once per round, in alternating order.
 
     Returns:
-        The timings, and `ratio(a, b)`: the median over rounds of seconds of a over seconds of b *in the same round*,
-        which a slow phase of the machine cannot move.
+        The median seconds of each, and `ratio(a, b)`: the median over rounds of seconds of a over seconds of b *in the
+        same round*, which a slow phase of the machine cannot move.
     """
     names = list(variants)
     seconds: dict[str, list[float]] = {name: [] for name in names}
-    for index in range(warm_up + rounds):
+    for index in range(_WARM_UP + rounds):
         for name in names if index % 2 else reversed(names):
             began = time.perf_counter()
             variants[name]()
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
-            if index >= warm_up:
+            if index >= _WARM_UP:
                 seconds[name].append(time.perf_counter() - began)
 
     def ratio(a: str, b: str) -> float:
         return statistics.median(x / y for x, y in zip(seconds[a], seconds[b], strict=True))
 
-    timings = {}
-    for name, values in seconds.items():
-        low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
-        timings[name] = Timing(middle, low, high, len(values))
-    return timings, ratio
+    return {name: statistics.median(values) for name, values in seconds.items()}, ratio
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ is done in processes of this machine, as Slurm jobs or on a Ray cluster.
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sfumato.cores import usable_cores
 from sfumato.errors import ConfigError
@@ -16,7 +16,9 @@ from sfumato.studies.local import LocalExecutor
 from sfumato.studies.ray_cluster import RayExecutor
 from sfumato.studies.slurm import SlurmExecutor
 from sfumato.studies.space import BASELINE, Floor, Setting, Space, Training
-from sfumato.studies.tune import tune, tune_with
+
+if TYPE_CHECKING:
+    from sfumato.studies.tuning import tune, tune_with
 
 __all__ = [
     "BASELINE",
@@ -40,6 +42,15 @@ __all__ = [
     "tune_with",
     "usable_cores",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("tune", "tune_with"):  # a worker imports this room, and need not wait for torch where its work does not
+        from sfumato.studies import tuning
+
+        return getattr(tuning, name)
+    raise AttributeError(f"module 'sfumato.studies' has no attribute {name!r}")
+
 
 EXECUTORS: dict[str, Callable[..., Executor]] = {"local": LocalExecutor, "ray": RayExecutor, "slurm": SlurmExecutor}
 """Executors by name."""

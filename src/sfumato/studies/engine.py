@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 
 from filelock import FileLock, Timeout
 
-from sfumato import defenses
 from sfumato.errors import Interrupted, SfumatoError, SfumatoWarning
 from sfumato.files import write_json
 from sfumato.studies.executor import Executor, Here
@@ -252,8 +251,11 @@ class _Assignment:
 
 def _do(given: _Assignment) -> str:
     """Measure one trial and store its result; says `done`, `found` (somebody else had done it) or `busy`."""
-    for plugin in given.plugins:
-        defenses.load_plugin(plugin)
+    if given.plugins:
+        from sfumato import defenses
+
+        for plugin in given.plugins:
+            defenses.load_plugin(plugin)
     key, store = given.trial.key, Store(given.results, locks=given.locks)
     last = 0.0
 

@@ -1,6 +1,8 @@
 """Many independent pieces of work: one loop that hands out, collects, and tries again; one subclass per place."""
 
 import copy
+import os
+import sys
 import traceback
 from abc import ABC, abstractmethod
 from collections import deque
@@ -9,10 +11,9 @@ from dataclasses import dataclass
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, Self
 
-import torch
-
 from sfumato.errors import ConfigError, SfumatoError, first_line
 
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _POLL_SECONDS = 0.5  # a stop is noticed after at most this long, even while nothing finishes
 
 Work = Callable[[Any], Any]
@@ -179,7 +180,9 @@ def perform(work: Work, item: Any, threads: int) -> Reply:
     An exception keeps its type and carries the worker's traceback as a note. One that cannot be sent, or a value
     that cannot, becomes a `SfumatoError` that says so.
     """
-    torch.set_num_threads(threads)
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))  # for libraries that the work imports
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(threads)
     try:
         value = work(item)
     except Exception as error:

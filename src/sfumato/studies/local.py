@@ -15,9 +15,8 @@ from multiprocessing.reduction import ForkingPickler
 from typing import Any, NamedTuple
 
 from sfumato.cores import usable_cores
-from sfumato.studies.executor import Death, Executor, Reply, Work, at_least_one, perform
+from sfumato.studies.executor import THREAD_VARIABLES, Death, Executor, Reply, Work, at_least_one, perform
 
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _GRACE_SECONDS = 5.0
 
 
@@ -135,15 +134,15 @@ def _environment(threads: int) -> Iterator[None]:
     A new process runs the main module's file first; where that is none, as with a script from standard input, it is not
     told of it.
     """
-    before = {name: os.environ[name] for name in _THREAD_VARIABLES if name in os.environ}
-    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(threads)))
+    before = {name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ}
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
     main = vars(sys.modules["__main__"])
     hidden = {"__file__": main.pop("__file__")} if not os.path.exists(main.get("__file__") or os.curdir) else {}
     try:
         yield
     finally:
         main.update(hidden)
-        for name in _THREAD_VARIABLES:
+        for name in THREAD_VARIABLES:
             del os.environ[name]
         os.environ.update(before)
 

@@ -11,8 +11,6 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-import torch
-
 from sfumato.cores import usable_cores
 from sfumato.errors import ConfigError, SfumatoWarning
 from sfumato.studies.executor import Death, Executor, Reply, Work, at_least_one, perform
@@ -134,6 +132,8 @@ def _connect(executor: RayExecutor) -> None:
     address = executor.address or os.environ.get("RAY_ADDRESS") or "local"
     options: dict[str, Any] = {}
     if address == "local":
+        import torch
+
         if executor.cpus > usable_cores() or executor.gpus > torch.cuda.device_count():
             raise ConfigError(f"{_nowhere(executor)}; ask for less, or connect to a cluster that has them")
         # Ray asks for a token unless RAY_AUTH_MODE says otherwise (setting that here would be too late, it is read at

@@ -3,12 +3,13 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Literal
 
 from sfumato.errors import ConfigError
 from sfumato.settings import check_settings
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, order=True)
@@ -163,7 +164,7 @@ class Floor:
         """By how much one image's share of right answers may fall, on average, before the floor is broken."""
         return self.lose_at_most / 100 if self.lose_at_most is not None else 1.0
 
-    def slack(self, right: Tensor, baseline: Tensor) -> Tensor:
+    def slack(self, right: "Tensor", baseline: "Tensor") -> "Tensor":
         """What is left above the floor on each image, (n,); a setting meets the floor where its mean is not negative.
 
             right - baseline + lose_at_most / 100      paired: hard images are hard for both and cancel
