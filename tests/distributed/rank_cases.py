@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sfumato import CEM, Channel, SplitModel, data, torch_utils
 from sfumato.defenses import Batch, CEMDefense, Defense, Site, build
-from sfumato.distributed import Gradients, Part, Ranks, share_batch_norm
+from sfumato.distributed import Part, Ranks, accumulating, backward, data_parallel, share_batch_norm
 from sfumato.errors import Interrupted
 from sfumato.mixture import kmeans
 from sfumato.models import build as build_network
@@ -233,22 +233,31 @@ def loop_of_a_user() -> Results:
     return {name: value.detach().clone() for name, value in encoder.named_parameters()}
 
 
+class Net(nn.Module):
+    """With a parameter that only the last rank uses, in the last pass, and one that nobody does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.spare, self.unused = nn.Linear(4, 3), nn.Parameter(torch.ones(4)), nn.Parameter(torch.ones(2))
+
+    def forward(self, rows: Tensor, extra: Tensor | None) -> Tensor:
+        value = self.net(rows).square().sum() / 12
+        return value if extra is None else value + self.spare @ extra
+
+
 def accumulated() -> Results:
     """Gradients added up over two backward passes, of parameters of which one rank or none knows anything."""
     ranks = Ranks.current()
     torch.manual_seed(0)
-    net, spare, unused = nn.Linear(4, 3), nn.Parameter(torch.ones(4)), nn.Parameter(torch.ones(2))
+    net = Net()
     x = torch.randn(12, 4)
-    gradients = Gradients([*net.parameters(), spare, unused], (), ranks)
+    shared = data_parallel(net, ranks)
     for number, rows in enumerate(own(x, 0.6).tensor_split(2)):
-        value = net(rows).square().sum() / 12
-        if number == 1 and ranks.rank == ranks.size - 1:
-            value = value + spare @ x[-1]
-        gradients.backward(value * ranks.size, last=number == 1)
-    assert unused.grad is None
-    assert spare.grad is not None
-    found = {name: value.grad for name, value in net.named_parameters() if value.grad is not None}
-    return found | {"spare": spare.grad}
+        with accumulating(shared, last=number == 1):
+            extra = x[-1] if number == 1 and ranks.rank == ranks.size - 1 else None
+            backward(shared(rows, extra) * ranks.size, ranks)
+    assert net.unused.grad is None
+    return {name: value.grad for name, value in net.named_parameters() if value.grad is not None}
 
 
 def parts() -> Results:

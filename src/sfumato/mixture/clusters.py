@@ -168,13 +168,10 @@ class Clusters(nn.Module):
             self.layout += 1
         self._stale = False
 
-    def _fit_by_kmeans(self, features: Tensor, labels: Tensor | None, noisy: bool, ranks: Ranks) -> Tensor:
+    def _fit_by_kmeans(self, features: Tensor, labels: Tensor | None, noisy: bool) -> Tensor:
         """Cluster (N, D) features and take their moments; gives the cluster of each.
 
-        k-means++ and up to 20 Lloyd iterations at first, two iterations from the last centres later. Where ranks hold a
-        part of the features each, assignments are made where the features are, and counts, sums and squares are summed
-        over the ranks. Only the dual form, which consists of samples, gathers them: N D numbers on every rank, at most
-        half of what k covariances take.
+        k-means++ and up to 20 Lloyd iterations at first, two iterations from the last centres later.
         """
         partition = Partition.fit(
             features,
@@ -184,31 +181,22 @@ class Clusters(nn.Module):
             previous=self._partition if self.refreshes else None,
             iterations=_WARM_ITERATIONS if self.refreshes else _FIRST_ITERATIONS,
             generator=torch.Generator(device=features.device).manual_seed(self.seed),
-            ranks=ranks,
         )
         assignment = partition.assign(features, labels)
         self._put("centres", partition.centres)
-        self._put("counts", ranks.sum(torch.bincount(assignment, minlength=self.size)))
-        self.samples = ranks.total(len(features))
-        self._put("weights", self.counts.to(features.dtype) / self.samples)
+        self._put("counts", torch.bincount(assignment, minlength=self.size))
+        self._put("weights", self.counts.to(features.dtype) / len(features))
         self._is_dual = self._may_be_dual and not noisy and int(self.counts.max()) * 2 <= features.shape[1]
-        fitted = moments(
-            features,
-            assignment,
-            self.size,
-            "spherical" if self._is_dual else self.covariance,
-            fallback=self.centres,
-            ranks=ranks,
-        )
+        family: Covariance = "spherical" if self._is_dual else self.covariance
+        fitted = moments(features, assignment, self.size, family, fallback=self.centres)
         self._put("means", fitted.means)
         if self._is_dual:
-            everything, clusters = ranks.gather(features), ranks.gather(assignment)
-            self._put("spread", centred_samples(everything, clusters, self.means, self.counts))
+            self._put("spread", centred_samples(features, assignment, self.means, self.counts))
         else:
             self._put("spread", subtract_noise(fitted.covariances, self.variance) if noisy else fitted.covariances)
         return assignment
 
-    def _fit_by_em(self, features: Tensor, noisy: bool, ranks: Ranks) -> Tensor:
+    def _fit_by_em(self, features: Tensor, noisy: bool) -> Tensor:
         """Lines 4 and 5 of the paper's Algorithm 1: EM over all classes to z = z_hat + eps; gives the nearest means.
 
         sigma^2 is subtracted from the covariances, floored at 0, which leaves Sigma_j of N(mu_j, Sigma_j + sigma^2 I).
@@ -216,7 +204,7 @@ class Clusters(nn.Module):
         """
         z = features
         if not noisy:
-            drawn = generator(self.seed, "noise", self.refreshes, ranks.before(len(z)), device=z.device)
+            drawn = generator(self.seed, "noise", self.refreshes, 0, device=z.device)
             z = z + self.variance**0.5 * torch.randn(z.shape, generator=drawn, dtype=z.dtype, device=z.device)
         start = None
         if self.refreshes:
@@ -224,27 +212,22 @@ class Clusters(nn.Module):
             widened.diagonal(dim1=1, dim2=2).add_(self.variance)
             start = Parameters(self.weights, self.means, widened)
         found = GaussianMixture(self.size, max_iter=_EM_ITERATIONS).fit(
-            ranks.gather(z), init=start, generator=torch.Generator(device=z.device).manual_seed(self.seed)
+            z, init=start, generator=torch.Generator(device=z.device).manual_seed(self.seed)
         )
         self._put("weights", found.weights_.to(z.dtype))
         self._put("means", found.means_.to(z.dtype))
         self._put("centres", self.means.clone())  # a checkpoint takes no shared memory
         self._put("spread", subtract_noise(found.covariances_, self.variance).to(z.dtype))
         assignment = self.assign(z, None)
-        self._put("counts", ranks.sum(torch.bincount(assignment, minlength=self.size)))
-        self.samples = ranks.total(len(z))
+        self._put("counts", torch.bincount(assignment, minlength=self.size))
         return assignment
 
-    def refresh(self, features: Tensor, labels: Tensor | None, *, noisy: bool, ranks: Ranks = Ranks.ALONE) -> None:
+    def refresh(self, features: Tensor, labels: Tensor | None, *, noisy: bool) -> None:
         """Fit the mixture to (N, D) features, by k-means or by EM."""
-        if self.em:
-            assignment = self._fit_by_em(features, noisy, ranks)
-        else:
-            assignment = self._fit_by_kmeans(features, labels, noisy, ranks)
+        fit = self._fit_by_em(features, noisy) if self.em else self._fit_by_kmeans(features, labels, noisy)
+        self.samples = len(features)
         keep = torch.linspace(0, self.samples - 1, min(self.samples, _KEPT), device=features.device).long()
-        start = ranks.before(len(features))
-        keep = keep[(keep >= start) & (keep < start + len(features))] - start
-        self.kept, self.kept_clusters = ranks.gather(features[keep].clone()), ranks.gather(assignment[keep])
+        self.kept, self.kept_clusters = features[keep], fit[keep]
         self.refreshes += 1
         self.snapshot = torch.empty_like(self.snapshot[:0])
         self.scale = torch.ones_like(self.scale)
