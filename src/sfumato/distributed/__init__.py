@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 from sfumato.distributed.started import launched, may_tell
 
 if TYPE_CHECKING:
-    from sfumato.distributed.gradients import accumulating, averaging_steps, backward, data_parallel
+    from sfumato.distributed.gradients import accumulating, averaging_steps, backward, data_parallel, whole
     from sfumato.distributed.group import Part, Ranks
     from sfumato.distributed.launch import TIMEOUT, joined
     from sfumato.distributed.norm import share_batch_norm
-    from sfumato.distributed.rows import whole
 
 __all__ = [
     "TIMEOUT",
@@ -42,7 +41,7 @@ _HOME = {
     "TIMEOUT": "launch",
     "joined": "launch",
     "share_batch_norm": "norm",
-    "whole": "rows",
+    "whole": "gradients",
 }
 
 

@@ -1,4 +1,4 @@
-"""Every rank takes the same step: PyTorch's DistributedDataParallel averages the gradients of the ranks."""
+"""Every rank takes the same step: the ranks average gradients, and their losses can see all rows of a batch."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from sfumato.distributed.collectives import collective
 from sfumato.distributed.group import Ranks
 
-__all__ = ["accumulating", "averaging_steps", "backward", "data_parallel"]
+__all__ = ["accumulating", "averaging_steps", "backward", "data_parallel", "whole"]
 
 
 def data_parallel(module: nn.Module, ranks: Ranks) -> nn.Module:
@@ -60,3 +60,29 @@ def averaging_steps(optimizers: Iterable[Optimizer], ranks: Ranks) -> Iterator[N
     finally:
         for handle in handles:
             handle.remove()
+
+
+def whole(rows: Tensor, ranks: Ranks | None = None) -> Tensor:
+    """(n_r, ...) -> (n, ...): the rows of all ranks in rank order; in one process the rows themselves.
+
+    The gradient goes back to this rank's own rows, times n / n_r: a loss L of the whole batch, computed on every rank,
+    then has the same gradient under the ranks' average, weighed by their shares n_r / n, as in one process.
+    """
+    ranks = Ranks.current() if ranks is None else ranks
+    if ranks.alone:
+        return rows
+    result: Tensor = _Whole.apply(rows, ranks)
+    return result
+
+
+class _Whole(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, ranks: Ranks) -> Tensor:
+        gathered, counts = ranks.gather(rows), ranks.objects(len(rows))
+        start = sum(counts[: ranks.rank])
+        ctx.own, ctx.factor = slice(start, start + len(rows)), len(gathered) / max(1, len(rows))
+        return gathered
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0][ctx.own] * ctx.factor, None

@@ -19,11 +19,11 @@ from sfumato.mixture.families import (
 )
 from sfumato.mixture.partition import Partition
 from sfumato.mixture.precision import (
+    DensePrecision,
+    DiagonalPrecision,
+    LowRankPrecision,
     Precision,
     centred_samples,
-    dense_precision,
-    diagonal_precision,
-    low_rank_precision,
 )
 from sfumato.seeds import generator
 from sfumato.torch_utils import free_to_look
@@ -158,11 +158,11 @@ class Clusters(nn.Module):
             return
         spread = self.snapshot if self.snapshot.numel() else self.spread
         if self.covariance in ("diagonal", "spherical"):
-            fresh: Precision = diagonal_precision(spread, self.variance, self.means.shape[1])
+            fresh: Precision = DiagonalPrecision(spread, self.variance, self.means.shape[1])
         elif self._is_dual:
-            fresh = low_rank_precision(spread, self.variance)
+            fresh = LowRankPrecision(spread, self.variance)
         else:  # one matrix for each cluster, or one for all
-            fresh = dense_precision(spread.reshape(-1, *spread.shape[-2:]), self.variance, self.size)
+            fresh = DensePrecision(spread.reshape(-1, *spread.shape[-2:]), self.variance, self.size)
         if self._precision is None or not self._precision.adopt(fresh):
             self._precision = fresh
             self.layout += 1
@@ -240,15 +240,21 @@ class Clusters(nn.Module):
 
     def carry(self, rows: Tensor, assignment: Tensor, ranks: Ranks = Ranks.ALONE) -> None:
         """Eq. 5 and Eq. 6 for one batch, that of all ranks; what is carried has no graph."""
-        own = torch.bincount(assignment, minlength=self.size)
-        counts = ranks.sum(own)
+        counts = ranks.sum(torch.bincount(assignment, minlength=self.size))
         self.weights = update_weights(self.weights, counts, self.samples, ranks.total(len(rows)))
-        fresh = batch_covariances(rows, assignment, self.means, self.covariance)
-        if not ranks.alone:  # all are centred at the stored means
-            share = (own / counts.clamp(min=1)).to(fresh.dtype)
-            fresh = ranks.sum(share.reshape(-1, *[1] * (fresh.ndim - 1)) * fresh)
+        fresh = self._batch_covariances(rows, assignment, counts, ranks)
         self.spread = update_covariances(self.spread, fresh, counts, self.weights, self.samples)
         self._forget_factors()
+
+    def _batch_covariances(self, rows: Tensor, assignment: Tensor, counts: Tensor, ranks: Ranks) -> Tensor:
+        """Delta Sigma_j of the batch of all ranks: all are centred at the stored means, so that they add up."""
+        own = batch_covariances(rows, assignment, self.means, self.covariance)
+        if ranks.alone:
+            return own
+        if self.covariance == "tied":
+            return ranks.sum(own * (len(rows) / counts.sum()).to(own.dtype))
+        share = (torch.bincount(assignment, minlength=self.size) / counts.clamp(min=1)).to(own.dtype)
+        return ranks.sum(share.reshape(-1, *[1] * (own.ndim - 1)) * own)
 
     def begin(self, rows: Tensor, labels: Tensor | None, ranks: Ranks = Ranks.ALONE) -> None:
         """Keep the features of the first steps, of all ranks, until they are enough for moments; then `refresh`."""
@@ -299,14 +305,10 @@ class Clusters(nn.Module):
         rate = max(min(_RATE, n / self._enough(dim)), n / self.samples)
         expected = (self.weights.double() * n).clamp(min=1e-9)
         share = torch.maximum(rate * counts / expected, counts / self.counts.clamp(min=1)).clamp(max=1.0).to(rows.dtype)
-        fresh = batch_covariances(rows, assignment, self.means, self.covariance)
-        if self.covariance == "tied":
-            self.spread = torch.lerp(self.spread, ranks.sum(fresh * (len(rows) / n)), rate)
-        else:
-            if not ranks.alone:
-                own = (member.sum(0) / counts.clamp(min=1)).to(fresh.dtype)
-                fresh = ranks.sum(own.reshape(-1, *[1] * (fresh.ndim - 1)) * fresh)
-            self.spread = torch.lerp(self.spread, fresh, share.reshape(-1, *[1] * (fresh.ndim - 1)))
+        fresh = self._batch_covariances(rows, assignment, counts, ranks)
+        tied = self.covariance == "tied"
+        weight = rate if tied else share.reshape(-1, *[1] * (fresh.ndim - 1))
+        self.spread = torch.lerp(self.spread, fresh, weight)
         self.means = torch.lerp(self.means, batch_means, share[:, None])
         self.centres = self.means.clone()
         self.weights = torch.lerp(self.weights, (counts / n).to(self.weights), rate)
@@ -330,7 +332,7 @@ class Clusters(nn.Module):
         found = torch.empty(len(z), self.size, dtype=torch.float64, device=z.device)
         for j in range(self.size):
             rows = z - self.means[j]
-            found[:, j] = -0.5 * (rows * self.precision.one(rows, j)).double().sum(1)
+            found[:, j] = -0.5 * (rows * self.precision.apply(rows, j)).double().sum(1)
         return found + self.weights.double().log() - 0.5 * self.precision.log_ratio
 
     @property

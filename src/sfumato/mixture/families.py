@@ -13,7 +13,7 @@ from sfumato.mixture._inputs import (
     chunk_rows,
     sorted_clusters,
 )
-from sfumato.mixture.precision import group_rows
+from sfumato.mixture.precision import centred_samples
 
 Covariance = Literal["full", "tied", "diagonal", "spherical"]
 
@@ -209,17 +209,15 @@ def batch_covariances(features: Tensor, assignment: Tensor, means: Tensor, covar
     check_features(features, means.shape[1])
     k = len(means)
     check_assignment(assignment, len(features), k)
-    centred = features - means.to(features)[assignment]
-    counts = torch.bincount(assignment, minlength=k).clamp(min=1).to(features)
+    counts = torch.bincount(assignment, minlength=k)
     if covariance == "full":
-        slot, width = group_rows(assignment, k)
         # Scaling the samples by 1/sqrt(n_j) instead of the result by 1/n_j saves a pass over k D^2 numbers.
-        scaled = centred * counts.rsqrt()[assignment, None]
-        padded = features.new_zeros(k, width, features.shape[1]).index_put((assignment, slot), scaled)
+        padded = centred_samples(features, assignment, means.to(features), counts)
         return torch.bmm(padded.mT.contiguous(), padded)
+    centred = features - means.to(features)[assignment]
     if covariance == "tied":
         return centred.T @ centred / max(1, len(features))
-    member = torch.nn.functional.one_hot(assignment, k).to(features).T / counts[:, None]
+    member = torch.nn.functional.one_hot(assignment, k).to(features).T / counts.clamp(min=1).to(features)[:, None]
     squares = centred.square()
     return member @ squares if covariance == "diagonal" else member @ squares.mean(1)
 

@@ -180,9 +180,7 @@ def kmeans(
     return KMeansResult(centres, assignment, inertia, updates)
 
 
-def _pass(
-    features: Tensor, centres: Tensor, shift: Tensor, *, measured: bool
-) -> tuple[Tensor, Tensor, Tensor, float]:
+def _pass(features: Tensor, centres: Tensor, shift: Tensor, *, measured: bool) -> tuple[Tensor, Tensor, Tensor, float]:
     """Nearest centres, counts (k,), and, around the shift, the float64 sums (k, D) and, if `measured`, of squares."""
     k, dim = centres.shape
     assignment = torch.empty(len(features), dtype=torch.int64, device=features.device)

@@ -386,7 +386,7 @@ class Trainer:
             checkpoint.drop_previous(path)
 
     def _resume(self, path: Path) -> None:
-        tensors, meta = self.ranks.first_tensors(lambda: checkpoint.load_newest(path))
+        tensors, meta = self.ranks.first(lambda: checkpoint.load_newest(path))
         if meta["identity"] != self._identity():
             raise CheckpointError(
                 f"{path} belongs to a training with other settings, data or precision; choose another --run folder"
