@@ -26,10 +26,9 @@ from sfumato.seeds import derive_seed
 from sfumato.split import SplitModel
 from sfumato.split.saved import SPLIT
 from sfumato.training.build import build_defenses, build_model
-from sfumato.training.checks import check_enough, check_ranks
+from sfumato.training.checks import check_ranks
 from sfumato.training.config import TrainConfig
-from sfumato.training.evaluate import accuracy
-from sfumato.training.information import measure_information
+from sfumato.training.evaluate import accuracy, measure_information
 from sfumato.training.trainer import OnEpoch, OnStep, Trainer
 
 __all__ = ["Run", "load_data", "load_run", "split_training_set", "train_run"]
@@ -124,7 +123,10 @@ def _train(
     if (finished := ranks.first(begin)) is not None:
         return finished
     fit, held_out = split_training_set(sets.train, config)
-    check_enough(fit, config)
+    if len(fit) < fit.num_classes:
+        raise ConfigError(
+            f"{len(fit)} training images for {fit.num_classes} classes are too few; raise --limit or lower --hold-out"
+        )
     defenses = build_defenses(config, sets.train.num_classes)
     model = build_model(config, sets.train, defenses)
     trainer = Trainer(model, defenses, fit, held_out, config)

@@ -31,11 +31,11 @@ from sfumato.models.widths import fit_to_state
 from sfumato.seeds import derive_seed, generator
 from sfumato.split import SplitModel
 from sfumato.torch_utils import wake
+from sfumato.training.build import learning_rate
 from sfumato.training.checks import check_learning, check_ranks
 from sfumato.training.config import TrainConfig
 from sfumato.training.evaluate import accuracy, epoch_figures
 from sfumato.training.passes import Passes
-from sfumato.training.rates import learning_rate
 
 __all__ = ["Trainer"]
 
@@ -257,8 +257,7 @@ class Trainer:
 
     def begin_epoch(self, epoch: int) -> None:
         """Let the defences act before the first step of an epoch, and start its sums."""
-        wake(self.model)
-        wake(self._modules)
+        self._wake()
         self._sums.zero_()
         self._seconds = 0.0
         replaced: list[bool] = []
@@ -275,6 +274,9 @@ class Trainer:
         if replaced or layout != self._layout:
             self._layout = layout
             self._whole_step.forget()
+        self._wake()
+
+    def _wake(self) -> None:
         wake(self.model)
         wake(self._modules)
 
@@ -361,15 +363,11 @@ class Trainer:
         return {"config": self.config.identity(), "data": self.train.fingerprint(), "bf16": self.bf16}
 
     def _save(self, path: Path) -> None:
-        sums = self.ranks.sum(self._sums)
-        self.ranks.first(lambda: self._write(path, sums))
-
-    def _write(self, path: Path, sums: Tensor) -> None:
         tensors = {
             **checkpoint.flatten_state("model", self.model.state_dict()),
             **checkpoint.flatten_state("defenses", self._modules.state_dict()),
             **checkpoint.flatten_state("optimizer", checkpoint.optimizer_state(self.optimizer)),
-            "sums": sums,
+            "sums": self.ranks.sum(self._sums),
         }
         for name, optimizer in self._own_optimizers().items():
             tensors |= checkpoint.flatten_state(name, checkpoint.optimizer_state(optimizer))
@@ -379,7 +377,7 @@ class Trainer:
             "history": self.history,
             "seconds": self._seconds,
         }
-        checkpoint.save_next(path, tensors, meta)
+        self.ranks.first(lambda: checkpoint.save_next(path, tensors, meta))
 
     def _drop_previous(self, path: Path | None) -> None:
         if path is not None and self.ranks.is_first:
@@ -406,5 +404,4 @@ class Trainer:
         self._place = _Place(*meta["place"])
         self.history = meta["history"]
         self._seconds = meta["seconds"]
-        wake(self.model)
-        wake(self._modules)
+        self._wake()
