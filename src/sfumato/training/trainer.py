@@ -9,10 +9,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from sfumato import checkpoint
-from sfumato.compute import arranged, autocast, device_of, kernels, use_bf16
+from sfumato.compute import arranged, device_of, kernels, use_bf16
 from sfumato.cuda_graph import Replay
 from sfumato.data import ImageSet
 from sfumato.defenses import Batch, Defense, Epoch
@@ -35,7 +34,7 @@ from sfumato.training.build import learning_rate
 from sfumato.training.checks import check_learning, check_ranks
 from sfumato.training.config import TrainConfig
 from sfumato.training.evaluate import accuracy, epoch_figures
-from sfumato.training.passes import Passes
+from sfumato.training.passes import Objective, Passes
 
 __all__ = ["Trainer"]
 
@@ -49,24 +48,6 @@ class _Place(NamedTuple):
 
     epoch: int
     step: int
-
-
-class _Objective(nn.Module):
-    """What a step minimises, with all that its gradient reaches."""
-
-    def __init__(self, model: SplitModel, defenses: nn.ModuleList, bf16: bool) -> None:
-        super().__init__()
-        self.model, self.defenses, self.bf16 = model, defenses, bf16
-
-    def forward(self, x: Tensor, labels: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor, Batch]:
-        with autocast(x.device, self.bf16):
-            features, released, logits = self.model.outputs(x, random)
-        loss = task = cross_entropy(logits.float(), labels)
-        batch = Batch(x, labels, features, released, logits)
-        for defense in self.defenses:
-            if (penalty := defense.penalty(batch)) is not None:
-                loss = loss + penalty
-        return loss, task, batch
 
 
 class Trainer:
@@ -111,7 +92,7 @@ class Trainer:
         self.steps = math.ceil(len(train) / config.batch_size)
         self.history: list[dict[str, Any]] = []
         self.ranks = Ranks.current()
-        self._objective: nn.Module = _Objective(model, self._modules, self.bf16)
+        self._objective: nn.Module = Objective(model, self._modules, self.device, self.bf16)
         self._shared = self._objective
         self._passes = Passes(model, train, config, self.device, self.ranks, self.bf16)
         self._place = _Place(0, 0)
