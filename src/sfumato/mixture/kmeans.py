@@ -155,19 +155,20 @@ def kmeans(
         raise FeatureError("init holds NaN or infinite centres; start without init")
     start = kmeans_plus_plus(features, k, generator) if init is None else init
     shift = features.mean(0)
+    rows = features - shift  # once for all passes: around the mean, float32 loses least in |x|^2 - 2 x.c + |c|^2
     centres = start.detach().to(features)
     enough = -1.0
     assignment: Tensor | None = None
     updates = 0
     while updates < iterations:
-        chosen, counts, sums, squares = _pass(features, centres, shift, measured=assignment is None)
+        chosen, counts, sums, squares = _pass(rows, centres - shift, measured=assignment is None)
         if assignment is None:
             enough = TOLERANCE * squares / features.numel()
         elif torch.equal(assignment, chosen):
             break
         assignment = chosen
         if bool((counts == 0).any()):
-            counts, sums = _refilled(features, centres, shift, chosen, counts, sums)
+            counts, sums = _refilled(rows, centres - shift, shift, chosen, counts, sums)
         means = (sums / counts.clamp(min=1)[:, None] + shift).to(centres)
         moved = torch.where((counts > 0)[:, None], means, centres)
         distance = float((moved - centres).double().square().sum())
@@ -180,26 +181,23 @@ def kmeans(
     return KMeansResult(centres, assignment, inertia, updates)
 
 
-def _pass(features: Tensor, centres: Tensor, shift: Tensor, *, measured: bool) -> tuple[Tensor, Tensor, Tensor, float]:
-    """Nearest centres, counts (k,), and, around the shift, the float64 sums (k, D) and, if `measured`, of squares."""
+def _pass(rows: Tensor, centres: Tensor, *, measured: bool) -> tuple[Tensor, Tensor, Tensor, float]:
+    """Nearest centres, counts (k,), and the float64 sums (k, D) and, if `measured`, of squares of centred rows."""
     k, dim = centres.shape
-    assignment = torch.empty(len(features), dtype=torch.int64, device=features.device)
-    total = features.new_zeros(k, dim, dtype=torch.float64)
-    moved = centres - shift
-    half, columns = 0.5 * moved.square().sum(1), moved.T.contiguous()
+    assignment = torch.empty(len(rows), dtype=torch.int64, device=rows.device)
+    total = rows.new_zeros(k, dim, dtype=torch.float64)
+    half, columns = 0.5 * centres.square().sum(1), centres.T.contiguous()
     squares = 0.0
-    chunks = list(chunk_slices(features, cached=True))
-    buffer = torch.empty_like(features[chunks[0]])  # pages that are touched once
-    for part in chunks:
-        rows = torch.sub(features[part], shift, out=buffer[: len(features[part])])
-        chosen = torch.addmm(half, rows, columns, alpha=-1.0).argmin(1)
+    for part in chunk_slices(rows, cached=True):
+        chunk = rows[part]
+        chosen = torch.addmm(half, chunk, columns, alpha=-1.0).argmin(1)
         assignment[part] = chosen
         if measured:
-            squares += float(rows.square().sum(dtype=torch.float64))
-        if rows.device.type == "cpu":
-            total += rows.new_zeros(k, dim).index_add_(0, chosen, rows)
+            squares += float(chunk.square().sum(dtype=torch.float64))
+        if chunk.device.type == "cpu":  # sums of a chunk in float32, of chunks in float64
+            total += chunk.new_zeros(k, dim).index_add_(0, chosen, chunk)
         else:  # where index_add_ is as random as the order of its additions
-            total += torch.nn.functional.one_hot(chosen, k).to(rows.dtype).T @ rows
+            total += torch.nn.functional.one_hot(chosen, k).to(chunk.dtype).T @ chunk
     return assignment, torch.bincount(assignment, minlength=k), total, squares
 
 
@@ -212,19 +210,19 @@ def _distances(features: Tensor, centres: Tensor, assignment: Tensor) -> Tensor:
 
 
 def _refilled(
-    features: Tensor, centres: Tensor, shift: Tensor, assignment: Tensor, counts: Tensor, sums: Tensor
+    rows: Tensor, centres: Tensor, shift: Tensor, assignment: Tensor, counts: Tensor, sums: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Counts and sums after each empty cluster got the sample farthest from its centre, which leaves its cluster."""
     counts, sums = counts.clone(), sums.clone()
     empty = (counts == 0).nonzero().squeeze(1)
-    distance = _distances(features, centres, assignment)
-    eps = torch.finfo(features.dtype).eps
-    noise = 16 * eps * ((centres - shift).square().sum(1).max() + eps * shift.square().sum())
+    distance = _distances(rows, centres, assignment)
+    eps = torch.finfo(rows.dtype).eps
+    noise = 16 * eps * (centres.square().sum(1).max() + eps * shift.square().sum())
     # A sample on its centre, or alone in its cluster, would only swap one empty cluster for another.
     movable = (distance > noise) & (counts[assignment] > 1)
-    far = torch.where(movable, distance, -1.0).topk(min(len(empty), len(features))).indices
+    far = torch.where(movable, distance, -1.0).topk(min(len(empty), len(rows))).indices
     far = far[movable[far]]
-    taken, donors = (features[far] - shift).double(), assignment[far]
+    taken, donors = rows[far].double(), assignment[far]
     empty = empty[: len(donors)]
     sums.index_add_(0, donors, -taken)
     counts.index_add_(0, donors, -torch.ones_like(donors))

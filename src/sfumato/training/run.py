@@ -107,7 +107,8 @@ def train_run(
         fit, held_out = split_training_set(sets.train, config)
         if len(fit) < fit.num_classes:
             raise ConfigError(
-                f"{len(fit)} training images for {fit.num_classes} classes are too few; raise --limit or lower --hold-out"
+                f"{len(fit)} training images for {fit.num_classes} classes are too few; raise --limit or lower "
+                "--hold-out"
             )
         defenses = build_defenses(config, sets.train.num_classes)
         model = build_model(config, sets.train, defenses)
