@@ -14,7 +14,7 @@ from sfumato.split import Channel, SplitModel
 from sfumato.studies.tune_trials import measured
 from sfumato.torch_utils import evaluating, wake
 from sfumato.training import TrainConfig, Trainer, accuracy, collect_features
-from sfumato.training.information import measure_information
+from sfumato.training.evaluate import measure_information
 
 SET = ImageSet(
     torch.randint(0, 256, (40, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)),

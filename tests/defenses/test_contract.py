@@ -91,21 +91,24 @@ TINY = TrainConfig(
     clusters_per_class=1,
     noise_std=0.1,
     device="cpu",
+    watch=False,
 )
 # A threshold that every SSIM exceeds: otherwise the adversary, and whether it survives, would not matter.
 ADVERSARY = {"width": 4, "blocks": 0, "threshold": -1.0}
 OPTIONS = {"ressfl": ADVERSARY, "patrol": ADVERSARY}
 
 
-@pytest.mark.parametrize("with_cem", [False, True], ids=["alone", "with CEM"])
-@pytest.mark.parametrize("name", ["distcorr", "dropout", "ressfl", "patrol", "label_smoothing"])
+@pytest.mark.parametrize(
+    ("name", "with_cem"),
+    [("patrol", False), *((name, True) for name in ("distcorr", "dropout", "ressfl", "patrol", "label_smoothing"))],
+)
 def test_killed_in_any_epoch_it_ends_with_the_same_model(tmp_path, name, with_cem):
     """Masks, adversaries, their optimizers and pruned layers survive a checkpoint; the run can be read back."""
     from dataclasses import replace
 
     config = replace(TINY, defense=name, cem=with_cem, defense_options=OPTIONS.get(name, {}), checkpoint_seconds=0.0)
     undisturbed = train_run(config, tmp_path / "whole")
-    for kill_at in (1, 5, 8):  # of 8 steps; pruning happens before step 7, so the last checkpoint is a pruned one
+    for kill_at in (1, 8):  # of 8 steps; pruning happens before step 7, so the last checkpoint is a pruned one
 
         def on_step(done: int, _total: int, kill_at: int = kill_at) -> None:
             if done == kill_at:

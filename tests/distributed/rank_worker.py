@@ -1,4 +1,4 @@
-"""One of two processes: all cases, then what has to be refused, then a rank that falls silent."""
+"""One of two processes: all cases, what has to be refused, a command, and a rank that falls silent."""
 
 import json
 import os
@@ -13,8 +13,10 @@ from rank_cases import CLASSES, CONFIG, SIGMA, blobs, cases, interrupted, own, r
 from safetensors.torch import save_file
 
 from sfumato import CEM, data
+from sfumato.cli.main import main as command
 from sfumato.distributed import Ranks, joined
 from sfumato.errors import ConfigError, DataError
+from sfumato.files import write_text
 from sfumato.training import train_run
 
 
@@ -62,16 +64,16 @@ def main(folder: Path) -> None:
             save_file(found, folder / f"{name}.{rank}.safetensors")
         save_file(interrupted(folder), folder / f"interrupted.{rank}.safetensors")
         (folder / f"refusals.{rank}.json").write_text(json.dumps(refusals(folder)), encoding="utf-8")
+        words = ["--limit", "100", "--batch-size", "45", "--width", "6", "--epochs", "1", "--device", "cpu"]
+        assert command(["train", *words, "--run", f"{folder}/command", "--json", f"{folder}/figures.json"]) == 0
     os.environ["MASTER_PORT"] = os.environ["SECOND_PORT"]
     with joined("cpu", timeout=1) as ranks:
         ranks.sum(torch.ones(1))
-        began = time.monotonic()
         if ranks.is_first:
-            text = raised(lambda: ranks.sum(torch.ones(3)))
-            silent = {"text": text, "seconds": time.monotonic() - began}
-            (folder / "silent.json").write_text(json.dumps(silent), encoding="utf-8")
+            write_text(folder / "silent", raised(lambda: ranks.sum(torch.ones(3))))
         else:
-            time.sleep(2.5)
+            while not (folder / "silent").exists():
+                time.sleep(0.1)
         os._exit(0)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sfumato.errors import FeatureError
-from sfumato.mixture.precision import _grouped, dense_precision, low_rank_precision, tile_rows
+from sfumato.mixture.precision import DensePrecision, LowRankPrecision, _grouped, tile_rows
 
 
 @pytest.mark.parametrize(("rows", "clusters"), [(128, 30), (5, 600), (64, 1), (1, 1), (0, 4), (40, 7)])
@@ -23,7 +23,7 @@ def test_factors_do_not_depend_on_how_many_are_made_at_once(elements, monkeypatc
     covariances = samples.mT @ samples
     parts = [slice(j, j + max(1, elements // 20)) for j in range(0, 7, max(1, elements // 20))]
     monkeypatch.setattr("sfumato.mixture.precision._parts", lambda _: parts)
-    dense, low = dense_precision(covariances, 0.1), low_rank_precision(samples, 0.1)
+    dense, low = DensePrecision(covariances, 0.1), LowRankPrecision(samples, 0.1)
     shifted = covariances.double() + 0.1 * torch.eye(5, dtype=torch.float64)
     assert torch.allclose(dense.table.double(), shifted.inverse(), atol=1e-5)
     expected = shifted.logdet() - 5 * torch.tensor(0.1, dtype=torch.float64).log()
@@ -43,7 +43,7 @@ def test_tiles_give_the_products_of_a_loop(rows, clusters):
         assert torch.allclose(_grouped(z, assignment, first, second, tiled=tiled), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("make", [dense_precision, low_rank_precision])
+@pytest.mark.parametrize("make", [DensePrecision, LowRankPrecision])
 def test_covariances_that_overflowed_are_one_sentence(make):
     matrices = torch.eye(3).repeat(2, 1, 1)
     matrices[1, 0, 0] = torch.inf

@@ -126,9 +126,9 @@ def test_float32_and_float64_agree():
 
 
 MEMORY = """
-import sys, torch
+import torch
 from sfumato.mixture import Partition, moments
-n, dim = 30_000, 512
+n, dim = 30_000, 256
 torch.set_num_threads(1)
 labels = torch.arange(n) % 10
 settings = dict(num_classes=10, clusters_per_class=3, iterations=2)
@@ -138,23 +138,26 @@ def kilobytes(name):
     return next(int(line.split()[1]) for line in lines if line.startswith(name + ":"))
 def refresh(features, labels):
     cut = Partition.fit(features, labels, **settings)
-    return moments(features, cut.assign(features, labels), 30, sys.argv[2], fallback=cut.centres)
-classes = labels if sys.argv[1] == "classes" else None
-refresh(torch.randn(600, dim), None if classes is None else labels[:600])
-before = kilobytes("VmRSS")
-features = torch.rand(n, dim)
-refresh(features, classes)
-print((kilobytes("VmHWM") - before) * 1024 / (n * dim * 4))
+    return moments(features, cut.assign(features, labels), 30, family, fallback=cut.centres)
+for family, classes in (("full", labels), ("diagonal", None)):
+    refresh(torch.randn(600, dim), None if classes is None else labels[:600])
+    open("/proc/self/clear_refs", "w").write("5")  # the peak starts anew
+    before = kilobytes("VmRSS")
+    features = torch.rand(n, dim)
+    refresh(features, classes)
+    print((kilobytes("VmHWM") - before) * 1024 / (n * dim * 4))
+    del features
 """
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-@pytest.mark.parametrize(("mode", "covariance"), [("classes", "full"), ("global", "diagonal")])
-def test_a_refresh_takes_less_than_two_and_a_half_times_the_features(mode, covariance):
-    words = [sys.executable, "-c", MEMORY, mode, covariance]
-    # What else the process took at its peak differs from run to run: the smaller of two.
-    peaks = [float(subprocess.run(words, capture_output=True, text=True, check=True).stdout) for _ in range(2)]
-    assert 1.0 < min(peaks) < 2.5, peaks
+def test_a_refresh_takes_less_than_two_and_a_half_times_the_features():
+    for _ in range(2):  # what else the process took at its peak differs from run to run
+        done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
+        peaks = [float(line) for line in done.stdout.splitlines()]
+        if max(peaks) < 2.5:
+            break
+    assert 0.9 < min(peaks) <= max(peaks) < 2.5, peaks
 
 
 def test_errors_say_what_to_do():

@@ -13,7 +13,7 @@ from sfumato.training import TrainConfig, Trainer, build_defenses, build_model
 
 CONFIG = TrainConfig(
     data="digits",
-    epochs=6,
+    epochs=4,
     batch_size=16,
     lr=0.05,
     noise_std=0.1,
@@ -21,6 +21,7 @@ CONFIG = TrainConfig(
     update="epoch",
     lam=0.5,
     hold_out=0.0,
+    watch=False,
     rotation=10.0,
     device="cpu",
 )

@@ -7,7 +7,7 @@ from torch import nn
 
 from sfumato.data import ImageSet
 from sfumato.split import Channel, SplitModel
-from sfumato.training.information import measure_information
+from sfumato.training.evaluate import measure_information
 
 
 def images(count: int = 600) -> ImageSet:
@@ -36,7 +36,7 @@ def test_without_noise_there_is_no_finite_information():
 
 
 def test_of_more_images_a_sample_is_used(monkeypatch):
-    monkeypatch.setattr("sfumato.training.information._MOST", 50)
+    monkeypatch.setattr("sfumato.training.evaluate._MOST_FOR_INFORMATION", 50)
     assert measure_information(model(0.1), images(), seed=0)["samples"] == 50
     assert measure_information(model(0.1), images(), seed=0)["held_out"] == pytest.approx(
         measure_information(model(0.1), images(), seed=0)["held_out"]

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from sfumato import bounds
-from sfumato.distributed import Ranks
-from sfumato.mixture import Clusters, Covariance, moments
+from sfumato.mixture import Clusters, Covariance
 
 _SCALE_LIMIT = 4.0
 _ONE_CLUSTER = 0.95
@@ -212,11 +211,3 @@ class Health:
             return False
         shares = (per_class.amax(1) / per_class.sum(1).clamp_min(1))[enough]
         return float(shares.median()) > _ONE_CLUSTER
-
-
-def variances(flat: Tensor, ranks: Ranks) -> Tensor:
-    """(D,) variance of each dimension over the samples of all ranks."""
-    if ranks.alone:
-        return flat.var(0, unbiased=False)
-    everything = torch.zeros(len(flat), dtype=torch.int64, device=flat.device)
-    return moments(flat, everything, 1, "diagonal", ranks=ranks).covariances[0]

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from sfumato.cem.gradient import WithGradient, competence_factor
-from sfumato.cem.health import Diagnostics, Health, diagnose, variances
+from sfumato.cem.health import Diagnostics, Health, diagnose
 from sfumato.cem.published import published_loss
 from sfumato.cem.settings import (
     DIVERGED,
@@ -257,7 +257,8 @@ class CEM(nn.Module):
 
         The features have to be those that the steps compute: `sfumato.as_in_training`. The first call starts from
         k-means++, later ones from the last centres with two Lloyd iterations. In data-parallel training each rank
-        passes its own part of the set, see `distributed`.
+        passes its own part of the set and fits the mixture of all, which takes memory for all features; see
+        `distributed`.
 
         Args:
             features: z_hat of every training sample, (N, ...), without noise.
@@ -282,11 +283,11 @@ class CEM(nn.Module):
                 if not (torch.isfinite(low) and torch.isfinite(high)):
                     raise FeatureError(DIVERGED)
             labels = check_labels(labels, flat, wanted=self.class_conditional)
-        if not ranks.alone:
-            ranks.check_same({"number of dimensions": flat.shape[1]}, "give all ranks the same model")
+        ranks.check_same({"number of dimensions": flat.shape[1]}, "give all ranks the same model")
+        flat, labels = ranks.gather(flat), None if labels is None else ranks.gather(labels)
         with torch.autocast(flat.device.type, enabled=False):
-            self.mixture.refresh(flat, labels, noisy=noisy, ranks=ranks)
-        for message in self._health.check(variances(flat, ranks), self.variance, self.mixture.counts):
+            self.mixture.refresh(flat, labels, noisy=noisy)
+        for message in self._health.check(flat.var(0, unbiased=False), self.variance, self.mixture.counts):
             warnings.warn(message, SfumatoWarning, stacklevel=2)
 
     def forward(self, z_hat: Tensor, labels: Tensor | None = None, task_loss: Tensor | None = None) -> Tensor:

@@ -11,22 +11,37 @@ from typing import TYPE_CHECKING, Any
 from sfumato.distributed.started import launched, may_tell
 
 if TYPE_CHECKING:
-    from sfumato.distributed.gradients import Gradients
+    from sfumato.distributed.gradients import accumulating, averaging_steps, backward, data_parallel, whole
     from sfumato.distributed.group import Part, Ranks
     from sfumato.distributed.launch import TIMEOUT, joined
     from sfumato.distributed.norm import share_batch_norm
-    from sfumato.distributed.rows import whole
 
-__all__ = ["TIMEOUT", "Gradients", "Part", "Ranks", "joined", "launched", "may_tell", "share_batch_norm", "whole"]
+__all__ = [
+    "TIMEOUT",
+    "Part",
+    "Ranks",
+    "accumulating",
+    "averaging_steps",
+    "backward",
+    "data_parallel",
+    "joined",
+    "launched",
+    "may_tell",
+    "share_batch_norm",
+    "whole",
+]
 
 _HOME = {
-    "Gradients": "gradients",
+    "accumulating": "gradients",
+    "averaging_steps": "gradients",
+    "backward": "gradients",
+    "data_parallel": "gradients",
     "Part": "group",
     "Ranks": "group",
     "TIMEOUT": "launch",
     "joined": "launch",
     "share_batch_norm": "norm",
-    "whole": "rows",
+    "whole": "gradients",
 }
 
 

@@ -86,14 +86,6 @@ class Collectives:
         """The sum of a number over the ranks."""
         return count if self.alone else int(self.sum(torch.tensor(count)))
 
-    def mean(self, rows: Tensor) -> Tensor:
-        """(D,) mean of the rows (n, D) of all ranks; a rank may have none."""
-        if self.alone:
-            return rows.mean(0)
-        sums = torch.cat([rows.sum(0, dtype=torch.float64), rows.new_tensor([len(rows)], dtype=torch.float64)])
-        sums = self.sum(sums)
-        return (sums[:-1] / sums[-1]).to(rows.dtype)
-
     def stack(self, values: Tensor) -> Tensor:
         """(ranks, ...) the values of all ranks, which have one shape."""
         if self.alone:
@@ -112,18 +104,12 @@ class Collectives:
         padded[: len(rows)] = rows
         return torch.cat([part[:count] for part, count in zip(self.stack(padded), counts, strict=True)])
 
-    def before(self, count: int) -> int:
-        """The sum of a number over the ranks with lower numbers."""
-        return 0 if self.alone else int(self.stack(torch.tensor(count))[: self.rank].sum())
-
-    def broadcast(self, values: Tensor) -> None:
-        """Overwrite the values in place by those of rank 0."""
+    def objects(self, value: T) -> list[T]:
+        """A value of each rank, in rank order; whatever can be pickled."""
+        found: list[Any] = [value] * self.size
         if not self.alone:
-            carried = self._carried(values).contiguous()
-            source = 0 if self.group is None else dist.get_global_rank(self.group, 0)
-            collective(dist.broadcast, carried, source, group=self.group)
-            if carried is not values:
-                values.copy_(carried)
+            collective(dist.all_gather_object, found, value, group=self.group)
+        return found
 
     def _reduce(self, values: Tensor, how: Any) -> Tensor:
         carried = self._carried(values).clone(memory_format=torch.contiguous_format)

@@ -1,19 +1,15 @@
 """Which part each rank works on, and what the ranks tell each other; one process alone is a group of one."""
 
-import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
-import torch
 import torch.distributed as dist
-from torch import Tensor
 
-from sfumato import errors
-from sfumato.distributed.collectives import Collectives
+from sfumato.distributed.collectives import Collectives, collective
 from sfumato.errors import ConfigError, SfumatoError
 
 __all__ = ["Part", "Ranks"]
@@ -119,39 +115,20 @@ class Ranks(Collectives):
         )
 
     def first(self, work: Callable[[], T]) -> T:
-        """Let rank 0 alone do something that gives a JSON-able value; all ranks get the value, or its error.
+        """Let rank 0 alone do something; all ranks get the value, which is pickled on its way, or its error.
 
         Raises:
             SfumatoError: what `work` raised on rank 0, on all ranks.
         """
         if self.alone:
             return work()
-        value: Any = None
+        told: list[Any] = [None]
         with self.together():
             if self.is_first:
-                value = work()
-        told: T = json.loads(self._text(json.dumps(value) if self.is_first else ""))
-        return value if self.is_first else told
-
-    def first_tensors(
-        self, work: Callable[[], tuple[dict[str, Tensor], dict[str, Any]]]
-    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """As `first` for named tensors with a JSON-able description, such as a checkpoint that only rank 0 can read."""
-        if self.alone:
-            return work()
-        tensors: dict[str, Tensor] = {}
-
-        def read() -> list[Any]:
-            nonlocal tensors
-            tensors, meta = work()
-            return [meta, [[name, str(t.dtype).split(".")[1], list(t.shape)] for name, t in tensors.items()]]
-
-        meta, entries = self.first(read)
-        for name, dtype, shape in entries:
-            if not self.is_first:
-                tensors[name] = torch.empty(shape, dtype=getattr(torch, dtype))
-            self.broadcast(tensors[name])
-        return tensors, meta
+                told[0] = work()
+        collective(dist.broadcast_object_list, told, group=self.group, group_src=0)
+        value: T = told[0]
+        return value
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -169,17 +146,12 @@ class Ranks(Collectives):
 
     def agree(self, problem: SfumatoError | None) -> None:
         """Raise on all ranks what any of them brings."""
-        if self.alone:
-            if problem is not None:
-                raise problem
-            return
-        if not self.any(problem is not None)[0]:
-            return
-        texts = self._texts("" if problem is None else f"{type(problem).__name__}\n{problem}")
+        problems = self.objects(problem)
         if problem is not None:
             raise problem
-        kind, _, text = next(text for text in texts if text).partition("\n")
-        raise getattr(errors, kind, SfumatoError)(text)
+        for other in problems:
+            if other is not None:
+                raise other
 
     def check_same(self, values: dict[str, Any], advice: str) -> None:
         """Refuse to go on where the ranks have different values under a name.
@@ -187,28 +159,10 @@ class Ranks(Collectives):
         Raises:
             ConfigError: they differ.
         """
-        if self.alone:
-            return
-        told = [json.loads(text) for text in self._texts(json.dumps(values, sort_keys=True, default=str))]
+        told = self.objects(values)
         for rank, theirs in enumerate(told):
             if changed := [name for name in theirs if theirs[name] != told[0].get(name)]:
                 raise ConfigError(f"rank {rank} has another {' and another '.join(changed)} than rank 0; {advice}")
-
-    def _text(self, text: str) -> str:
-        """Rank 0's text."""
-        content = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8) if text else torch.empty(0).byte()
-        length = torch.tensor(len(content))
-        self.broadcast(length)
-        if not self.is_first:
-            content = torch.empty(int(length), dtype=torch.uint8)
-        self.broadcast(content)
-        return bytes(content.tolist()).decode()
-
-    def _texts(self, text: str) -> list[str]:
-        """The texts of all ranks."""
-        content = torch.tensor(list(text.encode()), dtype=torch.uint8)
-        counts: Sequence[int] = self.stack(torch.tensor(len(content))).tolist()
-        return [bytes(part.tolist()).decode() for part in self.gather(content).split(counts)]
 
 
 Ranks.ALONE = Ranks()

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from sfumato.distributed import Ranks
 from sfumato.errors import ConfigError, FeatureError
 
 # Temporaries of a pass hold about this many numbers: on a CPU they stay in the cache, on a GPU they fill the device.
@@ -26,18 +25,12 @@ def check_features(features: Tensor, dim: int | None = None) -> None:
         )
 
 
-def check_finite(features: Tensor, ranks: Ranks = Ranks.ALONE) -> None:
-    """FeatureError on all ranks when there are no features, or one holds NaN or infinity."""
-    count, damaged = len(features), False
-    if features.numel():
-        low, high = features.aminmax()
-        damaged = not bool(torch.isfinite(low) & torch.isfinite(high))
-    if not ranks.alone:
-        count, found = ranks.sum(torch.tensor([count, int(damaged)])).tolist()
-        damaged = bool(found)
-    if count == 0 or features.shape[1] == 0:
+def check_finite(features: Tensor) -> None:
+    """FeatureError when there are no features, or one holds NaN or infinity."""
+    if features.numel() == 0:
         raise FeatureError(f"there is nothing to fit in features of shape {tuple(features.shape)}; pass samples")
-    if damaged:
+    low, high = features.aminmax()  # needs no temporary of the size of the features, as isfinite would
+    if not bool(torch.isfinite(low) & torch.isfinite(high)):
         raise FeatureError("features hold NaN or infinite values; find the step that produced them first")
 
 

@@ -19,11 +19,11 @@ from sfumato.mixture.families import (
 )
 from sfumato.mixture.partition import Partition
 from sfumato.mixture.precision import (
+    DensePrecision,
+    DiagonalPrecision,
+    LowRankPrecision,
     Precision,
     centred_samples,
-    dense_precision,
-    diagonal_precision,
-    low_rank_precision,
 )
 from sfumato.seeds import generator
 from sfumato.torch_utils import free_to_look
@@ -158,23 +158,20 @@ class Clusters(nn.Module):
             return
         spread = self.snapshot if self.snapshot.numel() else self.spread
         if self.covariance in ("diagonal", "spherical"):
-            fresh: Precision = diagonal_precision(spread, self.variance, self.means.shape[1])
+            fresh: Precision = DiagonalPrecision(spread, self.variance, self.means.shape[1])
         elif self._is_dual:
-            fresh = low_rank_precision(spread, self.variance)
+            fresh = LowRankPrecision(spread, self.variance)
         else:  # one matrix for each cluster, or one for all
-            fresh = dense_precision(spread.reshape(-1, *spread.shape[-2:]), self.variance, self.size)
+            fresh = DensePrecision(spread.reshape(-1, *spread.shape[-2:]), self.variance, self.size)
         if self._precision is None or not self._precision.adopt(fresh):
             self._precision = fresh
             self.layout += 1
         self._stale = False
 
-    def _fit_by_kmeans(self, features: Tensor, labels: Tensor | None, noisy: bool, ranks: Ranks) -> Tensor:
+    def _fit_by_kmeans(self, features: Tensor, labels: Tensor | None, noisy: bool) -> Tensor:
         """Cluster (N, D) features and take their moments; gives the cluster of each.
 
-        k-means++ and up to 20 Lloyd iterations at first, two iterations from the last centres later. Where ranks hold a
-        part of the features each, assignments are made where the features are, and counts, sums and squares are summed
-        over the ranks. Only the dual form, which consists of samples, gathers them: N D numbers on every rank, at most
-        half of what k covariances take.
+        k-means++ and up to 20 Lloyd iterations at first, two iterations from the last centres later.
         """
         partition = Partition.fit(
             features,
@@ -184,31 +181,22 @@ class Clusters(nn.Module):
             previous=self._partition if self.refreshes else None,
             iterations=_WARM_ITERATIONS if self.refreshes else _FIRST_ITERATIONS,
             generator=torch.Generator(device=features.device).manual_seed(self.seed),
-            ranks=ranks,
         )
         assignment = partition.assign(features, labels)
         self._put("centres", partition.centres)
-        self._put("counts", ranks.sum(torch.bincount(assignment, minlength=self.size)))
-        self.samples = ranks.total(len(features))
-        self._put("weights", self.counts.to(features.dtype) / self.samples)
+        self._put("counts", torch.bincount(assignment, minlength=self.size))
+        self._put("weights", self.counts.to(features.dtype) / len(features))
         self._is_dual = self._may_be_dual and not noisy and int(self.counts.max()) * 2 <= features.shape[1]
-        fitted = moments(
-            features,
-            assignment,
-            self.size,
-            "spherical" if self._is_dual else self.covariance,
-            fallback=self.centres,
-            ranks=ranks,
-        )
+        family: Covariance = "spherical" if self._is_dual else self.covariance
+        fitted = moments(features, assignment, self.size, family, fallback=self.centres)
         self._put("means", fitted.means)
         if self._is_dual:
-            everything, clusters = ranks.gather(features), ranks.gather(assignment)
-            self._put("spread", centred_samples(everything, clusters, self.means, self.counts))
+            self._put("spread", centred_samples(features, assignment, self.means, self.counts))
         else:
             self._put("spread", subtract_noise(fitted.covariances, self.variance) if noisy else fitted.covariances)
         return assignment
 
-    def _fit_by_em(self, features: Tensor, noisy: bool, ranks: Ranks) -> Tensor:
+    def _fit_by_em(self, features: Tensor, noisy: bool) -> Tensor:
         """Lines 4 and 5 of the paper's Algorithm 1: EM over all classes to z = z_hat + eps; gives the nearest means.
 
         sigma^2 is subtracted from the covariances, floored at 0, which leaves Sigma_j of N(mu_j, Sigma_j + sigma^2 I).
@@ -216,7 +204,7 @@ class Clusters(nn.Module):
         """
         z = features
         if not noisy:
-            drawn = generator(self.seed, "noise", self.refreshes, ranks.before(len(z)), device=z.device)
+            drawn = generator(self.seed, "noise", self.refreshes, 0, device=z.device)
             z = z + self.variance**0.5 * torch.randn(z.shape, generator=drawn, dtype=z.dtype, device=z.device)
         start = None
         if self.refreshes:
@@ -224,27 +212,22 @@ class Clusters(nn.Module):
             widened.diagonal(dim1=1, dim2=2).add_(self.variance)
             start = Parameters(self.weights, self.means, widened)
         found = GaussianMixture(self.size, max_iter=_EM_ITERATIONS).fit(
-            ranks.gather(z), init=start, generator=torch.Generator(device=z.device).manual_seed(self.seed)
+            z, init=start, generator=torch.Generator(device=z.device).manual_seed(self.seed)
         )
         self._put("weights", found.weights_.to(z.dtype))
         self._put("means", found.means_.to(z.dtype))
         self._put("centres", self.means.clone())  # a checkpoint takes no shared memory
         self._put("spread", subtract_noise(found.covariances_, self.variance).to(z.dtype))
         assignment = self.assign(z, None)
-        self._put("counts", ranks.sum(torch.bincount(assignment, minlength=self.size)))
-        self.samples = ranks.total(len(z))
+        self._put("counts", torch.bincount(assignment, minlength=self.size))
         return assignment
 
-    def refresh(self, features: Tensor, labels: Tensor | None, *, noisy: bool, ranks: Ranks = Ranks.ALONE) -> None:
+    def refresh(self, features: Tensor, labels: Tensor | None, *, noisy: bool) -> None:
         """Fit the mixture to (N, D) features, by k-means or by EM."""
-        if self.em:
-            assignment = self._fit_by_em(features, noisy, ranks)
-        else:
-            assignment = self._fit_by_kmeans(features, labels, noisy, ranks)
+        fit = self._fit_by_em(features, noisy) if self.em else self._fit_by_kmeans(features, labels, noisy)
+        self.samples = len(features)
         keep = torch.linspace(0, self.samples - 1, min(self.samples, _KEPT), device=features.device).long()
-        start = ranks.before(len(features))
-        keep = keep[(keep >= start) & (keep < start + len(features))] - start
-        self.kept, self.kept_clusters = ranks.gather(features[keep].clone()), ranks.gather(assignment[keep])
+        self.kept, self.kept_clusters = features[keep], fit[keep]
         self.refreshes += 1
         self.snapshot = torch.empty_like(self.snapshot[:0])
         self.scale = torch.ones_like(self.scale)
@@ -257,15 +240,21 @@ class Clusters(nn.Module):
 
     def carry(self, rows: Tensor, assignment: Tensor, ranks: Ranks = Ranks.ALONE) -> None:
         """Eq. 5 and Eq. 6 for one batch, that of all ranks; what is carried has no graph."""
-        own = torch.bincount(assignment, minlength=self.size)
-        counts = ranks.sum(own)
+        counts = ranks.sum(torch.bincount(assignment, minlength=self.size))
         self.weights = update_weights(self.weights, counts, self.samples, ranks.total(len(rows)))
-        fresh = batch_covariances(rows, assignment, self.means, self.covariance)
-        if not ranks.alone:  # all are centred at the stored means
-            share = (own / counts.clamp(min=1)).to(fresh.dtype)
-            fresh = ranks.sum(share.reshape(-1, *[1] * (fresh.ndim - 1)) * fresh)
+        fresh = self._batch_covariances(rows, assignment, counts, ranks)
         self.spread = update_covariances(self.spread, fresh, counts, self.weights, self.samples)
         self._forget_factors()
+
+    def _batch_covariances(self, rows: Tensor, assignment: Tensor, counts: Tensor, ranks: Ranks) -> Tensor:
+        """Delta Sigma_j of the batch of all ranks: all are centred at the stored means, so that they add up."""
+        own = batch_covariances(rows, assignment, self.means, self.covariance)
+        if ranks.alone:
+            return own
+        if self.covariance == "tied":
+            return ranks.sum(own * (len(rows) / counts.sum()).to(own.dtype))
+        share = (torch.bincount(assignment, minlength=self.size) / counts.clamp(min=1)).to(own.dtype)
+        return ranks.sum(share.reshape(-1, *[1] * (own.ndim - 1)) * own)
 
     def begin(self, rows: Tensor, labels: Tensor | None, ranks: Ranks = Ranks.ALONE) -> None:
         """Keep the features of the first steps, of all ranks, until they are enough for moments; then `refresh`."""
@@ -316,14 +305,10 @@ class Clusters(nn.Module):
         rate = max(min(_RATE, n / self._enough(dim)), n / self.samples)
         expected = (self.weights.double() * n).clamp(min=1e-9)
         share = torch.maximum(rate * counts / expected, counts / self.counts.clamp(min=1)).clamp(max=1.0).to(rows.dtype)
-        fresh = batch_covariances(rows, assignment, self.means, self.covariance)
-        if self.covariance == "tied":
-            self.spread = torch.lerp(self.spread, ranks.sum(fresh * (len(rows) / n)), rate)
-        else:
-            if not ranks.alone:
-                own = (member.sum(0) / counts.clamp(min=1)).to(fresh.dtype)
-                fresh = ranks.sum(own.reshape(-1, *[1] * (fresh.ndim - 1)) * fresh)
-            self.spread = torch.lerp(self.spread, fresh, share.reshape(-1, *[1] * (fresh.ndim - 1)))
+        fresh = self._batch_covariances(rows, assignment, counts, ranks)
+        tied = self.covariance == "tied"
+        weight = rate if tied else share.reshape(-1, *[1] * (fresh.ndim - 1))
+        self.spread = torch.lerp(self.spread, fresh, weight)
         self.means = torch.lerp(self.means, batch_means, share[:, None])
         self.centres = self.means.clone()
         self.weights = torch.lerp(self.weights, (counts / n).to(self.weights), rate)
@@ -347,7 +332,7 @@ class Clusters(nn.Module):
         found = torch.empty(len(z), self.size, dtype=torch.float64, device=z.device)
         for j in range(self.size):
             rows = z - self.means[j]
-            found[:, j] = -0.5 * (rows * self.precision.one(rows, j)).double().sum(1)
+            found[:, j] = -0.5 * (rows * self.precision.apply(rows, j)).double().sum(1)
         return found + self.weights.double().log() - 0.5 * self.precision.log_ratio
 
     @property

@@ -5,7 +5,6 @@ from typing import Literal, NamedTuple, cast, get_args
 import torch
 from torch import Tensor
 
-from sfumato.distributed import Ranks
 from sfumato.errors import ConfigError, FeatureError
 from sfumato.mixture._inputs import (
     check_assignment,
@@ -14,7 +13,7 @@ from sfumato.mixture._inputs import (
     chunk_rows,
     sorted_clusters,
 )
-from sfumato.mixture.precision import group_rows
+from sfumato.mixture.precision import centred_samples
 
 Covariance = Literal["full", "tied", "diagonal", "spherical"]
 
@@ -54,7 +53,6 @@ def moments(
     covariance: Covariance,
     *,
     fallback: Tensor | None = None,
-    ranks: Ranks = Ranks.ALONE,
 ) -> Moments:
     r"""Exact population moments of each cluster of a hard partition.
 
@@ -73,8 +71,6 @@ def moments(
         k: number of clusters.
         covariance: the family.
         fallback: (k, D) means for clusters without samples; zeros when left out.
-        ranks: processes that hold a part of the samples each; the moments are those of all samples. Two sums over the
-            ranks: counts and means, then the squares about the common mean. Not differentiable.
 
     Returns:
         Moments in the dtype of the features. A cluster without samples has its fallback mean and covariance 0; so
@@ -92,7 +88,6 @@ def moments(
     if fallback is not None and fallback.shape != (k, dim):
         raise FeatureError(f"fallback means have shape {tuple(fallback.shape)}; pass ({k}, {dim})")
     means = features.new_zeros(k, dim) if fallback is None else fallback.detach().to(features).clone()
-    exact = features.new_zeros(k, dim, dtype=torch.float64) if not ranks.alone else None
     shapes = {"full": (k, dim, dim), "tied": (dim, dim), "diagonal": (k, dim), "spherical": (k,)}
     covariances = features.new_zeros(shapes[covariance])
     order, counts, ends = sorted_clusters(assignment, k)
@@ -101,39 +96,12 @@ def moments(
         if end > start:
             mean, scatter = _cluster(features, order[start:end], full=covariance in ("full", "tied"))
             means[j] = mean.to(features.dtype)
-            if exact is not None:
-                exact[j] = mean
             if covariance == "tied":
                 covariances += scatter * ((end - start) / len(features))
             else:
                 covariances[j] = scatter.mean() if covariance == "spherical" else scatter
         start = end
-    if exact is not None:
-        counts, exact, covariances = _merged(counts, exact, covariances, ranks, tied=covariance == "tied")
-        means = torch.where(counts[:, None] > 0, exact.to(features.dtype), means)
     return Moments(counts, means, covariances)
-
-
-def _merged(
-    counts: Tensor, means: Tensor, covariances: Tensor, ranks: Ranks, *, tied: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The moments of all ranks from those of each, as chunks are merged; full covariances one cluster at a time."""
-    total = ranks.sum(counts)
-    share = counts.double() / total.clamp(min=1)
-    common = ranks.sum(share[:, None] * means)
-    gap = means - common
-    if tied:
-        own = counts.sum() * covariances.double() + (counts.double()[:, None] * gap).T @ gap
-        return total, common, (ranks.sum(own) / total.sum().clamp(min=1)).to(covariances)
-    if covariances.ndim == 1:
-        return total, common, ranks.sum(share * (covariances.double() + gap.square().mean(1))).to(covariances)
-    if covariances.ndim == 2:
-        return total, common, ranks.sum(share[:, None] * (covariances.double() + gap.square())).to(covariances)
-    for j, count in enumerate(total.tolist()):
-        if count:
-            wide = share[j] * (covariances[j].double() + torch.outer(gap[j], gap[j]))
-            covariances[j] = ranks.sum(wide).to(covariances)
-    return total, common, covariances
 
 
 def _cluster(features: Tensor, rows: Tensor, *, full: bool) -> tuple[Tensor, Tensor]:
@@ -241,17 +209,15 @@ def batch_covariances(features: Tensor, assignment: Tensor, means: Tensor, covar
     check_features(features, means.shape[1])
     k = len(means)
     check_assignment(assignment, len(features), k)
-    centred = features - means.to(features)[assignment]
-    counts = torch.bincount(assignment, minlength=k).clamp(min=1).to(features)
+    counts = torch.bincount(assignment, minlength=k)
     if covariance == "full":
-        slot, width = group_rows(assignment, k)
         # Scaling the samples by 1/sqrt(n_j) instead of the result by 1/n_j saves a pass over k D^2 numbers.
-        scaled = centred * counts.rsqrt()[assignment, None]
-        padded = features.new_zeros(k, width, features.shape[1]).index_put((assignment, slot), scaled)
+        padded = centred_samples(features, assignment, means.to(features), counts)
         return torch.bmm(padded.mT.contiguous(), padded)
+    centred = features - means.to(features)[assignment]
     if covariance == "tied":
         return centred.T @ centred / max(1, len(features))
-    member = torch.nn.functional.one_hot(assignment, k).to(features).T / counts[:, None]
+    member = torch.nn.functional.one_hot(assignment, k).to(features).T / counts.clamp(min=1).to(features)[:, None]
     squares = centred.square()
     return member @ squares if covariance == "diagonal" else member @ squares.mean(1)
 

@@ -6,7 +6,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sfumato.distributed import Ranks
 from sfumato.errors import ConfigError, FeatureError
 from sfumato.mixture._inputs import (
     check_features,
@@ -66,9 +65,7 @@ def nearest(features: Tensor, centres: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def kmeans_plus_plus(
-    features: Tensor, k: int, generator: torch.Generator | None = None, ranks: Ranks = Ranks.ALONE
-) -> Tensor:
+def kmeans_plus_plus(features: Tensor, k: int, generator: torch.Generator | None = None) -> Tensor:
     """k samples as first centres, far apart: greedy k-means++ (Arthur and Vassilvitskii 2007).
 
     Each next centre is drawn with probability proportional to the squared distance to the centres so far; of
@@ -78,11 +75,10 @@ def kmeans_plus_plus(
     Args:
         features: (n, D) with n >= 1.
         k: number of centres.
-        generator: source of randomness; a new one with seed 0 when left out, in the same state on all ranks.
-        ranks: processes that hold a part of the samples each; the samples count in rank order.
+        generator: source of randomness; a new one with seed 0 when left out.
 
     Returns:
-        (k, D), rows of `features`, of those of all ranks.
+        (k, D), rows of `features`.
 
     Raises:
         ConfigError: k below 1.
@@ -90,76 +86,36 @@ def kmeans_plus_plus(
     """
     check_positive(k=k)
     check_features(features)
-    check_finite(features, ranks)
+    check_finite(features)
     source = seeded(generator)
-    shift = ranks.mean(features)
-    samples = _Samples(features, ranks)
+    shift = features.mean(0)  # around which the squares below cancel least
     norms = features.new_empty(len(features))
     for part in chunk_slices(features):
         norms[part] = (features[part] - shift).square_().sum(1)
 
     def distances(candidates: Tensor) -> Tensor:
         """(n, t) squared distances of all samples to the candidate samples (t,)."""
-        moved = samples.at(features, candidates) - shift
-        squared = norms[:, None] + samples.at(norms, candidates)
+        moved = features[candidates] - shift
+        squared = norms[:, None] + norms[candidates]
         for part in chunk_slices(features):
             squared[part].addmm_(features[part] - shift, moved.T, alpha=-2.0)
         return squared.clamp_(min=0)
 
     trials = 2 + int(math.log(k))
-    chosen = (random_unit(1, source, features) * samples.total).long()
-    closest = distances(chosen).squeeze(1)
-    picks = [chosen]
+    picks = (random_unit(1, source, features) * len(features)).long()
+    closest = distances(picks).squeeze(1)
     for _ in range(k - 1):
         drawn = random_unit(trials, source, features)
-        candidates = samples.drawn(closest.cumsum(0, dtype=torch.float64), drawn)
-        if candidates is None:
-            picks.append((drawn[:1] * samples.total).long())
+        mass = closest.cumsum(0, dtype=torch.float64)  # in float32 the last of many samples would add nothing
+        if float(mass[-1]) == 0.0:
+            picks = torch.cat([picks, (drawn[:1] * len(features)).long()])
             continue
+        candidates = torch.searchsorted(mass, drawn * mass[-1], right=True).clamp_(max=len(features) - 1)
         lowered = torch.minimum(distances(candidates), closest[:, None])
-        best = ranks.sum(lowered.sum(0, dtype=torch.float64)).argmin()
+        best = lowered.sum(0, dtype=torch.float64).argmin()
         closest = lowered[:, best]
-        picks.append(candidates[best].reshape(1))
-    return samples.at(features, torch.cat(picks))
-
-
-class _Samples:
-    """Samples spread over ranks, numbered through in rank order."""
-
-    def __init__(self, features: Tensor, ranks: Ranks) -> None:
-        self.ranks = ranks
-        self.count = len(features)
-        self.total = ranks.total(self.count)
-        self.start = ranks.before(self.count)
-
-    def at(self, values: Tensor, index: Tensor) -> Tensor:
-        """The values (n, ...) of samples (t,), whoever has them."""
-        if self.ranks.alone:
-            return values[index]
-        own = index - self.start
-        mine = (own >= 0) & (own < self.count)
-        found = values.new_zeros(len(index), *values.shape[1:])
-        found[mine] = values[own[mine]]
-        return self.ranks.sum(found)
-
-    def drawn(self, mass: Tensor, unit: Tensor) -> Tensor | None:
-        """Sample numbers (t,) with probability proportional to their mass, whose cumulative sums (n,) are given, from
-        uniform numbers (t,); None where all mass is 0.
-        """
-        own = mass[-1:] if self.count else mass.new_zeros(1)
-        until = self.ranks.stack(own).squeeze(1).cumsum(0)
-        if float(until[-1]) == 0.0:
-            return None
-        target = unit * until[-1]
-        if self.ranks.alone:
-            return torch.searchsorted(mass, target, right=True).clamp_(max=self.count - 1)
-        owner = torch.searchsorted(until, target, right=True).clamp_(max=self.ranks.size - 1)
-        found = torch.zeros_like(owner)
-        mine = owner == self.ranks.rank
-        if self.count:
-            inside = target[mine] - (until[self.ranks.rank] - own)
-            found[mine] = torch.searchsorted(mass, inside, right=True).clamp_(max=self.count - 1) + self.start
-        return self.ranks.sum(found)
+        picks = torch.cat([picks, candidates[best].reshape(1)])
+    return features[picks]
 
 
 @torch.no_grad()
@@ -170,7 +126,6 @@ def kmeans(
     init: Tensor | None = None,
     iterations: int = 100,
     generator: torch.Generator | None = None,
-    ranks: Ranks = Ranks.ALONE,
 ) -> KMeansResult:
     """Lloyd's algorithm: assign to the nearest centre, move each centre to the mean of its samples, repeat.
 
@@ -184,8 +139,6 @@ def kmeans(
         init: (k, D) centres to start from; `kmeans_plus_plus` when left out.
         iterations: at most so many updates; 0 assigns to the first centres.
         generator: source of randomness for the start; a new one with seed 0 when left out.
-        ranks: processes that hold a part of the samples each, which may be empty; centres, inertia and iterations are
-            those of all samples, the assignment that of this rank's.
 
     Raises:
         ConfigError: k below 1, a negative number of iterations, or `init` of another shape.
@@ -193,28 +146,29 @@ def kmeans(
     """
     check_positive(k=k)
     check_features(features)
-    check_finite(features, ranks)
+    check_finite(features)
     if iterations < 0:
         raise ConfigError(f"iterations is {iterations}; give 0 or more")
     if init is not None and init.shape != (k, features.shape[1]):
         raise ConfigError(f"init has shape {tuple(init.shape)}; pass centres of shape ({k}, {features.shape[1]})")
     if init is not None and not bool(torch.isfinite(init).all()):
         raise FeatureError("init holds NaN or infinite centres; start without init")
-    start = kmeans_plus_plus(features, k, generator, ranks) if init is None else init
-    shift = ranks.mean(features)
+    start = kmeans_plus_plus(features, k, generator) if init is None else init
+    shift = features.mean(0)
+    rows = features - shift  # once for all passes: around the mean, float32 loses least in |x|^2 - 2 x.c + |c|^2
     centres = start.detach().to(features)
     enough = -1.0
     assignment: Tensor | None = None
     updates = 0
     while updates < iterations:
-        chosen, counts, sums, squares = _pass(features, centres, shift, ranks, measured=assignment is None)
-        if assignment is not None and not ranks.any(not torch.equal(assignment, chosen))[0]:
-            break
+        chosen, counts, sums, squares = _pass(rows, centres - shift, measured=assignment is None)
         if assignment is None:
-            enough = TOLERANCE * squares / max(1, int(counts.sum()) * features.shape[1])
+            enough = TOLERANCE * squares / features.numel()
+        elif torch.equal(assignment, chosen):
+            break
         assignment = chosen
         if bool((counts == 0).any()):
-            counts, sums = _refilled(features, centres, shift, chosen, counts, sums, ranks)
+            counts, sums = _refilled(rows, centres - shift, shift, chosen, counts, sums)
         means = (sums / counts.clamp(min=1)[:, None] + shift).to(centres)
         moved = torch.where((counts > 0)[:, None], means, centres)
         distance = float((moved - centres).double().square().sum())
@@ -223,38 +177,28 @@ def kmeans(
         if distance <= enough:
             break
     assignment = nearest(features, centres)
-    inertia = float(ranks.sum(_distances(features, centres, assignment).sum(dtype=torch.float64)))
+    inertia = float(_distances(features, centres, assignment).sum(dtype=torch.float64))
     return KMeansResult(centres, assignment, inertia, updates)
 
 
-def _pass(
-    features: Tensor, centres: Tensor, shift: Tensor, ranks: Ranks, *, measured: bool
-) -> tuple[Tensor, Tensor, Tensor, float]:
-    """The nearest centre of this rank's features; of all ranks' the counts (k,) and, around the shift, the float64 sums
-    (k, D) and, where it is `measured`, the sum of the squares.
-    """
+def _pass(rows: Tensor, centres: Tensor, *, measured: bool) -> tuple[Tensor, Tensor, Tensor, float]:
+    """Nearest centres, counts (k,), and the float64 sums (k, D) and, if `measured`, of squares of centred rows."""
     k, dim = centres.shape
-    assignment = torch.empty(len(features), dtype=torch.int64, device=features.device)
-    total = features.new_zeros(k, dim, dtype=torch.float64)
-    moved = centres - shift
-    half, columns = 0.5 * moved.square().sum(1), moved.T.contiguous()
+    assignment = torch.empty(len(rows), dtype=torch.int64, device=rows.device)
+    total = rows.new_zeros(k, dim, dtype=torch.float64)
+    half, columns = 0.5 * centres.square().sum(1), centres.T.contiguous()
     squares = 0.0
-    chunks = list(chunk_slices(features, cached=True))
-    buffer = torch.empty_like(features[chunks[0]] if chunks else features)  # pages that are touched once
-    for part in chunks:
-        rows = torch.sub(features[part], shift, out=buffer[: len(features[part])])
-        chosen = torch.addmm(half, rows, columns, alpha=-1.0).argmin(1)
+    for part in chunk_slices(rows, cached=True):
+        chunk = rows[part]
+        chosen = torch.addmm(half, chunk, columns, alpha=-1.0).argmin(1)
         assignment[part] = chosen
         if measured:
-            squares += float(rows.square().sum(dtype=torch.float64))
-        if rows.device.type == "cpu":
-            total += rows.new_zeros(k, dim).index_add_(0, chosen, rows)
+            squares += float(chunk.square().sum(dtype=torch.float64))
+        if chunk.device.type == "cpu":  # sums of a chunk in float32, of chunks in float64
+            total += chunk.new_zeros(k, dim).index_add_(0, chosen, chunk)
         else:  # where index_add_ is as random as the order of its additions
-            total += torch.nn.functional.one_hot(chosen, k).to(rows.dtype).T @ rows
-    counts = torch.bincount(assignment, minlength=k)
-    if ranks.alone:
-        return assignment, counts, total, squares
-    return assignment, ranks.sum(counts), ranks.sum(total), float(ranks.sum(total.new_tensor(squares)))
+            total += torch.nn.functional.one_hot(chosen, k).to(chunk.dtype).T @ chunk
+    return assignment, torch.bincount(assignment, minlength=k), total, squares
 
 
 def _distances(features: Tensor, centres: Tensor, assignment: Tensor) -> Tensor:
@@ -266,23 +210,19 @@ def _distances(features: Tensor, centres: Tensor, assignment: Tensor) -> Tensor:
 
 
 def _refilled(
-    features: Tensor, centres: Tensor, shift: Tensor, assignment: Tensor, counts: Tensor, sums: Tensor, ranks: Ranks
+    rows: Tensor, centres: Tensor, shift: Tensor, assignment: Tensor, counts: Tensor, sums: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Counts and sums after each empty cluster got the sample farthest from its centre, which leaves its cluster."""
     counts, sums = counts.clone(), sums.clone()
     empty = (counts == 0).nonzero().squeeze(1)
-    distance = _distances(features, centres, assignment)
-    eps = torch.finfo(features.dtype).eps
-    noise = 16 * eps * ((centres - shift).square().sum(1).max() + eps * shift.square().sum())
+    distance = _distances(rows, centres, assignment)
+    eps = torch.finfo(rows.dtype).eps
+    noise = 16 * eps * (centres.square().sum(1).max() + eps * shift.square().sum())
     # A sample on its centre, or alone in its cluster, would only swap one empty cluster for another.
     movable = (distance > noise) & (counts[assignment] > 1)
-    candidates = torch.where(movable, distance, -1.0)
-    far = candidates.topk(min(len(empty), len(features))).indices
+    far = torch.where(movable, distance, -1.0).topk(min(len(empty), len(rows))).indices
     far = far[movable[far]]
-    taken, donors = (features[far] - shift).double(), assignment[far]
-    if not ranks.alone:  # the farthest of all ranks' farthest
-        order = ranks.gather(candidates[far]).argsort(descending=True, stable=True)[: len(empty)]
-        taken, donors = ranks.gather(taken)[order], ranks.gather(donors)[order]
+    taken, donors = rows[far].double(), assignment[far]
     empty = empty[: len(donors)]
     sums.index_add_(0, donors, -taken)
     counts.index_add_(0, donors, -torch.ones_like(donors))

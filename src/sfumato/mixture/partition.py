@@ -6,7 +6,6 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from sfumato.distributed import Ranks
 from sfumato.errors import FeatureError
 from sfumato.mixture._inputs import (
     check_features,
@@ -68,7 +67,6 @@ class Partition:
         previous: Self | None = None,
         iterations: int = 20,
         generator: torch.Generator | None = None,
-        ranks: Ranks = Ranks.ALONE,
     ) -> Self:
         """Cluster by k-means: from k-means++ at first, from the centres of `previous` later.
 
@@ -83,7 +81,6 @@ class Partition:
             previous: a partition of the same shape to start from.
             iterations: at most so many updates of the centres by Lloyd's algorithm; 2 or 3 do for a warm start.
             generator: source of randomness for k-means++; a new one with seed 0 when left out.
-            ranks: processes that hold a part of the samples each; the partition is that of all samples in rank order.
 
         Raises:
             ConfigError: a count below 1.
@@ -92,7 +89,7 @@ class Partition:
         """
         check_positive(num_classes=num_classes, clusters_per_class=clusters_per_class)
         check_features(features)
-        check_finite(features, ranks)
+        check_finite(features)
         clusters, dim = num_classes * clusters_per_class, features.shape[1]
         if previous is not None:
             shape = tuple(previous.centres.shape)
@@ -105,18 +102,16 @@ class Partition:
         source = seeded(generator)
         if labels is None:
             start = None if previous is None else previous.centres
-            found = kmeans(features, clusters, init=start, iterations=iterations, generator=source, ranks=ranks)
+            found = kmeans(features, clusters, init=start, iterations=iterations, generator=source)
             return cls(found.centres, None)
-        with ranks.together():
-            labels = check_labels(labels, len(features), num_classes)
+        labels = check_labels(labels, len(features), num_classes)
         if previous is None:
-            centres = ranks.mean(features).repeat(clusters, 1)
+            centres = features.mean(0).repeat(clusters, 1)
         else:
             centres = previous.centres.detach().to(features).clone()
-        order, counts, ends = sorted_clusters(labels, num_classes)
-        everywhere: list[int] = ranks.sum(counts).tolist()
+        order, _, ends = sorted_clusters(labels, num_classes)
         for c, (start_row, end) in enumerate(zip([0, *ends], ends, strict=False)):
-            if everywhere[c] == 0:
+            if start_row == end:
                 continue
             block = slice(c * clusters_per_class, (c + 1) * clusters_per_class)
             centres[block] = kmeans(
@@ -125,7 +120,6 @@ class Partition:
                 init=None if previous is None else centres[block],
                 iterations=iterations,
                 generator=source,
-                ranks=ranks,
             ).centres
         return cls.of(centres, num_classes)
 

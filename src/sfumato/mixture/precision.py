@@ -1,12 +1,11 @@
 """Products with (Sigma_j + sigma^2 I)^-1 for a batch whose rows belong to different clusters, without a loop.
 
 A training step needs `B_j^-1 (z_i - mu_j)` for every row i of a batch, where `B_j = Sigma_j + sigma^2 I` was fixed
-at the last refresh. The factors are prepared once (`dense_precision` and its siblings) and applied in every step.
+at the last refresh. The factors are prepared once, by the constructors, and applied in every step.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,21 +17,6 @@ from sfumato.torch_utils import free_to_look
 _TILE = 8
 # Numbers in the float64 temporaries of a factorisation: one matrix at a time on a CPU, all at once on most GPUs.
 _GPU_ELEMENTS = 1 << 27
-
-
-class Groups(NamedTuple):
-    """Rows of a batch laid out cluster by cluster: row i sits at `[assignment[i], slot[i]]` of a padded block."""
-
-    slot: Tensor
-    width: int
-
-
-class Tiles(NamedTuple):
-    """Rows of a batch in tiles of eight, each of one cluster: row i sits at `[tile[i], slot[i]]`."""
-
-    owner: Tensor
-    tile: Tensor
-    slot: Tensor
 
 
 class Precision(ABC):
@@ -48,12 +32,8 @@ class Precision(ABC):
         self.table, self.log_ratio, self.pull = table, log_ratio, pull
 
     @abstractmethod
-    def apply(self, rows: Tensor, assignment: Tensor) -> Tensor:
-        """(N, D) rows and (N,) clusters -> (N, D): row i multiplied by (Sigma_j(i) + sigma^2 I)^-1."""
-
-    @abstractmethod
-    def one(self, rows: Tensor, cluster: int) -> Tensor:
-        """(N, D) rows, all multiplied by (Sigma_j + sigma^2 I)^-1 of this cluster."""
+    def apply(self, rows: Tensor, assignment: Tensor | int) -> Tensor:
+        """(N, D) rows and (N,) clusters, or one of all -> (N, D): row i multiplied by (Sigma_j(i) + sigma^2 I)^-1."""
 
     def adopt(self, other: "Precision") -> bool:
         """Take over the numbers of `other` in place, so that whoever reads our tensors sees them.
@@ -70,15 +50,17 @@ class Precision(ABC):
         return True
 
 
-def group_rows(assignment: Tensor, clusters: int) -> Groups:
-    """Give each row its position among the rows of its own cluster; `width` is the largest cluster's count."""
+def group_rows(assignment: Tensor, clusters: int) -> tuple[Tensor, int]:
+    """The position of each row among the rows of its own cluster, (n,), and the number of rows of the largest."""
     one_hot = torch.nn.functional.one_hot(assignment, clusters)
     slot = (one_hot.cumsum(0) - 1).gather(1, assignment[:, None]).squeeze(1)
-    return Groups(slot, int(one_hot.sum(0).max()) if len(assignment) else 0)
+    return slot, int(one_hot.sum(0).max()) if len(assignment) else 0
 
 
-def tile_rows(assignment: Tensor, clusters: int) -> Tiles:
-    """Lay rows out in tiles of eight without asking the device how many there are.
+def tile_rows(assignment: Tensor, clusters: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Lay rows out in tiles of eight, each of one cluster, without asking the device how many there are.
+
+    Gives the tiles' clusters (t,), and for each row its tile and its slot there, (n,) each.
 
     n rows of k clusters need at most `n // 8 + min(n, k)` tiles: every cluster that occurs adds at most one that is not
     full. The number of tiles is therefore known before the batch is, which a captured graph needs.
@@ -90,15 +72,19 @@ def tile_rows(assignment: Tensor, clusters: int) -> Tiles:
     tiles = (member.sum(0) + _TILE - 1) // _TILE
     tile = (tiles.cumsum(0) - tiles)[assignment] + rank // _TILE
     owner = torch.zeros(count, dtype=torch.int64, device=assignment.device).scatter_(0, tile, assignment)
-    return Tiles(owner, tile, rank % _TILE)
+    return owner, tile, rank % _TILE
 
 
-def _grouped(rows: Tensor, assignment: Tensor, *tables: Tensor, tiled: bool | None = None) -> Tensor:
+def _grouped(rows: Tensor, assignment: Tensor | int, *tables: Tensor, tiled: bool | None = None) -> Tensor:
     """(n, D): each row multiplied from the right by the matrices of its cluster, tables (k, D, r), (k, r, D) and so on.
 
     On a CPU the rows are padded to the largest group and the tables read once; on a GPU that would wait for the size of
     that group, so tiles of eight rows gather the tables of the clusters that occur.
     """
+    if isinstance(assignment, int):
+        for table in tables:
+            rows = rows @ table[assignment]
+        return rows
     clusters = len(tables[0])
     if free_to_look(rows) if tiled is None else not tiled:
         slot, width = group_rows(assignment, clusters)
@@ -114,15 +100,38 @@ def _grouped(rows: Tensor, assignment: Tensor, *tables: Tensor, tiled: bool | No
 
 
 class DensePrecision(Precision):
-    """Full covariances: B_j^-1 (k, D, D); (1, D, D) where all clusters share one covariance."""
+    """Full covariances: B_j^-1 (k, D, D); (1, D, D) where all clusters share one covariance.
 
-    def apply(self, rows: Tensor, assignment: Tensor) -> Tensor:
+    Factorised in float64: the condition number is about the largest eigenvalue over sigma^2, often 1e4, which a float32
+    inverse does not survive. On a CPU one cluster at a time, since one D x D temporary in float64 is cheap where k of
+    them are not; on a GPU as many at once as fit its temporaries.
+
+    Args:
+        covariances: (k, D, D), or (1, D, D) for all clusters.
+        variance: sigma^2.
+        clusters: k, where all share one.
+    """
+
+    def __init__(self, covariances: Tensor, variance: float, clusters: int | None = None) -> None:
+        inverse = torch.empty_like(covariances)
+        log_ratio = covariances.new_empty(len(covariances), dtype=torch.float64)
+        pull = torch.empty_like(log_ratio)
+        for part in _parts(covariances):
+            # In units of sigma^2, so that what is factorised is I plus something, whatever the scale of the features.
+            scaled = covariances[part].double() / variance
+            shifted = scaled.clone()
+            shifted.diagonal(dim1=1, dim2=2).add_(1.0)
+            chol = _factor(shifted)
+            log_ratio[part] = 2.0 * chol.diagonal(dim1=1, dim2=2).log().sum(1)
+            exact = torch.cholesky_inverse(chol)
+            pull[part] = (exact * scaled).sum((1, 2))  # D - Tr(exact) would cancel where Sigma_j is small
+            inverse[part] = exact.div_(variance)
+        each = clusters or len(covariances)
+        super().__init__(inverse, log_ratio.expand(each).clone(), pull.expand(each).clone())
+
+    def apply(self, rows: Tensor, assignment: Tensor | int) -> Tensor:
         """One batched product over the padded groups, or one product for all."""
         return rows @ self.table[0] if len(self.table) == 1 else _grouped(rows, assignment, self.table)
-
-    def one(self, rows: Tensor, cluster: int) -> Tensor:
-        """One product."""
-        return rows @ self.table[cluster if len(self.table) > 1 else 0]
 
 
 class LowRankPrecision(Precision):
@@ -132,68 +141,48 @@ class LowRankPrecision(Precision):
     Woodbury `B_j^-1 v = (v - U^T U v) / sigma^2` where `U = L^-1 A` and `L L^T = sigma^2 I + A A^T`. Only n_j x n_j
     matrices are factorised, and no D x D matrix is ever stored. The table (k, r, D) holds the U_j, padded with zero
     rows; log |I + A A^T / sigma^2| and |U|^2 equal the D x D forms.
+
+    Args:
+        samples: A of each cluster, (k, r, D) with zero rows as padding.
+        variance: sigma^2.
     """
 
-    def __init__(self, factor: Tensor, log_ratio: Tensor, variance: float) -> None:
+    def __init__(self, samples: Tensor, variance: float) -> None:
+        factor = torch.empty_like(samples)
+        log_ratio = samples.new_empty(len(samples), dtype=torch.float64)
+        for part in _parts(samples):
+            wide = samples[part].double()
+            gram = wide @ wide.mT / variance
+            gram.diagonal(dim1=1, dim2=2).add_(1.0)
+            chol = _factor(gram)
+            log_ratio[part] = 2.0 * chol.diagonal(dim1=1, dim2=2).log().sum(1)
+            factor[part] = torch.linalg.solve_triangular(chol, wide, upper=False) / variance**0.5
         super().__init__(factor, log_ratio, factor.double().square().sum((1, 2)))
         self.variance = variance
 
-    def apply(self, rows: Tensor, assignment: Tensor) -> Tensor:
-        """Two batched products with the padded factors."""
+    def apply(self, rows: Tensor, assignment: Tensor | int) -> Tensor:
+        """Two products with the factors."""
         return (rows - _grouped(rows, assignment, self.table.transpose(1, 2), self.table)) / self.variance
-
-    def one(self, rows: Tensor, cluster: int) -> Tensor:
-        """Two products."""
-        return (rows - rows @ self.table[cluster].T @ self.table[cluster]) / self.variance
 
 
 class DiagonalPrecision(Precision):
-    """Diagonal covariances, and spherical ones as a single column: 1 / (variance + sigma^2), (k, D) or (k, 1)."""
+    """Diagonal covariances, and spherical ones as a single column: 1 / (variance + sigma^2), (k, D) or (k, 1).
 
-    def apply(self, rows: Tensor, assignment: Tensor) -> Tensor:
+    Args:
+        variances: (k, D) diagonal or (k,) spherical.
+        variance: sigma^2.
+        dim: D.
+    """
+
+    def __init__(self, variances: Tensor, variance: float, dim: int) -> None:
+        table = variances if variances.ndim == 2 else variances[:, None]
+        ratio = table.double() / variance
+        log_ratio, pull = (value.sum(1) * (dim / table.shape[1]) for value in (ratio.log1p(), ratio / (1 + ratio)))
+        super().__init__(1.0 / (table + variance), log_ratio, pull)
+
+    def apply(self, rows: Tensor, assignment: Tensor | int) -> Tensor:
         """An elementwise product."""
         return rows * self.table[assignment]
-
-    def one(self, rows: Tensor, cluster: int) -> Tensor:
-        """An elementwise product."""
-        return rows * self.table[cluster]
-
-
-def dense_precision(covariances: Tensor, variance: float, clusters: int | None = None) -> DensePrecision:
-    """Factorise (k, D, D) covariances, or one (1, D, D) for all clusters, plus `variance` on the diagonal.
-
-    In float64: the condition number is about the largest eigenvalue over sigma^2, often 1e4, which a float32 inverse
-    does not survive. On a CPU one cluster at a time, since one D x D temporary in float64 is cheap where k of them are
-    not; on a GPU as many at once as fit its temporaries.
-    """
-    inverse = torch.empty_like(covariances)
-    log_ratio = covariances.new_empty(len(covariances), dtype=torch.float64)
-    pull = torch.empty_like(log_ratio)
-    for part in _parts(covariances):
-        scaled = covariances[part].double() / variance
-        shifted = scaled.clone()
-        shifted.diagonal(dim1=1, dim2=2).add_(1.0)
-        chol = _factor(shifted)
-        log_ratio[part] = 2.0 * chol.diagonal(dim1=1, dim2=2).log().sum(1)
-        exact = torch.cholesky_inverse(chol)
-        pull[part] = (exact * scaled).sum((1, 2))  # D - Tr(exact) would cancel where Sigma_j is small
-        inverse[part] = exact.div_(variance)
-    each = clusters or len(covariances)
-    return DensePrecision(inverse, log_ratio.expand(each).clone(), pull.expand(each).clone())
-
-
-def low_rank_precision(samples: Tensor, variance: float) -> LowRankPrecision:
-    """Factorise clusters given by their scaled centred samples (k, r, D), zero rows as padding."""
-    factor = torch.empty_like(samples)
-    log_ratio = samples.new_empty(len(samples), dtype=torch.float64)
-    for part in _parts(samples):
-        wide = samples[part].double()
-        gram = wide @ wide.mT / variance
-        gram.diagonal(dim1=1, dim2=2).add_(1.0)
-        chol = _factor(gram)
-        log_ratio[part] = 2.0 * chol.diagonal(dim1=1, dim2=2).log().sum(1)
-        factor[part] = torch.linalg.solve_triangular(chol, wide, upper=False) / variance**0.5
-    return LowRankPrecision(factor, log_ratio, variance)
 
 
 def _factor(matrices: Tensor) -> Tensor:
@@ -212,14 +201,6 @@ def _parts(matrices: Tensor) -> Iterator[slice]:
     each = max(1, matrices[0].numel()) if len(matrices) else 1
     step = 1 if free_to_look(matrices) else max(1, _GPU_ELEMENTS // each)
     return (slice(start, start + step) for start in range(0, len(matrices), step))
-
-
-def diagonal_precision(variances: Tensor, variance: float, dim: int) -> DiagonalPrecision:
-    """Prepare (k, D) diagonal or (k,) spherical variances of features with `dim` dimensions."""
-    table = variances if variances.ndim == 2 else variances[:, None]
-    ratio = table.double() / variance
-    log_ratio, pull = (value.sum(1) * (dim / table.shape[1]) for value in (ratio.log1p(), ratio / (1 + ratio)))
-    return DiagonalPrecision(1.0 / (table + variance), log_ratio, pull)
 
 
 def centred_samples(flat: Tensor, assignment: Tensor, means: Tensor, counts: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
-"""From settings to a split model and its defences."""
+"""From settings to a split model, its defences and the learning rate of a step."""
 
+import math
 from typing import Any
 
 import torch
@@ -12,7 +13,11 @@ from sfumato.seeds import derive_seed
 from sfumato.split import SplitModel
 from sfumato.training.config import TrainConfig
 
-__all__ = ["build_defenses", "build_model"]
+__all__ = ["build_defenses", "build_model", "learning_rate"]
+
+_WARM_UP = 0.25
+_START, _END = 0.04, 0.002
+_PAPER_DROPS = (60 / 240, 120 / 240, 180 / 240, 210 / 240)
 
 
 def build_defenses(config: TrainConfig, num_classes: int) -> list[Defense]:
@@ -55,3 +60,19 @@ def build_model(config: TrainConfig, images: ImageSet, chosen: list[Defense], *,
         for defense in chosen:
             defense.attach(site)
     return model
+
+
+def learning_rate(name: str, peak: float, progress: float) -> float:
+    """The learning rate at `progress` in [0, 1).
+
+    - `one_cycle`: linear from 4 % to the peak over the first quarter, then along a cosine down to 0.2 %.
+    - `paper`: the peak, times 0.2 at epochs 60, 120, 180 and 210 of 240 (30, 60, 90, 105 of 120).
+    """
+    if name == "one_cycle":
+        if progress < _WARM_UP:
+            return peak * (_START + (1 - _START) * progress / _WARM_UP)
+        falling = (progress - _WARM_UP) / (1 - _WARM_UP)
+        return peak * (_END + (1 - _END) * 0.5 * (1 + math.cos(math.pi * min(1.0, falling))))
+    if name == "paper":
+        return float(peak * 0.2 ** sum(progress >= drop for drop in _PAPER_DROPS))
+    raise ConfigError(f"unknown learning rate schedule {name!r}; choose one_cycle or paper")

@@ -10,7 +10,7 @@ from sfumato.distributed import Ranks
 from sfumato.errors import ConfigError, DivergedError
 from sfumato.training.config import TrainConfig
 
-__all__ = ["check_enough", "check_learning", "check_ranks"]
+__all__ = ["check_learning", "check_ranks"]
 
 _FEWEST_STEPS_TO_LEARN = 50
 
@@ -36,19 +36,6 @@ def check_learning(done: int, epochs: int, steps: int, right: float, labels: Ten
         raise DivergedError(
             f"after {done} of {epochs} epochs the accuracy on the training images is {right:.1%}, which is chance: the "
             "defence wins against the classifier; lower --lam or the defence's strength, or --lr, and start a new run"
-        )
-
-
-def check_enough(train: ImageSet, config: TrainConfig) -> None:
-    """Refuse sets that a training cannot use.
-
-    Raises:
-        ConfigError: fewer images than classes.
-    """
-    if len(train) < train.num_classes:
-        raise ConfigError(
-            f"{len(train)} training images for {train.num_classes} classes are too few; raise --limit or lower "
-            "--hold-out"
         )
 
 

@@ -1,19 +1,21 @@
-"""The training images on the device, as the steps see them, and passes over them without a step."""
+"""The training images on the device, as the steps see them, passes over them, and what a step minimises."""
 
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from sfumato.compute import autocast, memory_format
 from sfumato.data import Augmentation, ImageSet
+from sfumato.defenses import Batch
 from sfumato.distributed import Part, Ranks
 from sfumato.seeds import derive_seed, generator
 from sfumato.split import SplitModel
 from sfumato.torch_utils import ENOUGH_FOR_STATISTICS, as_in_training, exact_batch_norm, has_batch_norm
 from sfumato.training.config import TrainConfig
 
-__all__ = ["Passes"]
+__all__ = ["Objective", "Passes"]
 
 _SHARE_FOR_STATISTICS = 8  # of a large set, an eighth makes the statistics of batch norm exact: 4 % of an epoch
 
@@ -79,6 +81,27 @@ class Passes:
             indices = batch[part.rows]
             random.manual_seed(derive_seed(self.config.seed, name, epoch, number, *part.stream))
             yield indices, self.augmented(indices, random), part
+
+
+class Objective(nn.Module):
+    """What a step minimises, with all that its gradient reaches."""
+
+    def __init__(self, model: SplitModel, defenses: nn.ModuleList, device: torch.device, bf16: bool) -> None:
+        super().__init__()
+        self.model, self.defenses, self.bf16 = model, defenses, bf16
+        # A defence may leave parameters out, and where none is left out DistributedDataParallel complains of having
+        # looked for them; so there is always one.
+        self.unused = nn.Parameter(torch.zeros((), device=device))
+
+    def forward(self, x: Tensor, labels: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor, Batch]:
+        with autocast(x.device, self.bf16):
+            features, released, logits = self.model.outputs(x, random)
+        loss = task = cross_entropy(logits.float(), labels)
+        batch = Batch(x, labels, features, released, logits)
+        for defense in self.defenses:
+            if (penalty := defense.penalty(batch)) is not None:
+                loss = loss + penalty
+        return loss, task, batch
 
 
 def _augmentation(config: TrainConfig) -> Augmentation:

@@ -26,10 +26,9 @@ from sfumato.seeds import derive_seed
 from sfumato.split import SplitModel
 from sfumato.split.saved import SPLIT
 from sfumato.training.build import build_defenses, build_model
-from sfumato.training.checks import check_enough, check_ranks
+from sfumato.training.checks import check_ranks
 from sfumato.training.config import TrainConfig
-from sfumato.training.evaluate import accuracy
-from sfumato.training.information import measure_information
+from sfumato.training.evaluate import accuracy, measure_information
 from sfumato.training.trainer import OnEpoch, OnStep, Trainer
 
 __all__ = ["Run", "load_data", "load_run", "split_training_set", "train_run"]
@@ -102,40 +101,26 @@ def train_run(
         sets = sets or load_data(config, on_start)
         ranks = Ranks.current()
         ranks.first(lambda: held.enter_context(occupied(folder)))
-        return _train(config, folder, sets, ranks, on_step, on_epoch, should_stop)
+        check_ranks(ranks, sets.train, config)
+        if (finished := ranks.first(lambda: _begun(folder, config, sets))) is not None:
+            return finished
+        fit, held_out = split_training_set(sets.train, config)
+        if len(fit) < fit.num_classes:
+            raise ConfigError(
+                f"{len(fit)} training images for {fit.num_classes} classes are too few; raise --limit or lower "
+                "--hold-out"
+            )
+        defenses = build_defenses(config, sets.train.num_classes)
+        model = build_model(config, sets.train, defenses)
+        trainer = Trainer(model, defenses, fit, held_out, config)
 
+        def record(line: dict[str, Any]) -> None:
+            ranks.first(lambda: _write_lines(folder / "metrics.jsonl", trainer.history))
+            if on_epoch is not None:
+                on_epoch(line)
 
-def _train(
-    config: TrainConfig,
-    folder: Path,
-    sets: DataSets,
-    ranks: Ranks,
-    on_step: OnStep | None,
-    on_epoch: OnEpoch | None,
-    should_stop: Callable[[], bool] | None,
-) -> dict[str, Any]:
-    result_path = folder / "result.json"
-
-    def begin() -> dict[str, Any] | None:
-        _claim(folder, config, sets)
-        return read_json(result_path) if result_path.exists() else None
-
-    check_ranks(ranks, sets.train, config)
-    if (finished := ranks.first(begin)) is not None:
-        return finished
-    fit, held_out = split_training_set(sets.train, config)
-    check_enough(fit, config)
-    defenses = build_defenses(config, sets.train.num_classes)
-    model = build_model(config, sets.train, defenses)
-    trainer = Trainer(model, defenses, fit, held_out, config)
-
-    def record(line: dict[str, Any]) -> None:
-        ranks.first(lambda: _write_lines(folder / "metrics.jsonl", trainer.history))
-        if on_epoch is not None:
-            on_epoch(line)
-
-    trainer.run(folder / "state.safetensors", on_step=on_step, on_epoch=record, should_stop=should_stop)
-    return ranks.first(lambda: _finish(folder, config, sets, trainer, ranks))
+        trainer.run(folder / "state.safetensors", on_step=on_step, on_epoch=record, should_stop=should_stop)
+        return ranks.first(lambda: _finish(folder, config, sets, trainer, ranks))
 
 
 def _finish(folder: Path, config: TrainConfig, sets: DataSets, trainer: Trainer, ranks: Ranks) -> dict[str, Any]:
@@ -210,13 +195,13 @@ def _blank(shape: Any, classes: Any) -> ImageSet:
     return ImageSet(torch.zeros((1, *sides), dtype=torch.uint8), torch.zeros(1, dtype=torch.int64), tuple(classes))
 
 
-def _claim(folder: Path, config: TrainConfig, sets: DataSets) -> None:
-    """Write `config.json`, or check that the folder belongs to the same run."""
+def _begun(folder: Path, config: TrainConfig, sets: DataSets) -> dict[str, Any] | None:
+    """Write `config.json`, or check that the folder belongs to the same run; its result where it is finished."""
     path = folder / "config.json"
     claim = {"config": config.as_dict(), "data": sets.train.fingerprint(), "caveat": sets.caveat}
     if not path.exists():
         write_json(path, claim)
-        return
+        return None
     before = read_json(path)
     theirs = TrainConfig.from_dict(before["config"])
     if theirs.identity() != config.identity():
@@ -228,6 +213,8 @@ def _claim(folder: Path, config: TrainConfig, sets: DataSets) -> None:
         raise CheckpointError(
             f"{folder} was trained on other images than those in {config.data_dir}; choose another --run"
         )
+    result = folder / "result.json"
+    return read_json(result) if result.exists() else None
 
 
 def _write_lines(path: Path, history: list[dict[str, Any]]) -> None:

@@ -9,25 +9,32 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from sfumato import checkpoint
-from sfumato.compute import arranged, autocast, device_of, kernels, use_bf16
+from sfumato.compute import arranged, device_of, kernels, use_bf16
 from sfumato.cuda_graph import Replay
 from sfumato.data import ImageSet
 from sfumato.defenses import Batch, Defense, Epoch
-from sfumato.distributed import Gradients, Part, Ranks, share_batch_norm
+from sfumato.distributed import (
+    Part,
+    Ranks,
+    accumulating,
+    averaging_steps,
+    backward,
+    data_parallel,
+    share_batch_norm,
+)
 from sfumato.errors import CheckpointError, DivergedError, Interrupted, SfumatoError
 from sfumato.models.layers import Dropout
 from sfumato.models.widths import fit_to_state
 from sfumato.seeds import derive_seed, generator
 from sfumato.split import SplitModel
 from sfumato.torch_utils import wake
+from sfumato.training.build import learning_rate
 from sfumato.training.checks import check_learning, check_ranks
 from sfumato.training.config import TrainConfig
 from sfumato.training.evaluate import accuracy, epoch_figures
-from sfumato.training.passes import Passes
-from sfumato.training.rates import learning_rate
+from sfumato.training.passes import Objective, Passes
 
 __all__ = ["Trainer"]
 
@@ -85,7 +92,8 @@ class Trainer:
         self.steps = math.ceil(len(train) / config.batch_size)
         self.history: list[dict[str, Any]] = []
         self.ranks = Ranks.current()
-        self._gradients = Gradients((), (), Ranks.ALONE)
+        self._objective: nn.Module = Objective(model, self._modules, self.device, self.bf16)
+        self._shared = self._objective
         self._passes = Passes(model, train, config, self.device, self.ranks, self.bf16)
         self._place = _Place(0, 0)
         self._sums = torch.zeros(3, dtype=torch.float64, device=self.device)
@@ -133,9 +141,10 @@ class Trainer:
         self._meet()
         if state is not None and self.ranks.first(lambda: checkpoint.resumable(state)):
             self._resume(state)
-        self._connect()
+        self._shared = data_parallel(self._objective, self.ranks)
         try:
             with (
+                averaging_steps(self._own_optimizers().values(), self.ranks),
                 torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []),
                 kernels(self.device, self.config.engine),
             ):
@@ -150,13 +159,13 @@ class Trainer:
             self._drop_previous(state)
             raise
         self._drop_previous(state)
-        self._gradients.close()
+        self._shared = self._objective
         self._own_random(None)
         self.model.eval()
         return self.history
 
     def _meet(self) -> None:
-        """Check that the ranks do the same training, and give all of them the initial weights of rank 0."""
+        """Check that the ranks do the same training, and let batch norm see the whole batch."""
         if self.ranks.alone:
             return
         check_ranks(self.ranks, self.train, self.config)
@@ -164,15 +173,6 @@ class Trainer:
         self.ranks.check_same(told, "give all ranks the same kind of machine, or name --precision and --device")
         for module in (self.model, self._modules):
             share_batch_norm(module)
-            for tensor in (*module.parameters(), *module.buffers()):
-                self.ranks.broadcast(tensor.data)
-
-    def _connect(self) -> None:
-        """Average over the ranks the gradients of the parameters that there are now."""
-        self._gradients.close()
-        if not self.ranks.alone:
-            parameters = (*self.model.parameters(), *self._modules.parameters())
-            self._gradients = Gradients(parameters, self._own_optimizers().values(), self.ranks)
 
     def _run(
         self,
@@ -238,8 +238,7 @@ class Trainer:
 
     def begin_epoch(self, epoch: int) -> None:
         """Let the defences act before the first step of an epoch, and start its sums."""
-        wake(self.model)
-        wake(self._modules)
+        self._wake()
         self._sums.zero_()
         self._seconds = 0.0
         replaced: list[bool] = []
@@ -250,11 +249,15 @@ class Trainer:
             )
         if replaced:
             self.optimizer = self._optimizer()
-            self._connect()
+            self._shared = self._objective  # the one before lets go of the parameters that stay
+            self._shared = data_parallel(self._objective, self.ranks)
         layout = tuple(defense.layout for defense in self.defenses)
         if replaced or layout != self._layout:
             self._layout = layout
             self._whole_step.forget()
+        self._wake()
+
+    def _wake(self) -> None:
         wake(self.model)
         wake(self._modules)
 
@@ -294,18 +297,14 @@ class Trainer:
 
     def _backward(self, x: Tensor, labels: Tensor, share: float, counted: bool, *, last: bool) -> Batch:
         """Forward and backward of images that have this share in the step's gradient, the average over the ranks."""
-        with autocast(self.device, self.bf16):
-            features, released, logits = self.model.outputs(x, self._random["step"])
-        loss = task = cross_entropy(logits.float(), labels)
-        batch = Batch(x, labels, features, released, logits)
-        for defense in self.defenses:
-            if (penalty := defense.penalty(batch)) is not None:
-                loss = loss + penalty
-        self._gradients.backward(loss if share == 1 else share * loss, last=last)
+        with accumulating(self._shared, last=last):
+            loss, task, batch = self._shared(x, labels, self._random["step"])
+            backward(loss if share == 1 else share * loss, self.ranks)
         if counted:
-            right = (logits.detach().argmax(1) == labels).sum()
+            right = (batch.logits.detach().argmax(1) == labels).sum()
             self._sums += torch.stack([loss.detach() * len(x), task.detach() * len(x), right]).double()
-        return batch
+        found: Batch = batch
+        return found
 
     def _rate(self, epoch: int, step: int) -> float:
         return learning_rate(self.config.lr_schedule, self.config.lr, (epoch + step / self.steps) / self.config.epochs)
@@ -345,15 +344,11 @@ class Trainer:
         return {"config": self.config.identity(), "data": self.train.fingerprint(), "bf16": self.bf16}
 
     def _save(self, path: Path) -> None:
-        sums = self.ranks.sum(self._sums)
-        self.ranks.first(lambda: self._write(path, sums))
-
-    def _write(self, path: Path, sums: Tensor) -> None:
         tensors = {
             **checkpoint.flatten_state("model", self.model.state_dict()),
             **checkpoint.flatten_state("defenses", self._modules.state_dict()),
             **checkpoint.flatten_state("optimizer", checkpoint.optimizer_state(self.optimizer)),
-            "sums": sums,
+            "sums": self.ranks.sum(self._sums),
         }
         for name, optimizer in self._own_optimizers().items():
             tensors |= checkpoint.flatten_state(name, checkpoint.optimizer_state(optimizer))
@@ -363,14 +358,14 @@ class Trainer:
             "history": self.history,
             "seconds": self._seconds,
         }
-        checkpoint.save_next(path, tensors, meta)
+        self.ranks.first(lambda: checkpoint.save_next(path, tensors, meta))
 
     def _drop_previous(self, path: Path | None) -> None:
         if path is not None and self.ranks.is_first:
             checkpoint.drop_previous(path)
 
     def _resume(self, path: Path) -> None:
-        tensors, meta = self.ranks.first_tensors(lambda: checkpoint.load_newest(path))
+        tensors, meta = self.ranks.first(lambda: checkpoint.load_newest(path))
         if meta["identity"] != self._identity():
             raise CheckpointError(
                 f"{path} belongs to a training with other settings, data or precision; choose another --run folder"
@@ -390,5 +385,4 @@ class Trainer:
         self._place = _Place(*meta["place"])
         self.history = meta["history"]
         self._seconds = meta["seconds"]
-        wake(self.model)
-        wake(self._modules)
+        self._wake()
