@@ -1,6 +1,7 @@
 """The training images on the device, as the steps see them, passes over them, and what a step minimises."""
 
 from collections.abc import Iterator
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +9,7 @@ from torch.nn.functional import cross_entropy
 
 from sfumato.compute import autocast, memory_format
 from sfumato.data import Augmentation, ImageSet
-from sfumato.defenses import Batch
+from sfumato.defenses import Batch, Defense
 from sfumato.distributed import Part, Ranks
 from sfumato.seeds import derive_seed, generator
 from sfumato.split import SplitModel
@@ -99,7 +100,7 @@ class Objective(nn.Module):
         loss = task = cross_entropy(logits.float(), labels)
         batch = Batch(x, labels, features, released, logits)
         for defense in self.defenses:
-            if (penalty := defense.penalty(batch)) is not None:
+            if (penalty := cast(Defense, defense).penalty(batch)) is not None:
                 loss = loss + penalty
         return loss, task, batch
 

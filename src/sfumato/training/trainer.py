@@ -93,7 +93,7 @@ class Trainer:
         self.history: list[dict[str, Any]] = []
         self.ranks = Ranks.current()
         self._objective: nn.Module = Objective(model, self._modules, self.device, self.bf16)
-        self._shared = self._objective
+        self._shared: nn.Module = self._objective
         self._passes = Passes(model, train, config, self.device, self.ranks, self.bf16)
         self._place = _Place(0, 0)
         self._sums = torch.zeros(3, dtype=torch.float64, device=self.device)
