@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -98,7 +98,7 @@ class EdgeClient:
         self._identity = channel_identity(*own)
         self._device_key = load_device_key(device_key)
         Stream(bytes(KEY_BYTES))  # without the package for the noise nothing begins
-        self._decoder: _Decoder = (
+        self._decoder: Remote | _OwnDecoder = (
             _OwnDecoder(folder, manifest)
             if url is None
             else Remote(url, token=token, ca=ca, cert=cert, timeout=timeout, retries=retries)
@@ -159,12 +159,6 @@ class EdgeClient:
         for name in manifest.noise.uniforms:
             given[name] = stream.uniforms(count).reshape(self._shape)
         return self._channel(run(self._session, given, ENCODER), normals)
-
-
-class _Decoder(Protocol):
-    def ask(self, manifest: Manifest, feature: npt.NDArray[Any]) -> Tensors: ...
-
-    def close(self) -> None: ...
 
 
 class _OwnDecoder:

@@ -11,28 +11,24 @@ import yaml
 from sfumato.deploy.manifest import DECODER, Manifest
 from sfumato.files import write_text
 
-__all__ = ["cluster_name", "kserve_manifest", "triton_config", "write_engines"]
+__all__ = ["cluster_name", "write_engines"]
 
-_MAX_BATCH = 64
-_QUEUE_DELAY_US = 500
-_QUEUE_TIMEOUT_US = 1_000_000
-_MAX_QUEUE = 512
 _LONGEST_NAME = 40  # KServe and Knative append words to it, and 63 letters are the limit of a host's name
 
 _TRITON = """\
 # Triton model repository of the decoder: tritonserver --model-repository=triton
 {remark}name: "{name}"
 backend: "onnxruntime"
-max_batch_size: {batch}
+max_batch_size: 64
 input [ {{ name: "{feature}" data_type: TYPE_{datatype} dims: [ {dims} ] }} ]
 output [ {{ name: "{output}" data_type: TYPE_FP32 dims: [ {classes} ] label_filename: "labels.txt" }} ]
 version_policy {{ specific {{ versions: [ {version} ] }} }}
 dynamic_batching {{
-  max_queue_delay_microseconds: {delay}
+  max_queue_delay_microseconds: 500
   default_queue_policy {{
     timeout_action: REJECT
-    default_timeout_microseconds: {timeout}
-    max_queue_size: {queue}
+    default_timeout_microseconds: 1000000
+    max_queue_size: 512
   }}
 }}
 """
@@ -43,16 +39,12 @@ def triton_config(manifest: Manifest) -> str:
     return _TRITON.format(
         remark=_remark(manifest),
         name=manifest.name,
-        batch=_MAX_BATCH,
         feature=manifest.feature.name,
         datatype=manifest.feature.datatype,
         dims=", ".join(map(str, manifest.feature.shape)),
         output=manifest.output.name,
         classes=manifest.output.shape[0],
         version=manifest.version,
-        delay=_QUEUE_DELAY_US,
-        timeout=_QUEUE_TIMEOUT_US,
-        queue=_MAX_QUEUE,
     )
 
 

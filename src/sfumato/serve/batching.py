@@ -13,27 +13,14 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sfumato.serve.errors import BUSY, INTERNAL, LATE, Refusal
 
-__all__ = ["Batcher", "Watcher"]
-
-
-class Watcher(Protocol):
-    """Hears what a batcher does."""
-
-    def queued(self, requests: int) -> None:
-        """So many requests wait now."""
-
-    def ran(self, rows: int, seconds: float) -> None:
-        """A call of the network took so long."""
-
-    def failed(self, error: BaseException) -> None:
-        """A call of the network raised."""
+__all__ = ["Batcher"]
 
 
 @dataclass(eq=False)
@@ -52,7 +39,7 @@ class Batcher:
         threads: calls at the same time.
         max_batch: rows in one call that holds several requests.
         limit: waiting requests; the next one is refused.
-        watcher: hears about queue and calls, from any thread.
+        watcher: hears about queue and calls, from any thread, as `core.ModelMetrics` does.
         spread: a call holds at most an even share of what is asked for now, with one share left in the queue. For
             networks to which a larger batch is hardly cheaper by the row: no thread has to wait until the clients of
             the last batch have asked again.
@@ -66,7 +53,7 @@ class Batcher:
         threads: int,
         max_batch: int,
         limit: int,
-        watcher: Watcher,
+        watcher: Any,
         spread: bool = False,
     ) -> None:
         self._run = run

@@ -1,8 +1,9 @@
 """An inference request read from its body, and its answer written: JSON, with binary tensors behind it.
 
 A body comes from a stranger, and a few bytes of JSON can stand for many of Python's: 15 MB of `[]` are 300 MB of lists.
-So nothing is built before its size is known. The outer objects are cut into pieces that stay bytes (`msgspec.Raw`);
-pieces that have to be short are refused when they are not; numbers are counted before they are read.
+So nothing is built before its size is known. A body is read twice: first only to find the data, which stays bytes
+(`msgspec.Raw`), and to refuse one whose other parts are not short; then by its types. Numbers are counted before they
+are read.
 """
 
 import math
@@ -20,55 +21,58 @@ __all__ = ["BINARY_HEADER", "FeatureReader", "InferRequest", "read_request", "wr
 
 BINARY_HEADER = b"inference-header-content-length"
 
-_SHORT = 16 << 10  # bytes of every part of a request but its data
+_SHORT = 16 << 10  # bytes of a request without its data
 _DIGITS = 64  # characters for one number, blanks included
 _PIECE = 64 << 10  # bytes of numbers that are read at once, so that other threads get their turn
 _BRACKETS = bytes(set(range(256)) - set(b"[],"))
 _DTYPES: dict[str, np.dtype[Any]] = {"FP32": np.dtype("<f4"), "UINT8": np.dtype("u1"), "UINT16": np.dtype("<u2")}
 _NONE = msgspec.Raw(b"null")
-_EMPTY = msgspec.Raw(b"{}")
 
 
-class _Request(msgspec.Struct):
-    inputs: msgspec.Raw = _NONE
-    outputs: msgspec.Raw = msgspec.Raw(b"[]")
-    parameters: msgspec.Raw = _EMPTY
-    id: msgspec.Raw = _NONE
+class _Data(msgspec.Struct):
+    data: msgspec.Raw = _NONE
 
 
-class _Parameters(msgspec.Struct):
+class _Outline(msgspec.Struct):
+    inputs: tuple[_Data]
+
+
+class _Parameters(msgspec.Struct, frozen=True):
     binary_data_output: bool = False
     timeout: int | None = None
 
 
-class _Input(msgspec.Struct):
-    name: msgspec.Raw = _NONE
-    datatype: msgspec.Raw = _NONE
-    shape: msgspec.Raw = _NONE
-    parameters: msgspec.Raw = _EMPTY
-    data: msgspec.Raw = _NONE
-
-
-class _InputParameters(msgspec.Struct):
+class _InputParameters(msgspec.Struct, frozen=True):
     binary_data_size: int | None = None
 
 
-class _OutputParameters(msgspec.Struct):
+class _Input(msgspec.Struct):
+    name: str
+    datatype: str
+    shape: list[int]
+    parameters: _InputParameters = _InputParameters()
+    data: msgspec.Raw = _NONE
+
+
+class _OutputParameters(msgspec.Struct, frozen=True):
     binary_data: bool | None = None
     classification: msgspec.Raw = _NONE
 
 
 class _Output(msgspec.Struct):
     name: str
-    parameters: _OutputParameters = msgspec.field(default_factory=_OutputParameters)
+    parameters: _OutputParameters = _OutputParameters()
 
 
+class _Request(msgspec.Struct):
+    inputs: tuple[_Input]
+    outputs: list[_Output] = []
+    parameters: _Parameters = _Parameters()
+    id: str | None = None
+
+
+_decode_outline = msgspec.json.Decoder(_Outline).decode
 _decode_request = msgspec.json.Decoder(_Request).decode
-_decode_inputs = msgspec.json.Decoder(tuple[_Input]).decode
-_decode = {
-    kind: msgspec.json.Decoder(kind).decode
-    for kind in (str, str | None, list[int], _Parameters, _InputParameters, list[_Output])
-}
 _decode_numbers: dict[str, Any] = {
     kind: msgspec.json.Decoder(numbers).decode for kind, numbers in (("f", list[float]), ("u", list[int]))
 }
@@ -106,11 +110,12 @@ class FeatureReader:
             return rng.random((rows, *self.shape), dtype=np.float32)
         return rng.integers(0, self._last + 1, (rows, *self.shape)).astype(self.dtype)
 
-    def check(self, name: object, datatype: object, shape: list[int]) -> int:
+    def check(self, given: _Input) -> int:
         """Compare what a request says of its tensor with what the model takes; give the rows."""
-        if name != self.name:
+        shape = given.shape
+        if given.name != self.name:
             raise Refusal(INVALID, f"the model has one input, '{self.name}'; the request names another one")
-        if datatype != self.datatype:
+        if given.datatype != self.datatype:
             raise Refusal(INVALID, f"input '{self.name}' has datatype {self.datatype}; the request gives another one")
         if len(shape) != 1 + len(self.shape) or tuple(shape[1:]) != self.shape:
             wanted = ", ".join(["-1", *map(str, self.shape)])
@@ -169,25 +174,26 @@ def read_request(body: bytes | bytearray, header_length: bytes | None, model: An
     """Read and check a whole body; the header says how long its JSON part is."""
     head, binary = _divide(body, header_length)
     try:
+        (outline,) = _decode_outline(head).inputs
+        if len(head) - len(outline.data) > _SHORT:
+            raise Refusal(INVALID, f"the request without its data is longer than {_SHORT} bytes")
         request = _decode_request(head)
-    except msgspec.ValidationError:
-        raise Refusal(INVALID, "the request is not a JSON object") from None
+    except msgspec.ValidationError as error:
+        # Our types name no value of a client: a message of msgspec holds names of types and of our own fields.
+        raise Refusal(INVALID, f"the request is not what the protocol says ({error})") from None
     except (msgspec.DecodeError, RecursionError):
         raise Refusal(INVALID, "the request is not valid JSON (UTF-8, without NaN and Infinity)") from None
-    parameters = _typed(request.parameters, _Parameters, "'parameters' of the request")
-    name = _typed(request.id, str | None, "'id' of the request")
-    features = _features(request.inputs, binary, model.reader)
-    asked = _typed(request.outputs, list[_Output], "'outputs' of the request")
-    outputs = model.outputs.pick([output.name for output in asked])
-    as_bytes = set(outputs) if parameters.binary_data_output else set()
-    for output in asked:
+    features = _features(*request.inputs, binary, model.reader)
+    outputs = model.outputs.pick([output.name for output in request.outputs])
+    as_bytes = set(outputs) if request.parameters.binary_data_output else set()
+    for output in request.outputs:
         if output.parameters.classification is not _NONE:
             raise Refusal(
                 INVALID, "the parameter 'classification' is not supported; the outputs are those of the metadata"
             )
         if output.parameters.binary_data is not None:
             (as_bytes.add if output.parameters.binary_data else as_bytes.discard)(output.name)
-    return InferRequest(features, outputs, frozenset(as_bytes), name, _patience(parameters.timeout))
+    return InferRequest(features, outputs, frozenset(as_bytes), request.id, _patience(request.parameters.timeout))
 
 
 def write_answer(request: InferRequest, model: Any, values: dict[str, NDArray[np.generic]]) -> tuple[bytes, int | None]:
@@ -212,17 +218,9 @@ def write_answer(request: InferRequest, model: Any, values: dict[str, NDArray[np
     return (head, None) if not parts else (b"".join([head, *parts]), len(head))
 
 
-def _features(inputs: msgspec.Raw, binary: memoryview, reader: FeatureReader) -> NDArray[Any]:
-    try:
-        (given,) = _decode_inputs(inputs)
-    except (msgspec.DecodeError, RecursionError):
-        raise Refusal(INVALID, "'inputs' is not a list of one JSON object; the model has one input") from None
-    rows = reader.check(
-        _typed(given.name, str, "the name of the input"),
-        _typed(given.datatype, str, "the datatype of the input"),
-        _typed(given.shape, list[int], f"the shape of '{reader.name}'"),
-    )
-    size = _typed(given.parameters, _InputParameters, "'parameters' of the input").binary_data_size
+def _features(given: _Input, binary: memoryview, reader: FeatureReader) -> NDArray[Any]:
+    rows = reader.check(given)
+    size = given.parameters.binary_data_size
     if size is None:
         if len(binary):
             raise Refusal(INVALID, "bytes follow the JSON part, but no input has a 'binary_data_size'")
@@ -234,17 +232,6 @@ def _features(inputs: msgspec.Raw, binary: memoryview, reader: FeatureReader) ->
     if size != len(binary):
         raise Refusal(INVALID, f"'binary_data_size' differs from the {len(binary)} bytes behind the JSON part")
     return reader.from_bytes(binary, rows)
-
-
-def _typed(raw: msgspec.Raw, kind: Any, what: str) -> Any:
-    if len(raw) > _SHORT:
-        raise Refusal(INVALID, f"{what} is longer than {_SHORT} bytes")
-    try:
-        return _decode[kind](raw)
-    except (msgspec.DecodeError, RecursionError) as error:
-        # Our types name no value of a client: a message of msgspec holds names of types and of our own fields.
-        expected = str(error) if isinstance(error, msgspec.ValidationError) else "not valid JSON"
-        raise Refusal(INVALID, f"{what} is not what the protocol says ({expected})") from None
 
 
 def _divide(body: bytes | bytearray, header_length: bytes | None) -> tuple[memoryview, memoryview]:

@@ -175,7 +175,7 @@ class Metrics:
 
 
 class ModelMetrics:
-    """A `Watcher` that keeps one model's figures."""
+    """One model's figures, kept as its `Batcher` reports them, from any thread."""
 
     def __init__(self, metrics: Metrics, name: str, version: str, log_failure: Any) -> None:
         self._queue = metrics.queue.labels(name, version)

@@ -189,9 +189,7 @@ class Guest(asyncio.Protocol):
 
     def refuse(self, status: int, sentence: str) -> None:
         """Say why, and end the connection."""
-        body = json.dumps({"error": sentence}).encode()
-        head = f"HTTP/1.1 {status} Refused\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
-        self.write(head.encode() + b"connection: close\r\n\r\n" + body)
+        self.write(_refusal(status, sentence))
         self.close()
 
     def leave(self) -> None:
@@ -297,9 +295,8 @@ class Door:
     async def _welcome(self, guest: Guest, connection: socket.socket) -> None:
         try:
             if self._context is not None and await self._first_byte(connection) != b"\x16":
-                sentence = json.dumps({"error": "this port speaks TLS: write https://"})
                 connection.recv(_HEAD)  # what is left unread would reset the connection, and the answer with it
-                connection.send(f"HTTP/1.1 400 Refused\r\nconnection: close\r\n\r\n{sentence}\n".encode())
+                connection.send(_refusal(400, "this port speaks TLS: write https://"))
                 raise OSError
             handshake = None if self._context is None else self._patience
             await self.loop.connect_accepted_socket(
@@ -318,6 +315,13 @@ class Door:
         finally:
             self.loop.remove_reader(connection.fileno())
         return connection.recv(1, socket.MSG_PEEK)
+
+
+def _refusal(status: int, sentence: str) -> bytes:
+    """An answer before there is a server for the connection, or in its place; the connection ends with it."""
+    body = json.dumps({"error": sentence}).encode()
+    head = f"HTTP/1.1 {status} Refused\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
+    return head.encode() + b"connection: close\r\n\r\n" + body
 
 
 def loop_with(door: Door) -> Callable[[], asyncio.AbstractEventLoop]:
