@@ -150,7 +150,7 @@ class TestOverload:
             answered = start(1, lambda _: infer(server.rest, features()))
             until(busy(server))
             host, _, port = server.rest.rpartition(":")
-            silent = [socket.create_connection((host, int(port)), timeout=10) for _ in range(6)]
+            silent = [socket.create_connection((host, int(port)), timeout=60) for _ in range(6)]
             for _ in range(4):
                 assert ask(server.rest, "/v2/health/ready")[0] == 200
             assert [one.recv(10) for one in silent[:4]] == [b""] * 4

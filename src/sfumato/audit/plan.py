@@ -12,7 +12,7 @@ from sfumato.audit.context import Context
 from sfumato.audit.folder import Failures
 from sfumato.audit.inversion import Tell
 from sfumato.audit.schema import Untested
-from sfumato.audit.suite import Piece, affordable, runnable
+from sfumato.audit.suite import Piece, affordable, runnable, too_little
 from sfumato.audit.training import FEWEST, Cost, config_of, decide, decide_search, measure_cost, of_piece, searches
 from sfumato.models import ReconstructionNet
 
@@ -99,20 +99,20 @@ def _measured(
             why = "too little time: not even better ranked attacks fit"
             hopeless.append(Untested(piece.name, why, left_out=True))
             continue
+        total = sum(one.share for one in pieces if one.rank <= piece.rank)  # nothing of a higher rank need run
         if piece.attack not in costs:
             tell(f"plan: measure what an epoch of {piece.attack} takes here")
             with failures.surviving(piece.name, piece.kind):
-                if (cost := measure_cost(piece, context, budget.left)) is not None:
-                    costs[piece.attack] = cost
+                measured = measure_cost(piece, context, budget.left)
+                if isinstance(measured, Cost):
+                    costs[piece.attack] = measured
                 else:
                     full = True
-                    why = "too little time: its fewest epochs over a single batch do not fit"
-                    hopeless.append(Untested(piece.name, why, left_out=True))
+                    hopeless.append(Untested(piece.name, too_little(measured / piece.share * total), left_out=True))
         if piece.attack not in costs:
             continue
         assert piece.epochs is not None
         cost = of_piece(piece, costs[piece.attack])
-        total = sum(one.share for one in pieces if one.rank <= piece.rank)  # nothing of a higher rank need run
         full = full or piece.epochs[0] * cost.epoch > budget.left * piece.share / total
     if costs and not known:
         context.folder.decide("costs", {attack: list(cost) for attack, cost in costs.items()})

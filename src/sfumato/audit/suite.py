@@ -9,7 +9,7 @@ from typing import Any, Literal
 from sfumato.audit.schema import Untested
 from sfumato.errors import ConfigError
 
-__all__ = ["Piece", "affordable", "chosen", "load_suite", "runnable"]
+__all__ = ["Piece", "affordable", "chosen", "load_suite", "runnable", "too_little"]
 
 PieceKind = Literal["attack", "queries", "knowledge", "probe"]
 
@@ -108,9 +108,13 @@ def affordable(
         kept.remove(last)
         why = "too little time: it gives way to better ranked attacks"
         if last.name in fewest_seconds:
-            needed = max(fewest_seconds[last.name] * total / last.share, seconds) / 60
-            why = f"too little time: give about --minutes {_rounded(needed) + 1} or more"
+            why = too_little(max(fewest_seconds[last.name] * total / last.share, seconds))
         dropped.append(Untested(last.name, why, left_out=True))
+
+
+def too_little(seconds: float) -> str:
+    """Why a piece is left out that needs an audit of so many seconds."""
+    return f"too little time: give about --minutes {_rounded(seconds / 60) + 1} or more"
 
 
 def _piece(line: dict[str, Any]) -> Piece:

@@ -48,9 +48,9 @@ def config_of(piece: Piece, context: Context, decided: dict[str, Any]) -> Any:
                                           config.batch_size))  # fmt: skip
 
 
-def measure_cost(piece: Piece, context: Context, seconds: float) -> Cost | None:
-    """What an attack costs here, from epochs over a few batches and a batch reconstructed; None where even its fewest
-    epochs over a single batch take longer than that.
+def measure_cost(piece: Piece, context: Context, seconds: float) -> Cost | float:
+    """What an attack costs here, from epochs over a few batches and a batch reconstructed. Where even its fewest epochs
+    over a single batch take longer than that: how long, and nothing else is measured.
 
     A fit is thrown away first: it pays for memory and kernels that later ones find ready. What comes before the first
     epoch, such as a linear start, is told from the epochs by their own length.
@@ -60,8 +60,8 @@ def measure_cost(piece: Piece, context: Context, seconds: float) -> Cost | None:
     wanted = round(_TRIAL_BATCHES * config.batch_size / (1 - config.hold_out))
     images = shuffled(context.sets.train, wanted, context.seed, "trial")
     warm = images.subset(range(max(2, len(images) // _TRIAL_BATCHES)))
-    if piece.epochs[0] * _ends(attacks.build(replace(config, epochs=1)), context, warm)[-1] > seconds:
-        return None
+    if (least := piece.epochs[0] * _ends(attacks.build(replace(config, epochs=1)), context, warm)[-1]) > seconds:
+        return least
     attack = attacks.build(config)
     ends = _ends(attack, context, images)
     larger = len(context.sets.train) / len(images)

@@ -72,7 +72,7 @@ class ProtectConfig:
         check_settings(self, least=least, below={"lose_at_most": 100})
 
 
-class _Found(NamedTuple):
+class _Strength(NamedTuple):
     shape: Shape
     strength: float
     cloud: nn.Module
@@ -180,13 +180,13 @@ def protect(
     data = [part.fingerprint() for part in (sets.train, sets.test)]
     trial = _Trials(kept, {"target": subject.digest, "data": data, "labelled": sets.labelled, "config": vars(config)})
 
-    def strongest(shape: Shape) -> _Found | None:
+    def strongest(shape: Shape) -> _Strength | None:
         def sought_anew() -> list[float] | None:
             best = _strongest(model, shape, model.cloud, sought, floor, unit)
             return None if best is None else [best.strength, best.accuracy]
 
         found = trial(f"strength of {shape.name}", sought_anew)
-        return None if found is None else _Found(shape, found[0], model.cloud, found[1])
+        return None if found is None else _Strength(shape, found[0], model.cloud, found[1])
 
     white = strongest(WHITE)
     if white is None:
@@ -198,7 +198,7 @@ def protect(
     some = _released(model, white.noise, known.features[:_FISHER], generator(config.seed, "protect-fisher"))
     rows = scores(model.cloud, some, config.seed)
     shapes = propose(known.features, rows)
-    found: list[_Found] = []
+    found: list[_Strength] = []
     for shape in shapes:
         tell(f"strength of {shape.name} noise")
         best = strongest(shape)
@@ -311,7 +311,7 @@ def _accuracy(model: SplitModel, noise: Noise, cloud: nn.Module, data: _Data) ->
 
 def _strongest(
     model: SplitModel, shape: Shape, cloud: nn.Module, data: _Data, floor: float, unit: float
-) -> _Found | None:
+) -> _Strength | None:
     """The strongest noise of a shape that keeps the accuracy, by bisection; None where the least costs too much."""
     low, high = unit / _RANGE, unit * _RANGE
     best = _accuracy(model, shape.at(low), cloud, data)
@@ -319,7 +319,7 @@ def _strongest(
         return None
     top = _accuracy(model, shape.at(high), cloud, data)
     if top >= floor:
-        return _Found(shape, high, cloud, top)
+        return _Strength(shape, high, cloud, top)
     for _ in range(_STEPS):
         middle = (low * high) ** 0.5
         reached = _accuracy(model, shape.at(middle), cloud, data)
@@ -327,7 +327,7 @@ def _strongest(
             low, best = middle, reached
         else:
             high = middle
-    return _Found(shape, low, cloud, best)
+    return _Strength(shape, low, cloud, best)
 
 
 def _weights(cloud: nn.Module) -> list[nn.Parameter]:
@@ -351,7 +351,7 @@ def _retuned(model: SplitModel, cloud: nn.Module, noise: Noise, data: _Data, see
     return tuned.requires_grad_(False)
 
 
-def _measured(case: _Case, found: _Found) -> dict[str, Any]:
+def _measured(case: _Case, found: _Strength) -> dict[str, Any]:
     """A shape: what it costs, what it leaves the attackers in closed form, and what is certified."""
     noise, model = found.noise, _with_noise(case.subject.model, found.noise, found.cloud)
     leakage = measure_leakage(model, case.judged, seed=case.seed, quick=True)
@@ -370,7 +370,7 @@ def _measured(case: _Case, found: _Found) -> dict[str, Any]:
     } | _cost(case, found)
 
 
-def _cost(case: _Case, found: _Found) -> dict[str, Any]:
+def _cost(case: _Case, found: _Strength) -> dict[str, Any]:
     """Accuracy, and the error that the attackers in closed form make."""
     return {
         "noise_std": found.noise.rms,
@@ -378,7 +378,7 @@ def _cost(case: _Case, found: _Found) -> dict[str, Any]:
     } | _attacked(case, found, with_closed_forms(seed=case.seed), {})
 
 
-def _attacked(case: _Case, found: _Found, configs: Sequence[Any], known: dict[str, Any]) -> dict[str, Any]:
+def _attacked(case: _Case, found: _Strength, configs: Sequence[Any], known: dict[str, Any]) -> dict[str, Any]:
     """What these attacks and the known ones reach, and the error that the strongest of all leaves."""
     protected = _with_noise(case.subject.model, found.noise, found.cloud)
     observer, figures = Observer(protected, case.attacker), dict(known)
