@@ -29,12 +29,12 @@ _DTYPES: dict[str, np.dtype[Any]] = {"FP32": np.dtype("<f4"), "UINT8": np.dtype(
 _NONE = msgspec.Raw(b"null")
 
 
-class _Chunk(msgspec.Struct):
+class _InputData(msgspec.Struct):
     data: msgspec.Raw = _NONE
 
 
 class _Outline(msgspec.Struct):
-    inputs: tuple[_Chunk]
+    inputs: tuple[_InputData]
 
 
 class _Parameters(msgspec.Struct, frozen=True):
