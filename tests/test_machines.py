@@ -16,8 +16,9 @@ from sfumato.attacks import Observer
 from sfumato.audit import run_audit
 from sfumato.audit.suite import Piece
 from sfumato.audit.synthetic import linear_gaussian
+from sfumato.cli.main import main
 from sfumato.compute import device_of, memory_format, use_bf16
-from sfumato.cores import usable_cores
+from sfumato.cores import thread_environment, usable_cores
 from sfumato.data import ImageSet
 from sfumato.defenses import ResSFL
 from sfumato.errors import ConfigError
@@ -127,6 +128,23 @@ def test_auto_takes_the_gpu_that_is_there(monkeypatch, there):
     else:
         with pytest.raises(ConfigError, match="PyTorch sees no GPU; use --device cpu"):
             device_of("cuda")
+
+
+def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise(monkeypatch, capsys):
+    """Beside other work, a thread that spins keeps the one it waits for from its core."""
+    for before, after in ((None, "PASSIVE"), ("ACTIVE", "ACTIVE")):
+        monkeypatch.setenv("OMP_WAIT_POLICY", before or "")  # put back as it was
+        if before is None:
+            monkeypatch.delenv("OMP_WAIT_POLICY")
+        assert thread_environment(3) == {
+            "OMP_NUM_THREADS": "3",
+            "MKL_NUM_THREADS": "3",
+            "OPENBLAS_NUM_THREADS": "3",
+            "OMP_WAIT_POLICY": after,
+        }
+        assert main(["verify", "nowhere"]) == 2
+        assert os.environ["OMP_WAIT_POLICY"] == after
+    assert capsys.readouterr().err
 
 
 @pytest.mark.parametrize("cores", [1, 3, 64])

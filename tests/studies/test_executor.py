@@ -6,9 +6,10 @@ from multiprocessing.reduction import ForkingPickler
 import pytest
 from pieces_of_work import Odd, act
 
+from sfumato.cores import thread_environment
 from sfumato.errors import DataError, SfumatoError
 from sfumato.studies import usable_cores
-from sfumato.studies.executor import THREAD_VARIABLES, Death, Executor, Here, Reply, perform
+from sfumato.studies.executor import Death, Executor, Here, Reply, perform
 
 
 class Pretended(Executor):
@@ -97,8 +98,8 @@ def threads_as_before(monkeypatch):
     import torch
 
     before = torch.get_num_threads()
-    for name in THREAD_VARIABLES:
-        monkeypatch.setenv(name, "7")  # put back as it was
+    for name, value in thread_environment(7).items():
+        monkeypatch.setenv(name, value)  # put back as it was
     yield
     torch.set_num_threads(before)
 

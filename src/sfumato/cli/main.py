@@ -14,6 +14,7 @@ from importlib import import_module
 
 from sfumato import __version__
 from sfumato.cli.commands import COMMANDS, parser_of
+from sfumato.cores import sleep_while_waiting
 from sfumato.distributed import launched, may_tell
 from sfumato.errors import ConfigError, NotJudgedError, RankLost, SfumatoError, SfumatoWarning, nearest
 
@@ -56,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 raise ConfigError(f"{command} runs in one process; start it without torchrun")
             parsed = parser_of(command).read(rest)  # before anything heavy is loaded
             parsed.began = began  # loading takes time, too
+            sleep_while_waiting()
             code: int | None = import_module(f"sfumato.cli.{command}").run(parsed)
     except SfumatoError as error:
         if may_tell():

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, Self
 
+from sfumato.cores import thread_environment
 from sfumato.errors import ConfigError, SfumatoError, first_line
 
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _POLL_SECONDS = 0.5  # a stop is noticed after at most this long, even while nothing finishes
 
 Work = Callable[[Any], Any]
@@ -180,7 +180,7 @@ def perform(work: Work, item: Any, threads: int) -> Reply:
     An exception keeps its type and carries the worker's traceback as a note. One that cannot be sent, or a value
     that cannot, becomes a `SfumatoError` that says so.
     """
-    os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))  # for libraries that the work imports
+    os.environ.update(thread_environment(threads))  # for libraries that the work imports
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(threads)
     try:

@@ -14,8 +14,8 @@ from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, NamedTuple
 
-from sfumato.cores import usable_cores
-from sfumato.studies.executor import THREAD_VARIABLES, Death, Executor, Reply, Work, at_least_one, perform
+from sfumato.cores import thread_environment, usable_cores
+from sfumato.studies.executor import Death, Executor, Reply, Work, at_least_one, perform
 
 _GRACE_SECONDS = 5.0
 
@@ -134,15 +134,16 @@ def _environment(threads: int) -> Iterator[None]:
     A new process runs the main module's file first; where that is none, as with a script from standard input, it is not
     told of it.
     """
-    before = {name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ}
-    os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
+    told = thread_environment(threads)
+    before = {name: os.environ[name] for name in told if name in os.environ}
+    os.environ.update(told)
     main = vars(sys.modules["__main__"])
     hidden = {"__file__": main.pop("__file__")} if not os.path.exists(main.get("__file__") or os.curdir) else {}
     try:
         yield
     finally:
         main.update(hidden)
-        for name in THREAD_VARIABLES:
+        for name in told:
             del os.environ[name]
         os.environ.update(before)
 
