@@ -8,6 +8,7 @@ import pytest
 from audit_cases import SUITE, audit, tiny_subject
 
 from sfumato.audit import conclude, judge, parse_threshold, run_audit, schema
+from sfumato.audit.plan import TimeBudget
 from sfumato.audit.suite import Piece
 from sfumato.audit.thresholds import METRICS
 from sfumato.data import ImageSet
@@ -242,3 +243,19 @@ def test_posterior_samples_are_shown_and_the_cloud_alone_is_a_weaker_attacker(tm
     (sweep,) = result["knowledge"]
     assert (sweep["label"], sweep["attack"]) == ("the cloud's half alone (cloud-only)", "cloud-only")
     assert sweep["points"][0]["mse"]["mean"] > result["metrics"]["mse_mean"]  # never the headline
+
+
+@pytest.mark.usefixtures("quick")
+def test_time_is_set_aside_for_what_comes_after(tmp_path, monkeypatch):
+    """Whoever writes a report afterwards has to be done within the minutes, too."""
+    subject, reserves = tiny_subject(), []
+
+    class Watched(TimeBudget):
+        def __init__(self, seconds: float, spent: float, reserve: float) -> None:
+            reserves.append(reserve)
+            super().__init__(seconds, spent, reserve)
+
+    monkeypatch.setattr("sfumato.audit.run.TimeBudget", Watched)
+    for ending in (0.0, 7.5):
+        run_audit(subject, subject.sets, tmp_path / str(ending), minutes=1.0, suite=SUITE[:1], ending=ending)
+    assert reserves[-1] - reserves[0] == pytest.approx(7.5)
