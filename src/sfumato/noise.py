@@ -287,6 +287,17 @@ class Noise:
         """SHA-256 of `array` in hexadecimal digits, by which an audit knows the noise; None where it is white."""
         return None if self.dim is None else hashlib.sha256(self.array(self.dim).tobytes()).hexdigest()
 
+    def store(self, state: dict[str, Any], key: str) -> None:
+        """Put a shape into a module's state dict; white noise is a setting, and no state."""
+        if self.dim is not None:
+            state[key] = torch.from_numpy(self.array(self.dim))
+
+    @classmethod
+    def stored(cls, state: dict[str, Any], key: str) -> Self | None:
+        """Take what `store` put there out of a state dict; None where there is none."""
+        found = state.pop(key, None)
+        return None if found is None else cls.from_bytes(found.cpu().numpy().tobytes(), found.shape[1] - 1)
+
     def __repr__(self) -> str:
         if self.white:
             return f"Noise({self.std:g})"

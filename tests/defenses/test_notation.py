@@ -15,7 +15,11 @@ from sfumato.training import TrainConfig
 POSITIVE = st.floats(1e-9, 1e9, allow_nan=False, exclude_max=True)
 SHARE = st.floats(0, 0.999)
 MECHANISMS = {
-    "noise": st.builds("noise({!r})".format, st.floats(1e-9, 1e6, exclude_max=True)),
+    "noise": st.builds(
+        "noise({!r}, shape={})".format,
+        st.floats(1e-9, 1e6, exclude_max=True),
+        st.sampled_from(["white", "fisher", "low"]),
+    ),
     "clip": st.builds("clip(radius={!r})".format, POSITIVE),
     "levels": st.builds("levels({})".format, st.integers(1, 16)),
     "cem": st.builds(
@@ -102,8 +106,8 @@ def test_what_contradicts_the_line_is_refused():
             r"unknown mechanism 'resfl' \(did you mean ressfl\?\); known are .*dropout\(rate\).*cem\(lam, schedule,",
         ),
         ("ressfl(alhpa=1)", r"ressfl has no setting 'alhpa' \(did you mean alpha\?\); write ressfl\(alpha, threshold"),
-        ("noise", r"noise needs its std; write noise\(std\)"),
-        ("noise(1, 2)", r"noise takes 1 values, not 2; write noise\(std\)"),
+        ("noise", r"noise needs its std; write noise\(std, shape\)"),
+        ("noise(1, white, 3)", r"noise takes 2 values, not 3; write noise\(std, shape\)"),
         ("cem(0.1, lam=2)", "a setting of cem is given twice"),
         ("noise(nan)", "std of noise is 'nan'; give a finite number"),
         ("noise(1e999)", "cannot be read"),

@@ -1,4 +1,4 @@
-"""Noise for a frozen model: sensitivity in closed form, optimal shapes, and the way from target to saved split."""
+"""Noise for a frozen model: the way from target to saved split."""
 
 import json
 import shutil
@@ -13,8 +13,9 @@ from sfumato import Channel, SplitModel, load_split, save_split
 from sfumato.audit import Subject
 from sfumato.cli.main import main
 from sfumato.data import DataSets, ImageSet
+from sfumato.defenses.shapes import propose
 from sfumato.errors import CheckpointError, ConfigError
-from sfumato.protect import ProtectConfig, propose, protect, run, scores
+from sfumato.protect import ProtectConfig, protect, run
 
 SIDE, D = 4, 6
 FAST = ProtectConfig(lose_at_most=2, decoder_epochs=0)
@@ -58,99 +59,6 @@ def sets() -> DataSets:
 def subject(cloud: nn.Module | None = None, digest: str = "") -> Subject:
     model = SplitModel(Edge(), Channel(), cloud or Cloud()).eval()
     return Subject("frozen", model, classes=("left", "right"), digest=digest)
-
-
-class TestSensitivity:
-    def test_of_a_linear_cloud_in_closed_form(self):
-        """F = W' (diag p - p p') W, averaged."""
-        z = torch.rand(40, D, generator=torch.Generator().manual_seed(0))
-        cloud = nn.Linear(D, 3)
-        rows = scores(cloud, z)
-        weight, p = cloud.weight.detach().double().numpy(), cloud(z).softmax(1).detach().double().numpy()
-        wanted = np.mean([weight.T @ (np.diag(one) - np.outer(one, one)) @ weight for one in p], 0)
-        assert np.allclose(rows.T @ rows, wanted, atol=1e-6)
-
-    def test_without_gradients_by_differences(self):
-        z = torch.rand(30, D, generator=torch.Generator().manual_seed(0))
-        cloud = nn.Sequential(nn.Linear(D, 8), nn.Tanh(), nn.Linear(8, 3))
-
-        class Opaque(nn.Module):
-            def forward(self, z: torch.Tensor) -> torch.Tensor:
-                return torch.from_numpy(cloud(z).detach().numpy().copy())
-
-        told, seen = scores(cloud, z), scores(Opaque(), z)
-        assert np.allclose(told.T @ told, seen.T @ seen, rtol=0.02, atol=1e-4)
-
-    def test_of_a_long_feature_without_gradients_there_is_none(self):
-        class Opaque(nn.Module):
-            def forward(self, z: torch.Tensor) -> torch.Tensor:
-                return z[:, :2].detach()
-
-        assert scores(Opaque(), torch.zeros(2, 1100)) is None
-
-    def test_of_many_classes_from_a_sample(self):
-        z = torch.randn(3000, D, generator=torch.Generator().manual_seed(0)) * 0.1
-        cloud = nn.Linear(D, 20)
-        weight, p = cloud.weight.detach().double().numpy(), cloud(z).softmax(1).detach().double().numpy()
-        rows = scores(cloud, z)
-        wanted = weight.T @ (np.diag(p.mean(0)) - p.T @ p / len(p)) @ weight
-        assert np.allclose(rows.T @ rows, wanted, atol=0.03 * wanted.max())
-
-
-class TestShapes:
-    features = torch.randn(2000, D, generator=torch.Generator().manual_seed(0)) @ torch.diag(torch.arange(1.0, D + 1))
-    rows = torch.randn(50, D, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-
-    def shapes(self):
-        return {shape.name: shape for shape in propose(self.features, self.rows)}
-
-    def test_white_comes_first_and_every_shape_grows(self):
-        found = self.shapes()
-        assert list(found) == ["white", "diagonal", "full", "least", "low"]
-        for shape in found.values():
-            small, large = shape.at(0.1), shape.at(0.2)
-            assert 0 < small.rms < large.rms
-            assert bool((small.covariance(D).diagonal() < large.covariance(D).diagonal()).all())
-
-    def test_least_lets_less_through_than_any_other_at_the_same_cost(self):
-        """At equal trace(F Sigma), against the other shapes and small changes of its own."""
-        fisher, covariance = (self.rows.T @ self.rows).numpy(), np.cov(self.features.numpy().T)
-
-        def information(noise: np.ndarray) -> float:
-            return (np.linalg.slogdet(covariance + noise)[1] - np.linalg.slogdet(noise)[1]) / 2
-
-        best = self.shapes()["least"].at(2.0).covariance(D).numpy()
-        cost = np.trace(fisher @ best)
-        random = np.random.default_rng(0)
-        others = [self.shapes()[name].at(1.0).covariance(D).numpy() for name in ("white", "diagonal", "full", "low")]
-        for _ in range(20):
-            change = random.normal(size=(D, D)) * 0.05
-            others.append((np.eye(D) + change) @ best @ (np.eye(D) + change).T)
-        for other in others:
-            assert information(best) <= information(other * cost / np.trace(fisher @ other)) + 1e-3
-
-    def test_full_is_the_inverse_and_diagonal_its_part(self):
-        found = self.shapes()
-        ridge = 0.01 * float(self.rows.square().sum()) / D * np.eye(D)
-        wanted = np.linalg.inv((self.rows.T @ self.rows).numpy() + ridge)
-        assert np.allclose(found["full"].at(1.0).covariance(D), wanted * D / np.trace(wanted), rtol=1e-4)
-        assert found["diagonal"].at(1.0).rank == 0
-
-    def test_null_is_where_the_cloud_does_not_look(self):
-        rows = self.rows.clone()
-        rows[:, 2:] = 0
-        (null,) = [one.at(1.0) for one in propose(self.features, rows) if one.name == "null"]
-        assert null.singular
-        assert np.allclose(null.covariance(D)[:2, :2], 0)
-        assert null.rank == D - 2
-
-    def test_long_features_need_no_square_matrix(self):
-        features = torch.randn(100, 1500, generator=torch.Generator().manual_seed(0))
-        rows = torch.randn(30, 1500, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-        found = propose(features, rows)
-        assert [one.name for one in found] == ["white", "diagonal", "low"]
-        assert found[-1].at(1.0).rank == 64
-        assert [one.name for one in propose(features, None)] == ["white"]
 
 
 @pytest.fixture(scope="module")

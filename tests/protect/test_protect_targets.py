@@ -11,9 +11,9 @@ from torch import nn
 
 import sfumato
 from sfumato.cli.main import main
+from sfumato.defenses.shapes import propose
 from sfumato.deploy import EdgeClient
 from sfumato.deploy.manifest import NOISE
-from sfumato.protect import propose
 
 QUICK = ["--decoder-epochs", "0", "--attacker-images", "64", "--judged-images", "32"]
 

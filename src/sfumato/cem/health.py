@@ -131,6 +131,10 @@ class Health:
         self.told: set[str] = set()
         self.was_idle = False
 
+    def restart(self) -> None:
+        """The features are in other units from now on."""
+        self.reference, self.refreshes = None, 0
+
     def check(self, variances: Tensor, noise_variance: float, counts: Tensor) -> list[str]:
         """Messages of conditions that newly hold: collapse, escape by scale, degenerate clusters.
 

@@ -2,14 +2,15 @@
 
 import math
 import warnings
-from typing import Any, Self
+from typing import Self
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from sfumato.cem.gradient import WithGradient, competence_factor
 from sfumato.cem.health import Diagnostics, Health, diagnose
+from sfumato.cem.noise_units import NoiseUnits
 from sfumato.cem.published import published_loss
 from sfumato.cem.settings import (
     DIVERGED,
@@ -20,18 +21,18 @@ from sfumato.cem.settings import (
     check_graph,
     check_labels,
     check_settings,
-    flatten,
 )
 from sfumato.distributed import Ranks, whole
 from sfumato.errors import ConfigError, FeatureError, NotFittedError, SfumatoWarning
 from sfumato.mixture import Clusters, Covariance
+from sfumato.noise import Noise
 
 __all__ = ["CEM"]
 
 _JUDGED = 5  # batches before the fit is judged
 
 
-class CEM(nn.Module):
+class CEM(NoiseUnits):
     r"""The bound of Theorem 2 on I(z; z_hat) as a loss.
 
     The features z_hat (bounded, clipped, *before* noise; flattened row-major to D dimensions) are partitioned into
@@ -95,7 +96,8 @@ class CEM(nn.Module):
             mixture of `clusters` components for the whole set, and labels are not looked at.
         clusters_per_class: k / n; 3 as in the paper if not given, and 1 with `steps`.
         clusters: k, without classes.
-        noise_std: sigma, the standard deviation of the noise on the wire; must be positive.
+        noise_std: sigma > 0, the standard deviation of the noise on the wire; or a `sfumato.Noise`, or what
+            `Noise.of` makes one of. Noise with a shape: see `follow`.
         covariance: `full` (the tightest bound, and the default), `tied` (one matrix for all clusters, the default with
             `steps`: it needs few samples and one inverse), `diagonal` or `spherical`.
         scaling: see above.
@@ -132,7 +134,7 @@ class CEM(nn.Module):
         self,
         *,
         num_classes: int | None,
-        noise_std: float,
+        noise_std: float | Tensor | Noise,
         clusters_per_class: int | None = None,
         clusters: int | None = None,
         covariance: Covariance | None = None,
@@ -144,11 +146,12 @@ class CEM(nn.Module):
         distributed: "bool | dist.ProcessGroup" = True,
     ) -> None:
         super().__init__()
+        noise = Noise.of(noise_std)
         own = check_settings(
             num_classes,
             clusters_per_class,
             clusters,
-            noise_std=noise_std,
+            noise_std=noise.rms,
             covariance=covariance,
             scaling=scaling,
             update=update,
@@ -157,7 +160,7 @@ class CEM(nn.Module):
         )
         self.num_classes = num_classes
         self.clusters_per_class = own.clusters_per_class
-        self.noise_std = float(noise_std)
+        self.noise, self.noise_std = Noise(noise.rms), noise.rms
         self.covariance: Covariance = own.covariance
         self.scaling: Scaling = scaling
         self.update: Update = update
@@ -181,6 +184,7 @@ class CEM(nn.Module):
             what="clusters" if num_classes is None else "classes",
             groups=own.groups if own.class_conditional else 1,
         )
+        self.follow(noise)
 
     @classmethod
     def as_published(cls, *, num_classes: int, noise_std: float, clusters_per_class: int = 5, seed: int = 0) -> Self:
@@ -193,11 +197,6 @@ class CEM(nn.Module):
             scaling="as_published",
             seed=seed,
         )
-
-    @property
-    def variance(self) -> float:
-        """sigma^2."""
-        return self.noise_std**2
 
     @property
     def weights(self) -> Tensor:
@@ -376,19 +375,12 @@ class CEM(nn.Module):
         """Eq. 4's posterior, the conditions of section 3.4, cluster sizes and notes on what the numbers are worth."""
         return diagnose(self._fitted(), self.variance, self.seed)
 
-    def _flatten(self, features: Tensor) -> Tensor:
-        return flatten(features, self.mixture.means.shape[1] if self.mixture.refreshes else None)
-
     def _fitted(self) -> Clusters:
         if not self.mixture.refreshes:
             raise NotFittedError(
                 "this CEM has no mixture yet; call cem.refresh(features, labels) once before the first batch"
             )
         return self.mixture
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        state_dict.setdefault(prefix + "_pulls", torch.zeros_like(self._pulls))  # earlier versions did not count
-        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def extra_repr(self) -> str:
         """Settings, as `repr` shows them."""

@@ -9,6 +9,7 @@ from sfumato.defenses.notation import DefenseLine, Mechanism, defense, expand, i
 from sfumato.defenses.patrol import Patrol
 from sfumato.defenses.registry import build, load_plugin, names, options, register, version
 from sfumato.defenses.ressfl import ResSFL
+from sfumato.defenses.shaped_noise import NoiseShape, ShapedNoise
 
 __all__ = [
     "LAMBDA",
@@ -21,8 +22,10 @@ __all__ = [
     "Epoch",
     "LabelSmoothing",
     "Mechanism",
+    "NoiseShape",
     "Patrol",
     "ResSFL",
+    "ShapedNoise",
     "Site",
     "build",
     "defense",

@@ -124,6 +124,7 @@ class CEMDefense(Defense):
     def on_epoch(self, epoch: Epoch) -> None:
         """Refresh the mixture from the features that the steps will see, unless it follows them anyway."""
         self.watch(epoch.model.parameters())
+        self.cem.follow(epoch.model.channel.noise)
         if self.cem.update == "steps":
             self.cem.begin_period()
         elif epoch.index % self.refresh_every == 0:

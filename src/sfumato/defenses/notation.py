@@ -11,6 +11,7 @@ from typing import Any, Self, get_args
 from sfumato.defenses import registry
 from sfumato.defenses.base import Defense
 from sfumato.defenses.cem import build_cem
+from sfumato.defenses.shaped_noise import NoiseShape, ShapedNoise
 from sfumato.errors import ConfigError, nearest
 from sfumato.settings import check_type
 from sfumato.split import Channel
@@ -19,7 +20,7 @@ Value = int | float | str | bool | None
 _LONGEST = 1000  # characters of a line
 
 
-def _noise(std: float) -> Channel:
+def _noise(std: float, shape: NoiseShape = "white") -> Channel:
     return Channel(noise_std=std)
 
 
@@ -47,7 +48,7 @@ _OWN: dict[str, tuple[Callable[..., Any], dict[str, str]]] = {
             "refresh": "refresh_every",
         },
     ),
-    "noise": (_noise, {"std": "noise_std"}),
+    "noise": (_noise, {"std": "noise_std", "shape": "noise_shape"}),
     "clip": (_clip, {"radius": "clip_norm"}),
     "levels": (_levels, {"bits": "quantize_bits"}),
 }
@@ -162,6 +163,8 @@ class DefenseLine:
     def channel(self, **options: Any) -> Channel:
         """What happens to the feature on its way out; without `noise` there is none.
 
+        Noise with a shape begins white: the defence that `build` makes of it measures the shape on the trained cloud.
+
         Args:
             options: further ones of `sfumato.Channel`.
         """
@@ -175,11 +178,13 @@ class DefenseLine:
             ConfigError: CEM without noise, for which information is infinite.
         """
         found: list[Defense] = []
+        noise_std, shape = (self.settings().get(name) for name in ("noise_std", "noise_shape"))
+        if noise_std and shape not in (None, "white"):  # before CEM, which follows it
+            found.append(ShapedNoise(noise_std, shape, seed))
         for part in self.mechanisms:
             if part.name == "cem":
                 values: dict[str, Any] = dict(part.settings)
-                noise_std = self.settings().get("noise_std", 0.0)
-                found.append(build_cem(**values, num_classes=num_classes, noise_std=noise_std, seed=seed))
+                found.append(build_cem(**values, num_classes=num_classes, noise_std=noise_std or 0.0, seed=seed))
             elif part.name not in _OWN:
                 found.append(registry.build(part.name, **dict(part.settings)))
         return found

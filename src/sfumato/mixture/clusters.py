@@ -113,6 +113,18 @@ class Clusters(nn.Module):
             self.register_buffer(name, torch.empty(0))
         self.scale = torch.ones(())
 
+    def restart(self, variance: float) -> None:
+        """Forget all moments: what comes is measured in other units, with this sigma^2."""
+        self.variance = variance
+        self.samples = self.refreshes = self._steps = 0
+        self._is_dual = False
+        for name in _BUFFERS:
+            setattr(self, name, torch.empty(0, device=self.weights.device))
+        self.scale = torch.ones((), device=self.weights.device)
+        self._precision = None
+        self._stale = True
+        self.layout += 1
+
     @property
     def size(self) -> int:
         """k."""

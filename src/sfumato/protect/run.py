@@ -24,10 +24,10 @@ from sfumato.attacks import (
 from sfumato.attacks import strongest as strongest_attack
 from sfumato.audit import Subject
 from sfumato.data import DataSets, ImageSet
+from sfumato.defenses.shapes import WHITE, Shape, propose, scores, unit_of
 from sfumato.errors import ConfigError
 from sfumato.files import read_json, write_json
 from sfumato.noise import Noise
-from sfumato.protect.shapes import WHITE, Shape, propose, scores, unit_of
 from sfumato.provenance import evidence
 from sfumato.seeds import generator
 from sfumato.settings import check_settings

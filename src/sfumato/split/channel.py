@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -164,6 +165,14 @@ class Channel(nn.Module):
     def forward(self, edge_output: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """`release(bound(edge_output))`."""
         return self.release(self.bound(edge_output), generator)
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        self.noise.store(destination, prefix + "noise")
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        self.noise = Noise.stored(state_dict, prefix + "noise") or self.noise
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def extra_repr(self) -> str:
         noise = f"noise_std={self.noise_std}" if self.noise.white else f"noise={self.noise}"

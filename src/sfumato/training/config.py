@@ -81,6 +81,9 @@ class TrainConfig:
             flips only.
         rotation: Also turn the images by up to so many degrees.
         noise_std: Standard deviation of the noise on the wire. The same as `noise(std)` in the defence.
+        noise_shape: Shape of the noise, `noise(shape=...)`. `white`, or measured on the cloud after a third of the
+            training: `fisher` (inverse Fisher information), `diagonal`, `least` (least information) or `low` (for more
+            than 1,024 values).
         bound: What bounds the feature. `none` leaves it to `clip`, without which noise protects nothing.
         clip_norm: L2 radius to which the feature is clipped. The same as `clip(radius)` in the defence.
         quantize_bits: Bits per value on the wire. The same as `levels(bits)` in the defence; floats
@@ -137,6 +140,7 @@ class TrainConfig:
     augment: bool = True
     rotation: float = 0.0
     noise_std: float = 0.1
+    noise_shape: defenses.NoiseShape = "white"
     bound: Literal["sigmoid", "none"] = "sigmoid"
     clip_norm: float | None = None
     quantize_bits: int | None = None
@@ -277,8 +281,10 @@ class TrainConfig:
             cem_version: 1 gives the name under which a training of the first version's CEM is stored.
         """
         kept = {name: value for name, value in self.as_dict().items() if name not in MACHINE}
-        if self.bound == "sigmoid":  # this and `fit` came later: results stored before keep their names
+        if self.bound == "sigmoid":  # this and others came later: results stored before keep their names
             del kept["bound"]
+        if self.noise_shape == "white":
+            del kept["noise_shape"]
         if not self.cem:
             kept |= _FIRST_CEM
         elif cem_version == 1:

@@ -178,6 +178,8 @@ def load_run(folder: Path, *, device: torch.device | str = "cpu") -> Run:
         model = build_model(config, blank, build_defenses(config, blank.num_classes), most=_PRUNED * size)
         fit_to_state(model, tensors)
         model.load_state_dict(tensors)
+        if model.channel.noise.white and config.noise_std and config.noise_shape != "white":
+            raise ValueError(f"noise of shape {config.noise_shape} is missing")
     except (RuntimeError, ConfigError, DataError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{path} holds another model than its settings say ({first_line(error)}); train the run again"
