@@ -81,7 +81,7 @@ def chunk_slices(features: Tensor, *, cached: bool = False) -> Iterator[slice]:
 
     Fill a result allocated before: a list of pieces fragments the heap.
     """
-    step = chunk_rows(features.shape[1] * (4 if cached else 1), features.device)
+    step = chunk_rows(features.shape[1] * (2 if cached else 1), features.device)
     return (slice(start, start + step) for start in range(0, len(features), step))
 
 

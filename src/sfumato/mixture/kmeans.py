@@ -18,6 +18,7 @@ from sfumato.mixture._inputs import (
 
 # Lloyd stops when the centres moved, squared and summed, by less than this share of the mean variance.
 TOLERANCE = 1e-4
+_WIDTH = 16
 
 
 class KMeansResult(NamedTuple):
@@ -36,11 +37,29 @@ class KMeansResult(NamedTuple):
     iterations: int
 
 
-def scores(features: Tensor, centres: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-    """`rows` = features - shift, and (n, k) 1/2 |c|^2 - rows . c: half the squared distance, less 1/2 |rows|^2."""
-    rows = features - shift
-    moved = centres - shift
-    return rows, torch.addmm(0.5 * moved.square().sum(1), rows, moved.T, alpha=-1.0)
+class _Scores:
+    """`1/2 |c|^2 - x . c` for rows x (n, D), (n, k): half the squared distance, less 1/2 |x|^2.
+
+    Filled up to a multiple of 16 centres, the last ones infinitely far: kernels for matrix products are made for such
+    widths (one thread of an AVX2 machine, D = 512: 3 centres take 5.1 ms for 5,000 rows, 16 take 1.5).
+    """
+
+    def __init__(self, centres: Tensor) -> None:
+        k, dim = centres.shape
+        wide = -(-k // _WIDTH) * _WIDTH if centres.device.type == "cpu" else k
+        self._half = centres.new_full((wide,), torch.inf)
+        self._half[:k] = 0.5 * centres.square().sum(1)
+        self._columns = centres.new_zeros(dim, wide)
+        self._columns[:, :k] = centres.T
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        return torch.addmm(self._half, rows, self._columns, alpha=-1.0)
+
+
+def scores(features: Tensor, centres: Tensor) -> Tensor:
+    """Half the squared distances of features to centres, less what all centres share, (n, k)."""
+    shift = centres.mean(0)
+    return _Scores(centres - shift)(features - shift)[:, : len(centres)]
 
 
 @torch.no_grad()
@@ -58,9 +77,10 @@ def nearest(features: Tensor, centres: Tensor) -> Tensor:
     """
     check_features(features, centres.shape[1])
     shift = centres.mean(0)
+    score = _Scores(centres - shift)
     assignment = torch.empty(len(features), dtype=torch.int64, device=features.device)
     for part in chunk_slices(features, cached=True):
-        torch.argmin(scores(features[part], centres, shift)[1], 1, out=assignment[part])
+        torch.argmin(score(features[part] - shift), 1, out=assignment[part])
     return assignment
 
 
@@ -186,11 +206,10 @@ def _pass(rows: Tensor, centres: Tensor, *, measured: bool) -> tuple[Tensor, Ten
     k, dim = centres.shape
     assignment = torch.empty(len(rows), dtype=torch.int64, device=rows.device)
     total = rows.new_zeros(k, dim, dtype=torch.float64)
-    half, columns = 0.5 * centres.square().sum(1), centres.T.contiguous()
-    squares = 0.0
+    score, squares = _Scores(centres), 0.0
     for part in chunk_slices(rows, cached=True):
         chunk = rows[part]
-        chosen = torch.addmm(half, chunk, columns, alpha=-1.0).argmin(1)
+        chosen = score(chunk).argmin(1)
         assignment[part] = chosen
         if measured:
             squares += float(chunk.square().sum(dtype=torch.float64))

@@ -142,7 +142,7 @@ class Partition:
         num_classes, look = self.num_classes, free_to_look(features)
         labels = check_labels(labels, len(features), num_classes, values=look)
         if len(features) <= chunk_rows(features.shape[1], features.device):
-            score = scores(features, self.centres, self.centres.mean(0))[1]
+            score = scores(features, self.centres)
             return score.masked_fill_(self.owner != labels[:, None], torch.inf).argmin(1)
         per_class = len(self.centres) // num_classes
         assignment = torch.empty_like(labels)
