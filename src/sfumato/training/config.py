@@ -140,7 +140,7 @@ class TrainConfig:
     augment: bool = True
     rotation: float = 0.0
     noise_std: float = 0.1
-    noise_shape: defenses.NoiseShape = "white"
+    noise_shape: Literal["white", "diagonal", "fisher", "least", "low"] = "white"
     bound: Literal["sigmoid", "none"] = "sigmoid"
     clip_norm: float | None = None
     quantize_bits: int | None = None
