@@ -5,7 +5,7 @@ import pytest
 
 from sfumato.studies.ablation import ablation_figures, ablation_table, measure_variants
 from sfumato.studies.engine import Store
-from sfumato.studies.plan import experiments_of, load_budget, load_rows, load_spec
+from sfumato.studies.plan import budget_names, experiments_of, load_budget, load_rows, load_spec
 
 SPEC, ROWS = load_spec("ablation"), load_rows()
 BUDGET = replace(load_budget("lite"), seeds=(0, 1, 2))
@@ -41,7 +41,7 @@ def filled(tmp_path) -> Store:
 
 
 def test_every_budget_has_distinct_experiments_and_every_setting_a_variant():
-    for name in ("smoke", "lite", "paper"):
+    for name in budget_names():
         found = experiments_of(SPEC, load_budget(name), ROWS)
         assert len({one.key for one in found}) == len(found)
     changed = {field for variant in SPEC["variants"] for field in variant.get("settings", {})}

@@ -108,7 +108,7 @@ def test_a_defence_of_ones_own_gets_two_rows(tmp_path, capsys):
     [
         (["table1", "--budget", "lite"], "cifar10 needs a folder: pass data_dir"),
         (["table2", "--budget", "lite", "--data-dir", "EMPTY"], "cs231n.stanford.edu/tiny-imagenet-200.zip"),
-        (["table1", "--budget", "huge"], "unknown budget 'huge'; choose one of smoke, lite, paper"),
+        (["table1", "--budget", "huge"], "unknown budget 'huge'; choose one of smoke, lite, day, paper"),
         (["table11"], "unknown table or figure 'table11'; choose one of"),
         (["table1", "--budget", "smoke", "--rows", "resfl"], "table1 has no row 'resfl'; its rows are"),
         (["table1", "--minutes", "-1"], "give a positive number"),

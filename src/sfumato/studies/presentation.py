@@ -25,6 +25,7 @@ from sfumato.studies.comparison import (
 from sfumato.studies.efficiency import TimingTrial, efficiency_table
 from sfumato.studies.engine import Store
 from sfumato.studies.experiment import read_strip
+from sfumato.studies.leaderboard import Board, leaderboard_figures, leaderboard_table
 from sfumato.studies.plan import Budget, RowSpec, experiments_of
 from sfumato.studies.results import collect, collect_curves, draw, points_table
 
@@ -74,6 +75,11 @@ def present(spec: dict[str, Any], budget: Budget, rows: dict[str, RowSpec], stor
     if spec["kind"] == "comparison":
         shown.tables.append(comparison_table(spec, budget, rows, store))
         shown.pictures += _pictures(spec, budget, rows, store)
+    elif spec["kind"] == "leaderboard":
+        board = Board(spec, budget, rows, store)
+        notes = [f"Budget {budget.title}: {progress(spec, budget, board.every)}.", *circumstances(board.every)]
+        shown.tables.append(leaderboard_table(spec, board, notes))
+        shown.figures += leaderboard_figures(board)
     elif spec["kind"] == "ablation":
         curve, variants = measure_variants(spec, budget, store)
         every = [*curve, *(point for one in variants for point in one.results)]

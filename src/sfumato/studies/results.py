@@ -18,8 +18,10 @@ from sfumato.studies.plan import Budget, RowSpec, curve_experiments
 
 Result = dict[str, Any]
 
-_DIGITS = {"ssim": 3, "psnr": 2, "identified": 1, "information": 1}
-_SHARES = ("accuracy", "identified")
+_DIGITS = {"ssim": 3, "psnr": 2} | dict.fromkeys(
+    ("identified", "identified_at_most", "information", "information_error"), 1
+)
+_SHARES = ("accuracy", "identified", "identified_at_most")
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,10 @@ class SeedResults:
         """Accuracy and the error of the strongest of these attacks, by seed."""
         found = tuple(names)
         return {seed: (result["accuracy"], smallest_error(result, found)) for seed, result in self.results.items()}
+
+    def identified_by_seed(self) -> dict[int, tuple[float, float]]:
+        """Accuracy and the share of images identified, by seed."""
+        return {seed: (one["accuracy"], one["leakage"]["identified"]) for seed, one in self.results.items()}
 
     @property
     def older(self) -> bool:
@@ -109,7 +115,7 @@ def metric(result: Result, name: str) -> float | None:
     """A figure of a result; None where it was not measured, as in results older than the measure."""
     if name == "accuracy":
         return float(result["accuracy"])
-    if "_" not in name:
+    if not name.endswith(("_train", "_test")):
         value = (result.get("leakage") or {}).get(name)
         return None if value is None else float(value)
     attack, measure, part = name.split("_")
@@ -127,7 +133,8 @@ def cell(name: str, figure: Mean | None, published: float | None = None) -> Cell
     >>> cell("accuracy", Mean(0.9, None, 1)).shown
     '90.00'
     """
-    digits, percent = _DIGITS.get(name.split("_")[1] if "_" in name else name), name in _SHARES
+    measure = name.split("_")[1] if name.endswith(("_train", "_test")) else name
+    digits, percent = _DIGITS.get(measure), name in _SHARES
     mean, spread = (None, None) if figure is None else (figure.mean, figure.sd)
     return Cell(mean, spread, published, digits=digits, percent=percent)
 
