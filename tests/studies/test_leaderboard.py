@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from experiment_data import filled, result_of
 
+from sfumato import data, defenses
 from sfumato.cli.main import main
 from sfumato.studies import Store
 from sfumato.studies.leaderboard import Board, leaderboard_figures, leaderboard_table
@@ -95,9 +96,12 @@ def test_less_accuracy_than_all_noise_is_not_compared_and_nothing_is_no_gain(tmp
 def test_a_plugin_is_a_row_beside_all_others(tmp_path, capsys):
     """Every result but one of the plugin's is made up; that one is measured."""
     plugin = ROOT / "docs/examples/feature_tv.py"
-    budget, rows = load_budget("smoke"), load_rows() | {"feature_tv": RowSpec("feature_tv", "feature_tv", OWN)}
+    defenses.load_plugin(plugin)  # its digest is in the names of the results
+    row = RowSpec("feature_tv", "feature_tv", {"defense": "feature_tv"})
+    budget, rows = load_budget("smoke"), load_rows() | {"feature_tv": row}
     every = experiments_of(load_spec("leaderboard") | {"added": ["feature_tv"]}, budget, rows)
-    store = filled(tmp_path / "smoke", every, lambda one: {"accuracy": 0.5, "mse": 0.01})
+    images = data.limit(data.load("digits", seed=0).train, 120, 0).fingerprint()
+    store = filled(tmp_path / "smoke", every, lambda one: {"accuracy": 0.5, "mse": 0.01, "data": images})
     store.path(every[-1].key).unlink()
     command = ["reproduce", "leaderboard", "--budget", "smoke", "--plugin", str(plugin), "--rows", "feature_tv"]
     assert main([*command, "--results", str(tmp_path), "--work", str(tmp_path / "work"), "--workers", "1"]) == 0
@@ -105,6 +109,3 @@ def test_a_plugin_is_a_row_beside_all_others(tmp_path, capsys):
     assert "3 of 3 experiments are done" in printed
     assert "feature_tv, all settings" in printed
     assert store.read(every[-1].key)["config"]["train"]["defense"] == "feature_tv"
-
-
-OWN = {"defense": "feature_tv"}
