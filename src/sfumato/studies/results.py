@@ -4,6 +4,7 @@ import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import Any
 
 from sfumato.attacks import CLOSED_FORM, NOT_JUDGED, Convergence, judged, strongest
@@ -13,7 +14,7 @@ from sfumato.report.chart import Curve, Fit, Point
 from sfumato.report.figures import entropy_scatter, trade_off
 from sfumato.report.tables import Cell, Row, Table
 from sfumato.studies.engine import Store
-from sfumato.studies.experiment import Experiment
+from sfumato.studies.experiment import FOLDS, Experiment
 from sfumato.studies.plan import Budget, RowSpec, curve_experiments
 
 Result = dict[str, Any]
@@ -45,14 +46,17 @@ class SeedResults:
         found = tuple(names)
         return average(smallest_error(result, found) for result in self.results.values())
 
-    def by_seed(self, names: Iterable[str]) -> dict[int, tuple[float, float]]:
-        """Accuracy and the error of the strongest of these attacks, by seed."""
-        found = tuple(names)
-        return {seed: (result["accuracy"], smallest_error(result, found)) for seed, result in self.results.items()}
+    def by_seed(self, names: Sequence[str] | None = None) -> dict[int, tuple[float, float]]:
+        """Accuracy and the error of the strongest of these attacks, or where None the share identified, by seed.
 
-    def identified_by_seed(self) -> dict[int, tuple[float, float]]:
-        """Accuracy and the share of images identified, by seed."""
-        return {seed: (one["accuracy"], one["leakage"]["identified"]) for seed, one in self.results.items()}
+        By fold where the experiment has folds, averaged over the seeds that leave it out: they share its test images.
+        """
+        groups: dict[int, list[tuple[float, float]]] = {}
+        for seed, one in self.results.items():
+            value = one["leakage"]["identified"] if names is None else smallest_error(one, names)
+            group = seed if self.experiment.fold is None else seed % FOLDS
+            groups.setdefault(group, []).append((one["accuracy"], value))
+        return {group: (fmean(x for x, _ in own), fmean(y for _, y in own)) for group, own in groups.items()}
 
     @property
     def older(self) -> bool:
@@ -149,7 +153,7 @@ def gain(averages: Callable[[bool, str], float | None], attacks: Sequence[str], 
         if without is None or with_cem is None:
             return None
         ratios.append(with_cem / without - 1.0)
-    return statistics.fmean(ratios)
+    return fmean(ratios)
 
 
 def _without_seed(experiment: Experiment) -> str:
@@ -231,7 +235,7 @@ def exponential_fit(x: Sequence[float], y: Sequence[float]) -> Fit:
         raise ConfigError("an exponential fit needs at least two different points; measure another one")
     logs = [math.log(value) for value in y]
     b, intercept = statistics.linear_regression(x, logs)
-    mean = statistics.fmean(logs)
+    mean = fmean(logs)
     residual = sum((log - intercept - b * value) ** 2 for value, log in zip(x, logs, strict=True))
     total = sum((log - mean) ** 2 for log in logs)
     return Fit(math.exp(intercept), b, 1.0 - residual / total if total > 0 else 1.0)
