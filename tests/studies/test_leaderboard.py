@@ -122,7 +122,7 @@ def test_seeds_of_one_fold_share_its_images_and_are_averaged():
     assert {fold: accuracy for fold, (accuracy, _) in found.items()} == pytest.approx({0: 0.925, 1: 0.91})
 
 
-def test_a_plugin_is_a_row_beside_all_others(tmp_path, capsys):
+def test_a_plugin_is_a_row_beside_all_others(tmp_path, capsys, in_this_process):
     """Every result but one of the plugin's is made up; that one is measured."""
     plugin = ROOT / "docs/examples/feature_tv.py"
     defenses.load_plugin(plugin)  # its digest is in the names of the results
@@ -133,7 +133,7 @@ def test_a_plugin_is_a_row_beside_all_others(tmp_path, capsys):
     store = filled(tmp_path / "smoke", every, lambda one: {"accuracy": 0.5, "mse": 0.01, "data": images})
     store.path(every[-1].key).unlink()
     command = ["reproduce", "leaderboard", "--budget", "smoke", "--plugin", str(plugin), "--rows", "feature_tv"]
-    assert main([*command, "--results", str(tmp_path), "--work", str(tmp_path / "work"), "--workers", "1"]) == 0
+    assert main([*command, "--results", str(tmp_path), "--work", str(tmp_path / "work")]) == 0
     printed = capsys.readouterr().out
     assert "3 of 3 experiments are done" in printed
     assert "feature_tv, all settings" in printed

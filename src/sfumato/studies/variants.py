@@ -150,10 +150,9 @@ def leaderboard_table(spec: dict[str, Any], found: Variants, remarks: Sequence[s
         for one in variant.results:
             compared = variant is not found.noise and one.results
             gains = _gains(found, [one]) if compared and found.comparable([one]) else (Cell(),) * 4
-            error = one.error(found.attacks) or Mean(None, None, 0)
             cells = (
                 cell("accuracy", one.figure("accuracy")),
-                Cell(error.mean, error.sd),
+                cell("strongest_mse_test", one.error(found.attacks)),
                 *(cell(name, one.figure(name)) for name in _METRICS.values()),
             )
             lines.append(Row(f"{variant.label}, {_strength(one)}", (*cells, *gains), note=seeds_note(one)))
@@ -201,13 +200,13 @@ def leaderboard_figures(spec: dict[str, Any], found: Variants) -> list[tuple[str
     for variant in (found.noise, *found.others):
         if not (points := trade_off_points(variant.results, found.attacks, _strength)):
             continue
-        named = {"defense": variant.group, "name": variant.label, "variant": kinds[variant.group]}
+        kind = kinds[variant.group]
         kinds[variant.group] += 1
-        errors.append(Curve(points=points, **named))
+        errors.append(Curve(variant.group, points, variant.label, kind))
         measured = [(one.figure("identified"), one.figure("accuracy"), _strength(one)) for one in variant.results]
         places = [Point(100 * x.mean, 100 * y.mean, note=note) for x, y, note in measured if x is not None and y]
         if places:
-            shares.append(Curve(points=tuple(places), **named))
+            shares.append(Curve(variant.group, tuple(places), variant.label, kind))
     along = "CEM runs along lambda, everything else along the noise; up and to the"
     figures = []
     if errors:
