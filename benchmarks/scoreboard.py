@@ -8,7 +8,6 @@ import argparse
 import json
 import sys
 import warnings
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -21,7 +20,7 @@ from plain import attack_step, throughput
 from published_loop import against_published
 from roofline import roofline
 from sfumato.bench import Ratio, run_bench
-from sfumato.bench.training import CONFIG, random_images
+from sfumato.bench.training import CONFIG, QUICK, random_images
 from sfumato.compute import cpu_has_bf16
 from sfumato.errors import SfumatoWarning
 from sfumato.files import write_json
@@ -35,7 +34,7 @@ def measure(rounds: int, quick: bool) -> dict[str, object]:
         sys.stderr.write(f"{row.name}: {row.ratio:.3f} x {row.baseline} ({row.detail})\n")
 
     result = run_bench(rounds=rounds, quick=quick, tell=tell)
-    config = replace(CONFIG, batch_size=8) if quick else CONFIG
+    config = QUICK if quick else CONFIG
     images = random_images(100 if quick else 2560)
     seconds = result.pop("seconds")
     with warnings.catch_warnings():

@@ -88,7 +88,7 @@ def test_a_broken_law_is_an_error(tmp_path, capsys, monkeypatch):
         (["any", "--fail-if", "psnr_best > 2"], "unknown metric; known are"),
         (["any", "--fail-if", "psnr_worst5 < 1"], "write 'psnr_worst5 > NUMBER'"),
         (["sfumato.audit.synthetic:linear_gaussian", "--only", "rigde"], "there is no piece 'rigde'; the pieces of an"),
-        (["any", "--minutes", "0"], "minutes is 0.0; give a positive number"),
+        (["any", "--minutes", "0"], "--minutes: 0 has no meaning here; give a positive number"),
         (["sfumato.audit.synthetic:linear_gaussian", "--noise-std", "1"], "says what happens on the wire"),
         (["sfumato.audit.synthetic:linear_gaussian", "--fail-if", "accuracy < 1"], "needs labelled images and"),
         (["sfumato.audit.synthetic:linear_gaussian", "--data", "digits", "--size", "4"], "does not take images"),

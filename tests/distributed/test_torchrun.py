@@ -94,9 +94,7 @@ def test_other_commands_refuse_torchrun_and_one_rank_says_so(as_rank, capsys):
 def test_a_wrong_option_is_said_once(as_rank, capsys):
     for rank in (0, 1):
         as_rank(rank)
-        with pytest.raises(SystemExit) as ended:
-            main(["train", "--lamda", "3"])
-        assert ended.value.code == 2
+        assert main(["train", "--lamda", "3"]) == 2
         assert ("lamda" in capsys.readouterr().err) == (rank == 0)
 
 

@@ -165,7 +165,7 @@ class Hair(Cloud):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--data", "digits"], "name a folder for the protected model"),
+        (["--data", "digits"], "the following arguments are required: --out"),
         (["--data", "digits", "--out", "{}/out", "--lose-at-most", "-1"], "lose_at_most"),
     ],
 )

@@ -97,34 +97,6 @@ def compared(
     }
 
 
-def study(ratio: float = 1.5, low: float = 1.25, high: float = 1.75) -> dict[str, Any]:
-    return {
-        "points": [
-            {
-                "defense": "noise+cem",
-                "noise_std": 0.1,
-                "lam": lam,
-                "accuracy": accuracy,
-                "accuracy_se": 0.003,
-                "mse_test": mse,
-                "mse_se": 0.0005,
-                "curve_mse": 0.0095,
-                "ratio": mse / 0.0095,
-                "ratio_ci": [0.9 * mse / 0.0095, 1.1 * mse / 0.0095],
-                "below_curve_se": below,
-            }
-            for lam, accuracy, mse, below in ((0.1, 0.978, 0.019, 0.0), (1.0, 0.971, 0.0076, 2.3))
-        ],
-        "noise_curve": [
-            {"noise_std": noise, "accuracy": accuracy, "accuracy_se": 0.002, "mse_test": mse, "mse_se": 0.0004}
-            for noise, accuracy, mse in ((0.05, 0.984, 0.0075), (0.2, 0.957, 0.0141))
-        ],
-        "overall": {"ratio": ratio, "ci": [low, high], "folds": 5, "digits": 1797},
-        "evidence": EVIDENCE,
-        "seconds": 1432.4,
-    }
-
-
 def pictures(count: int = 10) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     x = torch.linspace(0, 1, count * 64).reshape(count, 1, 8, 8)
     return x, {"none": x, "noise": x.flip(0), "noise0.2": x.flip(0), "noise+cem": 1 - x}

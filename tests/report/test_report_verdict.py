@@ -1,9 +1,9 @@
 import pytest
-from report_data import FALLING, FLAT, attack, compared, study
+from report_data import compared
 
 from sfumato.attacks import Convergence
 from sfumato.report.averages import average, error_text, group
-from sfumato.report.verdict import demo_verdict, study_verdict
+from sfumato.report.verdict import demo_verdict
 
 SETTLED = [Convergence(True, "")] * 9
 MORE, SAME, LESS = (1.5, 1.2, 1.8), (1.02, 0.9, 1.15), (0.7, 0.6, 0.8)
@@ -76,30 +76,6 @@ def test_attacks_that_did_not_converge_or_cannot_be_judged_weaken_the_verdict():
     notes = " ".join(demo_verdict(compared(), verdicts, images=359).notes)
     assert "In 1 of 11 runs an attack had not converged: their errors are no evidence of safety" in notes
     assert "1 of 11 runs: convergence not judged (older rule)" in notes
-
-
-def test_study_verdict_follows_the_interval():
-    assert study_verdict(study(1.5, 1.25, 1.75)).headline == (
-        "At equal accuracy CEM leaves the attacker 1.50 times the error of noise alone (95 % interval 1.25 to 1.75, "
-        "5 folds over all 1,797 digits)."
-    )
-    assert study_verdict(study(1.1, 0.9, 1.3)).headline.startswith("No difference is shown")
-    assert study_verdict(study(0.9, 0.7, 1.1)).headline.startswith("No difference is shown")
-    assert study_verdict(study(0.8, 0.7, 0.9)).headline.startswith("CEM does worse than noise alone")
-
-
-def test_study_notes_name_what_speaks_against_it():
-    data = study()
-    note, convergence = study_verdict(data).notes
-    assert "convergence not judged (older rule)" in convergence
-    assert note == "1 of 2 settings of CEM lie below the curve of noise alone, the worst by 2.3 standard errors."
-    data["points"] = data["points"][:1]
-    data["points"][0]["beyond_curve"] = True
-    data["runs"] = [{"attacks": {"decoder": attack(0.02, history)}} for history in (FLAT, FALLING, FALLING, FALLING)]
-    text = " ".join(study_verdict(data).notes)
-    assert "All 1 settings of CEM lie on or above" in text
-    assert "1 of 1 settings are more accurate than noise of any strength" in text
-    assert "In 3 of 4 runs an attack had not converged" in text
 
 
 def test_averages_by_hand():

@@ -1,3 +1,4 @@
+import contextlib
 import importlib.util
 import os
 import secrets
@@ -23,6 +24,15 @@ def importable_in_workers():
         patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))  # or Ray leaves one in the home folder
         patch.delenv("RAY_ADDRESS", raising=False)
         yield
+
+
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Commands measure here: a worker has to start, and to load torch, before it does anything."""
+    from sfumato.studies.executor import Here
+
+    monkeypatch.setattr("sfumato.cli.reproduce.build_executor", lambda *_, **__: contextlib.nullcontext(Here()))
+    monkeypatch.setattr("sfumato.studies.tuning.LocalExecutor", lambda *_, **__: contextlib.nullcontext(Here()))
 
 
 @pytest.fixture(scope="module")

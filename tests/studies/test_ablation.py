@@ -3,9 +3,9 @@ from dataclasses import replace
 
 import pytest
 
-from sfumato.studies.ablation import ablation_figures, ablation_table, measure_variants
 from sfumato.studies.engine import Store
-from sfumato.studies.plan import experiments_of, load_budget, load_rows, load_spec
+from sfumato.studies.plan import budget_names, experiments_of, load_budget, load_rows, load_spec
+from sfumato.studies.variants import Variants, ablation_figures, ablation_table
 
 SPEC, ROWS = load_spec("ablation"), load_rows()
 BUDGET = replace(load_budget("lite"), seeds=(0, 1, 2))
@@ -41,7 +41,7 @@ def filled(tmp_path) -> Store:
 
 
 def test_every_budget_has_distinct_experiments_and_every_setting_a_variant():
-    for name in ("smoke", "lite", "paper"):
+    for name in budget_names():
         found = experiments_of(SPEC, load_budget(name), ROWS)
         assert len({one.key for one in found}) == len(found)
     changed = {field for variant in SPEC["variants"] for field in variant.get("settings", {})}
@@ -61,40 +61,43 @@ def test_literal_lambdas_are_the_equivalent_ones():
 
 
 def test_ratios_at_equal_accuracy_and_against_the_default(filled):
-    _, variants = measure_variants(SPEC, BUDGET, filled)
-    default, diagonal = variants[0], next(one for one in variants if one.label == "diagonal")
-    assert default.over_noise.effect == pytest.approx(1.5 * 1.01, rel=1e-6)
-    assert default.over_default is None
-    assert diagonal.over_default.effect == pytest.approx(1.2 / 1.5, rel=1e-6)
-    low, high = default.over_noise.interval
+    found = Variants(SPEC, BUDGET, ROWS, filled)
+    default, diagonal = found.others[0].results, next(one for one in found.others if one.label == "diagonal").results
+    over_noise, over_default = found.over_noise(default), found.over_noise(diagonal, default)
+    assert over_noise.effect == pytest.approx(1.5 * 1.01, rel=1e-6)
+    assert over_default.effect == pytest.approx(1.2 / 1.5, rel=1e-6)
+    low, high = over_noise.interval
     # Student's t with 2 degrees of freedom over the jackknife's error of the mean of log(1.5), log(1.515), log(1.53)
     assert math.log(high / low) / 2 == pytest.approx(4.303 * 0.0099 / math.sqrt(3), rel=0.02)
-    low, high = diagonal.over_default.interval
+    low, high = over_default.interval
     assert high - low < 1e-6  # paired: the wobble cancels
 
 
 def test_the_table_and_the_figures_name_every_variant_and_axis(filled):
-    curve, variants = measure_variants(SPEC, BUDGET, filled)
-    table = ablation_table(SPEC, variants, ("a remark",))
+    found = Variants(SPEC, BUDGET, ROWS, filled)
+    table = ablation_table(SPEC, found, ("a remark",))
     assert len(table.rows) == len(SPEC["variants"])
     assert "a remark" in table.notes
-    figures = ablation_figures(curve, variants)
+    first, diagonal = table.rows[0].cells, table.rows[2].cells
+    assert first[2].ours == pytest.approx(1.515, rel=1e-6)
+    assert (first[4].shown, diagonal[4].shown) == ("–", "0.80")
     axes = {variant["axis"] for variant in SPEC["variants"]} - {"default"}
+    figures = ablation_figures(found)
     assert {caption.splitlines()[0] for caption, _ in figures} == axes
-    assert all(svg.startswith("<svg") or "<svg" in svg for _, svg in figures)
+    assert all("<svg" in svg for _, svg in figures)
 
 
 def test_nothing_measured_shows_an_empty_table(tmp_path):
-    curve, variants = measure_variants(SPEC, BUDGET, Store(tmp_path))
-    assert all(one.over_noise is None for one in variants)
-    ablation_table(SPEC, variants, ())
-    assert ablation_figures(curve, variants) == []
+    found = Variants(SPEC, BUDGET, ROWS, Store(tmp_path))
+    table = ablation_table(SPEC, found, ())
+    assert all(cell.shown == "–" for row in table.rows for cell in row.cells)
+    assert ablation_figures(found) == []
 
 
 def test_points_less_accurate_than_all_noise_are_not_compared(tmp_path):
     store = Store(tmp_path)
     for one in experiments_of(SPEC, BUDGET, ROWS):
         store.write(one.key, result(one, 0.1 if one.train.cem else 1.0 - 0.2 * one.train.noise_std, 0.03))
-    _, variants = measure_variants(SPEC, BUDGET, store)
-    assert variants[0].over_noise is None
-    assert variants[0].comparable == 0
+    found = Variants(SPEC, BUDGET, ROWS, store)
+    assert found.comparable(found.others[0].results) == []
+    assert ablation_table(SPEC, found, ()).rows[0].cells[2].shown == "–"

@@ -9,6 +9,7 @@ from sfumato.errors import ConfigError
 from sfumato.studies import Store
 from sfumato.studies.efficiency import TimingTrial
 from sfumato.studies.plan import (
+    RowSpec,
     budget_names,
     build_experiment,
     experiments_of,
@@ -22,11 +23,12 @@ from sfumato.training import TrainConfig
 
 ROOT = Path(__file__).parents[2]
 ROWS = load_rows()
+ROW_KINDS = ("noise", "cem", "mine")
 
 
 def test_every_table_and_figure_of_the_paper_is_there():
     assert set(paper_names()) == {*(f"table{n}" for n in range(1, 10)), "fig3", "fig4a", "fig4b", "fig4c", "fig5"}
-    assert set(spec_names()) == {*paper_names(), "ablation", "ablation_fashion", "digits"}
+    assert set(spec_names()) == {*paper_names(), "ablation", "ablation_fashion", "digits", "leaderboard"}
 
 
 @pytest.mark.parametrize("name", [name for name in spec_names() if name != "table9"])
@@ -111,6 +113,17 @@ def test_the_study_on_the_digits_leaves_each_fold_out_twice():
     assert {(one.row, one.fold) for one in few} == {("study_noise", 2)}
 
 
+def test_the_leaderboard_has_noise_alone_and_cem_beside_every_added_row():
+    rows = ROWS | {"mine": RowSpec("mine", "Mine", {"defense": "dropout"})}
+    found = experiments_of(load_spec("leaderboard") | {"added": ["mine"]}, load_budget("day"), rows)
+    assert {one.train.seed for one in found} == {0, 1, 2}
+    noise, cem, mine = ([one for one in found if one.row.startswith(f"leaderboard_{name}")] for name in ROW_KINDS)
+    assert (len(noise), len(cem), len(mine)) == (7 * 3, 3 * 4 * 3, 3 * 3)
+    assert {one.train.noise_std for one in mine} == {one.train.noise_std for one in cem} == {0.05, 0.1, 0.2}
+    assert {one.train.defense for one in mine} == {"dropout"}
+    assert (min(one.train.noise_std for one in noise), max(one.train.noise_std for one in noise)) == (0.025, 1.4)
+
+
 def test_every_stored_result_is_found_under_the_key_of_a_spec():
     """Whatever moves in the code: what was measured is read again, under today's name or that of the first CEM."""
     store = Store(ROOT / "results" / "lite")
@@ -150,7 +163,7 @@ def test_the_key_changes_with_every_setting_but_not_with_the_machine():
 
 
 def test_unknown_names_list_the_known_ones():
-    with pytest.raises(ConfigError, match="unknown budget 'huge'; choose one of smoke, lite, paper"):
+    with pytest.raises(ConfigError, match="unknown budget 'huge'; choose one of smoke, lite, day, paper"):
         load_budget("huge")
     with pytest.raises(
         ConfigError,
@@ -159,3 +172,5 @@ def test_unknown_names_list_the_known_ones():
         load_spec("table10")
     with pytest.raises(ConfigError, match="table1 has no row 'resfl'; its rows are none, .*ressfl"):
         experiments_of(load_spec("table1"), load_budget("lite"), ROWS, wanted=["resfl"])
+    with pytest.raises(ConfigError, match="leaderboard has no row 'mine'; its rows are noise, cem0.05, .*cem0.2"):
+        experiments_of(load_spec("leaderboard"), load_budget("day"), ROWS, wanted=["mine"])

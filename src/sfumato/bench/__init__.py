@@ -2,11 +2,10 @@
 
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from sfumato.bench.timing import Ratio, take_turns
-from sfumato.bench.training import CONFIG, cem_step, feature_pass, random_images, refresh
+from sfumato.bench.training import CONFIG, QUICK, cem_step, feature_pass, random_images, refresh
 from sfumato.errors import SfumatoWarning
 from sfumato.provenance import evidence
 
@@ -32,7 +31,7 @@ def run_bench(*, rounds: int = 15, quick: bool = False, tell: Callable[[Ratio], 
             if tell is not None:
                 tell(row)
 
-    config = replace(CONFIG, batch_size=8) if quick else CONFIG
+    config = QUICK if quick else CONFIG
     images = random_images(100 if quick else 2560)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SfumatoWarning)  # what random features are worth does not matter for speed

@@ -18,6 +18,7 @@ from sfumato.training.evaluate import collect_features
 
 __all__ = [
     "CONFIG",
+    "QUICK",
     "cem_step",
     "clustered",
     "feature_pass",
@@ -28,6 +29,7 @@ __all__ = [
 
 _CLASSES, _PER_CLASS = 10, 3
 CONFIG = TrainConfig(data="cifar10", data_dir=".", model="vgg11", noise_std=0.025, hold_out=0.0)
+QUICK = replace(CONFIG, model="vgg5", batch_size=8)
 _WITHIN_TARGET = ("full (default)", "diagonal", "spherical")
 _FORMS: dict[str, dict[str, Any]] = {
     "full (default)": {},

@@ -50,8 +50,6 @@ def run(parsed: Parsed) -> int:
     loading = time.monotonic() - parsed.began
     load_plugins(parsed)
     thresholds = [parse_threshold(text) for text in parsed.fail_if or []]
-    if parsed.minutes <= 0:
-        raise ConfigError(f"minutes is {parsed.minutes}; give a positive number")
     targets = list(parsed.targets)
     several = len(targets) > 1
     outs = _folders(targets, parsed.out)

@@ -115,8 +115,10 @@ def _add_row(parser: CommandParser, row: str) -> None:
     head, text = re.split(r" {2,}", row, maxsplit=1)
     head, _, usual = head.partition(" = ")
     name, *values = re.sub(r"\.\.\.$", "", head).strip("[]").split()
+    name, needed, _ = name.partition("!")
     many = head.endswith("...")
     words = values[0].split("|") if values else ["TEXT"]
+    words[0], bound, least = re.fullmatch(r"([^>]+)(>=?)?(\d+)?", words[0]).groups()  # type: ignore[union-attr]
     kind = Literal[tuple(words)] if len(words) > 1 else _KINDS.get(words[0], str)
     default = (kind(usual) if kind in (int, float) else usual) if usual else None
     if not name.startswith("-"):
@@ -127,7 +129,10 @@ def _add_row(parser: CommandParser, row: str) -> None:
     else:
         metavar = "NAME" if len(words) > 1 else words[0] if len(values) == 1 else tuple(values)
         nargs = len(values) if len(values) > 1 else "+" if many else None
-        parser.add_argument(name, type=kind, metavar=metavar, nargs=nargs, default=default, help=text)
+        parser.add_argument(
+            name, type=kind, metavar=metavar, nargs=nargs, default=default, help=text, required=bool(needed),
+            bound=(bound, float(least)) if bound else None,
+        )  # fmt: skip
 
 
 def _names(where: str, mark: str) -> str:

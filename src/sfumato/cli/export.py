@@ -6,15 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sfumato.audit.target import need_trust
 from sfumato.cli.console import progress_bar, say, table
 from sfumato.cli.parser import Parsed, given, load_plugins, save_json
-from sfumato.deploy.audited import audit_headline
-from sfumato.deploy.export import ExportConfig, export_bundle, wire_bits
 from sfumato.deploy.signing import fingerprint, new_key, private_key, public_keys
 from sfumato.errors import ConfigError
-from sfumato.split.saved import SPLIT, made_here
-from sfumato.training import load_data, load_trained
 
 
 def run(parsed: Parsed) -> None:
@@ -27,7 +22,7 @@ def run(parsed: Parsed) -> None:
         raise ConfigError("name a run and a folder: `sfumato export RUN --out BUNDLE`")
     parsed.name = parsed.name or re.sub(r"[^A-Za-z0-9._-]+", "-", Path(parsed.run).resolve().name).lstrip("._-")
     load_plugins(parsed)
-    _export(parsed, ExportConfig(**given(parsed, ExportConfig)))
+    _export(parsed)
 
 
 def _make_key(path: Path) -> None:
@@ -36,7 +31,15 @@ def _make_key(path: Path) -> None:
     say(f"signing key: {path} (keep it secret); public key: {public}, fingerprint {fingerprint(key)}")
 
 
-def _export(parsed: Any, config: Any) -> None:
+def _export(parsed: Any) -> None:
+    # These load torch, which a key, and a mistake in the words, do without.
+    from sfumato.audit.target import need_trust
+    from sfumato.deploy.audited import audit_headline
+    from sfumato.deploy.export import ExportConfig, export_bundle, wire_bits
+    from sfumato.split.saved import SPLIT, made_here
+    from sfumato.training import load_data, load_trained
+
+    config = ExportConfig(**given(parsed, ExportConfig))
     key = None if parsed.sign is None else private_key(Path(parsed.sign))
     folder = Path(parsed.run)
     if (folder / SPLIT).exists():

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import shutil
 import sys
 import textwrap
@@ -11,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, NoReturn, Union, get_args, get_origin
 
-from sfumato.distributed import may_tell
 from sfumato.errors import ConfigError, nearest
 from sfumato.files import write_json
 
@@ -63,10 +63,20 @@ class CommandParser(argparse.ArgumentParser):
         """Begin a section of the help; with `names_only` it lists the options without their texts."""
         self.sections.append(_Section(title, names_only))
 
-    def add_argument(self, *names: str, type: Any = None, usual: str | None = None, **options: Any) -> argparse.Action:
-        """As argparse's, for annotated types (`int | None`, `Literal[...]`); `usual` is shown as the default."""
+    def add_argument(
+        self,
+        *names: str,
+        type: Any = None,
+        usual: str | None = None,
+        bound: tuple[str, float] | None = None,
+        **options: Any,
+    ) -> argparse.Action:
+        """As argparse's, for annotated types (`int | None`, `Literal[...]`).
+
+        `usual` is shown as the default; `bound` is `(">", least)` or `(">=", least)` for a number.
+        """
         if type is not None:
-            options["type"] = _reader(type)
+            options["type"] = _reader(type, bound)
         action: argparse.Action = super().add_argument(*names, **options)
         if usual is None:
             usual = "" if action.default in (None, False, argparse.SUPPRESS) else str(action.default)
@@ -97,7 +107,11 @@ class CommandParser(argparse.ArgumentParser):
         self.add_argument(f"--{one.name.replace('_', '-')}", **options)
 
     def read(self, words: Sequence[str]) -> Parsed:
-        """Parse, taking `--data-dir` and `--data_dir` alike; a mistake ends with a sentence and exit code 2."""
+        """Parse, taking `--data-dir` and `--data_dir` alike.
+
+        Raises:
+            ConfigError: the words, or the file that `--config` names, are mistaken.
+        """
         words = [_dashed(word) for word in words]
         if (at := next((i for i, word in enumerate(words) if word.partition("=")[0] == "--config"), None)) is not None:
             path = words[at].partition("=")[2] or "".join(words[at + 1 : at + 2])
@@ -113,11 +127,8 @@ class CommandParser(argparse.ArgumentParser):
         return parsed
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong and exit with 2; of several processes only one says it."""
-        if may_tell():
-            message = message.removeprefix("argument ")
-            print(f"sfumato: error: {message}; `{self.prog} --help` shows the options", file=sys.stderr, flush=True)
-        self.exit(2)
+        """What is wrong, as every other mistake of a user's."""
+        raise ConfigError(f"{message.removeprefix('argument ')}; `{self.prog} --help` shows the options")
 
     def format_help(self) -> str:
         """Usage, purpose, example, and a line for every option; the pages have the long texts."""
@@ -228,8 +239,15 @@ def _choices(kind: Any) -> tuple[str, ...]:
     return tuple(choice for part in _parts(kind) if get_origin(part) is Literal for choice in get_args(part))
 
 
-def _reader(kind: Any) -> Callable[[str], Any]:
+def _reader(kind: Any, bound: tuple[str, float] | None = None) -> Callable[[str], Any]:
     """A function that turns a word into a value of that type."""
+
+    def bounded(word: str) -> Any:
+        value = read(word)
+        if bound is not None and not (bound[1] < value < math.inf or (bound[0] == ">=" and value == bound[1])):
+            remedy = "a positive number" if bound == (">", 0) else f"at least {bound[1]:g}"
+            raise argparse.ArgumentTypeError(f"{word} has no meaning here; give {remedy}")
+        return value
 
     def read(word: str) -> Any:
         for part in _parts(kind):
@@ -255,7 +273,7 @@ def _reader(kind: Any) -> Callable[[str], Any]:
             reason = f"{word!r} has no meaning here; give {_WORDS.get(_parts(kind)[0], 'a mapping')}"
         raise argparse.ArgumentTypeError(reason)
 
-    return read
+    return bounded
 
 
 def _dashed(word: str) -> str:

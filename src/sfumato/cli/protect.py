@@ -7,7 +7,6 @@ from typing import Any
 from sfumato.audit import DataOptions, audit_sets, load_target
 from sfumato.cli.console import progress_bar, say, table
 from sfumato.cli.parser import Parsed, given, load_plugins, save_json
-from sfumato.errors import ConfigError
 from sfumato.protect import ProtectConfig, protect
 from sfumato.report.protect import protect_sentence, write_protect_report
 
@@ -17,8 +16,6 @@ __all__ = ["run"]
 def run(parsed: Parsed) -> None:
     """Measure, seek, attack, choose, write."""
     load_plugins(parsed)
-    if parsed.out is None:
-        raise ConfigError("name a folder for the protected model: `sfumato protect TARGET --data DIR --out RUN`")
     config, out = ProtectConfig(**given(parsed, ProtectConfig)), Path(parsed.out)
     subject = load_target(parsed.target, trust=parsed.trust)
     with progress_bar("read images") as bar:

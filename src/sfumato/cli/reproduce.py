@@ -19,8 +19,6 @@ from sfumato.studies.presentation import Presentation, present, save
 
 def run(parsed: Parsed) -> None:
     """Run what is missing, show."""
-    if parsed.minutes is not None and parsed.minutes <= 0:
-        raise ConfigError(f"minutes is {parsed.minutes}; give a positive number")
     budget = load_budget(parsed.budget, as_published=parsed.as_published, as_printed=parsed.as_printed)
     rows = load_rows()
     added = _own_rows(parsed, rows)

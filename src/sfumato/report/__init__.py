@@ -5,7 +5,6 @@ from sfumato.report.demo import write_demo_report
 from sfumato.report.drawn import save_figure
 from sfumato.report.figures import information_curve, trade_off
 from sfumato.report.pictures import png_data_uri, save_side_by_side
-from sfumato.report.study import study_markdown, write_study_report
 
 __all__ = [
     "Curve",
@@ -14,8 +13,6 @@ __all__ = [
     "png_data_uri",
     "save_figure",
     "save_side_by_side",
-    "study_markdown",
     "trade_off",
     "write_demo_report",
-    "write_study_report",
 ]

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sfumato.attacks import NOT_JUDGED, Convergence, suite_verdict
+from sfumato.attacks import NOT_JUDGED, Convergence
 from sfumato.report.averages import error_text, percent_text
 
 
@@ -74,46 +74,6 @@ def convergence_notes(verdicts: Sequence[Convergence]) -> tuple[str, ...]:
     if unknown:
         notes.append(f"{unknown} of {count} runs: {NOT_JUDGED}. Their {end}")
     return tuple(notes)
-
-
-def study_verdict(study: Mapping[str, Any]) -> Verdict:
-    """The longer study's verdict: CEM against noise alone at equal accuracy."""
-    overall, points = study["overall"], study["points"]
-    (low, high), times = overall["ci"], f"{_times(overall['ratio'])} times the error"
-    interval = (
-        f"95 % interval {_times(low)} to {_times(high)}, {overall['folds']} folds over all {overall['digits']:,} digits"
-    )
-    if low > 1:
-        headline = f"At equal accuracy CEM leaves the attacker {times} of noise alone ({interval})."
-    elif high < 1:
-        start = "CEM does worse than noise alone: at equal accuracy it leaves the attacker only"
-        headline = f"{start} {times} ({interval})."
-    else:
-        start = "No difference is shown: at equal accuracy CEM leaves the attacker"
-        headline = f"{start} {times} of noise alone, and the interval includes 1 ({interval})."
-    counted = [point for point in points if point.get("counted", True)]
-    below = [point["below_curve_se"] for point in counted if point["ratio"] < 1]
-    notes = [
-        f"{len(below)} of {len(counted)} settings of CEM lie below the curve of noise alone, the worst by "
-        f"{max(below):.1f} standard errors."
-        if below
-        else f"All {len(counted)} settings of CEM lie on or above the curve of noise alone."
-    ]
-    if beyond := sum(bool(point.get("beyond_curve")) for point in points):
-        notes.append(
-            f"{beyond} of {len(points)} settings are more accurate than noise of any strength measured; they are "
-            "compared with the most accurate end of that curve."
-        )
-    if left := len(points) - len(counted):
-        notes.append(
-            f"{left} of {len(points)} settings are less accurate than the noisiest network without CEM; there is "
-            "nothing to compare them with, and they are not counted."
-        )
-    if "runs" in study:
-        notes += convergence_notes([suite_verdict(one) for one in study["runs"]])
-    else:
-        notes.append(f"Its attacks kept no history: {NOT_JUDGED}, so the errors are no evidence of safety.")
-    return Verdict(headline, tuple(notes))
 
 
 def _times(ratio: float) -> str:

@@ -217,9 +217,10 @@ def located(
                 result["data"]
                 != (mine if train.limit is None else data.limit(mine, train.limit, train.seed)).fingerprint()
             ):
+                where = "the ones loaded here" if folder is None else f"those in {folder}"
                 raise DataError(
-                    f"{store.path(one.key)} was measured on other images than those in {data_dir}; choose another "
-                    "--results folder for these"
+                    f"{store.path(one.key)} was measured on other images than {where}; choose another --results folder "
+                    "for these"
                 )
     return found
 

@@ -42,7 +42,7 @@ class Budget:
     """How much work an experiment may be.
 
     Attributes:
-        name: `smoke`, `lite` or `paper`, with `+as_published` or `+as_printed` where that is laid over.
+        name: `smoke`, `lite`, `day` or `paper`, with `+as_published` or `+as_printed` where that is laid over.
         seeds: of the repetitions.
         settings, by_dataset: of `TrainConfig`; the latter by the data set's name.
         decoder, gan: settings of the attacks.
@@ -69,11 +69,11 @@ class Budget:
 
 def budget_names() -> tuple[str, ...]:
     """The budgets, smallest first."""
-    return ("smoke", "lite", "paper")
+    return ("smoke", "lite", "day", "paper")
 
 
 def spec_names() -> tuple[str, ...]:
-    """The tables and figures, the ablation, and the study on the digits."""
+    """The tables and figures, the ablations, the leaderboard, and the study on the digits."""
     return tuple(sorted(entry.name.removesuffix(".yaml") for entry in _specs().joinpath("tables").iterdir()))
 
 
@@ -179,11 +179,13 @@ def build_experiment(
 def select_rows(spec: dict[str, Any], rows: dict[str, RowSpec], wanted: Sequence[str] | None) -> list[RowSpec]:
     """The rows of a table, or the wanted ones of them."""
     known = [*spec.get("rows", ()), *spec.get("baselines", ()), *spec.get("added", ())]
-    if wanted is None:
-        return [rows[name] for name in known]
-    if unknown := [name for name in wanted if name not in known]:
+    return [rows[name] for name in _wanted(spec, known, wanted)]
+
+
+def _wanted(spec: dict[str, Any], known: Sequence[str], wanted: Sequence[str] | None) -> list[str]:
+    if unknown := [name for name in wanted or () if name not in known]:
         raise ConfigError(f"{spec['name']} has no row {unknown[0]!r}; its rows are {', '.join(known)}")
-    return [rows[name] for name in known if name in wanted]
+    return [name for name in known if wanted is None or name in wanted]
 
 
 def seeds_of(spec: dict[str, Any], budget: Budget) -> tuple[int, ...]:
@@ -228,10 +230,13 @@ def curve_experiments(
     ]
 
 
-def level_experiments(spec: dict[str, Any], budget: Budget, seed: int) -> list[Experiment]:
-    """Noise alone at every level: the curve that the ablation and the study on the digits compare with."""
-    levels = _settings(spec, budget)["noise_stds"]
-    return [_special(spec, budget, spec["prefix"] + "noise", {"noise_std": noise}, seed) for noise in levels]
+def level_experiments(spec: dict[str, Any], budget: Budget, seed: int, row: RowSpec | None = None) -> list[Experiment]:
+    """Noise alone at every level, the curve to compare with; or a row of the leaderboard at the variants' levels."""
+    name, settings, levels = "noise", {}, _settings(spec, budget)["noise_stds"]
+    if row is not None:
+        levels = dict.fromkeys(variant["settings"]["noise_std"] for variant in spec["variants"])
+        name, settings = row.name, row.settings
+    return [_special(spec, budget, spec["prefix"] + name, settings | {"noise_std": noise}, seed) for noise in levels]
 
 
 def variant_experiments(spec: dict[str, Any], budget: Budget, variant: dict[str, Any], seed: int) -> list[Experiment]:
@@ -259,12 +264,17 @@ def _of_seed(
         for curve in spec["curves"]:
             if wanted is None or curve["row"] in wanted:
                 yield from curve_experiments(spec, budget, rows, curve, seed)
-    elif spec["kind"] in ("ablation", "study"):
-        if wanted is None or "noise" in wanted:
+    elif "variants" in spec:
+        added = spec.get("added", ()) if spec["kind"] == "leaderboard" else ()
+        known = _wanted(spec, ["noise", *(variant["name"] for variant in spec["variants"]), *added], wanted)
+        if "noise" in known:
             yield from level_experiments(spec, budget, seed)
         for variant in spec["variants"]:
-            if wanted is None or variant["name"] in wanted:
+            if variant["name"] in known:
                 yield from variant_experiments(spec, budget, variant, seed)
+        for name in added:
+            if name in known:
+                yield from level_experiments(spec, budget, seed, rows[name])
 
 
 def _settings(spec: dict[str, Any], budget: Budget) -> dict[str, Any]:

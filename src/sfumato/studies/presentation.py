@@ -6,14 +6,12 @@ from typing import Any
 
 from torch import Tensor
 
-from sfumato.files import write_json, write_text
+from sfumato.files import write_text
 from sfumato.provenance import evidence
 from sfumato.report.pictures import labelled_rows
 from sfumato.report.reproduction import write_reproduction_page
-from sfumato.report.study import study_markdown, write_study_report
 from sfumato.report.style import label
 from sfumato.report.tables import Table, to_csv, to_latex, to_markdown
-from sfumato.studies.ablation import ablation_figures, ablation_table, digits_study, measure_variants
 from sfumato.studies.comparison import (
     circumstances,
     comparison_table,
@@ -27,6 +25,13 @@ from sfumato.studies.engine import Store
 from sfumato.studies.experiment import read_strip
 from sfumato.studies.plan import Budget, RowSpec, experiments_of
 from sfumato.studies.results import collect, collect_curves, draw, points_table
+from sfumato.studies.variants import (
+    Variants,
+    ablation_figures,
+    ablation_table,
+    leaderboard_figures,
+    leaderboard_table,
+)
 
 _SHOWN_SEED = 0
 
@@ -36,7 +41,7 @@ class Presentation:
     """What a table or figure shows: figures as (caption, SVG), pictures as (caption, PNG).
 
     The seconds are those of all experiments together, the evidence that of the first; the table's notes name every
-    device. A study is shown by `report.study`, in place of tables and figures.
+    device.
     """
 
     name: str
@@ -46,12 +51,9 @@ class Presentation:
     pictures: list[tuple[str, bytes]] = field(default_factory=list)
     seconds: float = 0.0
     evidence: dict[str, Any] = field(default_factory=lambda: evidence("cpu"))
-    study: dict[str, Any] | None = None
 
     def markdown(self) -> str:
         """All tables."""
-        if self.study is not None:
-            return study_markdown(self.study)
         return "\n\n".join(to_markdown(table) for table in self.tables)
 
 
@@ -63,9 +65,6 @@ def present(spec: dict[str, Any], budget: Budget, rows: dict[str, RowSpec], stor
             shown.tables.append(efficiency_table(spec, measured))
             shown.evidence = measured["evidence"]
         return shown
-    if spec["kind"] == "study":
-        shown.study = digits_study(spec, budget, store)
-        return shown
     experiments = experiments_of(spec, budget, rows)
     results = [result for one in experiments if (result := store.read(one.key)) is not None]
     shown.seconds = sum(result["seconds"] + result["attack_seconds"] for result in results)
@@ -74,19 +73,23 @@ def present(spec: dict[str, Any], budget: Budget, rows: dict[str, RowSpec], stor
     if spec["kind"] == "comparison":
         shown.tables.append(comparison_table(spec, budget, rows, store))
         shown.pictures += _pictures(spec, budget, rows, store)
-    elif spec["kind"] == "ablation":
-        curve, variants = measure_variants(spec, budget, store)
-        every = [*curve, *(point for one in variants for point in one.results)]
-        notes = [f"Budget {budget.name}: {progress(spec, budget, every)}.", *circumstances(every)]
-        shown.tables.append(ablation_table(spec, variants, notes))
-        shown.figures += ablation_figures(curve, variants)
+    elif "variants" in spec:
+        found = Variants(spec, budget, rows, store)
+        notes = [f"Budget {budget.name}, {found.work}: {progress(spec, budget, found.every)}."]
+        notes += circumstances(found.every)
+        if spec["kind"] == "leaderboard":
+            shown.tables.append(leaderboard_table(spec, found, notes))
+            shown.figures += leaderboard_figures(spec, found)
+        else:
+            shown.tables.append(ablation_table(spec, found, notes))
+            shown.figures += ablation_figures(found)
     elif spec["kind"] == "pictures":
         shown.pictures += _pictures(spec, budget, rows, store)
     else:
-        found = collect_curves(spec, budget, rows, store)
-        notes = remarks(spec, budget, [one for _, results in found for one in results])
-        shown.tables.append(points_table(spec, found, notes))
-        if (figure := draw(spec, found)) is not None:
+        curves = collect_curves(spec, budget, rows, store)
+        notes = remarks(spec, budget, [one for _, results in curves for one in results])
+        shown.tables.append(points_table(spec, curves, notes))
+        if (figure := draw(spec, curves)) is not None:
             shown.figures.append(figure)
     if spec["kind"] in ("comparison", "curves"):
         gains = equal_accuracy_gains(spec["dataset"], budget, rows, store)
@@ -100,12 +103,7 @@ def present(spec: dict[str, Any], budget: Budget, rows: dict[str, RowSpec], stor
 def save(shown: Presentation, folder: Path, budget: Budget) -> list[Path]:
     """Write the files that people read; give their paths."""
     base = f"{shown.name}-{budget.name}"
-    paths = []
-    if shown.study is not None:
-        paths = [folder / f"{base}.{suffix}" for suffix in ("md", "json", "html")]
-        write_text(paths[0], shown.markdown() + "\n")
-        write_json(paths[1], shown.study)
-        write_study_report(paths[2], shown.study)
+    paths: list[Path] = []
     for number, table in enumerate(shown.tables):
         stem = base if number == 0 else f"{base}-equal-accuracy"
         for suffix, render in (("md", to_markdown), ("csv", to_csv), ("tex", to_latex)):

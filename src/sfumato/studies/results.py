@@ -4,6 +4,7 @@ import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import Any
 
 from sfumato.attacks import CLOSED_FORM, NOT_JUDGED, Convergence, judged, strongest
@@ -13,13 +14,15 @@ from sfumato.report.chart import Curve, Fit, Point
 from sfumato.report.figures import entropy_scatter, trade_off
 from sfumato.report.tables import Cell, Row, Table
 from sfumato.studies.engine import Store
-from sfumato.studies.experiment import Experiment
+from sfumato.studies.experiment import FOLDS, Experiment
 from sfumato.studies.plan import Budget, RowSpec, curve_experiments
 
 Result = dict[str, Any]
 
-_DIGITS = {"ssim": 3, "psnr": 2, "identified": 1, "information": 1}
-_SHARES = ("accuracy", "identified")
+_DIGITS = {"ssim": 3, "psnr": 2} | dict.fromkeys(
+    ("identified", "identified_at_most", "information", "information_error"), 1
+)
+_SHARES = ("accuracy", "identified", "identified_at_most")
 
 
 @dataclass(frozen=True)
@@ -43,10 +46,17 @@ class SeedResults:
         found = tuple(names)
         return average(smallest_error(result, found) for result in self.results.values())
 
-    def by_seed(self, names: Iterable[str]) -> dict[int, tuple[float, float]]:
-        """Accuracy and the error of the strongest of these attacks, by seed."""
-        found = tuple(names)
-        return {seed: (result["accuracy"], smallest_error(result, found)) for seed, result in self.results.items()}
+    def by_seed(self, names: Sequence[str] | None = None) -> dict[int, tuple[float, float]]:
+        """Accuracy and the error of the strongest of these attacks, or where None the share identified, by seed.
+
+        By fold where the experiment has folds, averaged over the seeds that leave it out: they share its test images.
+        """
+        groups: dict[int, list[tuple[float, float]]] = {}
+        for seed, one in self.results.items():
+            value = one["leakage"]["identified"] if names is None else smallest_error(one, names)
+            group = seed if self.experiment.fold is None else seed % FOLDS
+            groups.setdefault(group, []).append((one["accuracy"], value))
+        return {group: (fmean(x for x, _ in own), fmean(y for _, y in own)) for group, own in groups.items()}
 
     @property
     def older(self) -> bool:
@@ -109,7 +119,7 @@ def metric(result: Result, name: str) -> float | None:
     """A figure of a result; None where it was not measured, as in results older than the measure."""
     if name == "accuracy":
         return float(result["accuracy"])
-    if "_" not in name:
+    if not name.endswith(("_train", "_test")):
         value = (result.get("leakage") or {}).get(name)
         return None if value is None else float(value)
     attack, measure, part = name.split("_")
@@ -127,7 +137,8 @@ def cell(name: str, figure: Mean | None, published: float | None = None) -> Cell
     >>> cell("accuracy", Mean(0.9, None, 1)).shown
     '90.00'
     """
-    digits, percent = _DIGITS.get(name.split("_")[1] if "_" in name else name), name in _SHARES
+    measure = name.split("_")[1] if name.endswith(("_train", "_test")) else name
+    digits, percent = _DIGITS.get(measure), name in _SHARES
     mean, spread = (None, None) if figure is None else (figure.mean, figure.sd)
     return Cell(mean, spread, published, digits=digits, percent=percent)
 
@@ -142,7 +153,7 @@ def gain(averages: Callable[[bool, str], float | None], attacks: Sequence[str], 
         if without is None or with_cem is None:
             return None
         ratios.append(with_cem / without - 1.0)
-    return statistics.fmean(ratios)
+    return fmean(ratios)
 
 
 def _without_seed(experiment: Experiment) -> str:
@@ -224,7 +235,7 @@ def exponential_fit(x: Sequence[float], y: Sequence[float]) -> Fit:
         raise ConfigError("an exponential fit needs at least two different points; measure another one")
     logs = [math.log(value) for value in y]
     b, intercept = statistics.linear_regression(x, logs)
-    mean = statistics.fmean(logs)
+    mean = fmean(logs)
     residual = sum((log - intercept - b * value) ** 2 for value, log in zip(x, logs, strict=True))
     total = sum((log - mean) ** 2 for log in logs)
     return Fit(math.exp(intercept), b, 1.0 - residual / total if total > 0 else 1.0)
