@@ -1,4 +1,4 @@
-"""Does CEM train at its defaults, and can it be made to collapse? The table of docs/ablation.md.
+"""Does CEM train at its defaults, and can it be made to collapse? The table of docs/results.md.
 
     python benchmarks/defaults.py results/defaults.json --data digits fashion-mnist cifar10 --cifar10 ~/data/cifar10
 

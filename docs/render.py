@@ -31,7 +31,7 @@ PAGES = (
     "docs/index.md",
     "docs/speed.md",
     "docs/serving.md",
-    "docs/ablation.md",
+    "docs/results.md",
     "docs/reproduce.md",
     "docs/tune.md",
     "docs/protect.md",
@@ -264,18 +264,19 @@ def roofline(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def reproduced(name: str) -> str:
-    """A table or figure at the lite budget, from the store in results/."""
-    budget = load_budget("lite")
-    shown = present(load_spec(name), budget, load_rows(), Store(ROOT / "results" / budget.name))
+def reproduced(block: str) -> str:
+    """A table or figure at the budget in the block's name (lite if there is none), from the store in results/."""
+    name, _, budget = block.rpartition("_")
+    name, budget = (name, budget) if budget in ("lite", "day") else (block, "lite")
+    shown = present(load_spec(name), load_budget(budget), load_rows(), Store(ROOT / "results" / budget))
     text = shown.markdown()
-    if name != "ablation":
+    if name not in PICTURED:
         return text
     for number, (caption, svg) in enumerate(shown.figures):
-        path = ROOT / "docs" / f"ablation-{number}.svg"
+        path = ROOT / "docs" / f"{name}-{number}.svg"
         write_text(path, svg)
         title, _, rest = caption.partition("\n")
-        text += f"\n\n![{title}: accuracy against the attacker's error]({path.name})\n\n{title.capitalize()}. {rest}"
+        text += f"\n\n![{title}]({path.name})\n\n{title}. {rest}"
     return text
 
 
@@ -285,6 +286,16 @@ def metrics() -> str:
     return "\n".join(["| metric | what it is |", "|---|---|", *rows])
 
 
+def photographs() -> str:
+    """The verdict of the leaderboard, in the first sentence, and what it rests on."""
+    budget = load_budget("day")
+    table = present(load_spec("leaderboard"), budget, load_rows(), Store(ROOT / "results" / budget.name)).tables[0]
+    verdict, *_ = table.notes
+    work = next(note for note in table.notes if note.startswith("Budget"))
+    return f"**Photographs of clothes (Fashion-MNIST, 14x14).** {verdict} [Every setting](RESULTS). {work}"
+
+
+PICTURED = ("ablation", "leaderboard")
 BLOCKS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "demo": ("demo.json", demo),
     "study": ("digits-study.json", study),
@@ -299,7 +310,7 @@ BLOCKS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
 }
 
 
-def render(text: str) -> str:
+def render(text: str, *, home: bool) -> str:
     """The page with every `<!-- begin NAME -->` ... `<!-- end NAME -->` block made anew."""
 
     def block(match: re.Match[str]) -> str:
@@ -309,8 +320,10 @@ def render(text: str) -> str:
             body = renderer(json.loads((ROOT / "results" / file).read_text(encoding="utf-8"))).strip()
         elif name == "metrics":
             body = metrics()
+        elif name == "photographs":
+            body = photographs().replace("RESULTS", "docs/results.md" if home else "results.md")
         else:
-            body = reproduced(name.removesuffix("_lite")).strip()
+            body = reproduced(name).strip()
         return f"<!-- begin {name} -->\n{body}\n<!-- end {name} -->"
 
     return re.sub(r"<!-- begin (\w+) -->.*?<!-- end \1 -->", block, text, flags=re.S)
@@ -343,7 +356,7 @@ def main() -> int:
     for name in PAGES:
         path = ROOT / name
         before = path.read_text(encoding="utf-8") if path.exists() else ""
-        after = commands() if name == "docs/cli.md" else render(before)
+        after = commands() if name == "docs/cli.md" else render(before, home=name == "README.md")
         if before != after:
             stale.append(name)
             if "--check" not in sys.argv:
