@@ -294,8 +294,14 @@ class Noise:
 
     @classmethod
     def stored(cls, state: dict[str, Any], key: str) -> Self | None:
-        """Take what `store` put there out of a state dict; None where there is none."""
+        """Take what `store` put there out of a state dict; None where there is none.
+
+        Raises:
+            ConfigError: it is no array of a noise.
+        """
         found = state.pop(key, None)
+        if found is not None and (found.ndim != 2 or found.dtype != torch.float32):
+            raise ConfigError(f"the stored noise is {found.dtype} {tuple(found.shape)}, not float32 (D, 1 + r)")
         return None if found is None else cls.from_bytes(found.cpu().numpy().tobytes(), found.shape[1] - 1)
 
     def __repr__(self) -> str:

@@ -187,7 +187,16 @@ class TestTraining:
         assert noise.rms == pytest.approx(0.2, rel=1e-5)
         assert str(run.config.line) == "cem(0.1) + noise(0.2, shape=fisher)"
 
-    def test_a_run_without_its_noise_is_refused(self, folder, tmp_path):
+    @pytest.mark.parametrize(
+        ("noise", "match"),
+        [
+            (None, "noise of shape fisher is missing"),
+            (torch.zeros(7), "stored noise is"),
+            (torch.ones(5, 1), "noise has a shape for features of 5 values"),
+            (torch.full((128, 2), torch.nan), "NaN"),
+        ],
+    )
+    def test_a_run_without_its_noise_is_refused(self, folder, tmp_path, noise, match):
         copy = tmp_path / "run"
         copy.mkdir()
         for path in folder.iterdir():
@@ -195,8 +204,9 @@ class TestTraining:
                 (copy / path.name).write_bytes(path.read_bytes())
         tensors, meta = checkpoint.load(copy / "model.safetensors")
         del tensors["channel.noise"]
+        tensors |= {} if noise is None else {"channel.noise": noise}
         checkpoint.save(copy / "model.safetensors", tensors, meta)
-        with pytest.raises(CheckpointError, match="noise of shape fisher is missing"):
+        with pytest.raises(CheckpointError, match=match):
             load_run(copy)
 
     def test_a_resumed_training_ends_with_the_same_noise_and_weights(self, sets, folder, tmp_path):

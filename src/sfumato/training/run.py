@@ -7,6 +7,7 @@ model.safetensors   weights, at the end
 result.json         written last: its presence means the run is complete
 """
 
+import math
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -178,6 +179,7 @@ def load_run(folder: Path, *, device: torch.device | str = "cpu") -> Run:
         model = build_model(config, blank, build_defenses(config, blank.num_classes), most=_PRUNED * size)
         fit_to_state(model, tensors)
         model.load_state_dict(tensors)
+        model.channel.noise.fits(math.prod(model.feature_shape(blank.image_shape)))
         if model.channel.noise.white and config.noise_std and config.noise_shape != "white":
             raise ValueError(f"noise of shape {config.noise_shape} is missing")
     except (RuntimeError, ConfigError, DataError, KeyError, TypeError, ValueError) as error:
