@@ -137,7 +137,7 @@ def test_the_gain_at_equal_accuracy_is_read_off_the_curve(tmp_path):
     assert len(table.rows) == 2 * 6  # the points with CEM of this figure, and no others
     row = table.rows[0]
     accuracy, value, expected, ratio, low, high = (cell.ours for cell in row.cells)
-    assert row.label.startswith("Noise_Nopeek+CEM, cut 2, σ 0.0316228")
+    assert row.label.startswith("Noise_Nopeek+CEM, cut 2, σ 0.031623,")
     assert row.note == "3 seeds; decoder, ridge, nearest"
     assert (accuracy, value) == pytest.approx((0.6, 0.96 * 0.03 * 1.01))
     assert expected == pytest.approx(0.96 * 0.0202, rel=1e-3)  # 0.2 / 10 at seed 1, the middle one
