@@ -1,16 +1,15 @@
 """Ours beside published: means, averages and gains from results with known figures."""
 
-import re
 from pathlib import Path
 
 import pytest
 from experiment_data import filled
 
 from sfumato.report.tables import to_markdown
-from sfumato.studies.comparison import comparison_table, equal_accuracy_gains, gains_table
+from sfumato.studies.comparison import comparison_table, gains_table
 from sfumato.studies.engine import Store
-from sfumato.studies.plan import build_experiment, experiments_of, load_budget, load_rows, load_spec
-from sfumato.studies.results import collect
+from sfumato.studies.plan import experiments_of, load_budget, load_rows, load_spec
+from sfumato.studies.results import collect, collect_curves
 
 ROOT = Path(__file__).parents[2]
 ROWS, LITE = load_rows(), load_budget("lite")
@@ -117,55 +116,44 @@ def test_what_the_repository_stores_is_read_under_its_keys_and_never_called_conv
         assert one.unjudged == sum("history" not in attack for attack in old)
 
 
-def curve_experiments(seeds=(0, 1, 2)):
-    levels = [build_experiment(LITE, "cifar10", ROWS["noise_arl"], cem=False, seed=seed) for seed in seeds]
-    fig = experiments_of(load_spec("fig4a"), LITE, ROWS, seeds=seeds)
-    levels += [one for one in fig if one.row == "noise_arl" and not one.train.cem]
-    with_cem = [build_experiment(LITE, "cifar10", ROWS["noise_arl"], cem=True, seed=seed) for seed in seeds]
-    return levels, with_cem
+FIG4A = load_spec("fig4a")
+
+
+def known(one):
+    """Without CEM accuracy 0.8 - sigma and error sigma / 10; with CEM as accurate as sigma 0.2 would be."""
+    wobble = 1 + 0.01 * one.train.seed
+    if one.train.cem:
+        return {"accuracy": 0.6, "mse": 0.03 * wobble}
+    return {"accuracy": 0.8 - one.train.noise_std, "mse": one.train.noise_std / 10 * wobble}
+
+
+def gains(folder, experiments, numbers):
+    store = filled(folder, experiments, numbers)
+    return gains_table(collect_curves(FIG4A, LITE, ROWS, store), ROWS)
 
 
 def test_the_gain_at_equal_accuracy_is_read_off_the_curve(tmp_path):
-    levels, with_cem = curve_experiments()
-
-    def known(one):
-        """Without CEM accuracy 0.7 - sigma and error sigma / 10; with CEM as accurate as sigma 0.2 would be."""
-        wobble = 1 + 0.01 * one.train.seed
-        if one.train.cem:
-            return {"accuracy": 0.5, "mse": 0.03 * wobble}
-        return {"accuracy": 0.7 - one.train.noise_std, "mse": one.train.noise_std / 10 * wobble}
-
-    store = filled(tmp_path, levels + with_cem, known)
-    (gain,) = equal_accuracy_gains("cifar10", LITE, ROWS, store)
-    assert gain.row == "noise_arl"
-    assert gain.attacks == ("decoder", "ridge", "nearest")  # the curves have no GAN
-    assert gain.found.curve_value == pytest.approx(0.96 * 0.0202, rel=1e-3)  # 0.2 / 10 at seed 1, the middle one
-    assert gain.found.effect == pytest.approx(1.5, rel=1e-3)
-    assert gain.found.seeds == 3
-    assert gain.found.within
-    low, high = gain.found.interval
-    assert low == pytest.approx(1.5, rel=1e-3)  # both errors wobble alike
-    assert high == pytest.approx(1.5, rel=1e-3)
-    table = gains_table([gain], ROWS, "gains")
-    assert "Noise" in table.rows[0].label
-    assert re.search(r"1\.50", to_markdown(table))
+    table = gains(tmp_path, experiments_of(FIG4A, LITE, ROWS), known)
+    assert len(table.rows) == 2 * 6  # the points with CEM of this figure, and no others
+    row = table.rows[0]
+    accuracy, value, expected, ratio, low, high = (cell.ours for cell in row.cells)
+    assert row.label.startswith("Noise_Nopeek+CEM, cut 2, σ 0.031623,")
+    assert row.note == "3 seeds; decoder, ridge, nearest"
+    assert (accuracy, value) == pytest.approx((0.6, 0.96 * 0.03 * 1.01))
+    assert expected == pytest.approx(0.96 * 0.0202, rel=1e-3)  # 0.2 / 10 at seed 1, the middle one
+    assert (ratio, low, high) == pytest.approx((1.5, 1.5, 1.5), rel=1e-3)  # both errors wobble alike
 
 
 def test_one_noise_level_is_no_curve(tmp_path):
-    experiments = [one for one in experiments_of(TABLE1, LITE, ROWS) if one.row == "noise_arl"]
-    store = filled(tmp_path, experiments, numbers)
-    assert equal_accuracy_gains("cifar10", LITE, ROWS, store) == []
-    assert gains_table([], ROWS, "gains") is None
+    first = [one for one in experiments_of(FIG4A, LITE, ROWS) if one.train.noise_std < 0.04]
+    assert gains(tmp_path, first, known) is None
 
 
 def test_less_accurate_than_the_whole_curve_is_not_comparable(tmp_path):
-    levels, with_cem = curve_experiments(seeds=[0])
-    store = filled(
+    table = gains(
         tmp_path,
-        levels + with_cem,
-        lambda one: {"accuracy": 0.1 if one.train.cem else 0.7 - one.train.noise_std / 2, "mse": 0.01},
+        experiments_of(FIG4A, LITE, ROWS, seeds=[0]),
+        lambda one: {"accuracy": 0.01 if one.train.cem else 0.8 - one.train.noise_std, "mse": 0.01},
     )
-    (gain,) = equal_accuracy_gains("cifar10", LITE, ROWS, store)
-    assert not gain.found.within
-    assert gain.found.interval is None
-    assert "not comparable" in gains_table([gain], ROWS, "gains").rows[0].note
+    assert "not comparable" in table.rows[0].note
+    assert table.rows[0].cells[4].ours is None

@@ -2,7 +2,6 @@
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from sfumato import paper
@@ -10,96 +9,41 @@ from sfumato.attacks import NOT_JUDGED
 from sfumato.report.averages import Mean
 from sfumato.report.tables import Cell, Row, Table
 from sfumato.studies.engine import Store
-from sfumato.studies.equal_accuracy import Comparison, compare
-from sfumato.studies.experiment import Experiment
-from sfumato.studies.plan import Budget, RowSpec, experiments_of, load_spec, seeds_of, spec_names
-from sfumato.studies.results import SeedResults, cell, collect, gain, seeds_note, shared_attacks
-
-_COMPARED = ("comparison", "pictures", "curves", "entropy")
+from sfumato.studies.equal_accuracy import compare
+from sfumato.studies.plan import Budget, RowSpec, experiments_of, seeds_of
+from sfumato.studies.results import Curves, SeedResults, cell, collect, gain, seeds_note, shared_attacks
 
 
-@dataclass(frozen=True)
-class Gain:
-    """One setting of CEM against the curve of the same defence without it, by the strongest of the attacks that the
-    setting and the whole curve have.
+def gains_table(curves: Curves, rows: dict[str, RowSpec]) -> Table | None:
+    """Every measured point with CEM of a figure against the same defence without it, at the same cut.
+
+    The error is that of the strongest attack on unseen images, among those that the point and its whole curve have.
+    None where no curve without CEM has two points.
     """
-
-    row: str
-    cut: int | str
-    noise_std: float
-    lam: float
-    attacks: tuple[str, ...]
-    found: Comparison
-
-
-def equal_accuracy_gains(dataset: str, budget: Budget, rows: dict[str, RowSpec], store: Store) -> list[Gain]:
-    """Every measured setting of CEM whose defence was also measured without CEM at two or more noise levels.
-
-    All tables and figures of this data set count. The error is that of the strongest attack on unseen images, among the
-    attacks that the setting and every point of its curve have.
-    """
-    measured = [one for one in _every_point(dataset, budget, rows, store) if one.results]
-    gains = []
-    for one in measured:
-        train, row = one.experiment.train, one.experiment.row
-        if not train.cem:
-            continue
-        curve = [
-            other
-            for other in sorted(measured, key=lambda other: other.experiment.train.noise_std)
-            if not other.experiment.train.cem
-            and (other.experiment.row, other.experiment.train.cut_at) == (row, train.cut_at)
-        ]
-        names = shared_attacks([one, *curve])
-        if (found := compare([level.by_seed(names) for level in curve], one.by_seed(names))) is not None:
-            gains.append(Gain(row, train.cut_at, train.noise_std, train.lam, names, found))
-    return gains
-
-
-def gains_table(gains: Sequence[Gain], rows: dict[str, RowSpec], title: str) -> Table | None:
-    """The gains as a table; None where there are none."""
-    if not gains:
-        return None
-    columns = ("accuracy", "MSE, test", "MSE of the curve", "ratio", "from", "to")
+    every = [one for _, results in curves for one in results if one.results]
     lines = []
-    for one in sorted(gains, key=lambda gain: (gain.row, str(gain.cut), gain.lam, gain.noise_std)):
-        found = one.found
+    for one in (one for one in every if one.experiment.train.cem):
+        train, row = one.experiment.train, one.experiment.row
+        same = [
+            other for other in every if (other.experiment.row, other.experiment.train.cut_at) == (row, train.cut_at)
+        ]
+        curve = [other for other in same if not other.experiment.train.cem]
+        names = shared_attacks([one, *curve])
+        if (found := compare([level.by_seed(names) for level in curve], one.by_seed(names))) is None:
+            continue
         low, high = found.interval or (None, None)
         where = "" if found.within else "below the curve's accuracies: not comparable; "
-        lines.append(
-            Row(
-                f"{rows[one.row].label}+CEM, cut {one.cut}, σ {one.noise_std:g}, λ {one.lam:g}",
-                (
-                    Cell(found.accuracy, percent=True),
-                    Cell(found.value),
-                    Cell(found.curve_value),
-                    Cell(found.effect, digits=2),
-                    Cell(low, digits=2),
-                    Cell(high, digits=2),
-                ),
-                note=f"{where}{found.seeds} seed{'s' if found.seeds != 1 else ''}; {', '.join(one.attacks)}",
-            )
-        )
+        label = f"{rows[row].label}+CEM, cut {train.cut_at}, σ {train.noise_std:g}, λ {train.lam:g}"
+        ratios = (Cell(value, digits=2) for value in (found.effect, low, high))
+        cells = (Cell(found.accuracy, percent=True), Cell(found.value), Cell(found.curve_value), *ratios)
+        note = f"{where}{found.seeds} seed{'s' * (found.seeds != 1)}; {', '.join(names)}"
+        lines.append(Row(label, cells, note=note))
     notes = (
         "CEM's error over that of the same defence with more or less noise, interpolated at CEM's accuracy; above 1 "
         "CEM gains. Unseen images, the strongest of the attacks named; 95 % interval by the delete-one-seed jackknife.",
     )
-    return Table(title, columns, tuple(lines), notes, corner="setting")
-
-
-def _every_point(dataset: str, budget: Budget, rows: dict[str, RowSpec], store: Store) -> list[SeedResults]:
-    """A point that a table and a figure both have (with other attacks) counts once, with the more seeds."""
-    experiments: dict[str, Experiment] = {}
-    for spec in map(load_spec, spec_names()):
-        if spec["dataset"] == dataset and spec["kind"] in _COMPARED:
-            experiments |= {one.key: one for one in experiments_of(spec, budget, rows)}
-    best: dict[tuple[Any, ...], SeedResults] = {}
-    for one in collect(experiments.values(), store):
-        train = one.experiment.train
-        key = (one.experiment.row, train.cem, train.cut_at, train.noise_std, train.lam if train.cem else 0.0)
-        if key not in best or len(one.results) > len(best[key].results):
-            best[key] = one
-    return list(best.values())
+    columns = ("accuracy", "MSE, test", "MSE of the curve", "ratio", "from", "to")
+    return Table("CEM's gain at equal accuracy", columns, tuple(lines), notes, corner="setting") if lines else None
 
 
 _LEAKAGE = {

@@ -12,14 +12,7 @@ from sfumato.report.pictures import labelled_rows
 from sfumato.report.reproduction import write_reproduction_page
 from sfumato.report.style import label
 from sfumato.report.tables import Table, to_csv, to_latex, to_markdown
-from sfumato.studies.comparison import (
-    circumstances,
-    comparison_table,
-    equal_accuracy_gains,
-    gains_table,
-    progress,
-    remarks,
-)
+from sfumato.studies.comparison import circumstances, comparison_table, gains_table, progress, remarks
 from sfumato.studies.efficiency import TimingTrial, efficiency_table
 from sfumato.studies.engine import Store
 from sfumato.studies.experiment import read_strip
@@ -91,12 +84,8 @@ def present(spec: dict[str, Any], budget: Budget, rows: dict[str, RowSpec], stor
         shown.tables.append(points_table(spec, curves, notes))
         if (figure := draw(spec, curves)) is not None:
             shown.figures.append(figure)
-    if spec["kind"] in ("comparison", "curves"):
-        gains = equal_accuracy_gains(spec["dataset"], budget, rows, store)
-        here = {experiment.row for experiment in experiments}
-        title = "CEM's gain at equal accuracy"
-        if (table := gains_table([one for one in gains if one.row in here], rows, title)) is not None:
-            shown.tables.append(table)
+        if spec["kind"] == "curves" and (gains := gains_table(curves, rows)) is not None:
+            shown.tables.append(gains)
     return shown
 
 
