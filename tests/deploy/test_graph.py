@@ -258,6 +258,18 @@ def test_the_range_is_that_of_the_operations_at_the_end(ends, name):
     assert output_range(one.SerializeToString()) == ENDS[name][1]
 
 
+@pytest.mark.parametrize("operator", ["Sigmoid", "HardSigmoid", "Softmax", "Tanh", "Softsign"])
+def test_a_bounded_operator_stays_in_its_range_and_fills_it(operator):
+    import onnxruntime
+
+    data = model([helper.make_node(operator, ["x"], ["y"])])
+    x = np.array([[-1e4, 1e4], [1e4, -1e4], [0.0, 0.5]], np.float32)
+    (y,) = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"]).run(None, {"x": x})
+    low, high = output_range(data)
+    assert low <= y.min() < low + 1e-3
+    assert high - 1e-3 < y.max() <= high
+
+
 class _NormFirst(torch.nn.Module):
     """A batch normalisation that no convolution precedes, and one of rows."""
 

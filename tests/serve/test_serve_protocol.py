@@ -351,6 +351,12 @@ class TestErrors:
         assert found == status
         assert list(answer) == ["error"]
 
+    def test_a_slash_at_the_end_changes_nothing(self, server):
+        body = {"inputs": [tensor(features())]}
+        for path in ("/v2/models/tiny/infer", "/v2/models/tiny/versions/1/infer"):
+            assert ask(server.rest, path + "/", body)[2] == ask(server.rest, path, body)[2]
+        assert ask(server.rest, "/v2/models/tiny/ready/")[0] == 200
+
     def test_an_unknown_model_or_version_is_not_inferred(self, server):
         body = {"inputs": [tensor(features())]}
         for path in ("/v2/models/other/infer", "/v2/models/tiny/versions/3/infer"):

@@ -4,13 +4,16 @@ The list is checked without the package `onnx`, which a device does not have. En
 https://protobuf.dev/programming-guides/encoding, numbers of the fields: onnx.proto.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sfumato.deploy.manifest import ENCODER, UNSET, Manifest
 from sfumato.errors import BundleError, ConfigError
 
-__all__ = ["check_graph", "run", "session_of"]
+__all__ = ["check_graph", "company_gap", "run", "session_of"]
 
 # Deterministic operators of the standard that torch.onnx writes for inference. Not among them: random ones, of which
 # ONNX Runtime's can be predicted; If, Loop and Scan, whose bodies are graphs; sequences, strings, training.
@@ -30,6 +33,7 @@ _OPERATORS = frozenset({
     "Softmax", "Softplus", "Softsign", "Split", "Sqrt", "Squeeze", "Sub", "Sum", "Swish", "Tan", "Tanh",
     "ThresholdedRelu", "Tile", "TopK", "Transpose", "Trilu", "Unsqueeze", "Where", "Xor",
 })  # fmt: skip
+_Rows = Callable[..., NDArray[Any]]
 _RANDOM = ("Random", "Bernoulli", "Multinomial", "Dropout")
 _STANDARD = (b"", b"ai.onnx")
 
@@ -178,3 +182,18 @@ def run(session: Any, given: Mapping[str, Any], name: str) -> Any:
     except Exception as error:
         raise BundleError(f"{name} fails ({str(error)[:200]}); do not use this bundle") from error
     return found
+
+
+def company_gap(run: _Rows, inputs: Sequence[NDArray[Any]], reference: _Rows | None = None) -> tuple[float, float]:
+    """How far rows depend on their company: the largest absolute difference, and the largest absolute value.
+
+    Rows alone, by `reference` if it is another network, against the batch, the batch in reverse order, one row. The
+    difference is infinite where shapes differ, and can be NaN: ask `not gap <= tolerance`.
+    """
+    one = reference or run
+    alone = np.concatenate([one(*(part[row : row + 1] for part in inputs)) for row in range(len(inputs[0]))])
+    gaps = []
+    for rows in (slice(None), slice(None, None, -1), slice(0, 1)):
+        found = run(*(np.ascontiguousarray(part[rows]) for part in inputs))
+        gaps.append(np.abs(found - alone[rows]).max() if found.shape == alone[rows].shape else np.inf)
+    return float(np.max(gaps)), float(np.abs(alone).max())

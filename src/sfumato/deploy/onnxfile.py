@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.errors import ConfigError, first_line
+from sfumato.split.ranges import BOUNDED
 from sfumato.torch_utils import evaluating
 
 if TYPE_CHECKING:
@@ -21,10 +22,6 @@ __all__ = ["fold_batch_norms", "output_range", "to_onnx"]
 
 _BATCH = "batch"
 
-_RANGES = {
-    "Sigmoid": (0.0, 1.0), "HardSigmoid": (0.0, 1.0), "Softmax": (0.0, 1.0), "Tanh": (-1.0, 1.0),
-    "Softsign": (-1.0, 1.0),
-}  # fmt: skip
 # Their values are some of those of their first input, or averages of them.
 _KEEPING = {
     "AveragePool", "Flatten", "Gather", "GlobalAveragePool", "GlobalMaxPool", "Identity", "MaxPool", "ReduceMean",
@@ -133,8 +130,8 @@ def output_range(data: bytes) -> tuple[float, float] | None:
         node = made_by.get(name)
         if node is None:
             return None
-        if node.op_type in _RANGES:
-            return _RANGES[node.op_type]
+        if node.op_type.lower() in BOUNDED:
+            return BOUNDED[node.op_type.lower()]
         if node.op_type == "Clip" and len(node.input) == 3 and set(node.input[1:]) <= set(constants):
             return float(constants[node.input[1]]), float(constants[node.input[2]])
         found = limits(node.input[0]) if node.op_type in _KEEPING or _is_mask(node, made_by) else None

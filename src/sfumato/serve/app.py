@@ -69,11 +69,11 @@ class App:
                 if scope["method"] != "POST":
                     guest.work()
                 self._authorise(scope)
-                path = scope["path"]
+                path = scope["path"].rstrip("/")
                 if scope["method"] == "POST" and (named := _INFER.fullmatch(path)):
                     reply = await self._infer(scope, receive, guest, named[1], named[2] or "")
                 else:
-                    reply = self._look_up(scope["method"], path.rstrip("/"))
+                    reply = self._look_up(scope["method"], path)
             except Refusal as refusal:
                 if refusal.reason in (STALLED, GONE):
                     return

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sfumato.deploy.graph import company_gap
 from sfumato.deploy.manifest import DECODER, OutputSpec
 from sfumato.errors import BundleError, ConfigError, first_line
 from sfumato.serve import engines
@@ -16,7 +17,7 @@ from sfumato.serve.errors import INVALID, Refusal
 from sfumato.serve.generation import Bundle
 from sfumato.serve.settings import Reveal, ServeConfig
 
-__all__ = ["Model", "Outputs", "compare"]
+__all__ = ["Model", "Outputs"]
 
 _COMPANY, _GAIN = 8, 4 / 3  # rows, and how much dearer one alone has to be
 _LONG = 0.05  # seconds from which two rows have to do
@@ -59,40 +60,21 @@ class Model:
             rows = _COMPANY if alone < _LONG else 2
             features = features[:rows]
             company = min(_timed(self.run, features)[0] for _ in range(2 if alone < _LONG else 1))
-            single = [checks[0][0](features[row : row + 1]) for row in range(rows)]
-            for run, tolerance in checks:
-                compare(run, features, single, tolerance, f"{DECODER} of {self.name} cannot be served")
-        except BundleError:
-            raise
+            gaps = [company_gap(run, [features], checks[0][0]) for run, _ in checks]
         except Exception as error:
             raise BundleError(f"{DECODER} of {self.name} fails ({first_line(error)})") from error
         if first.shape != (1, *self.manifest.output.shape):
             raise BundleError(f"{DECODER} of {self.name} gives {first.shape} for one row; export the bundle again")
+        for (_, tolerance), (gap, largest) in zip(checks, gaps, strict=True):
+            gap /= max(1.0, largest)
+            if not gap <= tolerance:  # NaN is refused as well
+                raise BundleError(
+                    f"{DECODER} of {self.name} cannot be served: the logits of a row in a batch differ from those of "
+                    f"the row alone by {gap:.2g}, more than {tolerance:g}; remove what mixes the rows of a batch (a "
+                    "normalisation without running statistics, attention over the batch), or choose another --engine"
+                )
         more = max(0.0, (company - alone) / (rows - 1))
         return alone / max(more + (alone - more) / _COMPANY, 1e-9) > _GAIN
-
-
-def compare(
-    run: engines.Run, features: NDArray[Any], single: Sequence[NDArray[Any]], tolerance: float, where: str
-) -> None:
-    """Whether a row's logits are its own, whoever asks at the same time: alone, in a batch, in a batch turned round.
-
-    `single` holds the expected logits of each row alone; a difference, divided by `max(1, largest logit)`, above the
-    tolerance is a BundleError, whose sentence begins with `where`.
-    """
-    expected = np.concatenate(single)
-    scale = max(1.0, float(np.abs(expected).max()))
-    for rows in (slice(None), slice(None, None, -1), slice(0, 1)):
-        logits = run(np.ascontiguousarray(features[rows]))
-        if logits.shape != expected[rows].shape:
-            raise BundleError(f"{where}: {len(features[rows])} rows give logits {logits.shape}; export it again")
-        difference = float(np.abs(logits - expected[rows]).max()) / scale
-        if not difference <= tolerance:  # NaN is refused as well
-            raise BundleError(
-                f"{where}: the logits of a row in a batch differ from those of the row alone by {difference:.2g}, more "
-                f"than {tolerance:g}; remove what mixes the rows of a batch (a normalisation without running "
-                "statistics, attention over the batch), or choose another --engine"
-            )
 
 
 def _timed(run: engines.Run, features: NDArray[Any]) -> tuple[float, NDArray[np.float32]]:

@@ -6,9 +6,13 @@ from typing import Any
 from sfumato.split.recorder import Recording
 from sfumato.split.values import Step, Value
 
-__all__ = ["range_of"]
+__all__ = ["BOUNDED", "range_of"]
 
-_UNIT = {"sigmoid", "softmax", "_softmax", "hardsigmoid", "softmin", "gumbel_softmax"}
+# Bounded functions by their names in torch and, in lower case, in ONNX.
+BOUNDED = {
+    "relu6": (0.0, 6.0), **dict.fromkeys(("tanh", "softsign"), (-1.0, 1.0)),
+    **dict.fromkeys(("sigmoid", "softmax", "_softmax", "hardsigmoid", "softmin", "gumbel_softmax"), (0.0, 1.0)),
+}  # fmt: skip
 # Their values are some of those of their input, or averages of them.
 _KEEPING = {
     "flatten", "view", "reshape", "squeeze", "unsqueeze", "permute", "transpose", "contiguous", "clone", "view_as",
@@ -35,12 +39,8 @@ def range_of(recording: Recording, value: Value, end: Step | None = None) -> tup
     if step is None or end is None or step.kind == "module" or _changed_later(recording, step, end):
         return None
     name = str(getattr(step.target, "__name__", step.target)).partition(".")[0].rstrip("_")
-    if name in _UNIT:
-        return 0.0, 1.0
-    if name in ("tanh", "softsign"):
-        return -1.0, 1.0
-    if name == "relu6":
-        return 0.0, 6.0
+    if name in BOUNDED:
+        return BOUNDED[name]
     if name == "hardtanh":
         return _limits(step, ("min_val", "max_val"), (-1.0, 1.0))
     if name in ("clamp", "clip"):
