@@ -296,7 +296,11 @@ class Noise:
     def stored(cls, state: dict[str, Any], key: str) -> Self | None:
         """Take what `store` put there out of a state dict; None where there is none."""
         found = state.pop(key, None)
-        return None if found is None else cls.from_bytes(found.cpu().numpy().tobytes(), found.shape[1] - 1)
+        if found is None:
+            return None
+        if found.ndim != 2 or not found.is_floating_point():
+            raise ConfigError(f"the stored noise is {found.dtype} of shape {tuple(found.shape)}, not (D, 1 + r)")
+        return cls.from_bytes(found.cpu().float().numpy().astype("<f4").tobytes(), found.shape[1] - 1)
 
     def __repr__(self) -> str:
         if self.white:
