@@ -88,8 +88,8 @@ def test_mistakes_get_a_sentence():
     with pytest.raises(ConfigError, match="features is an empty name"):
         Tap(holder, "")
     for wrong in (
-        {"lam": float("nan")}, {"lam": "x"}, {"lam": None}, {"refresh_every": 1.5}, {"refresh_every": "x"}, {"labels": "y"},
-        {"competence": "no"}, {"features": 5}, {"features": ["enc"]}, {"inputs": 0}, {"data": 5},
+        {"lam": float("nan")}, {"lam": "x"}, {"lam": None}, {"refresh_every": 1.5}, {"refresh_every": "x"},
+        {"labels": "y"}, {"competence": "no"}, {"features": 5}, {"features": ["enc"]}, {"inputs": 0}, {"data": 5},
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=f"{next(iter(wrong))} is .*; give "):
             Protection(plug_in(), **wrong)
