@@ -68,7 +68,7 @@ def both_sides(size: Size) -> tuple[int, int] | None:
     sides = tuple(size) if isinstance(size, tuple | list) else (size, size)
     if len(sides) != 2 or not all(type(side) is int and 1 <= side <= WIDEST for side in sides):
         raise ConfigError(f"size is {size!r}; give a side of 1 to {WIDEST:,} pixels, or (height, width)")
-    return sides
+    return sides[0], sides[1]
 
 
 def resized(images: Tensor, sides: tuple[int, int]) -> Tensor:
