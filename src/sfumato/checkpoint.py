@@ -76,6 +76,8 @@ def load(
             if header is None:
                 raise CheckpointError(f"{path} is not a Sfumato checkpoint; give a run folder made by `sfumato train`")
             meta: dict[str, Any] = json.loads(header)
+            if type(meta["format"]) is not int or meta["format"] < 1:
+                raise ValueError(f"its format is {meta['format']!r}")
             if meta["format"] > FORMAT:
                 raise CheckpointError(
                     f"{path} has format {meta['format']}, this version reads up to {FORMAT}; upgrade sfumato"
@@ -88,7 +90,7 @@ def load(
         raise CheckpointError(f"{path} does not exist; run `sfumato train` first") from None
     except CheckpointError:
         raise
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged ({error}); {remedy}") from error
 
 

@@ -61,8 +61,11 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8, atomically (see `write_atomic`)."""
-    write_atomic(path, lambda temporary: temporary.write_bytes(text.encode()))
+    """Write `text` as UTF-8, atomically (see `write_atomic`).
+
+    Bytes of a path that are no UTF-8 become escapes, which JSON reads back as they were.
+    """
+    write_atomic(path, lambda temporary: temporary.write_bytes(text.encode(errors="backslashreplace")))
 
 
 def write_json(path: Path, value: Any) -> None:

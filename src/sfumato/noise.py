@@ -300,9 +300,11 @@ class Noise:
             ConfigError: it is no array of a noise.
         """
         found = state.pop(key, None)
-        if found is not None and (found.ndim != 2 or found.dtype != torch.float32):
-            raise ConfigError(f"the stored noise is {found.dtype} {tuple(found.shape)}, not float32 (D, 1 + r)")
-        return None if found is None else cls.from_bytes(found.cpu().numpy().tobytes(), found.shape[1] - 1)
+        if found is None:
+            return None
+        if found.ndim != 2 or not found.is_floating_point():
+            raise ConfigError(f"the stored noise is {found.dtype} of shape {tuple(found.shape)}, not (D, 1 + r)")
+        return cls.from_bytes(found.cpu().float().numpy().astype("<f4").tobytes(), found.shape[1] - 1)
 
     def __repr__(self) -> str:
         if self.white:

@@ -9,6 +9,7 @@ from PIL import Image
 from sfumato.data import images as reading
 from sfumato.data.folder import load_folder, load_unlabelled
 from sfumato.errors import ConfigError, DataError
+from sfumato.files import read_json, write_json
 
 
 def test_images_come_in_the_order_of_classes_and_names(tmp_path, write_classes):
@@ -307,3 +308,34 @@ def test_images_without_classes_are_read_as_unlabelled(tmp_path, write_classes):
     assert "no split of its own" in whole.caveat
     with pytest.raises(DataError, match="has no images"):
         load_unlabelled(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("size", ["64", (64,), (8, 8, 8), (8, "8"), True, 3.5, 0, 5000, float("nan")])
+def test_a_size_that_is_none_is_refused(tmp_path, write_classes, size):
+    write_classes(tmp_path)
+    with pytest.raises(ConfigError, match="give a side of 1 to 4,096 pixels, or"):
+        load_folder(tmp_path, size=size)
+
+
+def test_names_that_are_no_utf_8_can_be_written_and_shown(tmp_path, write_classes):
+    write_classes(tmp_path, ("ant", "caf\udce9"))
+    (tmp_path / "train" / "ant" / "\udcff.heic").write_bytes(b"")
+    (tmp_path / "train" / "ant" / "\udcfe.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"ant/\\xfe.png \(it is empty\)"):
+        load_folder(tmp_path)
+    sets = load_folder(tmp_path, skip_unreadable=True)
+    assert sets.train.classes == ("ant", r"caf\xe9")
+    assert sets.caveat.endswith(r"the first is ant/\xff.heic).")
+    (sets.summary() + sets.caveat + "".join(sets.train.classes)).encode()
+    # Other paths, such as that of the data, are written as they are and read back.
+    write_json(tmp_path / "x.json", {"data_dir": "/caf\udce9"})
+    assert read_json(tmp_path / "x.json") == {"data_dir": "/caf\udce9"}
+
+
+def test_one_image_under_two_classes_is_said(tmp_path, write_classes):
+    write_classes(tmp_path)
+    shutil.copy(tmp_path / "train/ant/0.png", tmp_path / "train/ant/again.png")
+    assert "another class" not in load_folder(tmp_path).summary()
+    for name in ("0.png", "1.png"):
+        shutil.copy(tmp_path / "train/ant" / name, tmp_path / "train/bee" / f"ant{name}")
+    assert "\n2 training images have pixel for pixel the image of another class: " in load_folder(tmp_path).summary()

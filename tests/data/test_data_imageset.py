@@ -128,3 +128,25 @@ def test_large_images_get_a_hint_and_small_ones_none():
     assert "made for images of 32 to 64 pixels" in told(200)
     assert "--size 64 resizes them" in told(200)
     assert "--size" not in told(128)
+
+
+@pytest.mark.parametrize("indices", [[1.5], ["a"], None, slice(0, 3), torch.tensor([0.0]), torch.tensor([1j])])
+def test_what_is_no_position_is_refused(indices):
+    with pytest.raises(DataError, match="give a flat list of positions|give whole numbers"):
+        make().subset(indices)
+
+
+def test_eight_bit_positions_are_no_mask():
+    data = make(4)
+    assert data.subset(torch.tensor([0, 1, 1, 3], dtype=torch.uint8)).images.flatten(1)[:, 0].tolist() == [0, 4, 4, 12]
+
+
+@pytest.mark.parametrize("classes", [None, "ab", [1, 2], 5])
+def test_classes_are_texts(classes):
+    with pytest.raises(DataError, match="give the names of the classes as texts in a tuple"):
+        dataclasses.replace(make(), classes=classes)
+
+
+def test_arrays_are_named():
+    with pytest.raises(DataError, match="images are a ndarray and labels a Tensor; give tensors"):
+        dataclasses.replace(make(), images=make().images.numpy())

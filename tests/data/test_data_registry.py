@@ -82,3 +82,9 @@ def test_the_import_is_light():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == ""
+
+
+@pytest.mark.parametrize("data_dir", [5, b"/tmp", ["a"]])
+def test_a_folder_is_a_path(data_dir):
+    with pytest.raises(ConfigError, match="data_dir is .*; give a text or a path or None"):
+        data.load("folder", data_dir)

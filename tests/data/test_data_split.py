@@ -115,3 +115,11 @@ def test_folds_depend_on_the_seed_and_need_two():
     assert positions(folds(data, 4, 0)[0][1]) != positions(folds(data, 4, 1)[0][1])
     with pytest.raises(ConfigError, match=r"1 folds of 40 images are impossible; give 2 \.\. 40 folds"):
         folds(data, 1, 0)
+
+
+@pytest.mark.parametrize("wrong", [None, "5", 2.5, float("inf"), [1]])
+def test_settings_of_another_type_are_refused(wrong):
+    data = make([4, 4])
+    for part in (limit, folds, *[hold_out] * (not isinstance(wrong, float))):
+        with pytest.raises(ConfigError, match="; give a"):
+            part(data, wrong, 0)

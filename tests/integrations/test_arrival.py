@@ -71,6 +71,30 @@ def test_an_encoder_frozen_behind_its_trained_input_is_told():
         step(Protection(plug_in(), lam=1.0), Prompted(), lambda task, penalty: task + penalty)
 
 
+def test_an_encoder_that_no_optimizer_holds_is_told():
+    network = split_model()
+
+    def epoch(optimizer):
+        protection = Protection(plug_in(), lam=1.0)
+        protection.attach(network)
+        protection.begin_epoch(network, lambda: [(X, Y)], lambda batch: network(batch[0]))
+        task = cross_entropy(network(X), Y)
+        (task + protection.penalty(Y, 0.5, optimizer, task)).backward()
+        protection.end_epoch(network, lambda: [], None)
+
+    epoch(torch.optim.SGD(network.parameters(), lr=0.1))
+    with pytest.raises(FeatureError, match="no parameter before it.*that the optimizer holds"):
+        epoch(torch.optim.SGD(network.cloud.parameters(), lr=0.1))
+
+
+@pytest.mark.parametrize("loss", [None, 0.5, torch.ones(12), {"loss": torch.ones(())}])
+def test_a_loss_that_is_no_number_is_told(loss):
+    protection, network = Protection(plug_in(), lam=1.0), split_model()
+    protection.attach(network)
+    with pytest.raises(FeatureError, match="the loss of the training step is a .*; give one number as a tensor"):
+        protection.penalty(Y, 0.5, SGD, loss)
+
+
 def test_no_penalty_in_a_whole_epoch_is_told():
     protection, network = Protection(plug_in(), lam=1.0), split_model()
     protection.begin_epoch(network, lambda: [(X, Y)], lambda batch: network(batch[0]))

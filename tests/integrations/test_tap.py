@@ -68,6 +68,9 @@ def test_what_a_batch_holds():
     assert (labels_of(batch), inputs_of(batch)) == (2, ((), {"x": 1, "mask": 3}))
     assert (labels_of((1, 2)), inputs_of((1, 2))) == (2, ((1,), {}))
     assert (labels_of([1]), labels_of(1), inputs_of(1)) == (None, None, ((1,), {}))
+    with pytest.raises(ConfigError, match="a batch has 3 parts, and nobody says which of them are the labels"):
+        labels_of(["ids", "mask", "labels"])  # the second would be taken, and where it is a small number, in silence
+    assert Protection(plug_in(num_classes=None, clusters=2)).labels((1, 2, 3)) is None  # nobody asks for any
 
 
 def test_mistakes_get_a_sentence():
@@ -82,6 +85,14 @@ def test_mistakes_get_a_sentence():
         Protection(plug_in(), lam=-1)
     with pytest.raises(ConfigError, match="unknown schedule of lambda 'loud'"):
         Protection(plug_in(), lam_schedule="loud")
+    with pytest.raises(ConfigError, match="features is an empty name"):
+        Tap(holder, "")
+    for wrong in (
+        {"lam": float("nan")}, {"lam": "x"}, {"lam": None}, {"refresh_every": 1.5}, {"refresh_every": "x"},
+        {"labels": "y"}, {"competence": "no"}, {"features": 5}, {"features": ["enc"]}, {"inputs": 0}, {"data": 5},
+    ):  # fmt: skip
+        with pytest.raises(ConfigError, match=f"{next(iter(wrong))} is .*; give "):
+            Protection(plug_in(), **wrong)
     rnn = nn.GRU(6, 4)
     tap = Tap(rnn, rnn)
     with pytest.raises(ConfigError, match="the module of the features gives a tuple"):

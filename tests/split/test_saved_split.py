@@ -283,6 +283,12 @@ def test_damaged_folders_get_a_sentence(saved, tmp_path):
     refused("is damaged", channel=good["channel"] | {"noise_std": 1e308})
     refused("is damaged", task="other")
     refused("is damaged", input={"shape": None})
+    for wrong in (None, -1, float("inf"), "x", [1], {"a": 1}):
+        refused("is damaged", input=good["input"] | {"shape": wrong if wrong != [1] else [float("inf")]})
+        refused("is damaged", channel=wrong)
+        refused("is damaged", feature=wrong)
+        refused("is damaged|is missing", files=wrong)
+    refused("is damaged", input=good["input"] | {"tokens": float("inf")})
     (tmp_path / "edge.pt2").write_bytes((tmp_path / "edge.pt2").read_bytes()[:-1])
     refused("edge.pt2 is missing or not the file that split.json describes")
     (tmp_path / SPLIT).write_text("[1]")

@@ -14,6 +14,7 @@ from sfumato.data.augment import Augmentation
 from sfumato.data.imageset import DataSets, ImageSet, Progress, Skipped
 from sfumato.data.split import folds, hold_out, limit
 from sfumato.errors import ConfigError
+from sfumato.settings import check_type
 
 __all__ = [
     "RESIZED",
@@ -122,6 +123,7 @@ def load(
         )
     if name == "digits" and data_dir is not None:
         raise ConfigError(f"digits come with the package and are not read from {data_dir}; leave data_dir out")
+    check_type("data_dir", data_dir, str | Path | None)
     if data_dir is None and source.content:
         raise ConfigError(f"{name} needs a folder: pass data_dir (--data-dir), {source.content}")
     module, _, function = source.reader.partition(":")

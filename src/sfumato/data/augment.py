@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sfumato.errors import ConfigError, DataError
+from sfumato.settings import check_settings
 
 __all__ = ["Augmentation"]
 
@@ -31,7 +32,7 @@ class Augmentation:
         rotation: largest angle in degrees.
 
     Raises:
-        ConfigError: `pad` is negative or `rotation` outside 0 .. 180.
+        ConfigError: `pad` is negative or `rotation` outside 0 .. 180, or a value of another type.
 
     >>> images = torch.full((2, 3, 8, 8), 51, dtype=torch.uint8)
     >>> Augmentation(pad=0)(images, torch.Generator().manual_seed(0)).mean()
@@ -43,6 +44,7 @@ class Augmentation:
     rotation: float = 0.0
 
     def __post_init__(self) -> None:
+        check_settings(self)
         if self.pad < 0:
             raise ConfigError(f"pad is {self.pad}; give the largest shift in pixels, 0 or more")
         if not 0 <= self.rotation <= 180:

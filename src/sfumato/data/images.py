@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sfumato.data.imageset import DataSets, ImageSet, Progress, Skipped
-from sfumato.data.scan import ClassFolders
+from sfumato.data.scan import ClassFolders, printable
 from sfumato.data.split import hold_out
 from sfumato.decode import decoded, reason_of
 from sfumato.errors import ConfigError, DataError, StorageError
@@ -31,6 +31,7 @@ from sfumato.files import sha256_of, write_atomic
 __all__ = [
     "TEST_FRACTION",
     "TEST_SEED",
+    "WIDEST",
     "Size",
     "both_sides",
     "different_sizes",
@@ -47,6 +48,8 @@ Pixels = npt.NDArray[np.uint8]
 Arrays = tuple[Pixels, npt.NDArray[np.int64]]
 """Images (N, C, H, W) and labels (N,)."""
 
+WIDEST = 4096
+"""Pixels of a side, at most: a set of larger images fits no memory."""
 TEST_FRACTION = 0.2
 TEST_SEED = 0
 _CHUNK = 256
@@ -58,12 +61,14 @@ def both_sides(size: Size) -> tuple[int, int] | None:
     """A size as (H, W).
 
     Raises:
-        ConfigError: a side is below one pixel.
+        ConfigError: it is neither one side nor two, or a side is not of 1 to 4,096 pixels.
     """
-    sides = (size, size) if isinstance(size, int) else size
-    if sides is not None and min(sides) < 1:
-        raise ConfigError(f"size is {size}; give a side of at least one pixel, or (height, width)")
-    return sides
+    if size is None:
+        return None
+    sides = tuple(size) if isinstance(size, tuple | list) else (size, size)
+    if len(sides) != 2 or not all(type(side) is int and 1 <= side <= WIDEST for side in sides):
+        raise ConfigError(f"size is {size!r}; give a side of 1 to {WIDEST:,} pixels, or (height, width)")
+    return sides[0], sides[1]
 
 
 def resized(images: Tensor, sides: tuple[int, int]) -> Tensor:
@@ -129,7 +134,7 @@ def read_folders(
         arrays, bad = _read(part, sides, lambda count: progress and progress(done + count, total))  # noqa: B023
         done += len(part.files)
         found.append(arrays)
-        broken |= {str(part.root / part.files[i]): reason for i, reason in bad.items()}
+        broken |= {printable(str(part.root / part.files[i])): reason for i, reason in bad.items()}
         empty |= len(arrays[0]) == 0
     if broken and (empty or not skip_unreadable):
         raise unreadable(broken, total, skip_unreadable is not None)

@@ -39,6 +39,14 @@ class ImageSet:
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
+        if not (isinstance(images, Tensor) and isinstance(labels, Tensor)):
+            raise DataError(
+                f"images are a {type(images).__name__} and labels a {type(labels).__name__}; give tensors, of arrays "
+                "with torch.from_numpy"
+            )
+        names = self.classes
+        if not isinstance(names, tuple | list) or not all(isinstance(name, str) for name in names):
+            raise DataError(f"classes are {str(names)[:50]!r}; give the names of the classes as texts in a tuple")
         if images.dtype != torch.uint8 or images.ndim != 4:
             raise DataError(
                 f"images are {images.dtype} of shape {tuple(images.shape)}; "
@@ -79,7 +87,10 @@ class ImageSet:
         Raises:
             DataError: no index, or one outside 0 .. N - 1.
         """
-        index = torch.as_tensor(indices, device=self.images.device)
+        try:
+            index = torch.as_tensor(indices, device=self.images.device)
+        except (TypeError, ValueError, RuntimeError):
+            raise DataError(f"indices are a {type(indices).__name__}; give a flat list of positions") from None
         if index.numel() == 0:
             raise DataError("no index is given, and a set cannot be empty; choose at least one image")
         if index.dtype == torch.bool:
@@ -87,11 +98,14 @@ class ImageSet:
                 raise DataError(
                     f"the mask has shape {tuple(index.shape)}; give one value for each of the {len(self)} images"
                 )
+        elif index.is_floating_point() or index.is_complex():
+            raise DataError(f"indices are {index.dtype}; give whole numbers, or a boolean mask")
         elif index.ndim != 1 or int(index.min()) < 0 or int(index.max()) >= len(self):
             raise DataError(
                 f"indices of shape {tuple(index.shape)} run from {index.min()} to {index.max()}; "
                 f"give a flat list of positions in 0 .. {len(self) - 1}"
             )
+        index = index if index.dtype == torch.bool else index.long()  # torch takes 8-bit numbers for a mask
         return ImageSet(self.images[index], self.labels[index], self.classes)
 
     def fingerprint(self) -> str:
@@ -169,6 +183,12 @@ class DataSets:
         within, between = self.repeats()
         if within:
             lines.append(f"{within:,} training images repeat another one pixel for pixel")
+        named = {*zip(_hashes(train.images), train.labels.tolist(), strict=True)}
+        if self.labelled and (torn := len(named) - (len(train) - within)):
+            lines.append(
+                f"{torn:,} training images have pixel for pixel the image of another class: no classifier tells those "
+                "apart; correct their labels"
+            )
         if between:
             lines.append(
                 f"{between:,} of {len(test):,} test images are training images, pixel for pixel: an attacker who "

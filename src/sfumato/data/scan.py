@@ -14,6 +14,7 @@ __all__ = [
     "ClassFolders",
     "describe",
     "images_in",
+    "printable",
     "readable",
     "scan",
     "scan_classes",
@@ -102,7 +103,17 @@ def scan_classes(
             files += found
             labels += [label] * len(found)
             outside += [path for path, good in below if not good]
-    return ClassFolders(root, tuple(classes), tuple(files), tuple(labels), tuple(outside))
+    told = (tuple(map(printable, names)) for names in (classes, outside))
+    return ClassFolders(root, next(told), tuple(files), tuple(labels), next(told))
+
+
+def printable(name: str) -> str:
+    r"""A name as text that can be written and shown: bytes of a file system that are no UTF-8 as escapes.
+
+    >>> print(printable("caf\udce9"))
+    caf\xe9
+    """
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def images_in(folder: Path) -> list[str]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from sfumato.data.imageset import ImageSet
 from sfumato.errors import ConfigError, DataError
 from sfumato.seeds import generator
+from sfumato.settings import check_type
 
 __all__ = ["folds", "hold_out", "limit"]
 
@@ -29,6 +30,7 @@ def hold_out(data: ImageSet, fraction: float, seed: int) -> tuple[ImageSet, Imag
     >>> len(fit), len(held_out)
     (1294, 144)
     """
+    check_type("fraction", fraction, float)
     if not 0 < fraction < 1:
         raise ConfigError(f"fraction is {fraction}; give a fraction between 0 and 1, such as 0.1")
     order, counts = _shuffled_classes(data, seed, "hold_out")
@@ -52,6 +54,7 @@ def limit(data: ImageSet, n: int, seed: int) -> ImageSet:
     Raises:
         ConfigError: n is below 1.
     """
+    check_type("the limit", n, int)
     if n < 1:
         raise ConfigError(f"the limit is {n}; give the number of images to keep, at least 1")
     if n >= len(data):
@@ -76,6 +79,7 @@ def folds(data: ImageSet, k: int, seed: int) -> list[tuple[ImageSet, ImageSet]]:
     Raises:
         ConfigError: k is below 2 or above the number of images.
     """
+    check_type("k", k, int)
     if not 2 <= k <= len(data):
         raise ConfigError(f"{k} folds of {len(data)} images are impossible; give 2 .. {len(data)} folds")
     order, _ = _shuffled_classes(data, seed, "folds")

@@ -20,8 +20,9 @@ _LOST = (
     f"the penalty of CEM was computed, but no backward pass ran through it, {_UNDEFENDED}: minimise the loss that "
     "contains it",
     f"the gradient of CEM's penalty did not reach the feature, {_UNDEFENDED}: pass the feature as the encoder gave it",
-    f"the gradient of CEM's penalty reached the feature, but no parameter before it, {_UNDEFENDED}: the encoder's "
-    "layers are frozen; unfreeze some (requires_grad_(True)), or train without CEM",
+    f"the gradient of CEM's penalty reached the feature, but no parameter before it that the optimizer holds, "
+    f"{_UNDEFENDED}: the encoder's layers are not given to it, or frozen; unfreeze some (requires_grad_(True)), or "
+    "train without CEM",
 )
 
 

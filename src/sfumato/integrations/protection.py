@@ -11,6 +11,7 @@ from sfumato.defenses import LAMBDA, CEMDefense
 from sfumato.errors import ConfigError, FeatureError
 from sfumato.integrations.batches import aside
 from sfumato.integrations.tap import Tap, inputs_of, labels_of
+from sfumato.settings import check_type
 from sfumato.torch_utils import ENOUGH_FOR_STATISTICS, exact_batch_norm, has_batch_norm
 
 __all__ = ["SETTINGS", "Protection"]
@@ -31,7 +32,7 @@ class Protection:
         refresh_every: epochs between two refreshes, for a plug-in that does not follow the steps.
         competence: take the loss of the step for a mean cross-entropy and let it weigh the penalty, see `sfumato.CEM`;
             without classes it does not.
-        labels: batch -> labels; a batch's second part, or its entry `labels`, by default.
+        labels: batch -> labels; the second of two parts of a batch, or its entry `labels`, by default.
         inputs: batch -> what the network's forward takes; its first part, or its other entries by name, by default.
         data: batches for the refresh, augmented as in training; without it batches like the training's are drawn, at
             most 50,000 samples, by a loader of their own.
@@ -55,13 +56,25 @@ class Protection:
     ) -> None:
         if not isinstance(cem, CEM):
             raise ConfigError(f"cem is a {type(cem).__name__}; give a sfumato.CEM(...)")
+        for name, value, kind in (
+            ("lam", lam, float),
+            ("features", features, str | nn.Module | None),
+            ("refresh_every", refresh_every, int),
+            ("competence", competence, bool),
+        ):
+            check_type(name, value, kind)
+        for name, function in (("labels", labels), ("inputs", inputs)):
+            if function is not None and not callable(function):
+                raise ConfigError(f"{name} is {function!r}; give a function of a batch, or None")
+        if data is not None and not isinstance(data, Iterable):
+            raise ConfigError(f"data is {data!r}; give a list of batches or a loader, or None")
         if data is not None and iter(data) is data:
             raise ConfigError("data can be gone through only once, and every refresh needs it; give a list or a loader")
         self.defense = CEMDefense(
             cem, lam=lam, lam_schedule=lam_schedule, refresh_every=refresh_every, competence=competence
         )
         self.features = features
-        self.labels = labels or labels_of
+        self.labels = labels or (labels_of if cem.num_classes is not None else lambda batch: None)
         self.inputs = inputs_of if inputs is None else lambda batch: ((inputs(batch),), {})
         self.data = data
         self.tap: Tap | None = None
@@ -74,14 +87,15 @@ class Protection:
 
     def start(self) -> None:
         """A training begins; `load_state` may follow."""
-        self._epoch, self._penalised = 0, False
+        self._epoch, self._penalised, self._narrowed = 0, False, False
         self.within = False  # an epoch has begun and not ended
 
     def attach(self, network: nn.Module) -> Tap:
         """Listen to a network, once."""
         if self.tap is None:
             self.tap = Tap(network, self.features)
-            self.defense.watch(network.parameters())
+            self._parameters = list(network.parameters())
+            self.defense.watch(self._parameters)
         return self.tap
 
     def detach(self) -> None:
@@ -149,6 +163,12 @@ class Protection:
             FeatureError: the feature has no graph to the encoder.
         """
         assert self.tap is not None
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            what = f"a tensor {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+            raise FeatureError(
+                f"the loss of the training step is {what}; give one number as a tensor, in a dictionary as its entry "
+                "'loss', such as the mean over the batch"
+            )
         z_hat, self._penalised = self.tap.take(), True
         factor, lr = self.defense.factor, 0.0 if optimizer is None else float(optimizer.param_groups[0]["lr"])
         if progress is None and factor(0.0, lr) != factor(1.0, lr):
@@ -158,6 +178,12 @@ class Protection:
             )
         if not z_hat.requires_grad and torch.is_grad_enabled() and self.cem.training:
             raise FeatureError(f"the feature has no graph, so the penalty cannot reach the encoder: {self.tap.why()}")
+        if optimizer is not None and not self._narrowed:
+            # A gradient moves only what the optimizer holds; one that shards parameters holds others than the network.
+            self._narrowed = True
+            held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+            if moved := [parameter for parameter in self._parameters if id(parameter) in held]:
+                self.defense.watch(moved)
         self.defense.before_step(progress or 0.0, lr)
         return self.defense.weigh(z_hat, labels, loss)
 

@@ -106,8 +106,18 @@ class Tap:
 
 
 def labels_of(batch: Any) -> Any:
-    """The labels of a batch: its second part, or its entry of a usual name; None where there are none."""
+    """The labels of a batch: the second of two parts, or its entry of a usual name; None where there are none.
+
+    Raises:
+        ConfigError: there are more parts.
+    """
     if isinstance(batch, tuple | list):
+        if len(batch) > 2:
+            raise ConfigError(
+                f"a batch has {len(batch)} parts, and nobody says which of them are the labels: give "
+                "labels=lambda batch: batch[-1], say, and where the forward takes more than the first part, "
+                "inputs=lambda batch: ..."
+            )
         return batch[1] if len(batch) > 1 else None
     if hasattr(batch, "keys"):
         return next((batch[name] for name in _LABELS if name in batch), None)
@@ -127,6 +137,8 @@ def _find(network: nn.Module, features: str | nn.Module | None) -> nn.Module:
     if isinstance(features, nn.Module):
         return features
     if isinstance(features, str):
+        if not features:
+            raise ConfigError("features is an empty name; name the module that gives z_hat")
         named = {plain_name(name): part for name, part in network.named_modules()}
         if (part := named.get(plain_name(features))) is None:
             raise ConfigError(f"{type(network).__name__} has no module {features!r}; model.named_modules() lists all")

@@ -122,9 +122,10 @@ def read_split(folder: str | Path) -> SavedSplit:
         rank = value["channel"].get("noise_rank")
         files = {part: str(value["files"][part]) for part in (_EDGE, _CLOUD, *[_NOISE] * (rank is not None))}
         about = dict(value["about"])
+        feature = math.prod(int(size) for size in value["feature"]["shape"])
         if task not in ("classes", "values") or not shape or min(shape) < 1 or channel.noise_std > _LOUDEST:
             raise ValueError("a value has no meaning")
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise CheckpointError(f"{folder / SPLIT} is damaged ({error!r}); save the model again") from error
     for part, expected in files.items():
         if not (folder / part).is_file() or sha256_of(folder / part) != expected:
@@ -135,8 +136,8 @@ def read_split(folder: str | Path) -> SavedSplit:
     if rank is not None:
         try:
             channel.noise = Noise.from_bytes((folder / _NOISE).read_bytes(), int(rank))
-            channel.noise.fits(math.prod(value["feature"]["shape"]))
-        except (ConfigError, TypeError, ValueError) as error:
+            channel.noise.fits(feature)
+        except (ConfigError, OverflowError, TypeError, ValueError) as error:
             raise CheckpointError(f"{folder / _NOISE} is damaged ({error}); save the model again") from error
     edge, cloud = (load_program(folder / part, shared) for part in (_EDGE, _CLOUD))
     model = SplitModel(edge, channel, cloud).eval()

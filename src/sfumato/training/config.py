@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 
 from sfumato import defenses
 from sfumato.compute import Engine, Precision
-from sfumato.errors import CheckpointError, ConfigError
+from sfumato.errors import CheckpointError, ConfigError, first_line
 from sfumato.files import read_json
 from sfumato.models import default_cut
 from sfumato.settings import check_settings
@@ -227,7 +227,7 @@ class TrainConfig:
         path = folder / "config.json"
         if not path.exists():
             return cls(**given)
-        stored = cls.from_dict(read_json(path).get("config", {}))
+        stored = cls.stored(read_json(path), path)
         wanted = replace(stored, **given)
         ours, theirs = wanted.identity(), stored.identity()
         if changed := [name for name in given if ours.get(name) != theirs.get(name)]:
@@ -238,6 +238,21 @@ class TrainConfig:
                 "the run, or choose another --run folder"
             )
         return replace(stored, **{name: value for name, value in given.items() if name in MACHINE})
+
+    @classmethod
+    def stored(cls, described: dict[str, Any], path: Path) -> Self:
+        """The settings in what a file of a run says.
+
+        Raises:
+            CheckpointError: it has none, they are of another version, or one has no meaning.
+        """
+        try:
+            return cls.from_dict(described["config"])
+        except (ConfigError, KeyError, TypeError, ValueError, OverflowError) as error:
+            if isinstance(error, CheckpointError):
+                raise
+            what = f"it has no {error}" if isinstance(error, KeyError) else first_line(error)
+            raise CheckpointError(f"{path} is damaged ({what}); choose another --run folder") from error
 
     @property
     def line(self) -> defenses.DefenseLine:

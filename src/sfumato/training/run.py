@@ -15,15 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from sfumato import checkpoint, data
 from sfumato.data import DataSets, ImageSet
+from sfumato.data.images import WIDEST
 from sfumato.distributed import Ranks
 from sfumato.errors import CheckpointError, ConfigError, DataError, first_line
 from sfumato.files import json_line, occupied, read_json, write_json, write_text
 from sfumato.models.widths import fit_to_state
 from sfumato.provenance import evidence
 from sfumato.seeds import derive_seed
+from sfumato.settings import check_type
 from sfumato.split import SplitModel
 from sfumato.split.saved import SPLIT
 from sfumato.training.build import build_defenses, build_model
@@ -38,7 +41,7 @@ Loading = Callable[[int, int], None]
 
 _MOST_DRAWS = 10
 _PRUNED = 1000  # a pruned model may be so many times smaller than its settings say
-_WIDEST = 4096  # pixels of a side
+_RESULT = {"data": str, "accuracy": float, "test_images": int, "evidence": dict[str, Any]}  # what others read of it
 
 
 @dataclass(frozen=True)
@@ -178,21 +181,32 @@ def load_run(folder: Path, *, device: torch.device | str = "cpu") -> Run:
         size = sum(tensor.numel() for tensor in tensors.values())
         model = build_model(config, blank, build_defenses(config, blank.num_classes), most=_PRUNED * size)
         fit_to_state(model, tensors)
-        model.load_state_dict(tensors)
-        model.channel.noise.fits(math.prod(model.feature_shape(blank.image_shape)))
+        model.load_state_dict(dict(tensors))
+        _check_values(model, tensors, blank.image_shape)
         if model.channel.noise.white and config.noise_std and config.noise_shape != "white":
             raise ValueError(f"noise of shape {config.noise_shape} is missing")
     except (RuntimeError, ConfigError, DataError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{path} holds another model than its settings say ({first_line(error)}); train the run again"
         ) from error
-    return Run(config, model.to(device).eval(), read_json(folder / "result.json"), folder)
+    return Run(config, model.to(device).eval(), _result(folder / "result.json"), folder)
+
+
+def _check_values(model: SplitModel, tensors: dict[str, Tensor], image_shape: tuple[int, ...]) -> None:
+    """What `load_state_dict` does not look at: it converts types, and knows no noise."""
+    for name, own in model.state_dict().items():
+        if own.dtype != tensors.get(name, own).dtype:
+            raise ValueError(f"{name} is {tensors[name].dtype}, not {own.dtype}")
+        if not bool(own.isfinite().all()):
+            raise ValueError(f"{name} is not finite")
+    if not model.channel.noise.white:
+        model.channel.noise.fits(math.prod(model.feature_shape(image_shape)))
 
 
 def _blank(shape: Any, classes: Any) -> ImageSet:
     """An image as those that a stored model takes."""
     sides = [*shape]
-    if len(sides) != 3 or not all(type(side) is int and 0 < side <= _WIDEST for side in sides):
+    if len(sides) != 3 or not all(type(side) is int and 0 < side <= WIDEST for side in sides):
         raise ValueError(f"image_shape is {shape}")
     if not isinstance(classes, list) or not classes or not all(isinstance(name, str) for name in classes):
         raise ValueError(f"classes are {str(classes)[:50]}")
@@ -207,18 +221,29 @@ def _begun(folder: Path, config: TrainConfig, sets: DataSets) -> dict[str, Any] 
         write_json(path, claim)
         return None
     before = read_json(path)
-    theirs = TrainConfig.from_dict(before["config"])
+    theirs = TrainConfig.stored(before, path)
     if theirs.identity() != config.identity():
         mine, old = config.identity(), theirs.identity()
         names = [name for name in {**old, **mine} if old.get(name) != mine.get(name)]
         changed = ", ".join(f"{name} {old.get(name, 'as usual')} -> {mine.get(name, 'as usual')}" for name in names)
         raise CheckpointError(f"{folder} holds another run ({changed}); choose another --run folder")
-    if before["data"] != claim["data"]:
+    if before.get("data") != claim["data"]:
         raise CheckpointError(
             f"{folder} was trained on other images than those in {config.data_dir}; choose another --run"
         )
     result = folder / "result.json"
-    return read_json(result) if result.exists() else None
+    return _result(result) if result.exists() else None
+
+
+def _result(path: Path) -> dict[str, Any]:
+    """What a finished run says of itself."""
+    result = read_json(path)
+    try:
+        for name, kind in _RESULT.items():
+            check_type(name, result.get(name), kind)
+    except ConfigError as error:
+        raise CheckpointError(f"{path} is damaged ({error}); delete it and train the run again") from None
+    return result
 
 
 def _write_lines(path: Path, history: list[dict[str, Any]]) -> None:

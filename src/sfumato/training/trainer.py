@@ -24,7 +24,7 @@ from sfumato.distributed import (
     data_parallel,
     share_batch_norm,
 )
-from sfumato.errors import CheckpointError, DivergedError, Interrupted, SfumatoError
+from sfumato.errors import CheckpointError, DivergedError, Interrupted, SfumatoError, first_line
 from sfumato.models.layers import Dropout
 from sfumato.models.widths import fit_to_state
 from sfumato.seeds import derive_seed, generator
@@ -366,10 +366,22 @@ class Trainer:
 
     def _resume(self, path: Path) -> None:
         tensors, meta = self.ranks.first(lambda: checkpoint.load_newest(path))
-        if meta["identity"] != self._identity():
+        if meta.get("identity") != self._identity():
             raise CheckpointError(
                 f"{path} belongs to a training with other settings, data or precision; choose another --run folder"
             )
+        try:
+            self._put_back(tensors, meta)
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"{path} does not fit this training ({first_line(error)}); choose another --run folder"
+            ) from error
+
+    def _put_back(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+        (epoch, step), history = meta["place"], meta["history"]
+        numbers = type(epoch) is type(step) is int and 0 <= epoch <= self.config.epochs and 0 <= step <= self.steps
+        if not numbers or not isinstance(history, list) or len(history) != epoch:
+            raise ValueError(f"it stands at epoch {epoch}, step {step}")
         weights = checkpoint.unflatten_state("model", tensors)
         if fit_to_state(self.model, weights):  # pruned before the checkpoint
             self.optimizer = self._optimizer()
@@ -382,7 +394,7 @@ class Trainer:
             self._sums.copy_(tensors["sums"])
         else:
             self._sums.zero_()
-        self._place = _Place(*meta["place"])
-        self.history = meta["history"]
-        self._seconds = meta["seconds"]
+        self._place = _Place(epoch, step)
+        self.history = history
+        self._seconds = float(meta["seconds"])
         self._wake()
