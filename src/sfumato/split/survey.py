@@ -243,8 +243,8 @@ def _arguments(model: nn.Module, inputs: Any, shared: dict[str, Any]) -> tuple[s
     if isinstance(inputs, Mapping | tuple | list) and not inputs:
         raise ConfigError(f"example_input is an empty {type(inputs).__name__}; give a batch of inputs as one tensor")
     if isinstance(inputs, Mapping):
-        (by_name, example), *others = inputs.items()
-        argument, given = by_name, dict(others)
+        (argument, example), *others = inputs.items()
+        by_name, given = argument, dict(others)
     elif isinstance(inputs, tuple | list):
         example, *others = inputs
         if len(others) > len(by_place[1:]):  # `*args` have no names under which a half could take them
