@@ -147,6 +147,20 @@ def test_mistakes_get_a_sentence():
         EpochFigures(split_model(), (X[:9], Y[:9]), (X_NEW, Y_NEW))
     with pytest.raises(ConfigError, match="120 inputs and 3 labels were given to watch"):
         EpochFigures(split_model(), (X, Y[:3]), (X_NEW, Y_NEW))
+    for wrong in (X, (X,), (X.numpy(), Y.numpy()), [(X[0], 1)] * 20):
+        with pytest.raises(ConfigError, match=r"train is a .*; give a pair of tensors"):
+            EpochFigures(split_model(), wrong, (X_NEW, Y_NEW))
+    with pytest.raises(ConfigError, match="model to watch is a Linear; give the sfumato.SplitModel"):
+        EpochFigures(nn.Linear(2, 2), (X, Y), (X_NEW, Y_NEW))
+
+
+def test_a_loop_s_figures_may_be_tensors_of_one_value(tmp_path):
+    monitor = sfumato.Monitor(split_model(), train=(X, Y), held_out=(X_NEW, Y_NEW), folder=tmp_path, show=False)
+    line = monitor.epoch(loss=torch.tensor([0.5], requires_grad=True), rate=np.float32(0.25), note="warm")
+    stored = json.loads((tmp_path / "metrics.jsonl").read_text())
+    assert (line["loss"], stored["loss"], stored["rate"], stored["note"]) == (0.5, 0.5, 0.25, "warm")
+    with pytest.raises(ConfigError, match="the figure 'loss' is a Tensor; give one number"):
+        monitor.epoch(loss=torch.ones(2))
 
 
 @pytest.mark.parametrize("cem", [False, True])

@@ -313,3 +313,84 @@ def test_a_batch_that_is_none():
             split_at(nn.Sequential(nn.Conv2d(3, 3, 1)), "0", wrong)
     with pytest.raises(ConfigError, match="the model is a function; give a torch.nn.Module"):
         cuts(lambda x: x, X)
+
+
+def test_every_input_is_taken_once_or_refused():
+    class Scaled(Two):
+        def forward(self, x, scale=None):
+            z = self.a(x)
+            return self.b(z if scale is None else z * scale)
+
+    class Listed(Two):
+        def forward(self, *parts):
+            return self.b(self.a(parts[0]) * parts[1] if len(parts) > 1 else self.a(parts[0]))
+
+    class Named(Two):
+        def forward(self, *, pixels):
+            return self.b(self.a(pixels))
+
+    twice = torch.full((4, 1, 1, 1), 2.0)
+    for model, example, named, said in (
+        (Scaled(), (), None, "example_input is an empty tuple"),
+        (Scaled(), {}, None, "example_input is an empty dict"),
+        (Scaled(), (X, twice, twice), None, "has 3 parts, but the model's forward names 2 inputs .*x, scale"),
+        (Listed(), (X, twice), None, "has 2 parts, but the model's forward names 0 inputs"),
+        (Scaled(), (X, twice), {"scale": twice}, "both give scale"),
+        (Scaled(), X, {"x": X}, "both give x"),
+        (Scaled(), X, 5, "example_kwargs is a int"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            split_at(model, "a", example, named)
+    assert_cut(Listed())
+    model = Named()
+    edge, cloud = split_at(model, "a", X)  # a forward without places gets it by its name
+    assert torch.equal(cloud(edge(X)), model(pixels=X))
+
+
+def test_what_is_no_layer_s_name_and_no_module_that_runs_python():
+    model = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)).eval()
+    for layer in (None, model[0]):
+        with pytest.raises(ConfigError, match="layer is a .*; give the dotted name"):
+            split_at(model, layer, X)
+    with pytest.raises(ConfigError, match="the model is TorchScript.*give the module it was made of"):
+        split_at(torch.jit.trace(model, X), "0", X)
+
+
+def test_lazy_layers_get_their_shapes():
+    model = nn.Sequential(nn.LazyConv2d(4, 3), nn.LazyBatchNorm2d(), nn.Flatten(), nn.LazyLinear(2)).eval()
+    edge, cloud = split_at(model, "1", X)
+    assert torch.equal(cloud(edge(X)), model(X))
+    assert int(model[1].num_batches_tracked) == 0
+
+
+def test_autocast_inside_a_forward_is_refused_around_the_layer_and_kept_in_a_submodule():
+    class Half(Two):
+        def forward(self, x):
+            with torch.autocast("cpu", torch.bfloat16):
+                z = self.a(x)
+            return self.b(z.float())
+
+    with pytest.raises(ConfigError, match=r"computes under torch.autocast \(test_cut_edges.py:\d+\).*around the model"):
+        split_at(Half(), "a", X)
+    assert_cut(nn.Sequential(Half(), nn.Conv2d(3, 3, 1)), "0")
+    with torch.autocast("cpu", torch.bfloat16):  # the forward opens none
+        edge, cloud = split_at(nn.Sequential(nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)), "0", X)
+        assert cloud(edge(X)).dtype == torch.bfloat16
+
+
+def test_an_answer_that_changes_is_called_random_only_where_random_numbers_change_it():
+    class Counting(Two):
+        calls = 0
+
+        def between(self, z):
+            self.calls += 1
+            return z * self.calls
+
+    class Seeded(Two):
+        def between(self, z):
+            return z + torch.randn(3, 1, 1, generator=torch.Generator().manual_seed(3))
+
+    with pytest.raises(ConfigError, match="changes from call to call, with equal random numbers, too"):
+        split_at(Counting(), "a", X)
+    with pytest.raises(ConfigError, match=r"draws random numbers \(randn in the model's forward .*into a buffer"):
+        split_at(Seeded(), "a", X)

@@ -64,12 +64,14 @@ class EpochFigures:
         seed: of the choice of samples and of the noise.
 
     Raises:
-        ConfigError: too few samples.
+        ConfigError: too few samples, or something else than a split model and pairs of tensors.
     """
 
     def __init__(
         self, model: SplitModel, train: Pair, held_out: Pair, *, cem: CEM | None = None, most: int = MOST, seed: int = 0
     ) -> None:
+        if not isinstance(model, SplitModel):
+            raise ConfigError(f"the model to watch is a {type(model).__name__}; give the sfumato.SplitModel itself")
         self.model = model
         self.cem = cem
         self.seed = seed
@@ -181,6 +183,10 @@ def _are_classes(labels: Tensor) -> bool:
 
 
 def _some(pair: Pair, most: int, seed: int, purpose: str) -> Pair:
+    if not isinstance(pair, tuple | list) or [isinstance(part, Tensor | None) for part in pair] != [True, True]:
+        raise ConfigError(
+            f"{purpose} is a {type(pair).__name__}; give a pair of tensors, (inputs, labels) or (inputs, None)"
+        )
     x, y = pair
     if y is not None and len(y) != len(x):
         raise ConfigError(f"{len(x)} inputs and {len(y)} labels were given to watch; give one label for each input")

@@ -1,10 +1,14 @@
 """Live figures for a loop of your own: one call per epoch, told to standard error, a file and TensorBoard."""
 
+import math
 import sys
 import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+import numpy as np
+from torch import Tensor
 
 from sfumato.errors import ConfigError
 from sfumato.files import append_line, json_line
@@ -63,14 +67,15 @@ class Monitor(EpochFigures):
         self._began = time.monotonic()
 
     def epoch(self, **figures: Any) -> dict[str, Any]:
-        """Measure now, and tell it together with figures of the loop's own (plain numbers).
+        """Measure now, and tell it together with figures of the loop's own (numbers, also as tensors of one value).
 
         Returns:
             The line: `epoch` (from 0), the loop's figures, those of `measure`, with a plug-in `cem_fit`
             and `cem_competence` of the epoch (see `CEM.mixture_fit`), `seconds` since the last line.
         """
         now = time.monotonic()
-        line = {"epoch": len(self.history), **figures, **self.measure()}
+        own = {name: _plain(name, value) for name, value in figures.items()}
+        line = {"epoch": len(self.history), **own, **self.measure()}
         if (cem := self.cem) is not None:
             line |= {"cem_fit": cem.mixture_fit, "cem_competence": cem.competence}
             cem.begin_period()
@@ -97,6 +102,15 @@ class Monitor(EpochFigures):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _plain(name: str, value: Any) -> Any:
+    """What JSON can hold of a figure, which a loop has as a tensor or a number of numpy's as often as not."""
+    if isinstance(value, Tensor | np.ndarray | np.generic) and math.prod(value.shape) == 1:
+        value = value.item()
+    if not isinstance(value, bool | int | float | str | None):
+        raise ConfigError(f"the figure {name!r} is a {type(value).__name__}; give one number")
+    return value
 
 
 class TensorBoard:

@@ -114,6 +114,8 @@ def split_at(
 
 
 def _find(model: nn.Module, layer: str) -> nn.Module:
+    if not isinstance(layer, str):
+        raise ConfigError(f"layer is a {type(layer).__name__}; give the dotted name of a layer, such as 'layer1'")
     modules = {plain_name(name): part for name, part in model.named_modules(remove_duplicate=False)}
     layer = plain_name(layer)
     if layer and layer in modules:

@@ -162,13 +162,18 @@ def applied(function: Any, *args: Any, **kwargs: Any) -> Any:
     return function.apply(*args, **kwargs)
 
 
+def _autocast() -> list[Any]:
+    """Into which types the present `torch.autocast` turns operations."""
+    return [torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) for kind in ("cpu", "cuda")]
+
+
 class Recorder(TorchFunctionMode):
     """Listens to a forward; `scope` is the module call in whose forward it is, `running` the operation."""
 
     def __init__(self, model: nn.Module, gradients: bool) -> None:
         super().__init__()
         self.active = False
-        self._gradients = gradients
+        self._gradients, self._autocast = gradients, _autocast()
         self.root = self.scope = self.running = Step("module", "")
         self.born: set[int] = set()  # tensors that were made while listening
         self._names = {id(part): name for name, part in reversed(list(model.named_modules(remove_duplicate=False)))}
@@ -277,6 +282,7 @@ class Recorder(TorchFunctionMode):
             step.mutates = bool(changed)
             wanted = self._gradients and any(tensor.requires_grad for tensor in given)
             step.cut_gradient = wanted and not torch.is_grad_enabled()
+            step.autocast = _autocast() != self._autocast
             result = rebuilt(result, lambda path, leaf: self._made(step, path, leaf, changed))
         if step.mutates or sizes or any(isinstance(leaf, Tensor) for _, leaf in walk(result)):
             self.scope.body.append(step)
@@ -315,6 +321,7 @@ class Recorder(TorchFunctionMode):
             versions = [_version(tensor) for tensor in given]
             wanted = self._gradients and any(t.requires_grad for t in (*given, *module.parameters()))
             step.cut_gradient = wanted and not torch.is_grad_enabled()
+            step.autocast = _autocast() != self._autocast
         self.scope.body.append(step)
         outer, self.scope, start = self.scope, step, len(self._kept)
         try:

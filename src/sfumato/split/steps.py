@@ -152,6 +152,11 @@ def _follow(made: Course) -> None:
                 f"the forward of {_quoted(step.parent)} computes under torch.no_grad ({step.where}), which a graph "
                 "does not keep; freeze parameters by requires_grad_(False)"
             )
+        if step.autocast and follows and not step.sizes:
+            raise Obstacle(
+                f"the forward of {_quoted(step.parent)} computes under torch.autocast ({step.where}), which a graph "
+                "does not keep; put it around the model, or into a submodule that does not contain the layer"
+            )
         done.add(step)
         if follows or step.random or step.mutates:
             made.data.add(step)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from sfumato.errors import ConfigError
 from sfumato.split.recorder import Recording, called, record
@@ -44,10 +45,20 @@ class Survey:
     ) -> None:
         if not isinstance(model, nn.Module):
             raise ConfigError(f"the model is a {type(model).__name__}; give a torch.nn.Module")
+        if not isinstance(shared or {}, Mapping):
+            raise ConfigError(f"example_kwargs is a {type(shared).__name__}; give a dict of inputs by name")
+        if isinstance(model, torch.jit.ScriptModule):
+            raise ConfigError(
+                "the model is TorchScript, whose forward cannot be recorded; give the module it was made of"
+            )
         self.model, self.part = unwrapped(model), part
         self.argument, self.example, self._options, self._name = _arguments(self.model, inputs, dict(shared or {}))
         self.shared = {name: part for name, part in self._options.items() if isinstance(part, Tensor)}
         self._gradients = True
+        if any(is_lazy(tensor) for tensor in (*self.model.parameters(), *self.model.buffers())):
+            # The first run gives lazy layers their shapes; what goes wrong in it goes wrong below, too, and is said.
+            with evaluating(self.model), suppress(Exception):
+                called(self.model, self.example.clone(), self._options, self._name)
         with undisturbed(self.model), evaluating(self.model):
             try:
                 self.recording = self._record()
@@ -224,17 +235,32 @@ def _arguments(model: nn.Module, inputs: Any, shared: dict[str, Any]) -> tuple[s
     if not parameters:
         raise ConfigError("the model's forward takes no input; give a model that takes a batch")
     names = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-    by_name = None
+    by_place = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    any_place = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+    by_name = names[0] if names and not by_place and not any_place else None
+    argument = by_name or (by_place[0] if by_place else "x")
+    given: dict[str, Any] = {}
+    if isinstance(inputs, Mapping | tuple | list) and not inputs:
+        raise ConfigError(f"example_input is an empty {type(inputs).__name__}; give a batch of inputs as one tensor")
     if isinstance(inputs, Mapping):
-        (by_name, example), *others = inputs.items()
-        shared = {**dict(others), **shared}
+        (argument, example), *others = inputs.items()
+        by_name, given = argument, dict(others)
     elif isinstance(inputs, tuple | list):
-        example, shared = inputs[0], {**dict(zip(names[1:], inputs[1:], strict=False)), **shared}
+        example, *others = inputs
+        if len(others) > len(by_place[1:]):  # `*args` have no names under which a half could take them
+            raise ConfigError(
+                f"example_input has {len(inputs)} parts, but the model's forward names {len(by_place)} inputs that can "
+                f"be given by their place ({', '.join(by_place) or 'none'}); give it those, or wrap the model in a "
+                "module whose forward names every input"
+            )
+        given = dict(zip(by_place[1:], others, strict=False))
     else:
         example = inputs
+    if twice := sorted({argument, *given} & shared.keys()):
+        raise ConfigError(f"example_input and example_kwargs both give {', '.join(twice)}; give each input once")
+    shared = {**given, **shared}
     if "use_cache" in names:  # what a decoder keeps for the next token belongs to neither half
         shared.setdefault("use_cache", False)
-    argument = by_name or (names[0] if names else "x")
     if not isinstance(example, Tensor):
         raise ConfigError(f"example_input is a {type(example).__name__}; give a batch of inputs as one tensor")
     if example.ndim == 0 or len(example) == 0:
@@ -261,7 +287,11 @@ def _arguments(model: nn.Module, inputs: Any, shared: dict[str, Any]) -> tuple[s
 def undisturbed(model: nn.Module) -> Iterator[None]:
     """Buffers and random generators afterwards as before."""
     devices = {p.device for p in (*model.parameters(), *model.buffers()) if p.device.type == "cuda"}
-    kept = [(buffer, buffer._version, buffer.clone()) for buffer in model.buffers() if not buffer.is_inference()]
+    kept = [
+        (buffer, buffer._version, buffer.clone())
+        for buffer in model.buffers()
+        if not (is_lazy(buffer) or buffer.is_inference())
+    ]
     with torch.random.fork_rng(devices=list(devices)):
         try:
             yield

@@ -57,6 +57,7 @@ class Step:
     mutates: bool = False  # it changes a tensor that it was given
     random: bool = False  # it draws random numbers
     cut_gradient: bool = False  # it runs under `torch.no_grad` although a gradient would have passed
+    autocast: bool = False  # it runs under a `torch.autocast` that the forward opened or closed
     inputs: list[Value] = field(default_factory=list)
 
     def take(self, args: Any, kwargs: Any) -> None:

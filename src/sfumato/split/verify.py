@@ -51,7 +51,7 @@ def verify(survey: Survey, edge: nn.Module, cloud: nn.Module, layer: str) -> Non
                 drawn = next((step for step in survey.recording.steps() if step.random), None)
                 place = "" if drawn is None else f" ({_what(drawn)})"
                 cause = diagnosis(whole, first, second, place)
-                cause = cause or _counted(survey, what) or _gap(expected, found)
+                cause = cause or _counted(survey, what) or _gap(expected, found, place)
                 raise ConfigError(f"{start}{cause}, {BY_HAND}")
 
 
@@ -78,8 +78,19 @@ def diagnosis(run: Any, first: Inputs, second: Inputs, place: str = "") -> str |
         second: others of the same shapes.
         place: where random numbers are drawn, if that is known.
     """
+
+    def seeded() -> Any:
+        with torch.random.fork_rng(devices=[first[0].device] if first[0].device.type == "cuda" else []):
+            torch.manual_seed(0)
+            return run(first)
+
     answer = run(first)
     if not _same(answer, run(first)):
+        if not _same(seeded(), seeded()):
+            return (
+                "its answer to one input changes from call to call, with equal random numbers, too (it counts calls or "
+                "draws from a generator of its own); let it depend on the input alone in evaluation mode"
+            )
         return f"its forward is random in evaluation mode{place}; draw only where self.training is true"
     other = run(second)
     if not _same(answer, run(first)):
@@ -132,13 +143,15 @@ def _counted(survey: Survey, what: str) -> str | None:
     return f"{cause}; take the batch size from x.size(0)"
 
 
-def _gap(expected: Any, found: Any) -> str:
+def _gap(expected: Any, found: Any, drawn: str) -> str:
     """How the answers differ, where nothing says why."""
     pairs = list(zip(_tensors(expected), _tensors(found), strict=False))
     if found is None or not pairs or any(a.shape != b.shape for a, b in pairs):
         difference = "they have another form or fail"
     else:
         difference = f"they differ by up to {max(float((a - b).abs().max()) for a, b in pairs):.2g}"
+    if drawn:
+        return f"{difference}, and it draws random numbers{drawn}; draw them once, into a buffer"
     return (
         f"{difference}, although the model is not random; where its forward keeps tensors in attributes or objects (a "
         "cache) or changes them through views, let modules return what others need"
