@@ -15,11 +15,13 @@ from sfumato.report.audit import write_audit_report
 
 pytestmark = pytest.mark.usefixtures("quick")
 
+pytestmark = pytest.mark.usefixtures("quick")
+
 RIDGE = Piece("ridge", "attack", "ridge", 1, 0)
 NEAREST = Piece("nearest", "attack", "nearest", 1, 0)
 DECODER = Piece("decoder", "attack", "decoder", 1, 0, settings=TINY, epochs=(1, 1))
 OPTIONS = {"noise": "fresh", "duplicates": "exact", "queries": [1, 2]}
-REPEATS = Piece("repeats", "queries", "nearest", 1, 1, needs=("noise",), options=OPTIONS)
+REPEATS = Piece("repeats", "queries", "nearest", 1, needs=("noise",), options=OPTIONS)
 
 
 def audit(folder, *suite):

@@ -24,8 +24,8 @@ from sfumato.attacks.probes import ATTRIBUTES, probe_attribute
 from sfumato.audit.context import Context
 from sfumato.audit.images import shuffled
 from sfumato.audit.measure import Exposure, summary
+from sfumato.audit.plan import config_of
 from sfumato.audit.suite import Piece
-from sfumato.audit.training import config_of
 from sfumato.data import ImageSet
 from sfumato.errors import FeatureError, Interrupted
 from sfumato.seeds import generator
@@ -67,7 +67,7 @@ def _fitted(
     piece: Piece, context: Context, decided: dict[str, Any], tell: Tell, should_stop: Stop | None
 ) -> tuple[Attack, dict[str, Any]]:
     """The fitted attack, and what a reader has to know about it."""
-    config = config_of(piece, context, decided)
+    config = config_of(piece, context)
     count = decided.get("images", len(context.sets.train))
     whole = count >= len(context.sets.train)
     images = context.sets.train if whole else shuffled(context.sets.train, count, context.seed, "attacker")
@@ -82,12 +82,13 @@ def _fitted(
         attack = attacks.build(config)
         now = time.monotonic()
         attack.deadline = now + _LEARNING * (decided["deadline"] - now)
+        attack.fewest = 1 if "images" in decided else _fewest(piece)
         attack.fit(observer, state=context.folder.state(piece.name), progress=progress, should_stop=should_stop)
     described = {
         "name": piece.name,
         "attack": piece.attack,
         "images": len(observer),
-        "settings": asdict(config),
+        "settings": asdict(config) | ({"epochs": attack.planned} if hasattr(attack, "planned") else {}),
         **outcome_of(attack),
         "trivial_mse": None if attack.outcome is None else attack.outcome.trivial_mse,
         "history": [
@@ -95,6 +96,10 @@ def _fitted(
         ],
     }
     return attack, described
+
+
+def _fewest(piece: Piece) -> int:
+    return 1 if piece.epochs is None else piece.epochs[0]
 
 
 def _inside_the_cloud(config: Any, observer: Observer, most: int) -> Attack:
@@ -169,14 +174,17 @@ def run_sweep(piece: Piece, context: Context, decided: dict[str, Any], tell: Tel
     test = context.test.first(piece.images or len(context.test))
     points: list[dict[str, Any]] = []
     note, fitted = piece.options.get("note", ""), None
-    for index, attacker in enumerate(_attackers(piece, context)):
+    attackers = list(_attackers(piece, context))
+    for index, attacker in enumerate(attackers):
         if should_stop is not None and should_stop():
             raise Interrupted("the audit was stopped; the same command resumes it")
         if points and time.monotonic() > decided["deadline"]:
             note = f"{note} The time was over after {len(points)} of these attackers.".strip()
             break
-        fitted = attacks.build(config_of(piece, context, decided))
-        fitted.deadline = decided["deadline"]
+        fitted = attacks.build(config_of(piece, context))
+        now = time.monotonic()
+        fitted.deadline = now + _LEARNING * (decided["deadline"] - now) / (len(attackers) - index)
+        fitted.fewest = 1 if points else _fewest(piece)
         state = context.folder.state(f"{piece.name}.state{index}")
         fitted.fit(attacker.observer, state=state, should_stop=should_stop)
         figures = summary(invert_released(fitted, test.images, _released(attacker, context, len(test)),
@@ -258,7 +266,7 @@ def run_probes(piece: Piece, context: Context, decided: dict[str, Any], tell: Te
     known = shuffled(context.sets.train, piece.options["train"], context.seed, "attacker")
     unseen = context.test.first(piece.images or len(context.test)).images
     observer = context.observer(known)
-    reconstructing = attacks.build(config_of(piece, context, decided)).fit(observer)
+    reconstructing = attacks.build(config_of(piece, context)).fit(observer)
     left = [name for name in ATTRIBUTES if _applies(name, context)]
     found: list[dict[str, Any]] = []
     while left and not (found and time.monotonic() > decided["deadline"]):
