@@ -15,8 +15,6 @@ from sfumato.report.audit import write_audit_report
 
 pytestmark = pytest.mark.usefixtures("quick")
 
-pytestmark = pytest.mark.usefixtures("quick")
-
 RIDGE = Piece("ridge", "attack", "ridge", 1, 0)
 NEAREST = Piece("nearest", "attack", "nearest", 1, 0)
 DECODER = Piece("decoder", "attack", "decoder", 1, 0, settings=TINY, epochs=(1, 1))

@@ -15,7 +15,6 @@ from sfumato.attacks import (
     PosteriorAttack,
     Queries,
     QueryObserver,
-    Reconstruction,
     invert_released,
     rank_activations,
 )
@@ -23,7 +22,7 @@ from sfumato.attacks.knowledge import Knowledge, observe
 from sfumato.attacks.probes import ATTRIBUTES, probe_attribute
 from sfumato.audit.context import Context
 from sfumato.audit.images import shuffled
-from sfumato.audit.measure import Exposure, summary
+from sfumato.audit.measure import summary
 from sfumato.audit.plan import config_of
 from sfumato.audit.suite import Piece
 from sfumato.data import ImageSet
@@ -36,7 +35,6 @@ __all__ = ["Stop", "Tell", "outcome_of", "run_attack", "run_probes", "run_sweep"
 Tell = Callable[[str], object]
 Stop = Callable[[], bool]
 
-_AT_ONCE = 16  # images of a search between two looks at the clock
 _LEARNING = 0.8  # of its time; then come the images that it reconstructs
 _DRAWN, _SAMPLES = 8, 3  # images of which samples are shown, and how many of each
 
@@ -51,9 +49,11 @@ def run_attack(piece: Piece, context: Context, decided: dict[str, Any], tell: Te
     # A search may stop at its deadline, and test images count most.
     for name, exposure, share in (("test", context.test, 0.5), ("train", context.train, 1.0)):
         chosen = exposure if most is None else exposure.first(most)
-        now = time.monotonic()
-        until = now + share * (decided["deadline"] - now)
-        found = _reconstructed(attack, chosen, until, context, f"{piece.name}.state.{name}", should_stop)
+        state, now = context.folder.state(f"{piece.name}.state.{name}"), time.monotonic()
+        found = invert_released(
+            attack, chosen.images, chosen.z, device=context.device, state=state, should_stop=should_stop,
+            until=now + share * (decided["deadline"] - now),
+        )  # fmt: skip
         parts[name] = summary(found)
         tensors |= found.tensors(name)
     if isinstance(attack, PosteriorAttack):
@@ -120,26 +120,6 @@ def _inside_the_cloud(config: Any, observer: Observer, most: int) -> Attack:
             best = attack
     assert best is not None
     return best
-
-
-def _reconstructed(
-    attack: Attack, exposure: Exposure, until: float, context: Context, name: str, should_stop: Stop | None
-) -> Reconstruction:
-    """All of the images, or, of a search that is late, the first ones."""
-    if attack.most_images is None:
-        return invert_released(attack, exposure.images, exposure.z, device=context.device)
-    parts: list[Reconstruction] = []
-    for place in torch.arange(len(exposure)).split(_AT_ONCE):
-        began = time.monotonic()
-        some, state = exposure.images.subset(place.tolist()), context.folder.state(f"{name}.{int(place[0])}")
-        found = invert_released(
-            attack, some, exposure.z[place], device=context.device, state=state, should_stop=should_stop
-        )
-        parts.append(replace(found, index=place))
-        if 2 * time.monotonic() - began > until:  # the next part would be late
-            break
-    joined = {name: torch.cat([vars(part)[name] for part in parts]) for name in vars(parts[0])}
-    return Reconstruction(**joined)
 
 
 def outcome_of(attack: Attack) -> dict[str, Any]:
