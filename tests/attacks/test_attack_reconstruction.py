@@ -1,4 +1,5 @@
 import json
+import math
 
 import numpy as np
 import pytest
@@ -66,3 +67,11 @@ def test_what_was_released_before_gives_the_same():
     found = invert(attack, model, unseen, keep=None, release=release)
     again = invert_released(attack, unseen, torch.cat(seen))
     assert all(torch.equal(value, vars(again)[name]) for name, value in vars(found).items())
+
+
+@pytest.mark.parametrize(("most_images", "until", "done"), [(40, 0.0, 16), (40, math.inf, 40), (None, 0.0, 40)])
+def test_a_search_that_is_late_leaves_images_out(most_images, until, done):
+    unseen = images(40)
+    found = invert_released(Answering(unseen.float(), most_images), unseen, torch.zeros(40, 1), until=until)
+    assert found.index.tolist() == list(range(done))
+    assert len(found) == len(found.pixels) == done

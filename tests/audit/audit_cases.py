@@ -15,19 +15,19 @@ SUITE = (
     Piece("ridge", "attack", "ridge", 0.2, 0),
     Piece("nearest", "attack", "nearest", 0.2, 0),
     Piece(
-        "repeats", "queries", "ridge", 0.2, 1, needs=("noise",),
+        "repeats", "queries", "ridge", 0.2, 0.5, needs=("noise",),
         options={"noise": "fresh", "duplicates": "exact", "queries": [1, 16]},
     ),
     Piece(
-        "memoised", "queries", "ridge", 0.2, 1, needs=("noise",), settings={"draws": 1},
+        "memoised", "queries", "ridge", 0.2, 0.5, needs=("noise",), settings={"draws": 1},
         options={"noise": "memoised", "duplicates": "exact", "queries": [1, 4], "train": 200},
     ),
-    Piece("pairs", "knowledge", "ridge", 0.2, 1, options={"words": "fewer images", "shares": [1, 0.1]}),
+    Piece("pairs", "knowledge", "ridge", 0.2, 0.5, options={"words": "fewer images", "shares": [1, 0.1]}),
     Piece("decoder", "attack", "decoder", 3, 0, settings=TINY, epochs=(2, 3)),
-    Piece("gan", "attack", "gan", 3, 3, settings=TINY, epochs=(20_000, 30_000)),
-    Piece("probes", "probe", "ridge", 0.2, 2, images=40, options={"train": 200}),
+    Piece("gan", "attack", "gan", 3, 1, settings=TINY, epochs=(200_000, 300_000)),
+    Piece("probes", "probe", "ridge", 0.2, 1, images=40, options={"train": 200}),
     Piece(
-        "optimization", "attack", "optimization", 1, 2, images=9,
+        "optimization", "attack", "optimization", 1, 1, images=9,
         settings={"iterations": 8, "restarts": 1, "choose_on": 2, "tv": 0.0, "prior": 1.0},
     ),
 )  # fmt: skip

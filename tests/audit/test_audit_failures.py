@@ -19,7 +19,7 @@ RIDGE = Piece("ridge", "attack", "ridge", 1, 0)
 NEAREST = Piece("nearest", "attack", "nearest", 1, 0)
 DECODER = Piece("decoder", "attack", "decoder", 1, 0, settings=TINY, epochs=(1, 1))
 OPTIONS = {"noise": "fresh", "duplicates": "exact", "queries": [1, 2]}
-REPEATS = Piece("repeats", "queries", "nearest", 1, 1, needs=("noise",), options=OPTIONS)
+REPEATS = Piece("repeats", "queries", "nearest", 1, needs=("noise",), options=OPTIONS)
 
 
 def audit(folder, *suite):

@@ -220,10 +220,10 @@ def test_posterior_samples_are_shown_and_the_cloud_alone_is_a_weaker_attacker(tm
     tiny = {"width": 8, "blocks": 1, "batch_size": 32, "precision": "fp32"}
     suite = (
         SUITE[0],
-        Piece("posterior", "attack", "posterior", 1, 4, images=9, epochs=(1, 2), options={"values": 16},
+        Piece("posterior", "attack", "posterior", 1, images=9, epochs=(1, 2), options={"values": 16},
               settings=tiny | {"samples": 1, "flow_steps": 1}),
-        Piece("small", "attack", "posterior", 1, 4, epochs=(1, 1), options={"values": 15}, settings=tiny),
-        Piece("cloud_only", "knowledge", "cloud-only", 1, 6, epochs=(1, 2), needs=("cloud", "labels"), settings=tiny,
+        Piece("small", "attack", "posterior", 1, epochs=(1, 1), options={"values": 15}, settings=tiny),
+        Piece("cloud_only", "knowledge", "cloud-only", 1, epochs=(1, 2), needs=("cloud", "labels"), settings=tiny,
               options={"words": "the cloud's half alone", "alone": True}),
     )  # fmt: skip
     subject = tiny_subject(train=90, test=20)

@@ -10,7 +10,6 @@ from sfumato.attacks.knowledge import Knowledge, NoiseObserver, PairsObserver, Q
 from sfumato.attacks.learned import LearnedAttack
 from sfumato.attacks.nearest import NearestAttack, NearestConfig
 from sfumato.attacks.optimization import OptimizationAttack, OptimizationConfig
-from sfumato.attacks.outcome import NOT_JUDGED, Convergence, Stored, all_converged, judge_stored
 from sfumato.attacks.posterior import PosteriorAttack, PosteriorConfig
 from sfumato.attacks.probes import ATTRIBUTES, Probe, probe_attribute
 from sfumato.attacks.queries import Queries, encode_repeated
@@ -24,6 +23,8 @@ from sfumato.attacks.reconstruction import (
 from sfumato.attacks.registry import (
     ATTACKS,
     CLOSED_FORM,
+    NOT_JUDGED,
+    Convergence,
     build,
     config_from_dict,
     figures_of,
@@ -75,10 +76,8 @@ __all__ = [
     "Reconstruction",
     "RidgeAttack",
     "RidgeConfig",
-    "Stored",
     "StrongAttack",
     "StrongConfig",
-    "all_converged",
     "build",
     "chosen_images",
     "cloud_activations",
@@ -90,7 +89,6 @@ __all__ = [
     "identify",
     "invert",
     "invert_released",
-    "judge_stored",
     "judged",
     "mean_image_error",
     "measure_leakage",

@@ -17,13 +17,13 @@ from sfumato.attacks.activations import Activation, activations, cloud_activatio
 from sfumato.attacks.queries import encode_repeated
 from sfumato.attacks.whitening import Whitening, whiten
 from sfumato.data import ImageSet
-from sfumato.errors import ConfigError, NotFittedError
+from sfumato.errors import ConfigError, NotFittedError, SfumatoError
 from sfumato.noise import Noise
 from sfumato.seeds import generator
 from sfumato.split import SplitModel
 from sfumato.torch_utils import evaluating
 
-__all__ = ["Attack", "Fit", "Job", "Observer", "Progress", "hold_out"]
+__all__ = ["Attack", "Fit", "Job", "Observer", "Progress", "TooSlow", "hold_out"]
 
 Progress = Callable[[int, int, dict[str, float]], None]
 """`(done, total, figures)`, called after every epoch of an attack."""
@@ -262,6 +262,18 @@ class Job:
         return self.should_stop is not None and self.should_stop()
 
 
+class TooSlow(SfumatoError):
+    """A training of which too little fits until its deadline.
+
+    Attributes:
+        share: of its fewest epochs, how much would fit.
+    """
+
+    def __init__(self, share: float) -> None:
+        super().__init__(f"until its deadline only {share:.2g} of its fewest epochs fit; give it more time")
+        self.share = share
+
+
 class Attack(ABC):
     """Base of every attack: `fit(observer)`, then `reconstruct(z)`. A leaf gives `learn`, `answer` and `tensors`.
 
@@ -272,6 +284,7 @@ class Attack(ABC):
         seconds: the training took, over all calls.
         most_images: how many images `reconstruct` can afford; None where it takes no time to speak of.
         deadline: `time.monotonic()` at which a training ends with what it has; None trains to the end.
+        fewest: epochs below which a training with a deadline is not begun.
         weaker: whether it makes do with less than the paper's attacker has, and is never the figure of a suite.
     """
 
@@ -283,6 +296,7 @@ class Attack(ABC):
     seconds: float = 0.0
     most_images: int | None = None
     deadline: float | None = None
+    fewest: int = 1
 
     def __init__(self, config: Any = None) -> None:
         self.config = self.settings() if config is None else config

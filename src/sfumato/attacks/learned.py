@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from sfumato import checkpoint
-from sfumato.attacks.base import Attack, Job, Observer, hold_out
+from sfumato.attacks.base import Attack, Fit, Job, Observer, TooSlow, hold_out
 from sfumato.attacks.network import Inverter, Sketch
-from sfumato.attacks.outcome import judge_outcome
 from sfumato.attacks.settings import LearnedConfig
 from sfumato.compute import arranged, autocast
 from sfumato.errors import CheckpointError, Interrupted, SfumatoError
@@ -21,7 +20,7 @@ from sfumato.metrics import mse
 from sfumato.seeds import derive_seed, generator
 from sfumato.torch_utils import evaluating
 
-__all__ = ["LearnedAttack", "Learner", "Turn"]
+__all__ = ["LearnedAttack", "Learner", "Turn", "judge_outcome"]
 
 Random = Callable[[str], torch.Generator]
 """A generator for a purpose, at its beginning."""
@@ -29,6 +28,10 @@ Random = Callable[[str], torch.Generator]
 _WORTH_BEGINNING_WITH = 0.4
 """Of the images' variance: what the linear attack may leave open. Digits: without noise it leaves .24, and beginning
 there gives .0167 instead of .0175; at noise .4 it leaves .54, and 50 epochs from there end at .039 instead of .036."""
+
+_PACED = 5
+"""Steps after which a training with a deadline tells how many epochs fit; the first also pays for memory and kernels,
+and is not counted."""
 
 Config = TypeVar("Config", bound=LearnedConfig)
 
@@ -50,13 +53,14 @@ class Turn:
 class Learner:
     """What a learned attack has at any moment of its training; nothing else has to be saved.
 
-    Networks and optimizers by name, sums of the running epoch's figures, the next step to make, the weights of `net` in
-    its best epoch, a line of figures per finished epoch, seconds spent.
+    Networks and optimizers by name, sums of the running epoch's figures, epochs in all, the next step to make, the
+    weights of `net` in its best epoch, a line of figures per finished epoch, seconds spent.
     """
 
     networks: dict[str, nn.Module]
     optimizers: dict[str, torch.optim.Optimizer]
     sums: Tensor
+    planned: int
     epoch: int = 0
     step: int = 0
     best: dict[str, Tensor] = field(default_factory=dict)
@@ -91,6 +95,7 @@ class Learner:
         meta = {
             "identity": identity,
             "place": (self.epoch, self.step),
+            "planned": self.planned,
             "history": self.history,
             "best_error": self.best_error if self.history else None,
             "seconds": self.seconds,
@@ -101,18 +106,17 @@ class Learner:
         """Take up what `save` wrote last; where that is damaged, with a warning, what it wrote before.
 
         Raises:
-            CheckpointError: it belongs to another attack, or to an older version that noted no place; or both files
-                are damaged.
+            CheckpointError: it belongs to another attack, or to an older version; or both files are damaged.
         """
         tensors, meta = checkpoint.load_newest(path)
-        if meta["identity"] != identity or "place" not in meta:
+        if meta["identity"] != identity or "planned" not in meta:
             raise CheckpointError(f"{path} belongs to an attack with other settings or images; delete it to start anew")
         for name, network in self.networks.items():
             network.load_state_dict(checkpoint.unflatten_state(name, tensors))
         for name, optimizer in self.optimizers.items():
             checkpoint.load_optimizer_state(optimizer, checkpoint.unflatten_state(name, tensors))
         self.sums.copy_(tensors["sums"])
-        self.epoch, self.step = meta["place"]
+        (self.epoch, self.step), self.planned = meta["place"], meta["planned"]
         self.history = meta["history"]
         self.best = checkpoint.unflatten_state("best", tensors)
         self.best_error = meta["best_error"] if self.history else float("inf")
@@ -125,11 +129,13 @@ class LearnedAttack(Attack, Generic[Config]):
     A part of the attacker's own images is held out. The epoch with the smallest error on them is kept, so that a small
     set is not simply memorised, and they show whether the training has come to rest; nothing is chosen on test images.
 
-    Every learning rate is annealed to 0 along a cosine, step by step. Every random number depends on (seed, purpose,
+    Every learning rate is annealed to 0 along a cosine, step by step, over the epochs of the settings or, with a
+    deadline, over as many as fit at the pace of the last one. Every random number depends on (seed, purpose,
     epoch, step), so that a resumed training ends with the same weights, bit for bit on the CPU, as an undisturbed one.
 
     Attributes:
         figures: names of what `_step` gives; `mse` is among them. `history` has their means over every epoch.
+        planned: epochs that the training was to have, once fitted.
         net: the network that reconstructs, once fitted.
         checkpoint_seconds: how often to save within an epoch; its end is always saved.
     """
@@ -142,6 +148,7 @@ class LearnedAttack(Attack, Generic[Config]):
     def __init__(self, config: Config | None = None) -> None:
         super().__init__(config)
         self.net: nn.Module | None = None
+        self.planned = self.config.epochs
 
     def _networks(self, observer: Observer) -> dict[str, nn.Module]:
         """Fresh networks by name, initialised from the global generator; `net` reconstructs."""
@@ -183,6 +190,7 @@ class LearnedAttack(Attack, Generic[Config]):
             CheckpointError: `job.state` belongs to another attack.
             ConfigError: the attacker has too few images.
             Interrupted: `job.should_stop`, which is asked every step, said so; the same call resumes from `job.state`.
+            TooSlow: fewer than `fewest` epochs fit until the deadline.
             SfumatoError: the error became NaN or infinite.
         """
         cfg = self.config
@@ -190,11 +198,12 @@ class LearnedAttack(Attack, Generic[Config]):
         learner = self._learner(observer)
         identity = {"attack": asdict(cfg), "images": observer.images.fingerprint(), "features": "arranged"}
         state = job.state
-        if state is not None and checkpoint.resumable(state):
+        fresh = state is None or not checkpoint.resumable(state)
+        if state is not None and not fresh:
             learner.load(state, identity)
         self.history = learner.history
         spent, began = learner.seconds, time.monotonic()
-        saved = began
+        saved, paced, steps, per_epoch = began, (0, began), 0, -(-len(learn) // cfg.batch_size)
 
         def save() -> None:
             nonlocal saved
@@ -203,24 +212,44 @@ class LearnedAttack(Attack, Generic[Config]):
                 learner.save(state, identity)
             saved = time.monotonic()
 
+        def plan(deadline: float) -> None:
+            nonlocal paced
+            now, done = time.monotonic(), learner.epoch + learner.step / per_epoch
+            epoch = max(1e-9, (now - paced[1]) / (steps - paced[0]) * per_epoch)
+            fits = done + max(0.0, deadline - now) / epoch
+            if fresh and steps == _PACED and fits < self.fewest:
+                raise TooSlow(fits / self.fewest)
+            learner.planned = min(cfg.epochs, max(int(fits), math.ceil(done)))
+            paced = steps, now
+
         def time_is_over() -> bool:
+            nonlocal steps, paced
+            steps += 1
             stop = job.stopped()
             if stop or time.monotonic() - saved > self.checkpoint_seconds:
                 save()
             if stop:
                 raise Interrupted("the attack was stopped; the same command resumes there")
-            return self.deadline is not None and time.monotonic() > self.deadline
+            if self.deadline is None:
+                return False
+            if steps == 1:
+                paced = 1, time.monotonic()
+            elif steps == _PACED:
+                plan(self.deadline)
+            return time.monotonic() > self.deadline
 
         bf16 = cfg.precision == "bf16"
         late = False
-        while learner.epoch < cfg.epochs and not late:
+        while learner.epoch < learner.planned and not late:
             late = self._epoch(learner, observer, learn, bf16, time_is_over)
             # An epoch that the deadline cut short is judged like any other: it may be the best one.
             seen = min(len(learn), learner.step * cfg.batch_size)
             self._close_epoch(learner, self._judge(learner.net, observer, judge, bf16), seen)
+            if self.deadline is not None and steps > _PACED:
+                plan(self.deadline)  # other programs came or went
             save()
-            job.tell(learner.epoch, cfg.epochs, **self.history[-1])
-        self.seconds = learner.seconds
+            job.tell(learner.epoch, learner.planned, **self.history[-1])
+        self.seconds, self.planned = learner.seconds, learner.planned
         learner.net.load_state_dict(learner.best)
         self.net = learner.net
         # What an attacker who learned nothing answers, on the same images.
@@ -249,7 +278,7 @@ class LearnedAttack(Attack, Generic[Config]):
                 for name, network in self._networks(observer).items()
             }
         sums = torch.zeros(len(self.figures), dtype=torch.float64, device=device)
-        return Learner(networks, self._optimizers(networks), sums)
+        return Learner(networks, self._optimizers(networks), sums, self.config.epochs)
 
     def _epoch(
         self, learner: Learner, observer: Observer, learn: Tensor, bf16: bool, time_is_over: Callable[[], bool]
@@ -263,7 +292,7 @@ class LearnedAttack(Attack, Generic[Config]):
             def random(purpose: str, step: int = step) -> torch.Generator:
                 return generator(cfg.seed, purpose, epoch, step, device=observer.device)
 
-            learner.slow_down(0.5 * (1.0 + math.cos(math.pi * (epoch + step / len(batches)) / cfg.epochs)))
+            learner.slow_down(0.5 * (1.0 + math.cos(math.pi * (epoch + step / len(batches)) / learner.planned)))
             x, z = self._batch(observer, batches[step], random)
             means = self._step(learner, Turn(epoch * len(batches) + step, x, z, bf16, random))
             # Weighted by images, because the last batch is smaller.
@@ -307,3 +336,47 @@ class LearnedAttack(Attack, Generic[Config]):
                 x_hat = net(z)
             total += float(mse(x, x_hat.float()).sum())
         return total / len(judge)
+
+
+_WORTH_GOING_ON = 0.02
+_STILL_FALLING = 0.1  # gained by the second quarter: where the learning rate is annealed, the end looks calm anyway
+_QUARTERS = 8  # epochs from which on a quarter says something
+
+
+def judge_outcome(errors: Sequence[float], trivial: float) -> Fit:
+    """Judge convergence on the held-out errors: did the last tenth of the epochs still gain, or the second quarter?
+
+    A learning rate that is annealed to 0 brings every training to rest, also one that is far too short. While the rate
+    is still high, in the first half, that cannot be: an error that the second quarter of the epochs still lowered by a
+    tenth would have gone on falling in a longer training.
+
+    Args:
+        errors: held-out error after every epoch, at least one.
+        trivial: held-out error of answering with the mean image.
+
+    >>> judge_outcome([0.08] + 15 * [0.03], trivial=0.07).converged
+    True
+    >>> judge_outcome([0.08, 0.05, 0.03, 0.02], trivial=0.07).reason
+    'the last 1 epochs still gained 33%; attack for more epochs'
+    """
+    best = min(errors)
+    tail = max(1, len(errors) // 10)
+    before = min(errors[:-tail], default=float("inf"))
+    gain = (before - best) / before if before < float("inf") else 1.0
+    if gain > _WORTH_GOING_ON:
+        reason = f"the last {tail} epochs still gained {gain:.0%}; attack for more epochs"
+        return Fit(False, reason, best, trivial)
+    if len(errors) < _QUARTERS:  # an attack that begins with what a linear one reads may stand still at first
+        return Fit(False, f"{len(errors)} epochs show nothing; attack for more epochs", best, trivial)
+    half, quarter = len(errors) // 2, len(errors) // 4
+    early = 1.0 - min(errors[:half]) / min(errors[:quarter])
+    if early > _STILL_FALLING:
+        reason = (
+            f"the second quarter of the {len(errors)} epochs still gained {early:.0%}, and only the falling learning "
+            "rate ended that; attack for more epochs"
+        )
+        return Fit(False, reason, best, trivial)
+    if best > (1 - _WORTH_GOING_ON) * trivial:
+        reason = f"no better than predicting the mean image ({trivial:.4f}): either nothing leaks or the attack failed"
+        return Fit(False, reason, best, trivial)
+    return Fit(True, f"the last {tail} epochs gained {max(gain, 0.0):.1%}", best, trivial)

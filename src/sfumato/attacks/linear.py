@@ -11,7 +11,16 @@ from sfumato.attacks.base import Observer
 from sfumato.metrics import mse
 from sfumato.seeds import generator
 
-__all__ = ["STRENGTHS", "Linear", "best_linear", "dual_path", "learned_from", "part_of", "primal_path"]
+__all__ = [
+    "STRENGTHS",
+    "Linear",
+    "best_linear",
+    "dual_path",
+    "learned_from",
+    "linear_bytes",
+    "part_of",
+    "primal_path",
+]
 
 STRENGTHS = tuple(10.0**exponent for exponent in (-24, -20, -16, -12, *range(-9, 4)))
 """Relative regularisations a. The smallest is 10^-12 of the largest singular value; below machine precision, which a
@@ -93,6 +102,18 @@ def learned_from(observer: Observer, count: int, size: int) -> int:
     if dimension <= size and dimension * pixels <= _LARGEST:
         return count
     return min(count, size, max(2, _WIDE // max(dimension, pixels)))
+
+
+def linear_bytes(dimension: int, pixels: int, count: int, draws: int, size: int) -> float:
+    """What `best_linear` takes at its peak, within a factor of about 2: moments of the features, or inner products of
+    the rows where those are fewer.
+    """
+    rows = count * draws
+    if dimension > size or dimension * pixels > _LARGEST:
+        rows = min(count, size, max(2, _WIDE // max(dimension, pixels)))
+    if dimension <= rows:
+        return 8.0 * (5 * dimension**2 + 3 * dimension * pixels)
+    return 8.0 * (5 * rows**2 + 4 * rows * (dimension + pixels))
 
 
 def part_of(count: int, observer: Observer) -> str:

@@ -2,18 +2,16 @@
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from sfumato import checkpoint
 from sfumato.attacks.base import Attack, Fit, Job, Observer, hold_out
 from sfumato.attacks.linear import Linear, best_linear
 from sfumato.attacks.settings import AttackConfig
-from sfumato.errors import CheckpointError, ConfigError, Interrupted
+from sfumato.errors import ConfigError, Interrupted
 from sfumato.metrics import mse
 from sfumato.seeds import derive_seed, generator
 
@@ -88,7 +86,7 @@ class OptimizationAttack(Attack):
         self._variance = 1.0
 
     def learn(self, observer: Observer, job: Job) -> None:
-        """Fit the linear solution and choose the weights, which `job.state` remembers one by one."""
+        """Fit the linear solution and choose the weights; an interrupted choice begins again."""
         cfg: OptimizationConfig = self.config
         if not observer.has_encoder:
             raise ConfigError(
@@ -103,23 +101,19 @@ class OptimizationAttack(Attack):
         self._mean = observer.pixels(learn[:4096]).mean(0)
         self._variance = float((x - self._centre(z)).square().mean().clamp_min(1e-8))
         few_x, few_z = x[: cfg.choose_on], z[: cfg.choose_on]
-        identity = {"attack": asdict(cfg), "images": observer.images.fingerprint(), "features": "whitened"}
-        errors = _known(job.state, identity)
+        errors: dict[tuple[float, float], float] = {}
         tvs = (0.0,) if self._newton is not None else _TV if cfg.tv is None else (cfg.tv,)
         priors = _PRIORS if cfg.prior is None else (cfg.prior,)
         total = len(priors) + len(tvs) - 1
 
         def judge_weights(tv: float, prior: float) -> float:
-            key = f"{tv} {prior}"
-            if key not in errors:
+            if (tv, prior) not in errors:
                 self.tv, self.prior = tv, prior
-                errors[key] = float(mse(few_x, self.answer(few_z)).mean())
-                if job.state is not None:
-                    checkpoint.save(job.state, {}, {"identity": identity, "errors": errors})
-                job.tell(len(errors), total, mse=errors[key], held_out_mse=min(errors.values()))
+                error = errors[tv, prior] = float(mse(few_x, self.answer(few_z)).mean())
+                job.tell(len(errors), total, mse=error, held_out_mse=min(errors.values()))
                 if job.stopped() and len(errors) < total:
-                    raise Interrupted("the attack was stopped; the same command resumes there")
-            return errors[key]
+                    raise Interrupted("the attack was stopped; the same command begins it again")
+            return errors[tv, prior]
 
         prior = min(priors, key=lambda prior: judge_weights(tvs[0], prior))
         tv = min(tvs, key=lambda tv: judge_weights(tv, prior))
@@ -182,17 +176,6 @@ class OptimizationAttack(Attack):
         assert self._linear is not None
         chosen = torch.tensor([self.tv, self.prior, self._variance])
         return {**self._linear._asdict(), "mean": self._mean, "chosen": chosen}
-
-
-def _known(state: Path | None, identity: dict[str, Any]) -> dict[str, float]:
-    """The errors of the weights that were tried in an earlier call."""
-    if state is None or not state.exists():
-        return {}
-    meta = checkpoint.load(state)[1]
-    if meta.get("identity") != identity:
-        raise CheckpointError(f"{state} belongs to an attack with other settings or images; delete it to start anew")
-    errors: dict[str, float] = meta["errors"]
-    return errors
 
 
 def total_variation(x: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """Reconstructing a set of images from what leaves the device, and measuring every one of them."""
 
+import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +36,7 @@ MOST_PSNR = 120.0
 infinite one, which is no number for a mean or for JSON."""
 
 _BATCH = 512
-_AFFORDABLE = 32  # images at a time, for attacks that work on each image
+_AFFORDABLE = 16  # images at a time, for attacks that work on each image: between them they may stop
 
 
 @dataclass(frozen=True)
@@ -142,10 +144,17 @@ def invert_released(
     device: torch.device | str = "cpu",
     state: Path | None = None,
     should_stop: Callable[[], bool] | None = None,
+    until: float = math.inf,
 ) -> Reconstruction:
-    """`invert` for features (N, ...) that left the device before; all reconstructed images are kept."""
-    everything = torch.arange(len(images))
-    return _reconstruct(attack, images, everything, lambda index: z[index].to(device), None, state, None, should_stop)
+    """`invert` for features (N, ...) that left the device before; all reconstructed images are kept, and of an attack
+    that works on every image anew only as many are reconstructed as are done when `time.monotonic()` is `until`.
+    """
+    index = torch.arange(len(images))
+
+    def released(part: Tensor) -> Tensor:
+        return z[part].to(device)
+
+    return _reconstruct(attack, images, index, released, None, state, None, should_stop, until)
 
 
 def _reconstruct(
@@ -157,6 +166,7 @@ def _reconstruct(
     state: Path | None,
     progress: Callable[[int, int], None] | None,
     should_stop: Callable[[], bool] | None,
+    until: float = math.inf,
 ) -> Reconstruction:
     """Batch by batch, so that no more than the kept pixels and three numbers per image stay in memory."""
     searching = attack.most_images is not None
@@ -167,6 +177,7 @@ def _reconstruct(
         known = len(found["mse"][0])
     done = 0
     for part in index.split(_AFFORDABLE if searching else _BATCH):
+        began = time.monotonic()
         z = released(part)  # asked for known ones too: the noise of the others must not depend on an interruption
         done += len(part)
         if done <= known:
@@ -189,7 +200,9 @@ def _reconstruct(
             progress(done, len(index))
         if stop and done < len(index):
             raise Interrupted("the attack was stopped; the same command resumes there")
-    return Reconstruction(index=index, **{name: torch.cat(parts) for name, parts in found.items()})
+        if searching and 2 * time.monotonic() - began > until:  # the next part would be late
+            break
+    return Reconstruction(index=index[:done], **{name: torch.cat(parts) for name, parts in found.items()})
 
 
 def mean_image_error(train: ImageSet, images: ImageSet) -> float:

@@ -62,8 +62,6 @@ class AuditFolder:
         """Give the audit so many minutes in all, and say whether a call before had fewer."""
         extended = 0 < self.minutes < minutes
         self._plan["minutes"] = max(minutes, self.minutes)
-        if extended:
-            self._plan["decided"].pop("costs", None)  # measured in a moment that is over
         self._write()
         return extended
 
@@ -117,9 +115,13 @@ class AuditFolder:
             checkpoint.save(self._piece(name, "safetensors"), tensors, {"piece": name})
         write_json(self._piece(name, "json"), figures)
         self.keep(name)
+        self.forget(name)
+        (self._piece(name, "error.txt")).unlink(missing_ok=True)
+
+    def forget(self, name: str) -> None:
+        """Remove what the attacks of a piece had reached."""
         for left in (self.path / "pieces").glob(f"{name.replace(':', '-')}.state*"):
             left.unlink(missing_ok=True)
-        (self._piece(name, "error.txt")).unlink(missing_ok=True)
 
     def note_failure(self, name: str, text: str) -> None:
         """Keep the traceback of a piece that failed."""

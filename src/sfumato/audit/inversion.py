@@ -15,7 +15,6 @@ from sfumato.attacks import (
     PosteriorAttack,
     Queries,
     QueryObserver,
-    Reconstruction,
     invert_released,
     rank_activations,
 )
@@ -23,9 +22,9 @@ from sfumato.attacks.knowledge import Knowledge, observe
 from sfumato.attacks.probes import ATTRIBUTES, probe_attribute
 from sfumato.audit.context import Context
 from sfumato.audit.images import shuffled
-from sfumato.audit.measure import Exposure, summary
+from sfumato.audit.measure import summary
+from sfumato.audit.plan import config_of
 from sfumato.audit.suite import Piece
-from sfumato.audit.training import config_of
 from sfumato.data import ImageSet
 from sfumato.errors import FeatureError, Interrupted
 from sfumato.seeds import generator
@@ -36,7 +35,6 @@ __all__ = ["Stop", "Tell", "outcome_of", "run_attack", "run_probes", "run_sweep"
 Tell = Callable[[str], object]
 Stop = Callable[[], bool]
 
-_AT_ONCE = 16  # images of a search between two looks at the clock
 _LEARNING = 0.8  # of its time; then come the images that it reconstructs
 _DRAWN, _SAMPLES = 8, 3  # images of which samples are shown, and how many of each
 
@@ -51,9 +49,11 @@ def run_attack(piece: Piece, context: Context, decided: dict[str, Any], tell: Te
     # A search may stop at its deadline, and test images count most.
     for name, exposure, share in (("test", context.test, 0.5), ("train", context.train, 1.0)):
         chosen = exposure if most is None else exposure.first(most)
-        now = time.monotonic()
-        until = now + share * (decided["deadline"] - now)
-        found = _reconstructed(attack, chosen, until, context, f"{piece.name}.state.{name}", should_stop)
+        state, now = context.folder.state(f"{piece.name}.state.{name}"), time.monotonic()
+        found = invert_released(
+            attack, chosen.images, chosen.z, device=context.device, state=state, should_stop=should_stop,
+            until=now + share * (decided["deadline"] - now),
+        )  # fmt: skip
         parts[name] = summary(found)
         tensors |= found.tensors(name)
     if isinstance(attack, PosteriorAttack):
@@ -67,7 +67,7 @@ def _fitted(
     piece: Piece, context: Context, decided: dict[str, Any], tell: Tell, should_stop: Stop | None
 ) -> tuple[Attack, dict[str, Any]]:
     """The fitted attack, and what a reader has to know about it."""
-    config = config_of(piece, context, decided)
+    config = config_of(piece, context)
     count = decided.get("images", len(context.sets.train))
     whole = count >= len(context.sets.train)
     images = context.sets.train if whole else shuffled(context.sets.train, count, context.seed, "attacker")
@@ -82,12 +82,13 @@ def _fitted(
         attack = attacks.build(config)
         now = time.monotonic()
         attack.deadline = now + _LEARNING * (decided["deadline"] - now)
+        attack.fewest = 1 if "images" in decided else _fewest(piece)
         attack.fit(observer, state=context.folder.state(piece.name), progress=progress, should_stop=should_stop)
     described = {
         "name": piece.name,
         "attack": piece.attack,
         "images": len(observer),
-        "settings": asdict(config),
+        "settings": asdict(config) | ({"epochs": attack.planned} if hasattr(attack, "planned") else {}),
         **outcome_of(attack),
         "trivial_mse": None if attack.outcome is None else attack.outcome.trivial_mse,
         "history": [
@@ -95,6 +96,10 @@ def _fitted(
         ],
     }
     return attack, described
+
+
+def _fewest(piece: Piece) -> int:
+    return 1 if piece.epochs is None else piece.epochs[0]
 
 
 def _inside_the_cloud(config: Any, observer: Observer, most: int) -> Attack:
@@ -115,26 +120,6 @@ def _inside_the_cloud(config: Any, observer: Observer, most: int) -> Attack:
             best = attack
     assert best is not None
     return best
-
-
-def _reconstructed(
-    attack: Attack, exposure: Exposure, until: float, context: Context, name: str, should_stop: Stop | None
-) -> Reconstruction:
-    """All of the images, or, of a search that is late, the first ones."""
-    if attack.most_images is None:
-        return invert_released(attack, exposure.images, exposure.z, device=context.device)
-    parts: list[Reconstruction] = []
-    for place in torch.arange(len(exposure)).split(_AT_ONCE):
-        began = time.monotonic()
-        some, state = exposure.images.subset(place.tolist()), context.folder.state(f"{name}.{int(place[0])}")
-        found = invert_released(
-            attack, some, exposure.z[place], device=context.device, state=state, should_stop=should_stop
-        )
-        parts.append(replace(found, index=place))
-        if 2 * time.monotonic() - began > until:  # the next part would be late
-            break
-    joined = {name: torch.cat([vars(part)[name] for part in parts]) for name in vars(parts[0])}
-    return Reconstruction(**joined)
 
 
 def outcome_of(attack: Attack) -> dict[str, Any]:
@@ -169,14 +154,17 @@ def run_sweep(piece: Piece, context: Context, decided: dict[str, Any], tell: Tel
     test = context.test.first(piece.images or len(context.test))
     points: list[dict[str, Any]] = []
     note, fitted = piece.options.get("note", ""), None
-    for index, attacker in enumerate(_attackers(piece, context)):
+    attackers = list(_attackers(piece, context))
+    for index, attacker in enumerate(attackers):
         if should_stop is not None and should_stop():
             raise Interrupted("the audit was stopped; the same command resumes it")
         if points and time.monotonic() > decided["deadline"]:
             note = f"{note} The time was over after {len(points)} of these attackers.".strip()
             break
-        fitted = attacks.build(config_of(piece, context, decided))
-        fitted.deadline = decided["deadline"]
+        fitted = attacks.build(config_of(piece, context))
+        now = time.monotonic()
+        fitted.deadline = now + _LEARNING * (decided["deadline"] - now) / (len(attackers) - index)
+        fitted.fewest = 1 if points else _fewest(piece)
         state = context.folder.state(f"{piece.name}.state{index}")
         fitted.fit(attacker.observer, state=state, should_stop=should_stop)
         figures = summary(invert_released(fitted, test.images, _released(attacker, context, len(test)),
@@ -258,7 +246,7 @@ def run_probes(piece: Piece, context: Context, decided: dict[str, Any], tell: Te
     known = shuffled(context.sets.train, piece.options["train"], context.seed, "attacker")
     unseen = context.test.first(piece.images or len(context.test)).images
     observer = context.observer(known)
-    reconstructing = attacks.build(config_of(piece, context, decided)).fit(observer)
+    reconstructing = attacks.build(config_of(piece, context)).fit(observer)
     left = [name for name in ATTRIBUTES if _applies(name, context)]
     found: list[dict[str, Any]] = []
     while left and not (found and time.monotonic() > decided["deadline"]):

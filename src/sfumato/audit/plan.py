@@ -1,30 +1,40 @@
-"""Which pieces an audit consists of, and how deep each goes, by its time and by the memory that is free."""
+"""Which pieces an audit consists of, and how deep each goes, by its time and by the memory that is free.
+
+The pieces run in the order of the suite, and each gets its share of the time that is left. What is left out is left out
+for one of four reasons, each said in a sentence: the subject does not allow it, the audit has fewer minutes than it
+takes to be worth it, it does not fit into memory, or, at the pace measured when it begins, too little of it fits into
+its share (`attacks.base.TooSlow`).
+"""
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from sfumato import attacks
+from sfumato.attacks import ATTACKS
+from sfumato.attacks.linear import linear_bytes
 from sfumato.audit.context import Context
-from sfumato.audit.folder import Failures
-from sfumato.audit.inversion import Tell
+from sfumato.audit.images import shuffled
 from sfumato.audit.schema import Untested
-from sfumato.audit.suite import Piece, affordable, runnable, too_little
-from sfumato.audit.training import FEWEST, Cost, config_of, decide, decide_search, measure_cost, of_piece, searches
+from sfumato.audit.suite import Piece
 from sfumato.models import ReconstructionNet
 
-__all__ = ["TimeBudget", "available_memory", "choose", "fits", "make_plan"]
+__all__ = ["TimeBudget", "available_memory", "choose", "config_of", "possible"]
 
-_TRIALS = 5.0
 _PATIENCE = 2.0  # times its share that a piece in closed form may take before it is left out
 _USABLE = 0.8  # of what is free: others run here too
 _COPIES = 8  # of a block's activations: normalised, rectified and convolved twice, and what flows back
 _MAPS = {"posterior": 12}  # a U-Net keeps more of them
-_LARGEST_MAP, _MOST_ROWS = 1 << 27, 1 << 26  # values in what the linear attack works on, see `attacks.linear`
 _MEMORY_FILES = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
+_SMALL_SET, _SMALL_BATCH = 10_000, 64
+_MOST_ACTIVATIONS = 1 << 26  # values of a batch in one layer of every block, so that a step stays below 2 GB
+_FEWEST = 8  # images: a search that has time for fewer is left out
+_TRIAL_ITERATIONS, _TRIAL_IMAGES, _TRIAL_BATCH = 4, 512, 8
 
 
 class TimeBudget:
@@ -54,69 +64,25 @@ class TimeBudget:
         return self.left * share / sum(shares)
 
 
-def make_plan(
-    suite: Sequence[Piece], context: Context, budget: TimeBudget, failures: Failures, tell: Tell
-) -> tuple[list[Piece], dict[str, Cost], list[Untested]]:
-    """What runs in this call, what it costs, and what does not run for which reason.
+def possible(suite: Sequence[Piece], context: Context, minutes: float) -> tuple[list[Piece], list[Untested]]:
+    """The pieces that this subject, these minutes and this machine allow, and why not the others.
 
-    What is done already stays. Only costs are remembered from call to call, and an audit that is extended measures them
-    anew: what was left out in a busy moment is not left out for good.
+    What is done already stays. Nothing is remembered from call to call: what was left out in a busy moment, or for want
+    of minutes, is not left out for good.
     """
-    possible, missing = runnable(suite, has=_has(context))
-    folder = context.folder
-    done = [piece for piece in possible if folder.finished(piece.name) is not None]
-    open_ = [piece for piece in possible if piece not in done]
-    begun = [piece for piece in open_ if folder.decided(piece.name) is not None]
-    for piece in [piece for piece in open_ if piece not in begun]:
-        if (why := _decline(piece, context)) is not None:
-            missing.append(Untested(piece.name, why, left_out=True))
-            open_.remove(piece)
-    by_attack, hopeless = _measured(open_, context, budget, failures, tell)
-    gone = {one.what for one in hopeless}
-    open_ = [piece for piece in open_ if piece.name not in gone and piece.name not in failures]
-    costs = {piece.name: of_piece(piece, by_attack[piece.attack]) for piece in open_ if piece.epochs is not None}
-    fewest = {
-        piece.name: piece.epochs[0] * costs[piece.name].epoch + costs[piece.name].once
-        for piece in open_
-        if piece.epochs is not None
-    }
-    kept, dropped = affordable([piece for piece in open_ if piece not in begun], budget.left, fewest)
-    ordered = [piece for piece in possible if piece in done or piece in begun or piece in kept]
-    return ordered, costs, [*missing, *hopeless, *dropped]
-
-
-def _measured(
-    pieces: Sequence[Piece], context: Context, budget: TimeBudget, failures: Failures, tell: Tell
-) -> tuple[dict[str, Cost], list[Untested]]:
-    """What every attack costs that trains in epochs; none is measured whose better ranked ones do not fit already."""
-    known = context.folder.decided("costs") or {}
-    costs = {attack: Cost(*cost) for attack, cost in known.items()}
-    hopeless: list[Untested] = []
-    full = False
-    for piece in sorted((piece for piece in pieces if piece.epochs is not None), key=lambda piece: piece.rank):
-        full = full or (piece.rank > 0 and budget.left == 0)
-        if full and piece.attack not in costs:
-            why = "too little time: not even better ranked attacks fit"
-            hopeless.append(Untested(piece.name, why, left_out=True))
-            continue
-        total = sum(one.share for one in pieces if one.rank <= piece.rank)  # nothing of a higher rank need run
-        if piece.attack not in costs:
-            tell(f"plan: measure what an epoch of {piece.attack} takes here")
-            with failures.surviving(piece.name, piece.kind):
-                measured = measure_cost(piece, context, budget.left)
-                if isinstance(measured, Cost):
-                    costs[piece.attack] = measured
-                else:
-                    full = True
-                    hopeless.append(Untested(piece.name, too_little(measured / piece.share * total), left_out=True))
-        if piece.attack not in costs:
-            continue
-        assert piece.epochs is not None
-        cost = of_piece(piece, costs[piece.attack])
-        full = full or piece.epochs[0] * cost.epoch > budget.left * piece.share / total
-    if costs and not known:
-        context.folder.decide("costs", {attack: list(cost) for attack, cost in costs.items()})
-    return costs, hopeless
+    has = _has(context)
+    kept: list[Piece] = []
+    dropped: list[Untested] = []
+    for piece in suite:
+        lacking = [reason for need in piece.needs if (reason := has[need]) is not None]
+        why = None if context.folder.finished(piece.name) is not None else _decline(piece, context, minutes)
+        if lacking:
+            dropped.append(Untested(piece.name, lacking[0]))
+        elif why is not None:
+            dropped.append(Untested(piece.name, why, left_out=True))
+        else:
+            kept.append(piece)
+    return kept, dropped
 
 
 def _has(context: Context) -> dict[str, str | None]:
@@ -132,47 +98,13 @@ def _has(context: Context) -> dict[str, str | None]:
     }
 
 
-def choose(
-    piece: Piece,
-    context: Context,
-    seconds: float,
-    costs: Mapping[str, Cost],
-    slower: float,
-    durations: dict[str, float],
-) -> dict[str, Any]:
-    """How deep a piece goes in its time, or why it is left out."""
-    if piece.rank > 0 and seconds <= 0:
-        return {"skip": "too little time: give more --minutes"}
-    if piece.kind == "attack" and searches(piece):
-        trial = f"trial of {piece.name}"
-        # Trying out what one image takes is worth it only where several times that is left.
-        if seconds > _TRIALS * durations.get(trial, 0.0):
-            began = time.monotonic()
-            choice = decide_search(piece, context, seconds)
-            durations[trial] = time.monotonic() - began
-            if choice["shown"] >= FEWEST:
-                return choice
-        return {"skip": "too little time for a search image by image"}
-    if piece.epochs:
-        return decide(piece, context, seconds, costs[piece.name].times(slower))
-    if piece.rank > 0 and durations.get(piece.attack, 0.0) * fits(piece, context) > _PATIENCE * seconds:
-        return {"skip": f"too little time: give more than {seconds:.0f} s, its share of --minutes"}
-    return {}
-
-
-def fits(piece: Piece, context: Context) -> float:
-    """How many fits over all images a piece in closed form amounts to."""
-    total, options = len(context.sets.train), piece.options
-    share = min(1.0, options.get("train", total) / total)
-    counted = len(options.get("queries", ())) + len(options.get("noises", ())) + ("unknown" in options) or 1
-    return sum(options.get("shares", ())) or sum(options.get("pairs", ())) / total or share * counted
-
-
-def _decline(piece: Piece, context: Context) -> str | None:
-    """Why a piece cannot run on these images, or on this machine now, or None."""
+def _decline(piece: Piece, context: Context, minutes: float) -> str | None:
+    """Why a piece cannot run on these images, in this time, or on this machine now; or None."""
     values = math.prod(context.sets.test.image_shape)
     if values > piece.options.get("values", values):
         return f"an image has {values:,} values, and beyond {piece.options['values']:,} it takes too long; give --size"
+    if minutes < piece.minutes:
+        return f"too little time: give --minutes {piece.minutes:g} or more"
     needed, free = _needed(piece, context), available_memory(context.device)
     if needed <= _USABLE * free:
         return None
@@ -184,34 +116,21 @@ def _decline(piece: Piece, context: Context) -> str | None:
 
 def _needed(piece: Piece, context: Context) -> float:
     """Bytes at the peak, beyond what is there already; within a factor of about 2."""
-    config = config_of(piece, context, {})
-    size, pixels = context.test.z[0].numel(), math.prod(context.sets.test.image_shape)
-    count = min(len(context.sets.train), piece.options.get("train", math.inf))
+    config = config_of(piece, context)
+    feature, image = tuple(context.test.z.shape[1:]), context.sets.test.image_shape
+    size, pixels = math.prod(feature), math.prod(image)
+    count = min(len(context.sets.train), piece.options.get("train", len(context.sets.train)))
     if piece.attack == "nearest":
         return 8.0 * min(config.values, count * size) + count * pixels
-    linear = _linear(size, pixels, round(count), getattr(config, "draws", 4), getattr(config, "size", 4096))
+    linear = linear_bytes(size, pixels, count, getattr(config, "draws", 4), getattr(config, "size", 4096))
     if not hasattr(config, "width"):
         return linear
-    return max(linear, _network(context, config, _MAPS.get(piece.attack, _COPIES)))  # most begin with a linear solution
-
-
-def _linear(size: int, pixels: int, count: int, draws: int, most: int) -> float:
-    """Ridge regression in float64: moments of the features, or inner products of the images where those are fewer."""
-    long = size > most or size * pixels > _LARGEST_MAP
-    rows = min(count, most, max(2, _MOST_ROWS // max(size, pixels))) if long else count * draws
-    if size <= rows:
-        return 8.0 * (5 * size**2 + 3 * size * pixels)
-    return 8.0 * (5 * rows**2 + 4 * rows * (size + pixels))
-
-
-def _network(context: Context, config: Any, copies: int) -> float:
-    """Weights, gradients and Adam's two moments, and activations of a batch."""
-    feature, image = tuple(context.test.z.shape[1:]), context.sets.test.image_shape
     with torch.device("meta"):
         network = ReconstructionNet(feature, image, width=config.width, blocks=config.blocks)
     weights = sum(value.numel() for value in network.parameters())
-    values = config.batch_size * config.width * image[1] * image[2]
-    return 20.0 * weights + 4.0 * copies * (config.blocks + 1) * values
+    values = config.batch_size * config.width * image[1] * image[2] * (config.blocks + 1)
+    # Weights, gradients and Adam's two moments, and a batch's activations; most begin with a linear solution.
+    return max(linear, 20.0 * weights + 4.0 * _MAPS.get(piece.attack, _COPIES) * values)
 
 
 def available_memory(device: torch.device) -> float:
@@ -231,3 +150,63 @@ def available_memory(device: torch.device) -> float:
         except (OSError, ValueError):
             continue  # no such control group, or "max"
     return min(found, default=math.inf)
+
+
+def config_of(piece: Piece, context: Context) -> Any:
+    """The suite's settings, the most epochs, the seed, and smaller batches for small sets and for large images."""
+    known = {field.name for field in fields(ATTACKS[piece.attack].config)}
+    config = attacks.config_from_dict(piece.attack, {**piece.settings, "seed": context.seed})
+    total = len(context.sets.train)
+    if "batch_size" in known and "batch_size" not in piece.settings:
+        _, height, width = context.sets.train.image_shape
+        fits = max(2, _MOST_ACTIVATIONS // ((config.blocks + 1) * config.width * height * width))
+        small = min(fits, _SMALL_BATCH) if total < _SMALL_SET else fits
+        config = replace(config, batch_size=min(small, config.batch_size))
+    if piece.epochs is not None:
+        most = piece.epochs[1]
+        if piece.steps is not None:  # small sets need more passes
+            most = max(most, round(piece.steps / -(-round(total * (1 - config.hold_out)) // config.batch_size)))
+        config = replace(config, epochs=most)
+    return config
+
+
+def choose(piece: Piece, context: Context, seconds: float, durations: dict[str, float]) -> dict[str, Any]:
+    """What is decided before a piece begins: `skip`, why it is left out; of a search `shown`, how many images fit.
+
+    Args:
+        piece: of the suite.
+        context: of the audit.
+        seconds: its share of the time.
+        durations: seconds that attacks in closed form took on all of the attacker's images.
+    """
+    if piece.minutes > 0 and seconds <= 0:
+        return {"skip": "too little time: give more --minutes"}
+    if piece.attack == "optimization":
+        shown = _affordable(piece, context, seconds) if seconds > 0 else 0
+        if shown < _FEWEST:
+            return {"skip": "too little time for a search image by image: give more --minutes"}
+        return {"shown": shown}
+    total = len(context.sets.train)
+    expected = durations.get(piece.attack, 0.0) * min(1.0, piece.options.get("train", total) / total)
+    if piece.minutes > 0 and expected > _PATIENCE * seconds:
+        return {"skip": f"too little time: give more than {seconds:.0f} s, its share of --minutes"}
+    return {}
+
+
+def _affordable(piece: Piece, context: Context, seconds: float) -> int:
+    """How many training images, and as many test images, a search has time for.
+
+    Measured with a few iterations on a few images, and scaled up: the search is proportional to the iterations.
+    """
+    full = config_of(piece, context)
+    images = shuffled(context.sets.train, _TRIAL_IMAGES, context.seed, "trial")
+    attack = attacks.build(replace(full, iterations=_TRIAL_ITERATIONS))
+    began = time.monotonic()
+    attack.fit(context.observer(images))
+    fitted = time.monotonic()
+    z = context.test.z[:_TRIAL_BATCH].to(context.device)
+    attack.reconstruct(z)
+    more = full.iterations / _TRIAL_ITERATIONS
+    per_image = max(1e-9, (time.monotonic() - fitted) / len(z) * more)
+    shown = int((seconds - (fitted - began) * more) / (2 * per_image))
+    return max(0, min(shown, piece.images or shown, len(context.test), len(context.train)))

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import torch
 
-from sfumato.attacks import CLOSED_FORM, Leakage, Reconstruction, Stored, judge_stored, mean_image_error
+from sfumato.attacks import Leakage, Reconstruction, judged, mean_image_error
 from sfumato.attacks import strongest as strongest_attack
 from sfumato.audit.bounds import check_consistency
 from sfumato.audit.context import Context
@@ -91,16 +91,14 @@ def result_of(
 
 def _judged(attacks: Sequence[dict[str, Any]], trivial: float) -> list[dict[str, Any]]:
     """The attacks with today's verdict on their histories, whenever they ran."""
-    verdicts = judge_stored(
+    verdicts = judged(
         {
-            one["name"]: Stored(
-                error=one["test"]["mse"]["mean"],
-                history=[line["held_out_mse"] for line in one["history"]],
-                trivial=one.get("trivial_mse") or trivial,
-                converged=one["converged"],
-                reason=one["reason"],
-                closed_form=one["attack"] in CLOSED_FORM,
-            )
+            one["name"]: {
+                **one,
+                "test": {"mse": one["test"]["mse"]["mean"]},
+                "history": [line["held_out_mse"] for line in one["history"]],
+                "trivial_mse": one.get("trivial_mse") or trivial,
+            }
             for one in attacks
         }
     )

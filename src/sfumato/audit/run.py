@@ -1,6 +1,7 @@
 """One audit from beginning to end: check, plan, attack, bound, judge; resumed or extended by calling again."""
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -11,18 +12,18 @@ import torch
 from torch import Tensor
 
 from sfumato.attacks import Leakage, Reconstruction, measure_leakage, obfuscation
+from sfumato.attacks.base import TooSlow
 from sfumato.audit.bounds import measure_bounds
 from sfumato.audit.context import MOST_IMAGES, Context, make_context
 from sfumato.audit.folder import AuditFolder, Failures
 from sfumato.audit.identity import behaviour_of, channel_of, versions
 from sfumato.audit.images import shuffled
 from sfumato.audit.inversion import Stop, Tell, run_attack, run_probes, run_sweep
-from sfumato.audit.plan import TimeBudget, available_memory, choose, fits, make_plan
+from sfumato.audit.plan import TimeBudget, available_memory, choose, possible
 from sfumato.audit.result import result_of
 from sfumato.audit.schema import Untested
 from sfumato.audit.subject import Subject, check_subject, digest_of_module, passes_gradients, placed
 from sfumato.audit.suite import Piece, chosen, load_suite
-from sfumato.audit.training import Cost
 from sfumato.audit.verdict import LEAST_IMAGES, calibrate
 from sfumato.data import DataSets, ImageSet
 from sfumato.errors import ConfigError, FeatureError, NotJudgedError
@@ -38,6 +39,7 @@ _CALIBRATION_SHARE = 0.1
 _FEATURES_SHARE = 0.03  # of the free memory, for what left the device
 _LATER = 1.25  # times its share that a piece may take, where others have left time over
 _SCRAMBLED = 1000  # images from which the obfuscation check is made
+_LESS, _FEW = 0.8, 128  # of the images that would fit, and at least so many, where not all of them do
 _RUNNERS: dict[str, Callable[[Piece, Context, dict[str, Any], Tell, Stop | None], None]] = {
     "attack": run_attack,
     "queries": run_sweep,
@@ -142,8 +144,8 @@ def run_audit(
     with evaluating(subject.model, gradients=True):
         run.prepare(out, seed, load_suite() if suite is None else suite, other, early, ending)
         run.measure()
-        pieces, costs, untested = make_plan(wanted, run.context, run.budget, run.failures, run._note)
-        run.work(pieces, costs)
+        pieces, untested = possible(wanted, run.context, run.minutes)
+        run.work(pieces)
         return run.finish(pieces, [*untested, *unwanted], least_images)
 
 
@@ -158,7 +160,6 @@ class _Run:
     tell: Tell
     progress: Callable[[float, float], None] | None
     should_stop: Stop | None
-    slower: float = 1.0  # than measured: other programs came or went
     durations: dict[str, float] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
 
@@ -231,7 +232,7 @@ class _Run:
         moved = obfuscation(self.subject.model, some, seed=self.context.seed)
         return asdict(moved) | {"obfuscated": moved.obfuscated, "sentence": moved.sentence}
 
-    def work(self, pieces: Sequence[Piece], costs: dict[str, Cost]) -> None:
+    def work(self, pieces: Sequence[Piece]) -> None:
         """Run what is not finished; each piece gets its share of what is left when it begins.
 
         What does not fit waits until the others are done: attacks that come to rest early leave time over.
@@ -243,7 +244,7 @@ class _Run:
                 seconds = self.budget.allowance(piece.share, [one.share for one in turn[index:]])
                 settled = True
                 with self.failures.surviving(piece.name, piece.kind):
-                    settled = self._attempt(piece, seconds, costs, may_wait=may_wait)
+                    settled = self._attempt(piece, seconds, may_wait=may_wait)
                 if piece.name in self.failures:
                     self._note(f"{piece.name}: FAILED, {self.failures.why(piece.name)}")
                 if not settled:
@@ -254,33 +255,42 @@ class _Run:
             self.progress(self.budget.spent, self.budget.spent + self.budget.left)
         self.tell(f"{self.budget.spent:6.0f} s  {text}")
 
-    def _attempt(self, piece: Piece, seconds: float, costs: dict[str, Cost], *, may_wait: bool) -> bool:
+    def _attempt(self, piece: Piece, seconds: float, *, may_wait: bool) -> bool:
         """Whether the piece is settled: done, or left out."""
         context, folder = self.context, self.context.folder
-        decided = folder.decided(piece.name)
-        if decided is None:
-            choice = choose(piece, context, seconds, costs, self.slower, self.durations)
-            if "skip" in choice:
-                if not may_wait:
-                    self.skipped[piece.name] = choice["skip"]
-                    self._note(f"{piece.name}: left out, {choice['skip']}")
-                return not may_wait
-            decided = folder.decide(piece.name, choice | {"seconds": round(seconds, 1)})
-        epochs = f", {decided['epochs']} epochs" if "epochs" in decided else ""
-        self._note(f"{piece.name}: {seconds:.0f} s{epochs}")
         before = self.budget.spent
-        deadline = time.monotonic() + min(_LATER * seconds, self.budget.left)
+        decided = folder.decided(piece.name) or choose(piece, context, seconds, self.durations)
         try:
-            _RUNNERS[piece.kind](piece, context, decided | {"deadline": deadline}, self._note, self.should_stop)
+            if "skip" not in decided:
+                self._run(piece, seconds, decided)
+                self.skipped.pop(piece.name, None)
+                if piece.kind == "attack":
+                    took = self.budget.spent - before
+                    self.durations[piece.attack] = min(took, self.durations.get(piece.attack, took))
+                return True
+            why = str(decided["skip"])
+        except TooSlow as slow:
+            folder.forget(piece.name)
+            if piece.minutes == 0:  # never left out: the same epochs of fewer images
+                images = max(_FEW, round(_LESS * slow.share * len(self.sets.train)))
+                self._run(piece, seconds, {"images": min(images, len(self.sets.train))})
+                return True
+            enough = math.ceil(float(f"{self.minutes / max(slow.share, 1e-6):.2g}"))
+            why = f"too little time: give about --minutes {max(enough, math.ceil(self.minutes) + 1)} or more"
         finally:
             folder.note_spent(self.budget.spent)
-        took = self.budget.spent - before
-        self.durations[piece.attack] = min(took / fits(piece, context), self.durations.get(piece.attack, float("inf")))
-        if piece.kind == "attack" and piece.epochs:
-            share = decided["images"] / len(self.sets.train)
-            expected = decided["epochs"] * share * costs[piece.name].epoch + costs[piece.name].once
-            self.slower = max(1.0, took / expected)
-        return True
+        why = self.skipped.setdefault(piece.name, why)  # a second try has what others left over, and less to say
+        if not may_wait:
+            self._note(f"{piece.name}: left out, {why}")
+        return not may_wait
+
+    def _run(self, piece: Piece, seconds: float, decided: dict[str, Any]) -> None:
+        """Do the piece as it was decided, which is written down before, so that an interrupted one is resumed."""
+        if decided:
+            decided = self.context.folder.decide(piece.name, decided)
+        self._note(f"{piece.name}: {seconds:.0f} s")
+        deadline = time.monotonic() + min(_LATER * seconds, self.budget.left)
+        _RUNNERS[piece.kind](piece, self.context, decided | {"deadline": deadline}, self._note, self.should_stop)
 
     def finish(self, pieces: Sequence[Piece], untested: Sequence[Untested], least_images: int) -> Audited:
         """Put together what there is, and write it."""

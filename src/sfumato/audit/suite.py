@@ -1,4 +1,4 @@
-"""The suite as data: which pieces an audit consists of, and which of them this subject and this budget allow."""
+"""The suite as data: which pieces an audit consists of."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from typing import Any, Literal
 from sfumato.audit.schema import Untested
 from sfumato.errors import ConfigError
 
-__all__ = ["Piece", "affordable", "chosen", "load_suite", "runnable", "too_little"]
+__all__ = ["Piece", "chosen", "load_suite"]
 
 PieceKind = Literal["attack", "queries", "knowledge", "probe"]
 
@@ -22,7 +22,7 @@ class Piece:
     kind: PieceKind
     attack: str
     share: float
-    rank: int
+    minutes: float = 0
     settings: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     epochs: tuple[int, int] | None = None
@@ -71,58 +71,6 @@ def chosen(
     return kept, dropped
 
 
-def runnable(pieces: Sequence[Piece], *, has: Mapping[str, str | None]) -> tuple[list[Piece], list[Untested]]:
-    """Those that the subject allows."""
-    kept: list[Piece] = []
-    dropped: list[Untested] = []
-    for piece in pieces:
-        lacking = [reason for need in piece.needs if (reason := has[need]) is not None]
-        if lacking:
-            dropped.append(Untested(piece.name, lacking[0]))
-        else:
-            kept.append(piece)
-    return kept, dropped
-
-
-def affordable(
-    pieces: Sequence[Piece], seconds: float, fewest_seconds: Mapping[str, float]
-) -> tuple[list[Piece], list[Untested]]:
-    """Those for which there is time: pieces are left out, highest rank first, until all others get their fewest epochs.
-
-    A piece that would fit gives way too, if one of a lower rank does not fit.
-    """
-    kept = list(pieces)
-    dropped: list[Untested] = []
-    while True:
-        total = sum(piece.share for piece in kept)
-        short = [
-            piece
-            for piece in kept
-            if piece.rank > 0
-            and piece.name in fewest_seconds
-            and fewest_seconds[piece.name] > seconds * piece.share / total
-        ]
-        if not short:
-            return kept, dropped
-        last = max(kept, key=lambda piece: piece.rank)
-        kept.remove(last)
-        why = "too little time: it gives way to better ranked attacks"
-        if last.name in fewest_seconds:
-            why = too_little(max(fewest_seconds[last.name] * total / last.share, seconds))
-        dropped.append(Untested(last.name, why, left_out=True))
-
-
-def too_little(seconds: float) -> str:
-    """Why a piece is left out that needs an audit of so many seconds."""
-    return f"too little time: give about --minutes {_rounded(seconds / 60) + 1} or more"
-
-
 def _piece(line: dict[str, Any]) -> Piece:
     fewest_most = line.pop("epochs", None)
     return Piece(**line | {"needs": tuple(line.get("needs", ()))}, epochs=tuple(fewest_most) if fewest_most else None)
-
-
-def _rounded(minutes: float) -> int:
-    """Rounded down to two digits."""
-    unit = 10 ** max(0, len(str(int(minutes))) - 2)
-    return int(minutes // unit * unit)
