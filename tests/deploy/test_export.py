@@ -1,9 +1,6 @@
 """Bundles compute what PyTorch does, for every network and defence; what cannot be exported safely is refused."""
 
 import json
-import os
-import re
-import shutil
 import sys
 from pathlib import Path
 
@@ -12,20 +9,17 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-import yaml
 from torch import nn
 
 from sfumato import defenses, models
 from sfumato.defenses import Site
 from sfumato.deploy import EdgeClient, ExportConfig, Manifest, export_bundle
-from sfumato.deploy.engines import cluster_name
 from sfumato.deploy.export import _levels
-from sfumato.deploy.files import replace_folder
 from sfumato.deploy.graph import check_graph
 from sfumato.deploy.halves import EncoderHalf
 from sfumato.deploy.onnxfile import to_onnx
 from sfumato.deploy.release import Release, dequantise
-from sfumato.errors import BundleError, ConfigError, SfumatoWarning, StorageError
+from sfumato.errors import BundleError, ConfigError, SfumatoWarning
 from sfumato.split import Channel, SplitModel
 
 CLASSES = ("a", "b", "c")
@@ -50,9 +44,9 @@ def split_model(network="digits", shape=(1, 8, 8), channel=None, chosen=(), **op
     return model.eval()
 
 
-def exported(folder, model, shape=(1, 8, 8), **settings):
+def exported(folder, model, shape=(1, 8, 8), classes=CLASSES, audit=None, **settings):
     settings = {"name": "model", **settings}
-    return export_bundle(model, folder, ExportConfig(**settings), classes=CLASSES, image_shape=shape)
+    return export_bundle(model, folder, ExportConfig(**settings), classes=classes, image_shape=shape, audit=audit)
 
 
 @pytest.fixture(scope="module")
@@ -220,6 +214,12 @@ class Shifted(nn.Module):
 
 
 SIGMOID = nn.Sequential(nn.Flatten(), nn.Sigmoid())
+
+
+def small(edge=SIGMOID, cloud=None):
+    return SplitModel(edge, Channel(noise_std=0.1), cloud or nn.Linear(64, 3)).eval()
+
+
 UNIT = (0.0, 1.0)  # the range of a sigmoid; `test_graph` finds it in exported networks
 
 
@@ -245,9 +245,8 @@ def test_levels_are_the_default_wherever_a_range_is_known(limits, channel, setti
 
 
 def test_a_feature_that_nothing_bounds_is_refused_or_warned_of(tmp_path):
-    model = SplitModel(Shifted(), Channel(noise_std=0.1), nn.Linear(64, 3)).eval()
     with pytest.raises(ConfigError, match="outgrow any noise"):
-        exported(tmp_path / "bundle", model)
+        exported(tmp_path / "bundle", small(Shifted()))
     open_channel = Channel(noise_std=0.1)
     with pytest.warns(SfumatoWarning, match="range of this feature is unknown, so it is sent as floats"):
         assert _levels(open_channel, ExportConfig("m", unbounded=True), None) is None
@@ -276,9 +275,8 @@ def test_the_caller_s_model_stays_as_it_is(tmp_path):
 
 def test_less_noise_than_was_audited_is_refused(tmp_path):
     audit = {"sha256": "0" * 64, "target": "t", "channel": {"noise_std": 0.2}, "headline": "h"}
-    model = SplitModel(SIGMOID, Channel(noise_std=0.1), nn.Linear(64, 3))
     with pytest.raises(BundleError, match="deviation 0.1, and its audit was made with 0.2"):
-        export_bundle(model, tmp_path / "b", ExportConfig("m"), classes=CLASSES, image_shape=(1, 8, 8), audit=audit)
+        exported(tmp_path / "bundle", small(), audit=audit)
 
 
 class Attends(nn.Module):
@@ -307,13 +305,11 @@ class Ranks(nn.Module):
 @pytest.mark.parametrize("mixing", [Attends, Centres, Ranks], ids=lambda kind: kind.__name__)
 def test_rows_that_see_one_another_are_refused(tmp_path, mixing):
     torch.manual_seed(0)
-    model = SplitModel(SIGMOID, Channel(noise_std=0.1), mixing()).eval()
     with pytest.raises(ConfigError, match="the decoder's answer of one image depends on the other images"):
-        exported(tmp_path / "bundle", model)
+        exported(tmp_path / "bundle", small(cloud=mixing()))
     edge = nn.Sequential(nn.BatchNorm2d(1, track_running_stats=False), SIGMOID)
-    model = SplitModel(edge, Channel(noise_std=0.1), nn.Linear(64, 3)).eval()
     with pytest.raises(ConfigError, match="the encoder's feature of one image depends on the other images"):
-        exported(tmp_path / "bundle", model)
+        exported(tmp_path / "bundle", small(edge))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -321,22 +317,8 @@ def test_rows_that_see_one_another_are_refused(tmp_path, mixing):
     "names", [("a", "b", "a"), ("", "b", "c"), ("a\nb", "b", "c"), ("a\0", "b", "c"), ("caf\udce9", "b", "c")]
 )
 def test_class_names_that_are_none_or_not_distinct(tmp_path, names):
-    model = SplitModel(SIGMOID, Channel(noise_std=0.1), nn.Linear(64, 3)).eval()
     with pytest.raises(ConfigError, match="cannot be described"):
-        export_bundle(model, tmp_path / "b", ExportConfig("m"), classes=names, image_shape=(1, 8, 8))
-
-
-def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path, bundle):
-    def fill() -> None:
-        with replace_folder(tmp_path / "bundle", "manifest.json") as fresh:
-            (fresh / "half").write_text("")
-            raise OSError(28, "No space left on device")
-
-    shutil.copytree(bundle.folder, tmp_path / "bundle")
-    with pytest.raises(StorageError, match="No space left on device; free some space"):
-        fill()
-    Manifest.load(tmp_path / "bundle")
-    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+        exported(tmp_path / "bundle", small(), classes=names)
 
 
 def test_a_network_whose_export_is_not_faithful_is_refused(tmp_path, model, monkeypatch):
@@ -361,60 +343,6 @@ def test_nothing_of_the_builders_machine_is_in_the_files(bundle):
         data = (bundle.folder / name).read_bytes()
         for word in (b"site-packages", b'File "', str(Path.cwd()).encode(), b"sfumato.models", sys.prefix.encode()):
             assert word not in data
-
-
-def test_the_triton_repository(bundle):
-    """Read by Triton's own schema."""
-    from google.protobuf import text_format
-    from tritonclient.grpc import model_config_pb2
-
-    folder = bundle.folder / "triton" / "model"
-    config = text_format.Parse((folder / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
-    assert (config.name, config.backend, config.max_batch_size) == ("model", "onnxruntime", 64)
-    (given,), (answer,) = config.input, config.output
-    assert (given.name, given.data_type, list(given.dims)) == ("feature", model_config_pb2.TYPE_UINT8, [4, 4, 4])
-    assert (answer.name, answer.data_type, list(answer.dims)) == ("logits", model_config_pb2.TYPE_FP32, [3])
-    assert (folder / answer.label_filename).read_text().split() == list(CLASSES)
-    assert os.path.samefile(folder / "1" / "model.onnx", bundle.folder / "decoder.onnx")
-
-
-def test_the_kserve_manifest(bundle):
-    service = yaml.safe_load((bundle.folder / "kserve.yaml").read_text())
-    assert (service["apiVersion"], service["kind"]) == ("serving.kserve.io/v1beta1", "InferenceService")
-    assert service["metadata"] == {"name": "model"}
-    model = service["spec"]["predictor"]["model"]
-    assert (model["modelFormat"]["name"], model["protocolVersion"]) == ("triton", "v2")
-
-
-@pytest.mark.parametrize("name", ["7_Segments.v2", "A" * 128, "0", "x-", "On", "1e3", "9" * 128, "a._-" * 20])
-def test_names_for_a_cluster(name):
-    """The rule of Kubernetes for the names of services, RFC 1035, with room for what KServe appends."""
-    found = cluster_name(name)
-    assert re.fullmatch(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", f"{found}-predictor")
-    assert re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", found)
-
-
-def test_a_second_export_replaces_a_bundle_and_nothing_else(tmp_path, bundle):
-    target = tmp_path / "bundle"
-    shutil.copytree(bundle.folder, target)
-    (target / "stray").write_text("of the old bundle")
-
-    def fail() -> None:
-        with replace_folder(target, "manifest.json") as fresh:
-            (fresh / "half").write_text("")
-            raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        fail()
-    assert (target / "stray").exists()
-    with replace_folder(target, "manifest.json") as fresh:
-        (fresh / "manifest.json").write_text("{}")
-    assert [path.name for path in target.iterdir()] == ["manifest.json"]
-    (tmp_path / "home").mkdir()
-    (tmp_path / "home" / "thesis.txt").write_text("")
-    with pytest.raises(ConfigError, match="no bundle"), replace_folder(tmp_path / "home", "manifest.json"):
-        pass
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "home"]
 
 
 def test_from_a_run_to_an_answer_on_the_command_line(tmp_path, capsys):
