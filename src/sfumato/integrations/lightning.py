@@ -6,7 +6,7 @@ Works with the package `lightning` and with `pytorch-lightning`; the extra `ligh
 import functools
 import importlib
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
