@@ -76,7 +76,7 @@ class CEMCallback(pl.Callback):
             _check_automatic(pl_module)
             if made is None:  # Lightning skips this step
                 return None
-            loss = made.get("loss") if isinstance(made, Mapping) else made
+            loss: Tensor = cast(Any, made.get("loss") if isinstance(made, Mapping) else made)
             optimizer = next(iter(trainer.optimizers), None)
             penalty = self.protection.penalty(self.protection.labels(batch), _progress(trainer), optimizer, loss)
             return {**made, "loss": loss + penalty} if isinstance(made, Mapping) else loss + penalty
