@@ -34,8 +34,8 @@ ATTACKS: dict[str, AttackConfig] = {
     "ridge": RidgeConfig(),
     "nearest": NearestConfig(),
     "strong": LEARNED["strong"],
-    "optimization": OptimizationConfig(images=40, iterations=30, choose_on=4),
-    "posterior": PosteriorConfig(epochs=4, batch_size=32, width=8, samples=4, flow_steps=4, images=40),
+    "optimization": OptimizationConfig(images=40, iterations=10, choose_on=2),
+    "posterior": PosteriorConfig(epochs=2, batch_size=32, width=8, samples=2, flow_steps=2, images=40),
     "cloud-only": CloudOnlyConfig(epochs=4, batch_size=32, width=8, blocks=1, lr=5e-3),
 }
 

@@ -62,7 +62,7 @@ def test_the_way_back_is_one(cipher):
 
 
 def test_a_cipher_falls_to_ridge_and_nearest_on_what_the_cloud_computes(cipher):
-    seen, unseen = Observer(cipher, images(400)), images(40, seed=1)
+    seen, unseen = Observer(cipher, images(200)), images(40, seed=1)
     outside = float(invert(RidgeAttack().fit(seen), cipher, unseen).mse.mean())
     best = rank_activations(seen)[0]
     inside = seen.inside(best.name)
