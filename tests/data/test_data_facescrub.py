@@ -52,7 +52,7 @@ def test_the_caveat_says_which_split_and_which_copy(faces):
 def test_another_size(faces):
     assert data.load("facescrub", faces, size=32).train.image_shape == (3, 32, 32)
     assert data.load("facescrub", faces, size=(20, 10)).train.image_shape == (3, 20, 10)
-    with pytest.raises(ConfigError, match="size is 0; give a side of at least one pixel"):
+    with pytest.raises(ConfigError, match="size is 0; give a side of 1 to 4,096 pixels"):
         load_facescrub(faces, size=0)
 
 

@@ -152,6 +152,8 @@ def test_exact_repeats_are_counted_and_the_summary_says_what_there_is(tmp_path, 
         "folder: 8 training and 8 test images of 3x8x6 (channels x height x width) in 2 classes; the smallest, ant, "
         "has 3 training images",
         "1 training images repeat another one pixel for pixel",
+        "1 training images have pixel for pixel the image of another class: no classifier tells those apart; correct "
+        "their labels",
         "2 of 8 test images are training images, pixel for pixel: an attacker who learned from those has seen them, "
         "and every figure on the test set is too favourable to it",
     ]
@@ -173,7 +175,7 @@ def test_size_resizes_images_of_any_size(tmp_path, write_classes):
     sets = load_folder(tmp_path, size=(6, 4))
     assert sets.train.image_shape == (3, 6, 4)
     assert sets.train.images[-1].unique().tolist() == [70]
-    with pytest.raises(ConfigError, match="size is 0; give a side of at least one pixel"):
+    with pytest.raises(ConfigError, match="size is 0; give a side of 1 to 4,096 pixels"):
         load_folder(tmp_path, size=0)
 
 

@@ -66,7 +66,7 @@ def test_cifar_by_name(tmp_path, name):
             {"name": "cifar10", "data_dir": "x", "size": 16},
             "size is for digits, fashion-mnist, mnist, facescrub, folder, hub; cifar10 has a size of its own",
         ),
-        ({"name": "digits", "size": 0}, "size is 0; give a side of at least one pixel"),
+        ({"name": "digits", "size": 0}, "size is 0; give a side of 1 to 4,096 pixels"),
     ],
 )
 def test_wrong_arguments_are_explained(arguments, message):

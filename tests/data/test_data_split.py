@@ -63,7 +63,7 @@ def test_hold_out_is_decided_by_the_seed_alone():
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1, float("nan")])
 def test_hold_out_refuses_what_is_no_fraction(fraction):
-    with pytest.raises(ConfigError, match="give a fraction between 0 and 1"):
+    with pytest.raises(ConfigError, match="fraction is .*; give a (fraction between 0 and 1|finite number)"):
         hold_out(make([4, 4]), fraction, 0)
 
 

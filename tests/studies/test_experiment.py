@@ -73,5 +73,5 @@ def test_results_of_other_images_are_refused(tmp_path):
     store.write(ONE.key, {"data": "of something else"})
     other = replace(ONE, row="other")
     assert located([ONE], store, data_dir=None, device="cpu") == [ONE]  # nothing is missing, nothing is read
-    with pytest.raises(DataError, match="was measured on other images than those in None; choose another --results"):
+    with pytest.raises(DataError, match="was measured on other images than the ones loaded here; choose another"):
         located([ONE, other], store, data_dir=None, device="cpu")
