@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sfumato import checkpoint
+from sfumato import checkpoint, files
 from sfumato.errors import CheckpointError, ConfigError, SfumatoWarning, StorageError
 from sfumato.files import json_line, occupied, read_json, sha256_of, write_atomic, write_json, write_text
 
@@ -108,6 +108,23 @@ def test_a_failed_checkpoint_keeps_the_last_one(tmp_path, monkeypatch):
     with pytest.raises(StorageError, match="No space left"):
         checkpoint.save(path, {"a": torch.zeros(2)}, {"epoch": 2})
     assert checkpoint.load(path)[1]["epoch"] == 1
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [(errno.ENOSPC, "free some space"), (errno.EEXIST, "in the way"), (errno.EACCES, "you may write to")],
+)
+def test_the_remedy_fits_the_reason(number, remedy):
+    said = str(files.unwritable(Path("here"), OSError(number, os.strerror(number)), "nothing is lost"))
+    assert said.startswith(f"cannot write here: {os.strerror(number)}; ")
+    assert remedy in said
+    assert said.endswith("(nothing is lost)")
+
+
+def test_a_file_in_the_place_of_a_folder_is_said(tmp_path):
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(StorageError, match="in the way: choose another folder"):
+        files.write_text(tmp_path / "taken" / "result.json", "{}")
 
 
 def test_a_real_write_failure_of_a_checkpoint_keeps_the_last_one(tmp_path):

@@ -1,5 +1,6 @@
 """Files: written so that a crash, a kill or a full disk never costs what was there before; read with one sentence."""
 
+import errno
 import hashlib
 import json
 import math
@@ -20,11 +21,14 @@ __all__ = [
     "read_json",
     "require_regular",
     "sha256_of",
+    "unwritable",
     "write_atomic",
     "write_json",
     "write_text",
 ]
 
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+_IN_THE_WAY = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
 _LARGEST = 64 << 20  # bytes of a JSON file; a results file has some kilobytes
 
 
@@ -51,10 +55,7 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
         temporary.chmod(0o666 & ~umask)  # mkstemp makes private files; results are ordinary ones
         temporary.replace(path)
     except OSError as error:
-        raise StorageError(
-            f"cannot write {path}: {error.strerror or error}; free some space or choose another folder "
-            "(what was there before is unchanged)"
-        ) from error
+        raise unwritable(path, error, "what was there before is unchanged") from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
@@ -148,13 +149,23 @@ def occupied(folder: Path) -> Iterator[None]:
             f"another process is at work in {folder}; wait until it has ended, or choose another folder"
         ) from None
     except OSError as error:
-        raise StorageError(
-            f"cannot write to {folder}: {error.strerror or error}; free some space or choose another folder"
-        ) from error
+        raise unwritable(folder, error) from error
     try:
         yield
     finally:
         lock.release()
+
+
+def unwritable(path: Path, error: OSError, besides: str = "") -> StorageError:
+    """The sentence for what the system refuses to write, with the remedy for its reason."""
+    if error.errno in _FORBIDDEN:
+        remedy = "choose another folder, one that you may write to"
+    elif error.errno in _IN_THE_WAY:
+        remedy = "a file or folder of that name is in the way: choose another folder"
+    else:  # a full disk; safetensors, too, gives its reason without a number
+        remedy = "free some space or choose another folder"
+    reason = f"{error.strerror or error}; {remedy}"
+    return StorageError(f"cannot write {path}: {reason}" + (f" ({besides})" if besides else ""))
 
 
 def append_line(path: Path, line: str) -> None:
@@ -164,4 +175,4 @@ def append_line(path: Path, line: str) -> None:
         with path.open("a", encoding="utf-8") as handle:
             handle.write(line + "\n")
     except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror or error}; free some space") from error
+        raise unwritable(path, error) from error

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from sfumato.errors import ConfigError, StorageError
+from sfumato.errors import ConfigError
+from sfumato.files import unwritable
 
 __all__ = ["LARGEST_FILE", "create_file", "read_regular", "read_secret", "replace_folder"]
 
@@ -84,9 +85,7 @@ def replace_folder(folder: Path, mark: str) -> Iterator[Path]:
     except OSError as error:
         if aside is not None and (aside / "old").exists() and not folder.exists():
             (aside / "old").rename(folder)
-        raise StorageError(
-            f"cannot write {folder}: {error.strerror or error}; free some space or choose another folder"
-        ) from error
+        raise unwritable(folder, error) from error
     finally:
         if aside is not None:
             shutil.rmtree(aside, ignore_errors=True)

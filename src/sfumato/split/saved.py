@@ -30,8 +30,8 @@ import torch
 from torch import Tensor, nn
 
 import sfumato
-from sfumato.errors import CheckpointError, ConfigError, StorageError, first_line
-from sfumato.files import read_json, sha256_of, write_atomic, write_json, write_text
+from sfumato.errors import CheckpointError, ConfigError, first_line
+from sfumato.files import read_json, sha256_of, unwritable, write_atomic, write_json, write_text
 from sfumato.model_card import model_card
 from sfumato.noise import Noise
 from sfumato.split.channel import Channel
@@ -246,7 +246,7 @@ def save_split(
         folder.mkdir(parents=True, exist_ok=True)
         aside = tempfile.TemporaryDirectory(prefix=".split.", suffix=".tmp", dir=folder)
     except OSError as error:
-        raise StorageError(f"cannot write {folder}: {error.strerror}; choose another folder") from error
+        raise unwritable(folder, error) from error
     with aside as name:
         fresh = Path(name)
         example, feature = random_inputs(2, shape, 0, tokens), random_inputs(2, tuple(out.released.shape[1:]), 0)
