@@ -276,7 +276,7 @@ def reproduced(block: str) -> str:
         path = ROOT / "docs" / f"{name}-{number}.svg"
         write_text(path, svg)
         title, _, rest = caption.partition("\n")
-        text += f"\n\n![{title}]({path.name})\n\n{title}. {rest}"
+        text += f"\n\n![{title}]({path.name})\n\n{title[:1].upper()}{title[1:]}. {rest}"
     return text
 
 

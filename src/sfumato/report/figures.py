@@ -167,7 +167,11 @@ def line_figure(
             axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
             axes.yaxis.set_minor_formatter(plain)
         else:
-            axes.set_ylim(min(0.0, *values), 1.08 * max(*values, 1e-9))
+            low, high = min(values), max(*values, 1e-9)
+            # From 0, unless that would squeeze all curves into a strip at the top.
+            margin = 0.12 * (high - low)
+            near = low > 0.6 * high and margin > 0
+            axes.set_ylim(*((low - margin, high + margin) if near else (min(0.0, low), 1.08 * high)))
 
     across, up = (Axis(name, name.split(",")[0], lambda value, _: f"{value:.4g}") for name in labels)
     return draw(

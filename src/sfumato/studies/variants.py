@@ -181,10 +181,12 @@ def _verdict(method: str, found: Variants, settings: Sequence[SeedResults], coun
     if error is None or share is None:
         return f"{method} is not comparable with noise alone yet: {count}."
     (ratio, ends), (points, limits) = _ratio(error), _difference(share)
+    known = error.interval is not None and share.interval is not None
+    first, second = (f" (95 % interval {ends.shown})", f" ({limits.shown})") if known else ("", "")
     text = (
-        f"At equal accuracy the strongest attack's error with {method} is {ratio.shown} times that with noise alone "
-        f"(95 % interval {ends.shown}), and the share of images identified differs by {points.shown} points "
-        f"({limits.shown}); {error.seeds} {found.unit}{'s' * (error.seeds != 1)}, {count}"
+        f"At equal accuracy the strongest attack's error with {method} is {ratio.shown} times that with noise "
+        f"alone{first}, and the share of images identified differs by {points.shown} points{second}; {error.seeds} "
+        f"{found.unit}{'s' * (error.seeds != 1)}, {count}"
     )
     if error.interval is None or share.interval is None:
         return f"{text}: without an interval nothing follows."
