@@ -226,7 +226,7 @@ def protect(result: dict[str, Any]) -> str:
     evidence, first = result["evidence"], result["rows"][0]
     lines += [
         "",
-        f"Mean over {len({row['seed'] for row in result['rows']})} seeds, in brackets the seeds one by one; accuracy "
+        f"Mean over the seeds, which stand one by one in brackets; accuracy "
         f"and identification in per cent; {first['lose_at_most']:g} point may be lost. Errors are those of the best "
         "of ridge, nearest neighbours and a trained decoder, on test images that no strength was sought on; "
         f"{evidence['device']}, torch {evidence['torch']}.",
