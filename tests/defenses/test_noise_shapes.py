@@ -7,10 +7,10 @@ from torch import nn
 
 import sfumato
 from sfumato import CEM, Noise, bounds, checkpoint
-from sfumato.defenses import Epoch, ShapedNoise, Site
+from sfumato.defenses import CEMDefense, Epoch, ShapedNoise, Site
 from sfumato.defenses.shapes import propose, scores
 from sfumato.errors import CheckpointError, ConfigError, Interrupted
-from sfumato.training import TrainConfig, load_data, load_run, train_run
+from sfumato.training import TrainConfig, build_defenses, build_model, load_data, load_run, train_run
 
 D = 6
 
@@ -240,3 +240,17 @@ def test_a_feature_too_long_for_a_matrix_is_one_sentence():
     noise.shape = "low"
     noise.on_epoch(epoch)
     assert (noise.layout, model.channel.noise.rank) == (1, 19)
+
+
+def test_cem_follows_the_noise_that_was_measured():
+    config = TrainConfig(**FAST, defense="cem(0.1) + noise(0.2, shape=least)")
+    sets = load_data(config)
+    defenses = build_defenses(config, sets.train.num_classes)
+    model = build_model(config, sets.train, defenses)
+    with torch.no_grad():
+        features = model.features(sets.train.float()).flatten(1)
+    for defense in defenses:
+        defense.on_epoch(Epoch(1, 3, lambda: (features, sets.train.labels), model, lambda: None))
+    cem = next(defense.cem for defense in defenses if isinstance(defense, CEMDefense))
+    assert not model.channel.noise.white
+    assert cem.noise.digest == model.channel.noise.digest
