@@ -1,5 +1,7 @@
 """The noise's shape: sensitivity and shapes in closed form, CEM with any Sigma_p, and the way through a training."""
 
+from typing import get_type_hints
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from torch import nn
 
 import sfumato
 from sfumato import CEM, Noise, bounds, checkpoint
-from sfumato.defenses import CEMDefense, Epoch, ShapedNoise, Site
+from sfumato.defenses import CEMDefense, Epoch, NoiseShape, ShapedNoise, Site
 from sfumato.defenses.shapes import propose, scores
 from sfumato.errors import CheckpointError, ConfigError, Interrupted
 from sfumato.training import TrainConfig, build_defenses, build_model, load_data, load_run, train_run
@@ -223,6 +225,9 @@ class TestTraining:
         ours, theirs = (load_run(path).model.state_dict() for path in (tmp_path / "run", folder))
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+    def test_the_line_and_the_settings_know_the_same_shapes(self):
+        assert get_type_hints(TrainConfig)["noise_shape"] == NoiseShape
 
     def test_white_noise_keeps_the_name_of_its_results(self):
         assert TrainConfig(noise_shape="white").digest() == TrainConfig().digest()

@@ -9,7 +9,7 @@ import torch
 from sfumato.errors import ConfigError
 from sfumato.report.chart import Curve, Point
 from sfumato.report.drawn import save_figure
-from sfumato.report.figures import information_curve, trade_off
+from sfumato.report.figures import information_curve, line_figure, trade_off
 from sfumato.report.pictures import labelled_rows
 from sfumato.report.style import VARIABLES, styles
 
@@ -146,6 +146,13 @@ def test_information_has_a_logarithmic_axis_only_where_it_spans_much():
     assert "other" in texts(wide)
     assert "noise + CEM: epoch of training 1, information bound 400, " in wide
     assert "0" in texts(information_curve({"noise+cem": [400.0, 0.0]}))  # zero has no logarithm
+
+
+@pytest.mark.parametrize(("values", "zero"), [((73.0, 86.0), False), ((3.0, 86.0), True)])
+def test_curves_far_above_zero_are_not_squeezed_against_the_top(values, zero):
+    points = tuple(Point(30.0 + index, value) for index, value in enumerate(values))
+    drawn = line_figure([Curve("CEM", points)], ("identified, %", "accuracy, %"), key="k", title="t")
+    assert ("0" in texts(drawn)) == zero
 
 
 def test_one_epoch_is_a_point():
