@@ -46,9 +46,10 @@ def test_a_row_of_table_1_is_measured_once_whatever_happens_to_those_who_measure
     result.write_text("{ half")  # is set aside and measured again
     assert main(words(tmp_path, *row, "--minutes", "0.0001")) == 0
     assert "0 of 1 experiments are done" in capsys.readouterr().out
+    assert not list((tmp_path / "work").glob("*.progress"))
     command = [sys.executable, "-m", "sfumato.cli.main", *words(tmp_path, *row, "--workers", "1")]
     other = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    wait_for(tmp_path / "work" / none.key / "config.json")
+    wait_for(tmp_path / "work" / f"{none.key}.progress")  # its worker holds the lock; gone when it stops
     assert main(words(tmp_path, *row)) == 0
     assert "1 are being done by another process" in capsys.readouterr().out
     other.send_signal(signal.SIGKILL)
