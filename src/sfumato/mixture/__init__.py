@@ -1,12 +1,12 @@
 """Mixtures of features: hard partitions with exact moments, EM, and the running update of the paper.
 
 `Partition` and `moments` are what the loss uses: Theorem 2 holds for the moments of any hard partition.
-`GaussianMixture` fits by EM, which only Algorithm 1 as printed does (`CEM(fit="em")`).
+`expectation_maximization` is for Algorithm 1 as printed alone (`CEM(fit="em")`).
 `update_weights` and `update_covariances` are Eq. 5 and Eq. 6.
 """
 
 from sfumato.mixture.clusters import Clusters
-from sfumato.mixture.em import GaussianMixture, Parameters
+from sfumato.mixture.em import Parameters, expectation_maximization
 from sfumato.mixture.families import (
     Covariance,
     Moments,
@@ -24,7 +24,6 @@ from sfumato.mixture.partition import Partition
 __all__ = [
     "Clusters",
     "Covariance",
-    "GaussianMixture",
     "HeldOutInformation",
     "KMeansResult",
     "Moments",
@@ -32,6 +31,7 @@ __all__ = [
     "Partition",
     "batch_covariances",
     "check_covariance",
+    "expectation_maximization",
     "held_out_information",
     "kmeans",
     "kmeans_plus_plus",

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from sfumato.distributed import Ranks
 from sfumato.errors import CheckpointError
-from sfumato.mixture.em import GaussianMixture, Parameters
+from sfumato.mixture.em import Parameters, expectation_maximization
 from sfumato.mixture.families import (
     Covariance,
     batch_covariances,
@@ -17,6 +17,7 @@ from sfumato.mixture.families import (
     update_covariances,
     update_weights,
 )
+from sfumato.mixture.kmeans import kmeans
 from sfumato.mixture.partition import Partition
 from sfumato.mixture.precision import (
     DensePrecision,
@@ -31,6 +32,8 @@ from sfumato.torch_utils import free_to_look
 _FIRST_ITERATIONS = 20
 _WARM_ITERATIONS = 2
 _EM_ITERATIONS = 20
+_EM_START = 50  # iterations of k-means
+_EM_FLOOR = 1e-6  # of the first variances
 _KEPT = 512
 _BUFFERS = ("weights", "means", "centres", "counts", "spread", "snapshot", "scale", "kept", "kept_clusters")
 # Of the moments that follow the steps: how much of them a step replaces at most, and how much may be replaced before
@@ -218,18 +221,19 @@ class Clusters(nn.Module):
         if not noisy:
             drawn = generator(self.seed, "noise", self.refreshes, 0, device=z.device)
             z = z + self.variance**0.5 * torch.randn(z.shape, generator=drawn, dtype=z.dtype, device=z.device)
-        start = None
         if self.refreshes:
-            widened = self.spread.clone()
-            widened.diagonal(dim1=1, dim2=2).add_(self.variance)
-            start = Parameters(self.weights, self.means, widened)
-        found = GaussianMixture(self.size, max_iter=_EM_ITERATIONS).fit(
-            z, init=start, generator=torch.Generator(device=z.device).manual_seed(self.seed)
-        )
-        self._put("weights", found.weights_.to(z.dtype))
-        self._put("means", found.means_.to(z.dtype))
+            start, floor = Parameters(self.weights, self.means, self.spread.clone()), self.variance
+        else:
+            drawn = torch.Generator(device=z.device).manual_seed(self.seed)
+            clustered = kmeans(z, self.size, iterations=_EM_START, generator=drawn).assignment
+            first = moments(z, clustered, self.size, "full", fallback=z.mean(0).repeat(self.size, 1))
+            start, floor = Parameters(first.counts / len(z), first.means, first.covariances), _EM_FLOOR
+        start.covariances.diagonal(dim1=1, dim2=2).add_(floor)
+        found = expectation_maximization(z, start, iterations=_EM_ITERATIONS)
+        self._put("weights", found.weights.to(z.dtype))
+        self._put("means", found.means.to(z.dtype))
         self._put("centres", self.means.clone())  # a checkpoint takes no shared memory
-        self._put("spread", subtract_noise(found.covariances_, self.variance).to(z.dtype))
+        self._put("spread", subtract_noise(found.covariances, self.variance).to(z.dtype))
         assignment = self.assign(z, None)
         self._put("counts", torch.bincount(assignment, minlength=self.size))
         return assignment
