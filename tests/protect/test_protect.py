@@ -100,8 +100,8 @@ class TestProtect:
         asked: list[str] = []
 
         def watched(name):
-            whole = getattr(run, name)
-            monkeypatch.setattr(run, name, lambda *given: asked.append(name) or whole(*given))
+            whole = getattr(run._Search, name)
+            monkeypatch.setattr(run._Search, name, lambda *given: asked.append(name) or whole(*given))
 
         def stop(words):
             if words == "attacks on full noise":
@@ -177,7 +177,7 @@ def test_mistakes_end_with_a_sentence_and_2(words, message, tmp_path, capsys):
 
 
 def test_a_floor_that_no_strength_meets(tmp_path):
-    with pytest.raises(ConfigError, match="no noise keeps an accuracy.*allow more with --lose-at-most"):
+    with pytest.raises(ConfigError, match="no noise keeps an accuracy.*allow to lose more with --lose-at-most"):
         protect(subject(Hair()), DataSets("made", sets().train, sets().test, "", labelled=False), tmp_path, FAST)
 
 

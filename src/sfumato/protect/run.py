@@ -107,16 +107,6 @@ class _Trials:
         return self._done[name]
 
 
-class _Case(NamedTuple):
-    """What is attacked, and by whom."""
-
-    subject: Subject
-    attacker: ImageSet
-    judged: ImageSet
-    known: _Data
-    seed: int
-
-
 def protect(
     subject: Subject,
     sets: DataSets,
@@ -150,7 +140,56 @@ def protect(
         ConfigError: the target has no cloud that classifies, there are too few images, or no strength meets the floor.
     """
     config = config or ProtectConfig()
+    _check(subject, sets, config)
     began = time.monotonic()
+    out.mkdir(parents=True, exist_ok=True)
+    kept = out / "trials.json" if subject.digest else None
+    search = _Search(subject, sets, kept, config, tell)
+    rows = search.sensitivity()
+    found = [best for shape in propose(search.known.features, rows) if (best := search.tuned(shape)) is not None]
+    lines = [search.line(one) for one in found]
+    best = found[_chosen(lines)]
+    curves = {
+        one.shape.name: search.curve(one, line)
+        for one, line in zip(found, lines, strict=True)
+        if one.shape.name in ("white", best.shape.name)
+    }
+    result: dict[str, Any] = {
+        "target": subject.name,
+        "lose_at_most": config.lose_at_most,
+        "clean_accuracy": search.clean,
+        "floor": search.floor,
+        "retuned": config.retune_cloud,
+        "labelled": sets.labelled,
+        "images": search.images,
+        "values": search.known.features[0].numel(),
+        "mean_image_mse": mean_image_error(search.attacker, search.judged),
+        "chosen": best.shape.name,
+        "shapes": lines,
+        "curves": curves,
+        "sensitivity": "none: no gradients and more than 1,024 values" if rows is None else "Fisher information",
+        "saved": subject.kind != "onnx",
+        "seconds": round(time.monotonic() - began, 1),
+        "config": vars(config),
+        "evidence": evidence("cpu"),
+    }
+    if result["saved"]:
+        sought_for = {name: result[name] for name in ("target", "floor", "chosen", "retuned")}
+        save_split(
+            _with_noise(subject.model, best.noise, best.cloud), out,
+            example_input=torch.zeros(1, *search.attacker.image_shape),
+            about={"defense": "noise", "protect": sought_for},
+            class_names=subject.classes or search.attacker.classes,
+        )  # fmt: skip
+    else:
+        (out / "noise.f32").write_bytes(best.noise.array(result["values"]).tobytes())
+    write_json(out / "protect.json", result)
+    if kept is not None:
+        kept.unlink(missing_ok=True)
+    return result
+
+
+def _check(subject: Subject, sets: DataSets, config: ProtectConfig) -> None:
     if not subject.classifies:
         raise ConfigError(
             "the target has no cloud that answers with classes, so nothing says what the noise costs; give both "
@@ -162,107 +201,6 @@ def protect(
         raise ConfigError(
             f"{len(sets.train)} training and {len(sets.test)} test images are too few to seek noise on; give 16 or more"
         )
-    model = subject.model
-    order = torch.randperm(len(sets.test), generator=generator(config.seed, "protect-validation")).tolist()
-    validation, judged = sets.test.subset(order[: len(order) // 2]), sets.test.subset(order[len(order) // 2 :])
-    attacker, judged = (
-        _at_most(sets.train, config.attacker_images, config),
-        _at_most(judged, config.judged_images, config),
-    )
-    tell("features")
-    known, sought = (_data(model, part, sets.labelled) for part in (attacker, validation))
-    case = _Case(subject, attacker, judged, _data(model, judged, sets.labelled), config.seed)
-    unit = unit_of(known.features)
-    clean = _accuracy(model, Noise(), model.cloud, sought)
-    floor = clean - config.lose_at_most / 100
-    out.mkdir(parents=True, exist_ok=True)
-    kept = out / "trials.json" if subject.digest else None
-    data = [part.fingerprint() for part in (sets.train, sets.test)]
-    trial = _Trials(kept, {"target": subject.digest, "data": data, "labelled": sets.labelled, "config": vars(config)})
-
-    def strongest(shape: Shape) -> _Strength | None:
-        def sought_anew() -> list[float] | None:
-            best = _strongest(model, shape, model.cloud, sought, floor, unit)
-            return None if best is None else [best.strength, best.accuracy]
-
-        found = trial(f"strength of {shape.name}", sought_anew)
-        return None if found is None else _Strength(shape, found[0], model.cloud, found[1])
-
-    white = strongest(WHITE)
-    if white is None:
-        raise ConfigError(
-            f"no noise keeps an accuracy of {floor:.2%}: the least of it costs more than {config.lose_at_most:g} "
-            f"points of {clean:.2%}; allow more with --lose-at-most, or retune the cloud with --retune-cloud"
-        )
-    tell("sensitivity of the cloud")
-    some = _released(model, white.noise, known.features[:_FISHER], generator(config.seed, "protect-fisher"))
-    rows = scores(model.cloud, some, config.seed)
-    shapes = propose(known.features, rows)
-    found: list[_Strength] = []
-    for shape in shapes:
-        tell(f"strength of {shape.name} noise")
-        best = strongest(shape)
-        for _ in range(_TUNED * config.retune_cloud):
-            if best is None:
-                break
-            tuned = _retuned(model, best.cloud, shape.at(_ABOVE * best.strength), known, config.seed)
-            again = _strongest(model, shape, tuned, sought, floor, unit)
-            best = again if again is not None and again.strength > best.strength else best
-        if best is not None:
-            found.append(best)
-    lines = []
-    for one in found:
-        tell(f"attacks on {one.shape.name} noise")
-        # By its strength too: that of a retuned cloud is sought anew.
-        lines.append(dict(trial(f"attacks on {one.shape.name} {one.strength}", partial(_measured, case, one))))
-    best = found[_chosen(lines)]
-    curves: dict[str, list[dict[str, float]]] = {}
-    for one, line in zip(found, lines, strict=True):
-        if one.shape.name not in ("white", best.shape.name):
-            continue
-        if config.decoder_epochs:
-            tell(f"a trained attacker on {one.shape.name} noise")
-            decoder = DecoderConfig(epochs=config.decoder_epochs, width=32, blocks=4, seed=config.seed)
-            name = f"decoder on {one.shape.name} {one.strength}"
-            line |= trial(name, partial(_attacked, case, one, [decoder], line["attacks"]))
-        points = [one._replace(strength=by * one.strength) for by in _AROUND]
-        around = [trial(f"curve of {one.shape.name} {point.strength}", partial(_cost, case, point)) for point in points]
-        shown = ({name: at[name] for name in ("accuracy", "error", "noise_std")} for at in (line, *around))
-        curves[one.shape.name] = sorted(shown, key=lambda at: at["error"])
-    result: dict[str, Any] = {
-        "target": subject.name,
-        "lose_at_most": config.lose_at_most,
-        "clean_accuracy": clean,
-        "floor": floor,
-        "retuned": config.retune_cloud,
-        "labelled": sets.labelled,
-        "images": {"attacker": len(attacker), "validation": len(validation), "judged": len(judged)},
-        "values": known.features[0].numel(),
-        "mean_image_mse": mean_image_error(attacker, judged),
-        "chosen": best.shape.name,
-        "shapes": lines,
-        "curves": curves,
-        "sensitivity": "none: no gradients and more than 1,024 values" if rows is None else "Fisher information",
-        "seconds": round(time.monotonic() - began, 1),
-        "config": vars(config),
-        "evidence": evidence("cpu"),
-    }
-    protected = _with_noise(model, best.noise, best.cloud)
-    if subject.kind == "onnx":
-        (out / "noise.f32").write_bytes(best.noise.array(known.features[0].numel()).tobytes())
-        result["saved"] = False
-    else:
-        sought_for = {name: result[name] for name in ("target", "floor", "chosen", "retuned")}
-        about = {"defense": "noise", "protect": sought_for}
-        save_split(
-            protected, out, example_input=torch.zeros(1, *attacker.image_shape), about=about,
-            class_names=subject.classes or attacker.classes,
-        )  # fmt: skip
-        result["saved"] = True
-    write_json(out / "protect.json", result)
-    if kept is not None:
-        kept.unlink(missing_ok=True)
-    return result
 
 
 def _chosen(lines: Sequence[dict[str, Any]]) -> int:
@@ -271,6 +209,170 @@ def _chosen(lines: Sequence[dict[str, Any]]) -> int:
     least = min(eligible, key=lambda line: line["identified"])
     near = [line for line in eligible if line["identified"] <= least["identified"] + least["identified_error"]]
     return lines.index(max(near, key=lambda line: line["error"]))
+
+
+class _Search:
+    """The frozen model, the images that noise is sought on and those that judge it, and what was measured so far.
+
+    Attributes:
+        clean, floor: accuracy on the validation images without noise, and the least that noise has to keep.
+        attacker, judged, known: images, and what the model makes of the attacker's.
+        images: how many of each kind.
+    """
+
+    def __init__(
+        self, subject: Subject, sets: DataSets, kept: Path | None, config: ProtectConfig, tell: Callable[[str], object]
+    ) -> None:
+        self._subject, self._model, self._config, self._tell = subject, subject.model, config, tell
+        order = torch.randperm(len(sets.test), generator=generator(config.seed, "protect-validation"))
+        validation, judged = (sets.test.subset(half.tolist()) for half in order.tensor_split([len(order) // 2]))
+        self.attacker = _at_most(sets.train, config.attacker_images, config)
+        self.judged = _at_most(judged, config.judged_images, config)
+        self.images = {"attacker": len(self.attacker), "validation": len(validation), "judged": len(self.judged)}
+        tell("features")
+        self.known, self._sought, self._judging = (
+            _data(self._model, part, sets.labelled) for part in (self.attacker, validation, self.judged)
+        )
+        self._unit = unit_of(self.known.features)
+        self.clean = self._accuracy(Noise(), self._model.cloud, self._sought)
+        self.floor = self.clean - config.lose_at_most / 100
+        data = [part.fingerprint() for part in (sets.train, sets.test)]
+        key = {"target": subject.digest, "data": data, "labelled": sets.labelled, "config": vars(config)}
+        self._trial = _Trials(kept, key)
+
+    def sensitivity(self) -> Tensor | None:
+        """Rows of `scores`, at features with the white noise that keeps the accuracy.
+
+        Raises:
+            ConfigError: no noise does.
+        """
+        white = self._strongest_kept(WHITE)
+        if white is None:
+            raise ConfigError(
+                f"no noise keeps an accuracy of {self.floor:.2%} (without noise {self.clean:.2%}): allow to lose more "
+                "with --lose-at-most, or retune the cloud with --retune-cloud"
+            )
+        self._tell("sensitivity of the cloud")
+        source = generator(self._config.seed, "protect-fisher")
+        some = _with_noise(self._model, white.noise).channel.release(self.known.features[:_FISHER], source)
+        return scores(self._model.cloud, some, self._config.seed)
+
+    def tuned(self, shape: Shape) -> _Strength | None:
+        """The strongest noise of a shape, with a cloud that was retuned for it if that is asked for."""
+        self._tell(f"strength of {shape.name} noise")
+        best = self._strongest_kept(shape)
+        for _ in range(_TUNED if best is not None and self._config.retune_cloud else 0):
+            assert best is not None
+            again = self._strongest(shape, self._retuned(best.cloud, shape.at(_ABOVE * best.strength)))
+            best = again if again is not None and again.strength > best.strength else best
+        return best
+
+    def line(self, found: _Strength) -> dict[str, Any]:
+        """A shape: what it costs, what it leaves the attackers in closed form, and what is certified."""
+        self._tell(f"attacks on {found.shape.name} noise")
+        # By its strength too: that of a retuned cloud is sought anew.
+        return dict(self._trial(f"attacks on {found.shape.name} {found.strength}", partial(self._measured, found)))
+
+    def curve(self, found: _Strength, line: dict[str, Any]) -> list[dict[str, float]]:
+        """Accuracy and error at this strength and around it, after a trained attacker has been added to its line."""
+        if self._config.decoder_epochs:
+            self._tell(f"a trained attacker on {found.shape.name} noise")
+            decoder = DecoderConfig(epochs=self._config.decoder_epochs, width=32, blocks=4, seed=self._config.seed)
+            name = f"decoder on {found.shape.name} {found.strength}"
+            line |= self._trial(name, partial(self._attacked, found, [decoder], line["attacks"]))
+        points = [found._replace(strength=by * found.strength) for by in _AROUND]
+        around = [self._trial(f"curve of {at.shape.name} {at.strength}", partial(self._cost, at)) for at in points]
+        shown = ({name: at[name] for name in ("accuracy", "error", "noise_std")} for at in (line, *around))
+        return sorted(shown, key=lambda at: at["error"])
+
+    def _accuracy(self, noise: Noise, cloud: nn.Module, data: _Data) -> float:
+        """On clean features that are known: only channel and cloud run, with the same noise numbers every time."""
+        channel, right, source = _with_noise(self._model, noise).channel, 0, generator(0, "protect-accuracy")
+        draws = _DRAWS if noise.rms > 0 or channel.stochastic_transforms else 1
+        with evaluating(cloud):
+            for _ in range(draws):
+                for z_hat, labels in zip(data.features.split(512), data.labels.split(512), strict=True):
+                    right += int((cloud(channel.release(z_hat, source)).argmax(1) == labels).sum())
+        return right / (draws * len(data.labels))
+
+    def _strongest_kept(self, shape: Shape) -> _Strength | None:
+        """`_strongest` with the cloud as it was, measured once."""
+
+        def measure() -> list[float] | None:
+            best = self._strongest(shape, self._model.cloud)
+            return None if best is None else [best.strength, best.accuracy]
+
+        found = self._trial(f"strength of {shape.name}", measure)
+        return None if found is None else _Strength(shape, found[0], self._model.cloud, found[1])
+
+    def _strongest(self, shape: Shape, cloud: nn.Module) -> _Strength | None:
+        """The strongest noise of a shape that keeps the accuracy, by bisection; None where the least costs too much."""
+        low, high = self._unit / _RANGE, self._unit * _RANGE
+        best = self._accuracy(shape.at(low), cloud, self._sought)
+        if best < self.floor:
+            return None
+        top = self._accuracy(shape.at(high), cloud, self._sought)
+        if top >= self.floor:
+            return _Strength(shape, high, cloud, top)
+        for _ in range(_STEPS):
+            middle = (low * high) ** 0.5
+            reached = self._accuracy(shape.at(middle), cloud, self._sought)
+            if reached >= self.floor:
+                low, best = middle, reached
+            else:
+                high = middle
+        return _Strength(shape, low, cloud, best)
+
+    def _retuned(self, cloud: nn.Module, noise: Noise) -> nn.Module:
+        """A copy of the cloud, trained on noisy features with its statistics as they are."""
+        tuned = copy.deepcopy(cloud)
+        weights = _weights(tuned)
+        for value in weights:
+            value.requires_grad_()
+        source, adam = generator(self._config.seed, "protect-tuning"), torch.optim.Adam(weights, _RATE)
+        channel, data = _with_noise(self._model, noise).channel, self.known
+        with evaluating(tuned, gradients=True):
+            for _ in range(_PASSES):
+                for rows in torch.randperm(len(data.labels), generator=source).split(_BATCH):
+                    z = channel.release(data.features[rows], source)
+                    adam.zero_grad(set_to_none=True)
+                    nn.functional.cross_entropy(tuned(z), data.labels[rows]).backward()
+                    adam.step()
+        return tuned.requires_grad_(False)
+
+    def _measured(self, found: _Strength) -> dict[str, Any]:
+        noise, model = found.noise, _with_noise(self._model, found.noise, found.cloud)
+        leakage = measure_leakage(model, self.judged, seed=self._config.seed, quick=True)
+        return {
+            "name": found.shape.name,
+            "meaning": found.shape.meaning,
+            "strength": found.strength,
+            "smallest": noise.smallest,
+            "singular": noise.singular,
+            "accuracy_validation": found.accuracy,
+            "identified": leakage.identified,
+            "identified_error": leakage.identified_error,
+            "candidates": leakage.candidates,
+            "information": leakage.information,
+            "identified_at_most": leakage.at_most,
+        } | self._cost(found)
+
+    def _cost(self, found: _Strength) -> dict[str, Any]:
+        """Accuracy, and the error that the attackers in closed form make."""
+        accuracy = self._accuracy(found.noise, found.cloud, self._judging)
+        attacked = self._attacked(found, with_closed_forms(seed=self._config.seed), {})
+        return {"noise_std": found.noise.rms, "accuracy": accuracy, **attacked}
+
+    def _attacked(self, found: _Strength, configs: Sequence[Any], known: dict[str, Any]) -> dict[str, Any]:
+        """What these attacks and the known ones reach, and the error that the strongest of all leaves."""
+        protected = _with_noise(self._model, found.noise, found.cloud)
+        observer, figures = Observer(protected, self.attacker), dict(known)
+        for one in configs:
+            attack = build(one).fit(observer)
+            figures[name_of(one)] = invert(attack, protected, self.judged, seed=self._config.seed).means()
+        name = strongest_attack({name: one["mse"] for name, one in figures.items()})
+        best = figures[name]
+        return {"attacks": figures, "strongest": name, "error": best["mse"], "error_spread": best["mse_error"]}
 
 
 def _at_most(images: ImageSet, most: int, config: ProtectConfig) -> ImageSet:
@@ -294,97 +396,5 @@ def _data(model: SplitModel, images: ImageSet, labelled: bool) -> _Data:
         return _Data(features, torch.cat([model.cloud(part).argmax(1) for part in features.split(256)]))
 
 
-def _released(model: SplitModel, noise: Noise, z_hat: Tensor, source: torch.Generator) -> Tensor:
-    return _with_noise(model, noise).channel.release(z_hat, source)
-
-
-def _accuracy(model: SplitModel, noise: Noise, cloud: nn.Module, data: _Data) -> float:
-    """On clean features that are known: only the channel and the cloud run, with the same noise numbers every time."""
-    channel, right, source = _with_noise(model, noise).channel, 0, generator(0, "protect-accuracy")
-    draws = _DRAWS if noise.rms > 0 or channel.stochastic_transforms else 1
-    with evaluating(cloud):
-        for _ in range(draws):
-            for z_hat, labels in zip(data.features.split(512), data.labels.split(512), strict=True):
-                right += int((cloud(channel.release(z_hat, source)).argmax(1) == labels).sum())
-    return right / (draws * len(data.labels))
-
-
-def _strongest(
-    model: SplitModel, shape: Shape, cloud: nn.Module, data: _Data, floor: float, unit: float
-) -> _Strength | None:
-    """The strongest noise of a shape that keeps the accuracy, by bisection; None where the least costs too much."""
-    low, high = unit / _RANGE, unit * _RANGE
-    best = _accuracy(model, shape.at(low), cloud, data)
-    if best < floor:
-        return None
-    top = _accuracy(model, shape.at(high), cloud, data)
-    if top >= floor:
-        return _Strength(shape, high, cloud, top)
-    for _ in range(_STEPS):
-        middle = (low * high) ** 0.5
-        reached = _accuracy(model, shape.at(middle), cloud, data)
-        if reached >= floor:
-            low, best = middle, reached
-        else:
-            high = middle
-    return _Strength(shape, low, cloud, best)
-
-
 def _weights(cloud: nn.Module) -> list[nn.Parameter]:
     return [value for value in cloud.parameters() if value.is_floating_point() and value.numel() > 1]
-
-
-def _retuned(model: SplitModel, cloud: nn.Module, noise: Noise, data: _Data, seed: int) -> nn.Module:
-    """A copy of the cloud, trained on noisy features with its statistics as they are."""
-    tuned = copy.deepcopy(cloud)
-    weights = _weights(tuned)
-    for value in weights:
-        value.requires_grad_()
-    source, adam = generator(seed, "protect-tuning"), torch.optim.Adam(weights, _RATE)
-    with evaluating(tuned, gradients=True):
-        for _ in range(_PASSES):
-            for rows in torch.randperm(len(data.labels), generator=source).split(_BATCH):
-                z = _released(model, noise, data.features[rows], source)
-                adam.zero_grad(set_to_none=True)
-                nn.functional.cross_entropy(tuned(z), data.labels[rows]).backward()
-                adam.step()
-    return tuned.requires_grad_(False)
-
-
-def _measured(case: _Case, found: _Strength) -> dict[str, Any]:
-    """A shape: what it costs, what it leaves the attackers in closed form, and what is certified."""
-    noise, model = found.noise, _with_noise(case.subject.model, found.noise, found.cloud)
-    leakage = measure_leakage(model, case.judged, seed=case.seed, quick=True)
-    return {
-        "name": found.shape.name,
-        "meaning": found.shape.meaning,
-        "strength": found.strength,
-        "smallest": noise.smallest,
-        "singular": noise.singular,
-        "accuracy_validation": found.accuracy,
-        "identified": leakage.identified,
-        "identified_error": leakage.identified_error,
-        "candidates": leakage.candidates,
-        "information": leakage.information,
-        "identified_at_most": leakage.at_most,
-    } | _cost(case, found)
-
-
-def _cost(case: _Case, found: _Strength) -> dict[str, Any]:
-    """Accuracy, and the error that the attackers in closed form make."""
-    return {
-        "noise_std": found.noise.rms,
-        "accuracy": _accuracy(case.subject.model, found.noise, found.cloud, case.known),
-    } | _attacked(case, found, with_closed_forms(seed=case.seed), {})
-
-
-def _attacked(case: _Case, found: _Strength, configs: Sequence[Any], known: dict[str, Any]) -> dict[str, Any]:
-    """What these attacks and the known ones reach, and the error that the strongest of all leaves."""
-    protected = _with_noise(case.subject.model, found.noise, found.cloud)
-    observer, figures = Observer(protected, case.attacker), dict(known)
-    for one in configs:
-        attack = build(one).fit(observer)
-        figures[name_of(one)] = invert(attack, protected, case.judged, seed=case.seed).means()
-    name = strongest_attack({name: one["mse"] for name, one in figures.items()})
-    best = figures[name]
-    return {"attacks": figures, "strongest": name, "error": best["mse"], "error_spread": best["mse_error"]}
