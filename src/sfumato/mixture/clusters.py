@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from sfumato.distributed import Ranks
 from sfumato.errors import CheckpointError
-from sfumato.mixture.em import Parameters, expectation_maximization
+from sfumato.mixture.em import Parameters, clustered, expectation_maximization
 from sfumato.mixture.families import (
     Covariance,
     batch_covariances,
@@ -17,7 +17,6 @@ from sfumato.mixture.families import (
     update_covariances,
     update_weights,
 )
-from sfumato.mixture.kmeans import kmeans
 from sfumato.mixture.partition import Partition
 from sfumato.mixture.precision import (
     DensePrecision,
@@ -32,8 +31,6 @@ from sfumato.torch_utils import free_to_look
 _FIRST_ITERATIONS = 20
 _WARM_ITERATIONS = 2
 _EM_ITERATIONS = 20
-_EM_START = 50  # iterations of k-means
-_EM_FLOOR = 1e-6  # of the first variances
 _KEPT = 512
 _BUFFERS = ("weights", "means", "centres", "counts", "spread", "snapshot", "scale", "kept", "kept_clusters")
 # Of the moments that follow the steps: how much of them a step replaces at most, and how much may be replaced before
@@ -222,13 +219,10 @@ class Clusters(nn.Module):
             drawn = generator(self.seed, "noise", self.refreshes, 0, device=z.device)
             z = z + self.variance**0.5 * torch.randn(z.shape, generator=drawn, dtype=z.dtype, device=z.device)
         if self.refreshes:
-            start, floor = Parameters(self.weights, self.means, self.spread.clone()), self.variance
+            start = Parameters(self.weights, self.means, self.spread.clone())
+            start.covariances.diagonal(dim1=1, dim2=2).add_(self.variance)
         else:
-            drawn = torch.Generator(device=z.device).manual_seed(self.seed)
-            clustered = kmeans(z, self.size, iterations=_EM_START, generator=drawn).assignment
-            first = moments(z, clustered, self.size, "full", fallback=z.mean(0).repeat(self.size, 1))
-            start, floor = Parameters(first.counts / len(z), first.means, first.covariances), _EM_FLOOR
-        start.covariances.diagonal(dim1=1, dim2=2).add_(floor)
+            start = clustered(z, self.size, self.seed)
         found = expectation_maximization(z, start, iterations=_EM_ITERATIONS)
         self._put("weights", found.weights.to(z.dtype))
         self._put("means", found.means.to(z.dtype))

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from sfumato.errors import FeatureError
 from sfumato.mixture._inputs import check_features, check_finite, chunk_slices
+from sfumato.mixture.families import moments
+from sfumato.mixture.kmeans import kmeans
 
 _LOG_2PI = math.log(2 * math.pi)
 _FLOOR = 1e-6  # added to every variance after every M-step, as scikit-learn does
@@ -19,6 +21,15 @@ class Parameters(NamedTuple):
     weights: Tensor
     means: Tensor
     covariances: Tensor
+
+
+def clustered(features: Tensor, k: int, seed: int) -> Parameters:
+    """Where expectation-maximization may start: the moments of k clusters by k-means."""
+    source = torch.Generator(device=features.device).manual_seed(seed)
+    assignment = kmeans(features, k, iterations=50, generator=source).assignment
+    counts, means, covariances = moments(features, assignment, k, "full", fallback=features.mean(0).repeat(k, 1))
+    covariances.diagonal(dim1=1, dim2=2).add_(_FLOOR)
+    return Parameters(counts / len(features), means, covariances)
 
 
 @torch.no_grad()
