@@ -106,7 +106,7 @@ def test_training_and_attacking_need_no_optional_package():
     # One compares with other libraries, the other exports and serves with them; both import them where they need them.
     lazy = {"bench", "deploy", "serve"}
     # Of one room each, imported where they are needed.
-    own_optional = {"studies": {"ray", "submitit"}, "audit": {"onnxruntime", "msgspec"}}
+    own_optional = {"studies": {"ray", "submitit"}, "audit": {"onnx", "onnxruntime", "msgspec"}}
     own_optional["integrations"] = {"lightning", "pytorch_lightning", "transformers"}
     for path, own in rooms():
         if own in lazy:

@@ -55,7 +55,7 @@ def test_every_form_gives_the_features_of_the_module(files, name):
     assert check_subject(subject, X) == (3,)
     assert subject.model.channel.noise_std == 0.2
     assert not subject.classifies
-    assert passes_gradients(subject, X) is not name.endswith("onnx")
+    assert passes_gradients(subject, X)
     assert next(subject.model.parameters()) is not None
     subject.model.eval()  # exported modules refuse to be told
     declared = {"encoder.pt2": "(any, 1, 4, 4)", "fixed.pt2": "(3, 1, 4, 4)", "encoder.onnx": "(any, 1, 4, 4)",

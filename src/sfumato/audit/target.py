@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.audit.inputs import Described, InputDescription
+from sfumato.audit.onnx_gradient import OnnxGradient
 from sfumato.audit.subject import ChannelOptions, Kind, Subject, encoder_only
 from sfumato.errors import CheckpointError, ConfigError, first_line
 from sfumato.files import sha256_of
@@ -197,7 +198,7 @@ def _load_script(path: Path) -> nn.Module:
 
 
 def _load_onnx(path: Path) -> nn.Module:
-    """An ONNX encoder under ONNX Runtime; it passes no gradients.
+    """An ONNX encoder under ONNX Runtime; it passes gradients where `OnnxGradient` knows its operators.
 
     Raises:
         ConfigError: ONNX Runtime is missing.
@@ -219,16 +220,33 @@ def _load_onnx(path: Path) -> nn.Module:
         names = ", ".join(one.name for one in inputs)
         raise CheckpointError(f"{path} has {len(inputs)} inputs ({names}); an encoder takes the image alone")
     batch = inputs[0].shape[0]
-    return Foreign(_Session(session, inputs[0].name), batch if isinstance(batch, int) else None)
+    try:
+        twin = OnnxGradient(path)
+    except NotImplementedError:
+        twin = None
+    return Foreign(_Session(session, inputs[0].name, twin), batch if isinstance(batch, int) else None)
 
 
 class _Session(nn.Module):
-    def __init__(self, session: Any, name: str) -> None:
+    """Values are those of ONNX Runtime, which is what leaves the device; only slopes are PyTorch's."""
+
+    def __init__(self, session: Any, name: str, twin: OnnxGradient | None) -> None:
         super().__init__()
-        self.session = session
-        self.name = name
+        self.session, self.name = session, name
+        self._twin, self._compared = twin, False
 
     def forward(self, x: Tensor) -> Any:
         found = self.session.run(None, {self.name: x.detach().cpu().numpy()})
         tensors = [torch.from_numpy(np.asarray(value)).to(x.device) for value in found]
-        return tensors[0] if len(tensors) == 1 else tuple(tensors)
+        if len(tensors) > 1:
+            return tuple(tensors)
+        (value,) = tensors
+        if not (x.requires_grad and torch.is_grad_enabled()) or self._twin is None:
+            return value
+        if not self._compared:
+            self._compared = True
+            if not self._twin.agrees(x.detach().cpu(), value.cpu()):
+                self._twin = None
+                return value
+        made = self._twin(x.cpu()).to(x.device)
+        return value + (made - made.detach())
