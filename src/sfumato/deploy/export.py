@@ -19,7 +19,6 @@ from sfumato.deploy.halves import (
     DecoderHalf,
     EncoderHalf,
     Parity,
-    check_exportable,
     check_rows,
     draw_inputs,
     measure_parity,
@@ -152,7 +151,11 @@ def export_bundle(
         StorageError: the folder cannot be written.
     """
     channel = model.channel
-    check_exportable(model, allow_no_noise=config.without_noise)
+    if channel.noise_std == 0 and not config.without_noise:
+        raise ConfigError(
+            "the model adds no noise to what leaves the device, so nothing protects it; train with --noise-std above "
+            "0, or allow it by name (--without-noise)"
+        )
     if channel.noise.singular and not config.without_noise:
         warnings.warn(
             "the noise leaves directions without noise: there the feature is sent as it is, and nothing is certified; "

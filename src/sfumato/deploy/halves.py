@@ -4,8 +4,9 @@ Their rows are compared with one another, and what was exported with PyTorch, at
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from sfumato.errors import BundleError, ConfigError
 from sfumato.split import Channel, SplitModel
 from sfumato.torch_utils import evaluating
 
-__all__ = ["DecoderHalf", "EncoderHalf", "Parity", "check_exportable", "check_rows", "draw_inputs", "measure_parity"]
+__all__ = ["DecoderHalf", "EncoderHalf", "Parity", "check_rows", "draw_inputs", "measure_parity"]
 
 TOLERANCE = 1e-5
 _ROWS_TOLERANCE = 1e-4  # of the largest value; float32 rounds rows of different batches apart by some 1e-6
@@ -36,6 +37,12 @@ class EncoderHalf(nn.Module):
 
     def __init__(self, model: SplitModel) -> None:
         super().__init__()
+        for transform in model.channel.stochastic_transforms:
+            if not hasattr(transform, "with_uniform"):
+                raise ConfigError(
+                    f"{type(transform).__name__} draws random numbers inside the network, which a device cannot do "
+                    "safely; give it a method with_uniform(feature, uniform) that takes them as an argument"
+                )
         channel = copy.deepcopy(model.channel).float().cpu()
         self.edge = copy.deepcopy(model.edge).float().cpu()
         self.masks = nn.ModuleList(channel.stochastic_transforms)
@@ -64,21 +71,6 @@ class DecoderHalf(nn.Module):
             z = feature.float() * self.levels.width + self.levels.low
         logits: Tensor = self.cloud(z)
         return logits
-
-
-def check_exportable(model: SplitModel, *, allow_no_noise: bool) -> None:
-    """Refuse (ConfigError) a model without noise, unless allowed, or whose randomness cannot become an input."""
-    for transform in model.channel.stochastic_transforms:
-        if not hasattr(transform, "with_uniform"):
-            raise ConfigError(
-                f"{type(transform).__name__} draws random numbers inside the network, which a device cannot do safely; "
-                "give it a method with_uniform(feature, uniform) that takes them as an argument"
-            )
-    if model.channel.noise_std == 0 and not allow_no_noise:
-        raise ConfigError(
-            "the model adds no noise to what leaves the device, so nothing protects it; train with --noise-std above "
-            "0, or allow it by name (--without-noise)"
-        )
 
 
 def draw_inputs(count: int, shape: Sequence[int], tokens: int | UnsetType, generator: torch.Generator) -> Tensor:
@@ -112,8 +104,7 @@ def check_rows(module: nn.Module, inputs: Sequence[Tensor], what: str) -> Tensor
     with evaluating(module):
         together: Tensor = module(*inputs)
         try:
-            arrays = [part.numpy() for part in inputs]
-            gap, largest = company_gap(lambda *parts: module(*map(torch.tensor, parts)).numpy(), arrays)
+            gap, largest = company_gap(_on_arrays(module), [part.numpy() for part in inputs])
         except Exception as error:  # whatever a network raises
             raise ConfigError(f"{what} cannot be computed for one image alone ({error}), as a device does") from error
     if not gap <= _ROWS_TOLERANCE * max(1e-3, largest):
@@ -134,40 +125,41 @@ def measure_parity(
     images: Tensor | None,
     generator: torch.Generator,
 ) -> Parity:
-    """Run both on random images and on given ones (n, C, H, W), in batches of several sizes.
+    """Compare ONNX Runtime's batches with PyTorch's rows alone, on random images and on given ones (n, C, H, W).
 
     A BundleError says that a difference is above 1e-5, or that a result has another shape.
     """
-    left = session_of(manifest, encoder_bytes, ENCODER)
-    right = session_of(manifest, decoder_bytes, DECODER)
     batches = [draw_inputs(size, manifest.input.shape, manifest.input.tokens, generator) for size in _BATCHES]
     if images is not None:
         batches += list(images.float().split(32))
-    worst_feature = worst_logits = 0.0
+    names = (manifest.input.name, *manifest.noise.uniforms)
+    left, right = session_of(manifest, encoder_bytes, ENCODER), session_of(manifest, decoder_bytes, DECODER)
+    worst = {"feature": 0.0, "logits": 0.0}
     with evaluating(encoder, decoder):
         for batch in batches:
             shape = (len(batch), *manifest.feature.shape)
-            uniforms = [torch.rand(shape, generator=generator) for _ in manifest.noise.uniforms]
-            expected = encoder(batch, *uniforms)
-            names = (manifest.input.name, *manifest.noise.uniforms)
-            given = {name: part.numpy() for name, part in zip(names, (batch, *uniforms), strict=True)}
-            feature = left.run([manifest.feature.name], given)[0]
-            worst_feature = max(worst_feature, _difference(feature, expected.numpy(), "feature"))
-            noisy = (expected + manifest.noise.std * torch.randn(shape, generator=generator)).numpy()
+            inputs = (batch, *(torch.rand(shape, generator=generator) for _ in manifest.noise.uniforms))
+            noisy = (encoder(*inputs) + manifest.noise.std * torch.randn(shape, generator=generator)).numpy()
             wire = noisy if manifest.quantization is None else quantise(noisy, manifest.quantization)
-            answer = right.run([manifest.output.name], {manifest.feature.name: wire})[0]
-            wanted = decoder(torch.from_numpy(np.array(wire))).numpy()
-            worst_logits = max(worst_logits, _difference(answer, wanted, "logits"))
-    for name, value in (("feature", worst_feature), ("logits", worst_logits)):
+            for name, half, session, keys, given in (
+                ("feature", encoder, left, names, [part.numpy() for part in inputs]),
+                ("logits", decoder, right, (manifest.feature.name,), [np.array(wire)]),
+            ):
+                exported = partial(_run, session, keys)
+                gap, largest = company_gap(exported, given, _on_arrays(half))
+                worst[name] = float(np.maximum(worst[name], gap / max(1.0, largest)))  # NaN stays
+    for name, value in worst.items():
         if not value <= TOLERANCE:  # NaN is refused as well
             raise BundleError(
                 f"the exported network differs from PyTorch's by {value:.2g} in the {name}, more than {TOLERANCE:g}; "
                 "this network cannot be exported faithfully"
             )
-    return Parity(worst_feature, worst_logits, sum(len(batch) for batch in batches))
+    return Parity(worst["feature"], worst["logits"], sum(map(len, batches)))
 
 
-def _difference(found: Any, wanted: Any, name: str) -> float:
-    if found.shape != wanted.shape:
-        raise BundleError(f"the exported network gives {name} {found.shape} where PyTorch gives {wanted.shape}")
-    return float(np.abs(found - wanted).max() / max(1.0, np.abs(wanted).max()))
+def _run(session: Any, names: Sequence[str], *parts: Any) -> Any:
+    return session.run(None, dict(zip(names, parts, strict=True)))[0]
+
+
+def _on_arrays(module: nn.Module) -> Callable[..., Any]:
+    return lambda *parts: module(*map(torch.tensor, parts)).numpy()

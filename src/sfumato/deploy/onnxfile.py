@@ -5,6 +5,7 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,10 +23,11 @@ __all__ = ["fold_batch_norms", "output_range", "to_onnx"]
 
 _BATCH = "batch"
 
-# Their values are some of those of their first input, or averages of them.
+_TESTS = {"Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not"}
+# Their values are some of those of their first input, averages of them, or smaller.
 _KEEPING = {
-    "AveragePool", "Flatten", "Gather", "GlobalAveragePool", "GlobalMaxPool", "Identity", "MaxPool", "ReduceMean",
-    "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze",
+    "AveragePool", "Flatten", "Gather", "GlobalAveragePool", "GlobalMaxPool", "Identity", "MaxPool", "Mul",
+    "ReduceMean", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze",
 }  # fmt: skip
 
 
@@ -126,28 +128,24 @@ def output_range(data: bytes) -> tuple[float, float] | None:
     made_by = {name: node for node in graph.node for name in node.output}
     constants = {one.name: numpy_helper.to_array(one) for one in graph.initializer}
 
+    @cache
     def limits(name: str) -> tuple[float, float] | None:
         node = made_by.get(name)
-        if node is None:
-            return None
-        if node.op_type.lower() in BOUNDED:
-            return BOUNDED[node.op_type.lower()]
-        if node.op_type == "Clip" and len(node.input) == 3 and set(node.input[1:]) <= set(constants):
+        kind = "" if node is None else node.op_type
+        if node is None or kind.lower() in BOUNDED:
+            return BOUNDED.get(kind.lower())
+        if kind == "Cast" and node.input[0] in made_by and made_by[node.input[0]].op_type in _TESTS:
+            return 0.0, 1.0
+        if kind == "Clip" and len(node.input) == 3 and set(node.input[1:]) <= set(constants):
             return float(constants[node.input[1]]), float(constants[node.input[2]])
-        found = limits(node.input[0]) if node.op_type in _KEEPING or _is_mask(node, made_by) else None
-        if found is not None and (node.op_type in ("AveragePool", "Mul")):  # padding and masks bring zeros
-            return min(found[0], 0.0), max(found[1], 0.0)
-        return found
+        found = limits(node.input[0]) if kind in _KEEPING else None
+        if found is None or kind not in ("AveragePool", "Mul"):
+            return found
+        factor = limits(node.input[1]) if kind == "Mul" else (0.0, 1.0)  # padding and masks bring zeros
+        return None if factor is None or factor[0] < 0 or factor[1] > 1 else (min(found[0], 0.0), max(found[1], 0.0))
 
     found = limits(graph.output[0].name)
     return found if found is not None and np.isfinite(found).all() and found[0] < found[1] else None
-
-
-def _is_mask(node: Any, made_by: dict[str, Any]) -> bool:
-    """Whether a node multiplies by 0 or 1."""
-    cast = made_by.get(node.input[1]) if node.op_type == "Mul" else None
-    test = made_by.get(cast.input[0]) if cast is not None and cast.op_type == "Cast" else None
-    return test is not None and test.op_type in ("Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not")
 
 
 def _strip(model: "onnx.ModelProto") -> None:

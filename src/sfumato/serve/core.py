@@ -3,11 +3,11 @@
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
-from sfumato.errors import ConfigError
 from sfumato.serve.batching import Batcher
-from sfumato.serve.errors import UNKNOWN, Refusal
+from sfumato.serve.errors import Refusal
 from sfumato.serve.generation import Generation
 from sfumato.serve.logs import Log
 from sfumato.serve.model import Model
@@ -64,12 +64,12 @@ class Core:
         """A model, or a refusal; without a version its newest one."""
         versions = self._served.get(name)
         if versions is None:
-            raise Refusal(UNKNOWN, "no model of this name is served")
+            raise Refusal("unknown", "no model of this name is served")
         if not version:
             return versions[max(versions, key=int)]
         if version not in versions:
             raise Refusal(
-                UNKNOWN, f"model '{name}' has no such version; its versions are {', '.join(self._versions(name))}"
+                "unknown", f"model '{name}' has no such version; its versions are {', '.join(self._versions(name))}"
             )
         return versions[version]
 
@@ -83,24 +83,24 @@ class Core:
             "platform": model.platform,
             "inputs": [{"name": feature.name, "datatype": feature.datatype, "shape": [-1, *feature.shape]}],
             "outputs": [
-                {"name": tensor.name, "datatype": tensor.datatype, "shape": [-1, tensor.width]}
-                for tensor in model.outputs.tensors
+                {"name": output, "datatype": datatype, "shape": [-1, width]}
+                for output, (datatype, width) in model.outputs.tensors.items()
             ],
         }
 
     def account(self, served: Served | None, rows: int, refusal: Refusal | None, seconds: float) -> None:
         """Count and log how one inference request ended."""
         name, version = (served.model.name, served.model.version) if served else ("", "")
-        status = str(refusal.reason.status if refusal else 200)
+        status = str(refusal.status if refusal else 200)
         self.metrics.ended(name, version, status, seconds)
         if refusal is not None:
-            self.metrics.rejections.labels(refusal.reason.name).inc()
+            self.metrics.rejections.labels(refusal.reason).inc()
         self.log.request(
             model=name,
             version=version,
             rows=rows,
             status=status,
-            reason=refusal.reason.name if refusal else "",
+            reason=refusal.reason if refusal else "",
             ms=round(1000 * seconds, 3),
         )
 
@@ -117,48 +117,37 @@ class Metrics:
     """The figures of one worker. No label comes from a client."""
 
     def __init__(self, generation: int = 1) -> None:
-        try:
-            import prometheus_client as prometheus
-        except ImportError:
-            raise ConfigError("serving needs prometheus-client and more; install sfumato[serve]") from None
-        self._prometheus = prometheus
-        self._registry = registry = prometheus.CollectorRegistry()
-        model = ["model", "version"]
+        import prometheus_client as prometheus
 
-        def counter(name: str, text: str, labels: list[str]) -> Any:
-            return prometheus.Counter(name, text, labels, registry=registry)
-
-        self.requests = counter("sfumato_requests", "Inference requests that came to an end", [*model, "status"])
-        self.rejections = counter("sfumato_rejections", "Requests that were refused", ["reason"])
-        self.rows = counter("sfumato_rows", "Rows that the network answered", model)
-        self.failures = counter("sfumato_inference_failures", "Calls of the network that raised", model)
+        self._prometheus, self._registry = prometheus, prometheus.CollectorRegistry()
+        model = ("model", "version")
+        own: dict[str, Any] = {"registry": self._registry}
+        each, timed = {**own, "labelnames": model}, {**own, "labelnames": model, "buckets": _SECONDS}
+        self.requests = prometheus.Counter(
+            "sfumato_requests", "Inference requests that came to an end", (*model, "status"), **own
+        )
+        self.rejections = prometheus.Counter("sfumato_rejections", "Requests that were refused", ("reason",), **own)
+        self.rows = prometheus.Counter("sfumato_rows", "Rows that the network answered", **each)
+        self.failures = prometheus.Counter("sfumato_inference_failures", "Calls of the network that raised", **each)
         self.seconds = prometheus.Histogram(
-            "sfumato_request_seconds",
-            "From the head of an answered inference request to its answer",
-            model,
-            buckets=_SECONDS,
-            registry=registry,
+            "sfumato_request_seconds", "From the head of an answered inference request to its answer", **timed
         )
-        self.inference = prometheus.Histogram(
-            "sfumato_inference_seconds", "One call of the network", model, buckets=_SECONDS, registry=registry
-        )
+        self.inference = prometheus.Histogram("sfumato_inference_seconds", "One call of the network", **timed)
         self.batch = prometheus.Histogram(
-            "sfumato_batch_rows", "Rows in one call of the network", model, buckets=_ROWS, registry=registry
+            "sfumato_batch_rows", "Rows in one call of the network", buckets=_ROWS, **each
         )
         self.queue = prometheus.Gauge(
-            "sfumato_queue_requests", "Requests waiting now", model, registry=registry, multiprocess_mode="livesum"
+            "sfumato_queue_requests", "Requests waiting now", multiprocess_mode="livesum", **each
         )
         prometheus.Gauge(
-            "sfumato_generation", "1, and one more with each reload", registry=registry, multiprocess_mode="livemax"
+            "sfumato_generation", "1, and one more with each reload", multiprocess_mode="livemax", **own
         ).set(generation)
-        self._children: dict[tuple[str, str, str], tuple[Any, Any]] = {}
+        # Looking up the labels' figures each time costs more than the counting.
+        self._ended = lru_cache(lambda *key: (self.requests.labels(*key), self.seconds.labels(*key[:2])))
 
     def ended(self, name: str, version: str, status: str, seconds: float) -> None:
-        """One inference request. Looking up the labels' figures each time costs more than the counting."""
-        key = (name, version, status)
-        if key not in self._children:
-            self._children[key] = (self.requests.labels(*key), self.seconds.labels(name, version))
-        count, times = self._children[key]
+        """One inference request."""
+        count, times = self._ended(name, version, status)
         count.inc()
         if status == "200":
             times.observe(seconds)
@@ -178,16 +167,11 @@ class ModelMetrics:
     """One model's figures, kept as its `Batcher` reports them, from any thread."""
 
     def __init__(self, metrics: Metrics, name: str, version: str, log_failure: Any) -> None:
-        self._queue = metrics.queue.labels(name, version)
-        self._batch = metrics.batch.labels(name, version)
-        self._inference = metrics.inference.labels(name, version)
-        self._rows = metrics.rows.labels(name, version)
-        self._failures = metrics.failures.labels(name, version)
-        self._log_failure = log_failure
-
-    def queued(self, requests: int) -> None:
-        """Queue depth."""
-        self._queue.set(requests)
+        figures = metrics.queue, metrics.batch, metrics.inference, metrics.rows, metrics.failures
+        self._queue, self._batch, self._inference, self._rows, self._failures = (
+            figure.labels(name, version) for figure in figures
+        )
+        self.queued, self._log_failure = self._queue.set, log_failure
 
     def ran(self, rows: int, seconds: float) -> None:
         """Batch size and duration."""

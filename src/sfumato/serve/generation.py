@@ -11,7 +11,7 @@ from typing import Self
 from sfumato.deploy.files import read_regular
 from sfumato.deploy.manifest import DECODER, Manifest
 from sfumato.errors import ConfigError, first_line
-from sfumato.serve.errors import UNAUTHENTICATED, Refusal
+from sfumato.serve.errors import Refusal
 from sfumato.serve.settings import ServeConfig
 
 __all__ = ["Bundle", "Generation", "Tokens"]
@@ -37,21 +37,15 @@ class Tokens:
     """
 
     def __init__(self, path: Path | None) -> None:
-        self._digests: list[bytes] | None = None
-        if path is not None:
-            self._digests = [_digest(token) for token in _read(path)]
+        self._digests = None if path is None else [hashlib.sha256(token).digest() for token in _tokens(path)]
 
     def check(self, header: bytes) -> None:
         """Let the bearer of an Authorization header pass, or refuse."""
-        if self._digests is None:
-            return
         scheme, _, token = header.partition(b" ")
-        given = _digest(token.strip())
-        known = False
-        for digest in self._digests:
-            known |= hmac.compare_digest(given, digest)
-        if not known or scheme.lower() != b"bearer":
-            raise Refusal(UNAUTHENTICATED, "a valid bearer token is needed in the Authorization header")
+        given = hashlib.sha256(token.strip()).digest()
+        same = [hmac.compare_digest(given, digest) for digest in self._digests or ()]
+        if self._digests is not None and not (any(same) and scheme.lower() == b"bearer"):
+            raise Refusal("unauthenticated", "a valid bearer token is needed in the Authorization header")
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,11 +73,7 @@ class Generation:
         return cls(number, tuple(bundles.values()), Tokens(config.token_file), _tls_context(config))
 
 
-def _digest(token: bytes) -> bytes:
-    return hashlib.sha256(token).digest()
-
-
-def _read(path: Path) -> list[bytes]:
+def _tokens(path: Path) -> list[bytes]:
     lines = [line.strip() for line in _content(path, "the token file", "one token a line").splitlines()]
     tokens = [line for line in lines if line and not line.startswith(b"#")]
     if not tokens:

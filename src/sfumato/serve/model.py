@@ -1,9 +1,7 @@
 """One loaded bundle: its network in an engine, checked before anybody is answered, and what is given of its answers."""
 
-import time
+import timeit
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +11,7 @@ from sfumato.deploy.manifest import DECODER, OutputSpec
 from sfumato.errors import BundleError, ConfigError, first_line
 from sfumato.serve import engines
 from sfumato.serve.codec import FeatureReader
-from sfumato.serve.errors import INVALID, Refusal
+from sfumato.serve.errors import Refusal
 from sfumato.serve.generation import Bundle
 from sfumato.serve.settings import Reveal, ServeConfig
 
@@ -43,23 +41,15 @@ class Model:
             checks.insert(0, (reference, exact))
         self.gains_by_batching = self._check(checks)
 
-    def answer(self, logits: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
-        """The outputs of one request, by name; logits that are not finite, to which no encoder leads, are refused."""
-        if not np.isfinite(logits).all():
-            raise Refusal(
-                INVALID, "these features lie so far outside of what the encoder sends that the logits overflow"
-            )
-        return self.outputs(logits)
-
     def _check(self, checks: Sequence[tuple[engines.Run, float]]) -> bool:
         """Compare with rows alone in the first of the engines, each within its tolerance; tell if batching gains."""
         features = self.reader.examples(_COMPANY)
         try:
-            self.run(features[:1])  # the first call is slow
-            alone, first = _timed(self.run, features[:1])
-            rows = _COMPANY if alone < _LONG else 2
+            first = self.run(features[:1])  # the first call is slow
+            alone = min(timeit.repeat(lambda: self.run(features[:1]), number=1, repeat=2))
+            rows, calls = (_COMPANY, 4) if alone < _LONG else (2, 1)
             features = features[:rows]
-            company = min(_timed(self.run, features)[0] for _ in range(2 if alone < _LONG else 1))
+            company = min(timeit.repeat(lambda: self.run(features), number=1, repeat=calls))
             gaps = [company_gap(run, [features], checks[0][0]) for run, _ in checks]
         except Exception as error:
             raise BundleError(f"{DECODER} of {self.name} fails ({first_line(error)})") from error
@@ -77,29 +67,8 @@ class Model:
         return alone / max(more + (alone - more) / _COMPANY, 1e-9) > _GAIN
 
 
-def _timed(run: engines.Run, features: NDArray[Any]) -> tuple[float, NDArray[np.float32]]:
-    """Seconds of one call and its logits; the smaller of two where a call is short."""
-    seconds = float("inf")
-    for _ in range(2):
-        began = time.perf_counter()
-        logits = run(features)
-        seconds = min(seconds, time.perf_counter() - began)
-        if seconds > _LONG:
-            break
-    return seconds, logits
-
-
 # What gives away less comes later.
 _ORDER: tuple[Reveal, ...] = ("logits", "top_k", "label")
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """An output as the protocol describes it; `width` counts the values of one row."""
-
-    name: str
-    datatype: str
-    width: int
 
 
 class Outputs:
@@ -111,31 +80,32 @@ class Outputs:
     - `label`: `indices` INT64 (N, 1) alone.
 
     Equal logits are ordered by their index. The manifest says what the bundle's maker allows; an operator who asks for
-    more gets a ConfigError.
+    more gets a ConfigError. `tensors` holds the datatype and the values of one row by the output's name.
     """
 
     def __init__(self, spec: OutputSpec, reveal: Reveal | None = None, top_k: int | None = None) -> None:
-        chosen = spec.reveal if reveal is None else reveal
-        classes = spec.shape[-1]
-        k = (spec.top_k if reveal is None else top_k) or 1
+        self.reveal = spec.reveal if reveal is None else reveal
+        self.k = (spec.top_k if reveal is None else top_k) or 1
+        classes, self._logits = spec.shape[-1], spec.name
         allowed = classes if spec.reveal == "logits" else spec.top_k or 1
-        if _ORDER.index(chosen) < _ORDER.index(spec.reveal) or k > allowed:
+        if _ORDER.index(self.reveal) < _ORDER.index(spec.reveal) or self.k > allowed:
             word = f"the {spec.top_k} largest" if spec.reveal == "top_k" else f"the {spec.reveal}"
-            asked = f"{chosen} {k}" if chosen == "top_k" else chosen
+            asked = f"{self.reveal} {self.k}" if self.reveal == "top_k" else self.reveal
             raise ConfigError(
                 f"reveal {asked} is more than the bundle allows ({word} of {classes} classes); ask for less"
             )
-        self.reveal = chosen
-        self.k = k
-        self._logits = spec.name
-        self.tensors: tuple[Tensor, ...] = (Tensor("indices", "INT64", k),)
-        if chosen == "logits":
-            self.tensors = (Tensor(spec.name, "FP32", classes),)
-        elif chosen == "top_k":
-            self.tensors += (Tensor("probabilities", "FP32", k),)
+        self.tensors = {"indices": ("INT64", self.k)}
+        if self.reveal == "logits":
+            self.tensors = {spec.name: ("FP32", classes)}
+        elif self.reveal == "top_k":
+            self.tensors["probabilities"] = ("FP32", self.k)
 
     def __call__(self, logits: NDArray[np.float32]) -> dict[str, NDArray[np.generic]]:
-        """The outputs by name."""
+        """The outputs by name; logits that are not finite, to which no encoder leads, are refused."""
+        if not np.isfinite(logits).all():
+            raise Refusal(
+                "invalid", "these features lie so far outside of what the encoder sends that the logits overflow"
+            )
         if self.reveal == "logits":
             return {self._logits: logits}
         indices = np.argsort(-logits, axis=1, kind="stable")[:, : self.k].astype(np.int64)
@@ -148,9 +118,10 @@ class Outputs:
 
     def pick(self, names: list[str]) -> list[str]:
         """The outputs to send: those asked for, each once, or all."""
-        known = [tensor.name for tensor in self.tensors]
-        if not set(names) <= set(known):
-            raise Refusal(INVALID, f"the model's outputs are {', '.join(known)}; the request asks for another one")
+        if not set(names) <= self.tensors.keys():
+            raise Refusal(
+                "invalid", f"the model's outputs are {', '.join(self.tensors)}; the request asks for another one"
+            )
         if len(set(names)) != len(names):
-            raise Refusal(INVALID, "the request asks for an output twice")
-        return names or known
+            raise Refusal("invalid", "the request asks for an output twice")
+        return names or list(self.tensors)
