@@ -16,8 +16,7 @@ from sfumato.defenses import Site
 from sfumato.deploy import EdgeClient, ExportConfig, Manifest, export_bundle
 from sfumato.deploy.export import _levels
 from sfumato.deploy.graph import check_graph
-from sfumato.deploy.halves import EncoderHalf
-from sfumato.deploy.onnxfile import to_onnx
+from sfumato.deploy.halves import EncoderHalf, to_onnx
 from sfumato.deploy.release import Release, dequantise
 from sfumato.errors import BundleError, ConfigError, SfumatoWarning
 from sfumato.split import Channel, SplitModel

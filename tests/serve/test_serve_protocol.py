@@ -202,7 +202,7 @@ class TestInference:
         assert [part["name"] for part in answer["outputs"]] == ["probabilities"]
 
     def test_an_overflow_is_the_clients_mistake_not_a_failure(self, server):
-        outputs = server.core.find("tiny").model.outputs
+        outputs = server.core.find("tiny").outputs
         for wrong in (np.nan, np.inf):
             with pytest.raises(Refusal, match="overflow"):
                 outputs(np.array([[0.0, wrong, 0.0, 0.0, 0.0]], np.float32))

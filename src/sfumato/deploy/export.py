@@ -22,6 +22,8 @@ from sfumato.deploy.halves import (
     check_rows,
     draw_inputs,
     measure_parity,
+    output_range,
+    to_onnx,
 )
 from sfumato.deploy.manifest import (
     DECODER,
@@ -34,7 +36,6 @@ from sfumato.deploy.manifest import (
     QuantizationSpec,
     datatype_of,
 )
-from sfumato.deploy.onnxfile import output_range, to_onnx
 from sfumato.deploy.signing import sign
 from sfumato.errors import ConfigError, SfumatoWarning
 from sfumato.files import sha256_of

@@ -13,7 +13,7 @@ import msgspec
 
 from sfumato import __version__
 from sfumato.serve.codec import BINARY_HEADER, InferRequest, read_request, write_answer
-from sfumato.serve.core import Core, Served
+from sfumato.serve.core import Core, Model
 from sfumato.serve.door import GUEST, Guest
 from sfumato.serve.errors import Refusal
 
@@ -125,22 +125,22 @@ class App:
     async def _infer(self, scope: Scope, receive: Receive, guest: Guest, name: str, version: str) -> Reply:
         """Read, compute and write."""
         core, began = self._core, time.monotonic()
-        served: Served | None = None
+        model: Model | None = None
         refusal: Refusal | None = _FAILED
         rows = 0
         try:
-            served = core.find(name, version)
-            if served.batcher.full:
+            model = core.find(name, version)
+            if model.batcher.full:
                 raise Refusal("busy", f"{core.config.queue} requests wait already; try again a little later")
             announced, head_length = _lengths(scope["headers"])
             body = await self._body(receive, guest, announced)
-            asked = await self._read(body, head_length, served)
+            asked = await self._read(body, head_length, model)
             del body
             rows = len(asked.features)
             guest.work(asyncio.current_task())
-            logits = await served.batcher.submit(asked.features, min(core.config.deadline_ms / 1000, asked.patience))
+            logits = await model.batcher.submit(asked.features, min(core.config.deadline_ms / 1000, asked.patience))
             guest.work()
-            content, split = write_answer(asked, served.model, served.model.outputs(logits))
+            content, split = write_answer(asked, model, model.outputs(logits))
             self._keep(guest, len(content))
             refusal = None
         except asyncio.CancelledError:  # by the door; a thread that has not begun will not compute these rows
@@ -150,7 +150,7 @@ class App:
             refusal = caught
             raise
         finally:
-            core.account(served, rows, refusal, time.monotonic() - began)
+            core.account(model, rows, refusal, time.monotonic() - began)
         return 200, content, _JSON if split is None else (*_BINARY, (BINARY_HEADER, b"%d" % split))
 
     async def _body(self, receive: Receive, guest: Guest, announced: int) -> bytes | bytearray:
@@ -188,11 +188,11 @@ class App:
         if held > _SMALL and guest is not first and others > self._core.config.max_request_bytes // 2:
             raise Refusal("busy", "too many large requests are on their way; try again a little later")
 
-    async def _read(self, body: bytes | bytearray, head_length: bytes | None, served: Served) -> InferRequest:
+    async def _read(self, body: bytes | bytearray, head_length: bytes | None, model: Model) -> InferRequest:
         if head_length is None and len(body) > _PARSE_ASIDE:
             loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._parser, read_request, body, head_length, served.model)
-        return read_request(body, head_length, served.model)
+            return await loop.run_in_executor(self._parser, read_request, body, head_length, model)
+        return read_request(body, head_length, model)
 
     async def _answer(self, reply: Reply, scope: Scope, receive: Receive, send: Send, guest: Guest) -> None:
         status, body, headers = reply
