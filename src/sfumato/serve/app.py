@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from sfumato import __version__
-from sfumato.serve.codec import BINARY_HEADER, InferRequest, read_request, write_answer
+from sfumato.serve.codec import BINARY_HEADER, read_request, write_answer
 from sfumato.serve.core import Core, Model
 from sfumato.serve.door import GUEST, Guest
 from sfumato.serve.errors import Refusal
@@ -28,6 +28,7 @@ Reply = tuple[int, bytes, Headers]
 _JSON = ((b"content-type", b"application/json"),)
 _BINARY = ((b"content-type", b"application/octet-stream"),)
 _CLOSE = ((b"connection", b"close"),)
+_DIGITS = 20  # of a length that makes sense
 _PARSE_ASIDE = 64 << 10  # bytes of JSON from which parsing would hold up the event loop
 _SMALL = 16 << 10  # bytes of a body or an answer that are not counted
 _PIECE = 64 << 10  # bytes of an answer that are given to the server at once
@@ -134,8 +135,14 @@ class App:
                 raise Refusal("busy", f"{core.config.queue} requests wait already; try again a little later")
             announced, head_length = _lengths(scope["headers"])
             body = await self._body(receive, guest, announced)
-            asked = await self._read(body, head_length, model)
-            del body
+            given, text = (body, head_length, model), len(body)
+            if head_length is not None and head_length.isdigit():
+                text = int(head_length[:_DIGITS])
+            if text > _PARSE_ASIDE:
+                asked = await asyncio.get_running_loop().run_in_executor(self._parser, read_request, *given)
+            else:
+                asked = read_request(*given)
+            del given, body
             rows = len(asked.features)
             guest.work(asyncio.current_task())
             logits = await model.batcher.submit(asked.features, min(core.config.deadline_ms / 1000, asked.patience))
@@ -188,12 +195,6 @@ class App:
         if held > _SMALL and guest is not first and others > self._core.config.max_request_bytes // 2:
             raise Refusal("busy", "too many large requests are on their way; try again a little later")
 
-    async def _read(self, body: bytes | bytearray, head_length: bytes | None, model: Model) -> InferRequest:
-        if head_length is None and len(body) > _PARSE_ASIDE:
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._parser, read_request, body, head_length, model)
-        return read_request(body, head_length, model)
-
     async def _answer(self, reply: Reply, scope: Scope, receive: Receive, send: Send, guest: Guest) -> None:
         status, body, headers = reply
         unread = scope["method"] == "POST" and guest.since is not None
@@ -222,7 +223,7 @@ def _lengths(headers: list[tuple[bytes, bytes]]) -> tuple[int, bytes | None]:
     announced, head_length = 0, None
     for name, value in headers:
         if name == b"content-length":
-            announced = int(value[:20]) if value.isdigit() else 0
+            announced = int(value[:_DIGITS]) if value.isdigit() else 0
         elif name in _PLAIN and value.strip().lower() != _PLAIN[name]:
             raise Refusal("unsupported", "compressed bodies are not taken; send the body as it is")
         elif name == BINARY_HEADER:
