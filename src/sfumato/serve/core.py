@@ -283,11 +283,10 @@ class ModelMetrics:
     """One model's figures, kept as its `Batcher` reports them, from any thread."""
 
     def __init__(self, metrics: Metrics, name: str, version: str, log_failure: Any) -> None:
-        figures = metrics.queue, metrics.batch, metrics.inference, metrics.rows, metrics.failures
-        self._queue, self._batch, self._inference, self._rows, self._failures = (
-            figure.labels(name, version) for figure in figures
-        )
-        self.queued, self._log_failure = self._queue.set, log_failure
+        own = {"model": name, "version": version}
+        self.queued, self._log_failure = metrics.queue.labels(**own).set, log_failure
+        self._batch, self._inference = metrics.batch.labels(**own), metrics.inference.labels(**own)
+        self._rows, self._failures = metrics.rows.labels(**own), metrics.failures.labels(**own)
 
     def ran(self, rows: int, seconds: float) -> None:
         """Batch size and duration."""

@@ -123,9 +123,6 @@ class _Process:
     ready: bool = False
     deadline: float = 0.0  # by the monotonic clock; then it is killed
 
-    def fileno(self) -> int:
-        return self.control.fileno()
-
     def tell(self, word: str) -> None:
         with suppress(OSError):
             self.control.send(f"{word}\n".encode())
@@ -171,12 +168,12 @@ class _Supervisor:
     def _turn(self, awake: socket.socket) -> None:
         moments = [when for when, _ in self._replace] + [worker.deadline for worker in self._workers if worker.deadline]
         patience = max(0.0, min(moments) - time.monotonic()) if moments else None
-        for ready in wait([awake, *self._workers], patience):
-            if isinstance(ready, _Process):
-                self._hear(ready)
-            else:
+        for ready in wait([awake, *(worker.control for worker in self._workers)], patience):
+            if ready is awake:
                 for number in awake.recv(4096):
                     self._obey(number)
+            else:
+                self._hear(next(worker for worker in self._workers if worker.control is ready))
         now = time.monotonic()
         for worker in self._workers:
             if worker.deadline and now > worker.deadline:
