@@ -6,10 +6,10 @@ A query is encoded once, has one deadline, and shares nothing with a fork.
 import collections
 import contextlib
 import http.client
-import ipaddress
 import json
 import os
 import random
+import re
 import socket
 import ssl
 import threading
@@ -42,6 +42,7 @@ _LARGEST_ANSWER = 64 << 20
 _BUSY = (408, 425, 429, 502, 503, 504)  # what a retry can cure
 _FIRST_PAUSE = 0.1
 _LONGEST_REASON = 300
+_LOOPBACK = re.compile(r"localhost|::1|127(\.\d{1,3}){3}")
 _JITTER = random.SystemRandom()  # children of a fork must not pause alike
 
 
@@ -172,7 +173,10 @@ class Remote:
         response = connection.getresponse()
         body = response.read(_LARGEST_ANSWER + 1)
         if len(body) > _LARGEST_ANSWER:
-            raise _AnswerTooLarge
+            connection.close()
+            raise RemoteError(
+                f"the answer of {self.url} is larger than {_LARGEST_ANSWER >> 20} MiB; is it the right server?"
+            )
         if response.length:  # the connection has ended before the answer
             raise http.client.IncompleteRead(body, response.length)
         return response.status, {name.lower(): value for name, value in response.headers.items()}, body
@@ -191,10 +195,6 @@ class Remote:
                 f"no encrypted connection to {self.url} ({why}); does it speak TLS (1.2 or newer), and want a client "
                 "certificate (--cert)?"
             )
-        if isinstance(error, _AnswerTooLarge):
-            return RemoteError(
-                f"the answer of {self.url} is larger than {_LARGEST_ANSWER >> 20} MiB; is it the right server?"
-            )
         if isinstance(error, UnicodeError) or (isinstance(error, socket.gaierror) and error.errno != socket.EAI_AGAIN):
             return RemoteError(f"the host {self._host} is not known ({_sentence(error)}); check the address")
         if isinstance(error, TimeoutError):
@@ -208,10 +208,6 @@ class Remote:
                 "TLS (https://)?"
             )
         return _Unavailable(_sentence(getattr(error, "strerror", None) or error or type(error).__name__))
-
-
-class _AnswerTooLarge(http.client.HTTPException):
-    pass
 
 
 def _in_time(deadline: float, work: Callable[[], Any]) -> Any:
@@ -248,20 +244,13 @@ def _authorization(token: str | None, open_host: str | None) -> dict[str, str]:
         raise ConfigError(
             "the token is empty or holds blanks or special characters; give the one that the server knows"
         )
-    if open_host is not None and not _loopback(open_host):
+    if open_host is not None and not _LOOPBACK.fullmatch(open_host):
         warnings.warn(
             f"the token travels unencrypted to {open_host}, where others can read it; ask over TLS",
             SfumatoWarning,
             stacklevel=5,
         )
     return {"Authorization": f"Bearer {token}"}
-
-
-def _loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _tls_context(ca: Path | str | None, cert: tuple[Path | str, Path | str] | None) -> ssl.SSLContext:
@@ -271,14 +260,10 @@ def _tls_context(ca: Path | str | None, cert: tuple[Path | str, Path | str] | No
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         if cert is not None:
             chain, key = cert
-            context.load_cert_chain(str(chain), str(key), password=_no_passphrase)
+            context.load_cert_chain(str(chain), str(key), password="")  # with a passphrase it is refused
     except (OSError, ValueError) as error:
         raise ConfigError(f"the certificates cannot be used ({_sentence(error)}); give PEM files") from error
     return context
-
-
-def _no_passphrase() -> str:
-    raise ValueError("the private key has a passphrase")
 
 
 def _certificate_advice(error: ssl.SSLCertVerificationError, host: str) -> str:

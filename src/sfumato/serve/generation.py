@@ -96,7 +96,7 @@ def _tls_context(config: ServeConfig) -> ssl.SSLContext | None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
-        context.load_cert_chain(cert, key, password=_no_passphrase)
+        context.load_cert_chain(cert, key, password="")  # a passphrase is not asked for
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         raise ConfigError(
             f"{cert} and {key} are no certificate with its private key in PEM without a passphrase "
@@ -110,10 +110,6 @@ def _tls_context(config: ServeConfig) -> ssl.SSLContext | None:
             raise ConfigError(f"{authority} holds no certificates in PEM ({first_line(error)})") from error
         context.verify_mode = ssl.CERT_REQUIRED
     return context
-
-
-def _no_passphrase() -> str:
-    raise ValueError("the key has a passphrase")
 
 
 def _check_dates(path: Path) -> None:

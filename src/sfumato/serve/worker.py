@@ -31,7 +31,7 @@ class Worker:
         self.core = Core(config, generation, log, door.most)
         self._door = door
         loop = asyncio.get_running_loop()
-        loop.set_exception_handler(lambda _, context: _unforeseen(log, context))
+        loop.set_exception_handler(lambda _, found: log.failure(found["exception"]) if "exception" in found else None)
         context = generation.tls
         app, self._end_telemetry = traced(App(self.core))
         self._server = uvicorn.Server(
@@ -77,12 +77,6 @@ class Worker:
             await self._serving
         core.close()
         await asyncio.to_thread(self._end_telemetry)
-
-
-def _unforeseen(log: Log, context: dict[str, Any]) -> None:
-    error = context.get("exception")
-    if isinstance(error, BaseException):
-        log.failure(error)
 
 
 def traced(app: Any) -> tuple[Any, Callable[[], Any]]:
