@@ -262,7 +262,9 @@ def _tls_context(ca: Path | str | None, cert: tuple[Path | str, Path | str] | No
             chain, key = cert
             context.load_cert_chain(str(chain), str(key), password="")  # with a passphrase it is refused
     except (OSError, ValueError) as error:
-        raise ConfigError(f"the certificates cannot be used ({_sentence(error)}); give PEM files") from error
+        raise ConfigError(
+            f"the certificates cannot be used ({_sentence(error)}); give PEM files, and a key without a passphrase"
+        ) from error
     return context
 
 
