@@ -92,7 +92,8 @@ def _tls_context(config: ServeConfig) -> ssl.SSLContext | None:
     if cert is None or key is None:
         return None
     _content(key, "the private key", "PEM")
-    _check_dates(cert)
+    if wrong := [sentence for sentence in _wrong_dates(cert) if sentence]:
+        raise ConfigError(wrong[0])
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
@@ -103,34 +104,33 @@ def _tls_context(config: ServeConfig) -> ssl.SSLContext | None:
             f"({first_line(error)})"
         ) from error
     if authority is not None:
-        pem = _content(authority, "the authorities", "PEM")
-        try:
-            context.load_verify_locations(cadata=pem.decode("ascii", "ignore"))
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"{authority} holds no certificates in PEM ({first_line(error)})") from error
+        if all(wrong := _wrong_dates(authority)):  # while authorities change, one may be out of date
+            raise ConfigError(wrong[0])
+        context.load_verify_locations(cadata=_content(authority, "the authorities", "PEM").decode("ascii", "ignore"))
         context.verify_mode = ssl.CERT_REQUIRED
     return context
 
 
-def _check_dates(path: Path) -> None:
-    """Every certificate of the chain: one that has expired is what clients would stumble over."""
+def _wrong_dates(path: Path) -> list[str]:
+    """For each certificate of a file why it is not valid now, which is what clients would stumble over, or nothing."""
     try:
         from cryptography import x509
     except ImportError:
         raise ConfigError("TLS needs the package cryptography; install sfumato[serve]") from None
     try:
-        chain = x509.load_pem_x509_certificates(_content(path, "the certificate", "PEM"))
+        certificates = x509.load_pem_x509_certificates(_content(path, "the certificate", "PEM"))
     except ValueError as error:
         raise ConfigError(f"{path} holds no certificate in PEM ({first_line(error)})") from error
-    now = datetime.now(UTC)
-    for certificate in chain:
-        if certificate.not_valid_after_utc <= now:
-            raise ConfigError(f"the certificate {path} expired on {certificate.not_valid_after_utc:%Y-%m-%d}; renew it")
-        if certificate.not_valid_before_utc > now:
-            raise ConfigError(
-                f"the certificate {path} is not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC; "
-                "check the clock of this machine, or give one that is valid"
-            )
+    now, found = datetime.now(UTC), []
+    for certificate in certificates:
+        begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        late = f"the certificate {path} expired on {ends:%Y-%m-%d}; renew it"
+        early = (
+            f"the certificate {path} is not valid before {begins:%Y-%m-%d %H:%M} UTC; check the clock of this machine, "
+            "or give one that is valid"
+        )
+        found.append(late if ends <= now else early if begins > now else "")
+    return found
 
 
 def _content(path: Path, what: str, form: str) -> bytes:
