@@ -13,10 +13,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 from torch import nn
 
-from sfumato.bench.serving import compared, export_random, in_process, rest_caller, serving, take_load_in_turns
+from sfumato.bench.serving import compared, export_random, in_process, levels, rest_caller, serving, take_load_in_turns
 
 _VALUES = 16
 _PATIENCE_SECONDS = 120.0
@@ -29,7 +28,7 @@ def kserve(python: Path, decoder: Path) -> Iterator[str]:
         port = free.getsockname()[1]
     script = Path(__file__).with_name("kserve_server.py")
     process = subprocess.Popen(
-        [str(python), str(script), str(decoder), str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [str(python), "-P", str(script), str(decoder), str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
         _wait_for(process, port)
@@ -60,7 +59,7 @@ def main(python: Path, rounds: int = 9, seconds: float = 2.0) -> None:
     with tempfile.TemporaryDirectory() as name:
         edge = nn.Sequential(nn.Flatten(), nn.Linear(64, _VALUES), nn.Sigmoid())
         tiny = export_random(Path(name) / "tiny", edge, nn.Linear(_VALUES, 10), (1, 8, 8))
-        feature = np.random.default_rng(0).random((1, _VALUES), dtype=np.float32)
+        feature = levels((1, _VALUES))
         with serving([tiny]) as ours, kserve(python, tiny / "decoder.onnx") as theirs:
             loads = take_load_in_turns(
                 {

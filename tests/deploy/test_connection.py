@@ -51,6 +51,7 @@ def failing(times, first):
 FAILURES = {
     "busy": (429, {"Retry-After": "1"}, b'{"error": "queue full"}'),
     "overloaded": (503, {}, b'{"error": "deadline"}'),
+    "a proxy's time-out": (408, {}, b""),
     "a proxy's page": (502, {}, b"<html>Bad Gateway</html>"),
     "silence": None,
 }
@@ -146,6 +147,10 @@ class TestHttp:
         began = time.monotonic()
         refused(client_of(bundle, "http://no-such-host.invalid", timeout=3), "is not known|cannot be asked now")
         assert time.monotonic() - began < 30
+
+    def test_half_an_answer_is_none(self, bundle):
+        with raw(lambda accepted: (accepted.recv(1 << 16), accepted.sendall(HEAD + b"{}"))) as address:
+            refused(client_of(bundle, address, retries=0), "cannot be asked now: IncompleteRead")
 
     def test_an_endless_answer_is_cut(self, bundle, monkeypatch):
         monkeypatch.setattr(connection, "_LARGEST_ANSWER", 1 << 20)
@@ -295,18 +300,19 @@ class TestTls:
         context.load_cert_chain(*issue("localhost"))
         context.load_verify_locations(folder / "authority.pem")
         context.verify_mode = ssl.CERT_REQUIRED
+        context.maximum_version = ssl.TLSVersion.TLSv1_2  # with 1.3 a refusal may meet the request on its way
         with recording(lambda *_: logits_answer(LOGITS), tls=context) as one:
             yield one
 
     def test_both_sides_show_a_certificate(self, bundle, server, authority):
-        folder, _ = authority
+        folder, issue = authority
         shown = (folder / "client.pem", folder / "client.key")
         with client_of(bundle, server.url, ca=folder / "authority.pem", cert=shown) as client:
             for _ in range(2):
                 assert client.predict(pixels_of()).label == "class 1"
-        lacking = client_of(bundle, server.url, ca=folder / "authority.pem", retries=0)
-        with lacking as client, pytest.raises(RemoteError):
-            client.predict(pixels_of())
+        refused(client_of(bundle, server.url, ca=folder / "authority.pem"), r"want a client certificate \(--cert\)")
+        late = client_of(bundle, server.url, ca=folder / "authority.pem", cert=issue("late", -2, -1))
+        refused(late, r"does not accept this device's certificate.*EXPIRED.* \(--cert\)")
         assert len(server.bodies) == 2
 
     @pytest.mark.parametrize(

@@ -288,7 +288,8 @@ class TestFailsClosed:
         with pytest.raises(ConfigError, match=rf"needs the package {missing}; install sfumato\[edge\]"):
             client_of(bundle, server.url)
 
-    def test_a_device_key_that_others_can_read_or_that_is_none(self, bundle, server, tmp_path):
+    def test_a_device_key_that_others_can_read_or_that_is_none(self, bundle, server, tmp_path, monkeypatch):
+        monkeypatch.setattr("sfumato.deploy.device_key._PATIENCE", 0.0)
         path = tmp_path / "device.key"
         assert load_device_key(path) == load_device_key(path)
         assert path.stat().st_mode & 0o777 == 0o600

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from sfumato.deploy.graph import _OPERATORS, check_graph
-from sfumato.deploy.onnxfile import fold_batch_norms, output_range, to_onnx
+from sfumato.deploy.halves import fold_batch_norms, output_range, to_onnx
 from sfumato.errors import BundleError, ConfigError
 
 RANDOM = {

@@ -15,7 +15,7 @@ from serve_support import ask, features, infer, make_bundle, metric, raw, runnin
 from sfumato.deploy.signing import new_key, private_key, sign
 from sfumato.errors import BundleError, ConfigError
 from sfumato.serve import ServeConfig, generation
-from sfumato.serve.errors import UNAUTHENTICATED, Refusal
+from sfumato.serve.errors import Refusal
 from sfumato.serve.generation import Tokens
 from sfumato.serve.logs import Log
 
@@ -98,7 +98,7 @@ class TestTokens:
             else:
                 with pytest.raises(Refusal) as caught:
                     tokens.check(f"Bearer {token}".encode())
-                assert caught.value.reason is UNAUTHENTICATED
+                assert caught.value.reason == "unauthenticated"
             assert [(len(a), len(b)) for a, b in compared] == [(32, 32)] * 2
 
     @pytest.mark.parametrize(
@@ -158,7 +158,10 @@ class TestTls:
         _, other_key = authority.issue("other")
         expired, its_key = authority.issue("expired", days=-1)
         early, early_key = authority.issue("early", days=10, begins=2)
-        junk = tmp_path / "junk.pem"
+        junk, both = tmp_path / "junk.pem", tmp_path / "both.pem"
+        both.write_bytes(expired.read_bytes() + authority.certificate.read_bytes())
+        with running(bundle, tls_cert=cert, tls_key=key, client_ca=both):
+            pass  # authorities are being changed
         junk.write_text("junk")
         for settings, sentence in (
             ({"tls_cert": expired, "tls_key": its_key}, "expired on"),
@@ -166,7 +169,8 @@ class TestTls:
             ({"tls_cert": cert, "tls_key": other_key}, "no certificate with its private key"),
             ({"tls_cert": junk, "tls_key": key}, "holds no certificate in PEM"),
             ({"tls_cert": cert, "tls_key": tmp_path / "none"}, "No such file"),
-            ({"tls_cert": cert, "tls_key": key, "client_ca": junk}, "holds no certificates in PEM"),
+            ({"tls_cert": cert, "tls_key": key, "client_ca": junk}, "holds no certificate in PEM"),
+            ({"tls_cert": cert, "tls_key": key, "client_ca": expired}, "expired on"),
         ):
             with pytest.raises(ConfigError, match=sentence), running(bundle, **settings):
                 pass

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sfumato.serve.batching import Batcher
-from sfumato.serve.errors import BUSY, INTERNAL, LATE, Refusal
+from sfumato.serve.errors import Refusal
 
 
 class Network:
@@ -147,7 +147,7 @@ def test_one_request_too_many_is_refused_at_once():
             tasks = [asyncio.create_task(batcher.submit(rows(1), 20)) for _ in range(3)]
             await asyncio.sleep(0.01)
             assert batcher.full
-            assert await refused(batcher.submit(rows(1), 20)) is BUSY
+            assert await refused(batcher.submit(rows(1), 20)) == "busy"
             network.gate.set()
             assert len(await asyncio.gather(first, *tasks)) == 4
             assert not batcher.full
@@ -161,7 +161,7 @@ def test_who_waits_longer_than_its_patience_is_refused_and_not_computed():
         async with batching(network) as batcher:
             first = await occupy(batcher, network)
             patient = asyncio.create_task(batcher.submit(rows(2), 20))
-            assert await refused(batcher.submit(rows(4), 0.03)) is LATE
+            assert await refused(batcher.submit(rows(4), 0.03)) == "late"
             network.gate.set()
             await asyncio.gather(first, patient)
         assert network.batches == [1, 2]
@@ -204,7 +204,7 @@ def test_a_network_that_fails_refuses_its_batch_and_goes_on():
     async def work():
         network = Network()
         async with batching(network) as batcher:
-            assert await refused(batcher.submit(-rows(2) - 1, 20)) is INTERNAL
+            assert await refused(batcher.submit(-rows(2) - 1, 20)) == "internal"
             np.testing.assert_array_equal(await batcher.submit(rows(1), 20), 2 * rows(1))
         assert [type(error) for error in batcher.watcher.errors] == [ValueError]
 

@@ -4,12 +4,13 @@ import asyncio
 import collections
 import json
 import random
+import threading
 
 import pytest
 from serve_fuzz import rest
 from serve_support import features, make_bundle, process, tensor
 
-from sfumato.serve import ServeConfig
+from sfumato.serve import ServeConfig, app
 from sfumato.serve.app import App
 from sfumato.serve.core import Core
 from sfumato.serve.door import GUEST
@@ -21,8 +22,8 @@ from sfumato.serve.logs import Log
 def test_whatever_the_description_allows_or_forbids_is_answered_or_refused(tmp_path):
     # A process of its own: hypothesis parses sources while it draws, which CPython 3.11 fails on beside other threads.
     with process(str(make_bundle(tmp_path / "tiny")), "--no-log-requests") as server:
-        counts, inferred = rest(server.wait_for("listening")["rest"], 150)
-    assert sum(counts.values()) > 100
+        counts, inferred = rest(server.wait_for("listening")["rest"], 100)
+    assert sum(counts.values()) > 70
     assert {200, 400, 404} <= set(counts)
     assert max(counts) <= 503  # and nothing but a deadline of the request's own, see serve_fuzz
     # The description tells what is accepted, not only what is not: 6 to 20 % are, as the draws fall.
@@ -89,6 +90,26 @@ async def answered(app, method, path, headers, body):
     GUEST.set(Guest())
     await asyncio.wait_for(app({"type": "http", "method": method, "path": path, "headers": headers}, receive, send), 30)
     return sent[0]["status"], b"".join(message["body"] for message in sent[1:])
+
+
+@pytest.mark.parametrize("headers", [[], [(b"inference-header-content-length", b"70000")]])
+def test_a_long_text_is_read_beside_the_event_loop(tmp_path, monkeypatch, headers):
+    config = ServeConfig((make_bundle(tmp_path / "tiny"),), port=0, threads=1, log_requests=False)
+    readers, real = [], app.read_request
+
+    def read_request(*given):
+        readers.append(threading.current_thread().name)
+        return real(*given)
+
+    async def ask():
+        core = Core(config, Generation.read(config), Log(requests=False), 64)
+        status, _ = await answered(App(core), "POST", "/v2/models/tiny/infer", headers, b" " * 70_000)
+        core.close()
+        return status
+
+    monkeypatch.setattr(app, "read_request", read_request)
+    assert asyncio.run(ask()) == 400
+    assert readers[0].startswith("parse")
 
 
 def test_spoilt_bytes_are_answered_or_refused_in_a_sentence(tmp_path):

@@ -174,14 +174,14 @@ class TestReload:
         at, before = tmp_path / "at.json", time.monotonic()
 
         def announce(generation, read_at):
-            write_json(at, {"pid": 1, "read_at": read_at, "generation": generation, "error": ""})
+            write_json(at, {"pid": 2**22 + 1, "read_at": read_at, "generation": generation, "error": ""})
 
         def hang_up(*_):
             announce(2, before)
             threading.Timer(0.1, lambda: announce(3, time.monotonic())).start()
 
         announce(1, 0.0)
-        monkeypatch.setattr("sfumato.serve.supervisor._hang_up", hang_up)
+        monkeypatch.setattr("sfumato.serve.supervisor.os.kill", hang_up)
         assert reload(at) == 3
 
     def test_without_a_server_a_sentence_says_so(self, tmp_path):

@@ -12,9 +12,9 @@ from serve_support import CLASSES, DIM, make_bundle
 
 from sfumato.errors import BundleError, ConfigError
 from sfumato.files import sha256_of as file_digest
+from sfumato.serve.core import Model
 from sfumato.serve.engines import ort
 from sfumato.serve.generation import Generation
-from sfumato.serve.model import Model
 from sfumato.serve.settings import ServeConfig
 
 
@@ -29,7 +29,7 @@ def paced(monkeypatch):
 
     def pace(fixed, each):
         calls, real, clock = [], ort.load, [0.0]
-        monkeypatch.setattr("sfumato.serve.model.time", SimpleNamespace(perf_counter=lambda: clock[0]))
+        monkeypatch.setattr("sfumato.serve.core.time", SimpleNamespace(perf_counter=lambda: clock[0]))
 
         def load(*given):
             run = real(*given)

@@ -6,10 +6,10 @@ A query is encoded once, has one deadline, and shares nothing with a fork.
 import collections
 import contextlib
 import http.client
-import ipaddress
 import json
 import os
 import random
+import re
 import socket
 import ssl
 import threading
@@ -39,9 +39,10 @@ Tensors = dict[str, npt.NDArray[Any]]
 _DATATYPES = ("FP32", "INT64")
 
 _LARGEST_ANSWER = 64 << 20
-_BUSY = (429, 502, 503, 504)  # what a retry can cure
+_BUSY = (408, 425, 429, 502, 503, 504)  # what a retry can cure
 _FIRST_PAUSE = 0.1
 _LONGEST_REASON = 300
+_LOOPBACK = re.compile(r"localhost|::1|127(\.\d{1,3}){3}")
 _JITTER = random.SystemRandom()  # children of a fork must not pause alike
 
 
@@ -102,19 +103,18 @@ class Remote:
     def ask(self, manifest: Manifest, feature: npt.NDArray[Any]) -> Tensors:
         """The decoder's tensors for a released feature (n, ...); a RemoteError says why there are none."""
         query, deadline = http_query(manifest, feature), time.monotonic() + self._timeout
-        pause = _FIRST_PAUSE
-        for attempt in range(self._retries + 1):
+        pause, left = _FIRST_PAUSE, self._retries
+        while True:
             try:
                 return _http_answer(*self._post(query, manifest, deadline), query)
             except _Unavailable as error:
                 wait = max(pause * _JITTER.uniform(0.5, 1.5), error.pause)
-                if attempt == self._retries or time.monotonic() + wait >= deadline:
+                if not left or time.monotonic() + wait >= deadline:
                     raise RemoteError(
                         f"{self.url} cannot be asked now: {error}; is it running, and reachable?"
                     ) from error
                 time.sleep(wait)
-                pause *= 2
-        raise AssertionError  # the loop returns or raises
+                pause, left = 2 * pause, left - 1
 
     def close(self) -> None:
         """Close the connections."""
@@ -173,20 +173,27 @@ class Remote:
         response = connection.getresponse()
         body = response.read(_LARGEST_ANSWER + 1)
         if len(body) > _LARGEST_ANSWER:
-            raise _AnswerTooLarge
+            connection.close()
+            raise RemoteError(
+                f"the answer of {self.url} is larger than {_LARGEST_ANSWER >> 20} MiB; is it the right server?"
+            )
+        if response.length:  # the connection has ended before the answer
+            raise http.client.IncompleteRead(body, response.length)
         return response.status, {name.lower(): value for name, value in response.headers.items()}, body
 
     def _failure(self, error: Exception) -> Exception:
         if isinstance(error, ssl.SSLCertVerificationError):
             return RemoteError(f"the certificate of {self.url} {_certificate_advice(error, self._host)}")
         if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
+            why = _sentence(error.reason or error)
+            if "CERTIFICATE" in why or "UNKNOWN_CA" in why:  # an alert about what this side has shown
+                return RemoteError(
+                    f"{self.url} does not accept this device's certificate, or misses one ({why}); give one that is "
+                    "valid (--cert)"
+                )
             return RemoteError(
-                f"no encrypted connection to {self.url} ({_sentence(error.reason or error)}); does it speak TLS, and "
-                "want a client certificate (--cert)?"
-            )
-        if isinstance(error, _AnswerTooLarge):
-            return RemoteError(
-                f"the answer of {self.url} is larger than {_LARGEST_ANSWER >> 20} MiB; is it the right server?"
+                f"no encrypted connection to {self.url} ({why}); does it speak TLS (1.2 or newer), and want a client "
+                "certificate (--cert)?"
             )
         if isinstance(error, UnicodeError) or (isinstance(error, socket.gaierror) and error.errno != socket.EAI_AGAIN):
             return RemoteError(f"the host {self._host} is not known ({_sentence(error)}); check the address")
@@ -201,10 +208,6 @@ class Remote:
                 "TLS (https://)?"
             )
         return _Unavailable(_sentence(getattr(error, "strerror", None) or error or type(error).__name__))
-
-
-class _AnswerTooLarge(http.client.HTTPException):
-    pass
 
 
 def _in_time(deadline: float, work: Callable[[], Any]) -> Any:
@@ -241,20 +244,13 @@ def _authorization(token: str | None, open_host: str | None) -> dict[str, str]:
         raise ConfigError(
             "the token is empty or holds blanks or special characters; give the one that the server knows"
         )
-    if open_host is not None and not _loopback(open_host):
+    if open_host is not None and not _LOOPBACK.fullmatch(open_host):
         warnings.warn(
             f"the token travels unencrypted to {open_host}, where others can read it; ask over TLS",
             SfumatoWarning,
             stacklevel=5,
         )
     return {"Authorization": f"Bearer {token}"}
-
-
-def _loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _tls_context(ca: Path | str | None, cert: tuple[Path | str, Path | str] | None) -> ssl.SSLContext:
@@ -264,14 +260,12 @@ def _tls_context(ca: Path | str | None, cert: tuple[Path | str, Path | str] | No
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         if cert is not None:
             chain, key = cert
-            context.load_cert_chain(str(chain), str(key), password=_no_passphrase)
+            context.load_cert_chain(str(chain), str(key), password="")  # with a passphrase it is refused
     except (OSError, ValueError) as error:
-        raise ConfigError(f"the certificates cannot be used ({_sentence(error)}); give PEM files") from error
+        raise ConfigError(
+            f"the certificates cannot be used ({_sentence(error)}); give PEM files, and a key without a passphrase"
+        ) from error
     return context
-
-
-def _no_passphrase() -> str:
-    raise ValueError("the private key has a passphrase")
 
 
 def _certificate_advice(error: ssl.SSLCertVerificationError, host: str) -> str:
@@ -279,7 +273,7 @@ def _certificate_advice(error: ssl.SSLCertVerificationError, host: str) -> str:
     clock, why = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), _sentence(error.verify_message)
     advice = {
         9: f"is not valid yet by this device's clock, which says {clock}; set the clock",
-        10: f"has expired (this device's clock says {clock}); the server needs a new one",
+        10: f"or its authority's has expired (this device's clock says {clock}); a new one is needed",
         62: f"is of another host than {host}; ask by a name that the certificate holds",
     }
     advice[64] = advice[62]  # the same for an address in the place of a name

@@ -1,6 +1,5 @@
 """What serving engines of other people need beside the decoder: a Triton model repository, a KServe manifest."""
 
-import json
 import os
 import re
 import shutil
@@ -33,19 +32,10 @@ dynamic_batching {{
 }}
 """
 
-
-def triton_config(manifest: Manifest) -> str:
-    """The text of `config.pbtxt`."""
-    return _TRITON.format(
-        remark=_remark(manifest),
-        name=manifest.name,
-        feature=manifest.feature.name,
-        datatype=manifest.feature.datatype,
-        dims=", ".join(map(str, manifest.feature.shape)),
-        output=manifest.output.name,
-        classes=manifest.output.shape[0],
-        version=manifest.version,
-    )
+_KSERVE = """\
+# Serves the decoder with Triton in a cluster: kubectl apply -f kserve.yaml
+# Copy the folder `triton` to your storage and put its address in the place of storageUri.
+{remark}"""
 
 
 def cluster_name(name: str) -> str:
@@ -58,40 +48,23 @@ def cluster_name(name: str) -> str:
     return (plain if plain[:1].isalpha() else f"m-{plain}")[:_LONGEST_NAME].strip("-")
 
 
-def kserve_manifest(manifest: Manifest) -> str:
-    """The text of an InferenceService that serves the decoder with Triton."""
-    service = {
-        "apiVersion": "serving.kserve.io/v1beta1",
-        "kind": "InferenceService",
-        "metadata": {"name": cluster_name(manifest.name)},
-        "spec": {
-            "predictor": {
-                "minReplicas": 1,
-                "model": {
-                    "modelFormat": {"name": "triton"},
-                    "protocolVersion": "v2",
-                    "runtime": "kserve-tritonserver",
-                    "storageUri": f"pvc://models/{manifest.name}/triton",
-                    "resources": {
-                        "requests": {"cpu": "1", "memory": "1Gi"},
-                        "limits": {"cpu": "2", "memory": "2Gi"},
-                    },
-                },
-            }
-        },
-    }
-    return (
-        "# Serves the decoder with Triton in a cluster: kubectl apply -f kserve.yaml\n"
-        "# Copy the folder `triton` to your storage and put its address in the place of storageUri.\n"
-        + _remark(manifest)
-        + yaml.safe_dump(service, sort_keys=False)
-    )
-
-
 def write_engines(manifest: Manifest, folder: Path) -> None:
     """Write `triton/NAME/` and `kserve.yaml` into a bundle; the decoder is linked, or copied."""
+    reveal = manifest.output.reveal
+    caution = f'# CAUTION: the manifest reveals "{reveal}" only, but this engine always answers all logits.\n'
+    remark = "" if reveal == "logits" else caution
     repository = folder / "triton" / manifest.name
-    write_text(repository / "config.pbtxt", triton_config(manifest))
+    config = _TRITON.format(
+        remark=remark,
+        name=manifest.name,
+        feature=manifest.feature.name,
+        datatype=manifest.feature.datatype,
+        dims=", ".join(map(str, manifest.feature.shape)),
+        output=manifest.output.name,
+        classes=manifest.output.shape[0],
+        version=manifest.version,
+    )
+    write_text(repository / "config.pbtxt", config)
     write_text(repository / "labels.txt", "".join(f"{name}\n" for name in manifest.classes))
     weights = repository / manifest.version / "model.onnx"
     weights.parent.mkdir(parents=True, exist_ok=True)
@@ -99,13 +72,17 @@ def write_engines(manifest: Manifest, folder: Path) -> None:
         os.link(folder / DECODER, weights)
     except OSError:
         shutil.copyfile(folder / DECODER, weights)
-    write_text(folder / "kserve.yaml", kserve_manifest(manifest))
-
-
-def _remark(manifest: Manifest) -> str:
-    if manifest.output.reveal == "logits":
-        return ""
-    return (
-        f"# CAUTION: the manifest reveals {json.dumps(manifest.output.reveal)} only, but this engine always answers "
-        "all logits.\n"
-    )
+    model = {
+        "modelFormat": {"name": "triton"},
+        "protocolVersion": "v2",
+        "runtime": "kserve-tritonserver",
+        "storageUri": f"pvc://models/{manifest.name}/triton",
+        "resources": {"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"cpu": "2", "memory": "2Gi"}},
+    }
+    service = {
+        "apiVersion": "serving.kserve.io/v1beta1",
+        "kind": "InferenceService",
+        "metadata": {"name": cluster_name(manifest.name)},
+        "spec": {"predictor": {"minReplicas": 1, "model": model}},
+    }
+    write_text(folder / "kserve.yaml", _KSERVE.format(remark=remark) + yaml.safe_dump(service, sort_keys=False))

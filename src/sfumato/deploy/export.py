@@ -19,10 +19,11 @@ from sfumato.deploy.halves import (
     DecoderHalf,
     EncoderHalf,
     Parity,
-    check_exportable,
     check_rows,
     draw_inputs,
     measure_parity,
+    output_range,
+    to_onnx,
 )
 from sfumato.deploy.manifest import (
     DECODER,
@@ -35,7 +36,6 @@ from sfumato.deploy.manifest import (
     QuantizationSpec,
     datatype_of,
 )
-from sfumato.deploy.onnxfile import output_range, to_onnx
 from sfumato.deploy.signing import sign
 from sfumato.errors import ConfigError, SfumatoWarning
 from sfumato.files import sha256_of
@@ -152,7 +152,11 @@ def export_bundle(
         StorageError: the folder cannot be written.
     """
     channel = model.channel
-    check_exportable(model, allow_no_noise=config.without_noise)
+    if channel.noise_std == 0 and not config.without_noise:
+        raise ConfigError(
+            "the model adds no noise to what leaves the device, so nothing protects it; train with --noise-std above "
+            "0, or allow it by name (--without-noise)"
+        )
     if channel.noise.singular and not config.without_noise:
         warnings.warn(
             "the noise leaves directions without noise: there the feature is sent as it is, and nothing is certified; "

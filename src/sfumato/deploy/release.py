@@ -11,7 +11,7 @@ from msgspec import UNSET
 from sfumato.deploy.manifest import NOISE, Manifest, QuantizationSpec
 from sfumato.errors import BundleError, FeatureError
 
-__all__ = ["Release", "dequantise", "dtype_of", "grid", "noise_shape", "quantise"]
+__all__ = ["Release", "dtype_of", "grid", "noise_shape", "quantise"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -127,8 +127,3 @@ def quantise(z: npt.NDArray[Any], levels: QuantizationSpec) -> npt.NDArray[Any]:
     np.maximum(numbers, 0, out=numbers)  # half the time of np.clip
     np.minimum(numbers, 2**levels.bits - 1, out=numbers)
     return numbers.astype("u1" if levels.bits <= 8 else "<u2")
-
-
-def dequantise(numbers: npt.NDArray[Any], levels: QuantizationSpec) -> Floats:
-    """The levels' values, `number w + low`, float32."""
-    return numbers.astype(np.float32) * np.float32(levels.width) + np.float32(levels.low)

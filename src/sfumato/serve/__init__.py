@@ -2,8 +2,8 @@
 
 Supervision: `supervisor` forks workers from a `generation`, everything that was read from the disk at one moment, and
 never changes one: a reload starts the next generation. A worker is uvicorn behind a `door`, which counts and times
-connections. A request passes through `app` (paths, tokens), `codec` (its values), `batching` (the queue), `model` and
-`engines` (the network) and `outputs` (what is given away of the answer).
+connections. A request passes through `app` (paths, tokens), `codec` (its values), `batching` (the queue), `core` and
+`engines` (the network, and what is given away of its answer).
 """
 
 from importlib import import_module

@@ -12,21 +12,10 @@ from typing import Any
 import msgspec
 
 from sfumato import __version__
-from sfumato.serve.codec import BINARY_HEADER, InferRequest, read_request, write_answer
-from sfumato.serve.core import Core, Served
+from sfumato.serve.codec import BINARY_HEADER, read_request, write_answer
+from sfumato.serve.core import Core, Model
 from sfumato.serve.door import GUEST, Guest
-from sfumato.serve.errors import (
-    BUSY,
-    FORBIDDEN_METHOD,
-    GONE,
-    INTERNAL,
-    INVALID,
-    STALLED,
-    TOO_LARGE,
-    UNKNOWN,
-    UNSUPPORTED,
-    Refusal,
-)
+from sfumato.serve.errors import Refusal
 
 __all__ = ["App"]
 
@@ -39,6 +28,7 @@ Reply = tuple[int, bytes, Headers]
 _JSON = ((b"content-type", b"application/json"),)
 _BINARY = ((b"content-type", b"application/octet-stream"),)
 _CLOSE = ((b"connection", b"close"),)
+_DIGITS = 20  # of a length that makes sense
 _PARSE_ASIDE = 64 << 10  # bytes of JSON from which parsing would hold up the event loop
 _SMALL = 16 << 10  # bytes of a body or an answer that are not counted
 _PIECE = 64 << 10  # bytes of an answer that are given to the server at once
@@ -48,7 +38,7 @@ _PLAIN = {b"content-encoding": b"identity", b"transfer-encoding": b"chunked"}
 _OPEN = ("/v2/health/live", "/v2/health/ready")
 _INFER = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?/infer")
 
-_FAILED = Refusal(INTERNAL, "the server failed on this request")
+_FAILED = Refusal("internal", "the server failed on this request")
 
 
 class App:
@@ -75,7 +65,7 @@ class App:
                 else:
                     reply = self._look_up(scope["method"], path)
             except Refusal as refusal:
-                if refusal.reason in (STALLED, GONE):
+                if refusal.reason in ("stalled", "gone"):
                     return
                 reply = _refused(refusal)
             except Exception as error:
@@ -95,11 +85,11 @@ class App:
         try:
             for once in _ONCE:
                 if once in given and sum(name == once for name, _ in scope["headers"]) > 1:
-                    raise Refusal(INVALID, f"the request has more than one {once.decode().title()} header; send one")
+                    raise Refusal("invalid", f"the request has more than one {once.decode().title()} header; send one")
             if scope["path"].rstrip("/") not in _OPEN:
                 self._core.tokens.check(given.get(b"authorization", b""))
         except Refusal as refusal:
-            self._core.metrics.rejections.labels(refusal.reason.name).inc()
+            self._core.metrics.rejections.labels(refusal.reason).inc()
             raise
 
     def _look_up(self, method: str, path: str) -> Reply:
@@ -125,7 +115,7 @@ class App:
             case _ if _INFER.fullmatch(path):
                 raise _other_method(b"POST")
             case _:
-                raise Refusal(UNKNOWN, "there is no such path; the protocol's begin with /v2")
+                raise Refusal("unknown", "there is no such path; the protocol's begin with /v2")
         if method not in ("GET", "HEAD"):
             raise _other_method(b"GET, HEAD")
         if isinstance(answer, tuple):
@@ -136,34 +126,38 @@ class App:
     async def _infer(self, scope: Scope, receive: Receive, guest: Guest, name: str, version: str) -> Reply:
         """Read, compute and write."""
         core, began = self._core, time.monotonic()
-        served: Served | None = None
+        model: Model | None = None
         refusal: Refusal | None = _FAILED
         rows = 0
         try:
-            served = core.find(name, version)
-            if served.batcher.full:
-                raise Refusal(BUSY, f"{core.config.queue} requests wait already; try again a little later")
+            model = core.find(name, version)
+            if model.batcher.full:
+                raise Refusal("busy", f"{core.config.queue} requests wait already; try again a little later")
             announced, head_length = _lengths(scope["headers"])
             body = await self._body(receive, guest, announced)
-            asked = await self._read(body, head_length, served)
-            del body
+            given, text = (body, head_length, model), len(body)
+            if head_length is not None and head_length.isdigit():
+                text = int(head_length[:_DIGITS])
+            if text > _PARSE_ASIDE:
+                asked = await asyncio.get_running_loop().run_in_executor(self._parser, read_request, *given)
+            else:
+                asked = read_request(*given)
+            del given, body
             rows = len(asked.features)
             guest.work(asyncio.current_task())
-            limit = core.config.deadline_ms / 1000
-            patience = limit if asked.patience is None else min(limit, asked.patience)
-            logits = await served.batcher.submit(asked.features, patience)
+            logits = await model.batcher.submit(asked.features, min(core.config.deadline_ms / 1000, asked.patience))
             guest.work()
-            content, split = write_answer(asked, served.model, served.model.answer(logits))
+            content, split = write_answer(asked, model, model.outputs(logits))
             self._keep(guest, len(content))
             refusal = None
         except asyncio.CancelledError:  # by the door; a thread that has not begun will not compute these rows
-            refusal = Refusal(GONE, "the client went away")
+            refusal = Refusal("gone", "the client went away")
             raise refusal from None
         except Refusal as caught:
             refusal = caught
             raise
         finally:
-            core.account(served, rows, refusal, time.monotonic() - began)
+            core.account(model, rows, refusal, time.monotonic() - began)
         return 200, content, _JSON if split is None else (*_BINARY, (BINARY_HEADER, b"%d" % split))
 
     async def _body(self, receive: Receive, guest: Guest, announced: int) -> bytes | bytearray:
@@ -174,7 +168,7 @@ class App:
         while announced <= most:
             message = await receive()
             if message["type"] == "http.disconnect":
-                raise Refusal(STALLED, "the client went away, or its request did not come in time")
+                raise Refusal("stalled", "the client went away, or its request did not come in time")
             part = message.get("body", b"")
             if len(body) + len(part) > most:
                 break
@@ -188,7 +182,7 @@ class App:
                 guest.work()
                 return body
             self._keep(guest, len(part))
-        raise Refusal(TOO_LARGE, f"the body is larger than {most} bytes")
+        raise Refusal("too_large", f"the body is larger than {most} bytes")
 
     def _keep(self, guest: Guest, size: int) -> None:
         """Count bytes that are held for a client. The first in line may finish; all others share half a largest body.
@@ -199,13 +193,7 @@ class App:
         first = next(iter(self._held))
         others = sum(self._held.values()) - self._held[first]
         if held > _SMALL and guest is not first and others > self._core.config.max_request_bytes // 2:
-            raise Refusal(BUSY, "too many large requests are on their way; try again a little later")
-
-    async def _read(self, body: bytes | bytearray, head_length: bytes | None, served: Served) -> InferRequest:
-        if head_length is None and len(body) > _PARSE_ASIDE:
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._parser, read_request, body, head_length, served.model)
-        return read_request(body, head_length, served.model)
+            raise Refusal("busy", "too many large requests are on their way; try again a little later")
 
     async def _answer(self, reply: Reply, scope: Scope, receive: Receive, send: Send, guest: Guest) -> None:
         status, body, headers = reply
@@ -235,9 +223,9 @@ def _lengths(headers: list[tuple[bytes, bytes]]) -> tuple[int, bytes | None]:
     announced, head_length = 0, None
     for name, value in headers:
         if name == b"content-length":
-            announced = int(value[:20]) if value.isdigit() else 0
+            announced = int(value[:_DIGITS]) if value.isdigit() else 0
         elif name in _PLAIN and value.strip().lower() != _PLAIN[name]:
-            raise Refusal(UNSUPPORTED, "compressed bodies are not taken; send the body as it is")
+            raise Refusal("unsupported", "compressed bodies are not taken; send the body as it is")
         elif name == BINARY_HEADER:
             head_length = value
     return announced, head_length
@@ -245,11 +233,11 @@ def _lengths(headers: list[tuple[bytes, bytes]]) -> tuple[int, bytes | None]:
 
 def _refused(refusal: Refusal) -> Reply:
     """The protocol's error body with the status that belongs to the reason."""
-    return refusal.reason.status, msgspec.json.encode({"error": refusal.sentence}), (*_JSON, *refusal.headers)
+    return refusal.status, msgspec.json.encode({"error": refusal.sentence}), (*_JSON, *refusal.headers)
 
 
 def _other_method(allowed: bytes) -> Refusal:
-    return Refusal(FORBIDDEN_METHOD, "this path does not take this method", ((b"allow", allowed),))
+    return Refusal("method", "this path does not take this method", ((b"allow", allowed),))
 
 
 @lru_cache(maxsize=1)

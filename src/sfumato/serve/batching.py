@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sfumato.serve.errors import BUSY, INTERNAL, LATE, Refusal
+from sfumato.serve.errors import Refusal
 
 __all__ = ["Batcher"]
 
@@ -83,7 +83,7 @@ class Batcher:
         Refused: BUSY, the queue is full; LATE, no thread took it in time; INTERNAL, the network failed.
         """
         if self.full:
-            raise Refusal(BUSY, f"{self._limit} requests wait already; try again a little later")
+            raise Refusal("busy", f"{self._limit} requests wait already; try again a little later")
         waiting = _Waiting(features, self._loop.create_future(), time.monotonic())
         alarm = self._loop.call_later(patience, self._expire, waiting)
         with self._lock:
@@ -164,14 +164,14 @@ class Batcher:
                 if logits is not None:
                     waiting.answer.set_result(logits[first:last])
                 else:
-                    waiting.answer.set_exception(Refusal(INTERNAL, "the network failed on this batch"))
+                    waiting.answer.set_exception(Refusal("internal", "the network failed on this batch"))
             first = last
         if self._queue:
             self._pump_soon()
 
     def _expire(self, waiting: _Waiting) -> None:
         if self._forget(waiting) and not waiting.answer.done():
-            waiting.answer.set_exception(Refusal(LATE, "no thread was free before the deadline; try again later"))
+            waiting.answer.set_exception(Refusal("late", "no thread was free before the deadline; try again later"))
 
     def _forget(self, waiting: _Waiting) -> bool:
         """Take a request out of the queue; False where a thread has it already."""

@@ -8,14 +8,14 @@ are read.
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from sfumato.deploy.manifest import Manifest
-from sfumato.serve.errors import INVALID, Refusal
+from sfumato.serve.errors import Refusal
 
 __all__ = ["BINARY_HEADER", "FeatureReader", "InferRequest", "read_request", "write_answer"]
 
@@ -39,7 +39,7 @@ class _Outline(msgspec.Struct):
 
 class _Parameters(msgspec.Struct, frozen=True):
     binary_data_output: bool = False
-    timeout: int | None = None
+    timeout: Annotated[int, msgspec.Meta(ge=1, le=2**53)] | None = None  # microseconds
 
 
 class _InputParameters(msgspec.Struct, frozen=True):
@@ -84,9 +84,9 @@ class InferRequest:
 
     features: NDArray[Any]
     outputs: list[str]
-    binary: frozenset[str] = frozenset()
-    id: str | None = None
-    patience: float | None = None
+    binary: set[str]
+    id: str | None
+    patience: float
 
 
 class FeatureReader:
@@ -114,28 +114,29 @@ class FeatureReader:
         """Compare what a request says of its tensor with what the model takes; give the rows."""
         shape = given.shape
         if given.name != self.name:
-            raise Refusal(INVALID, f"the model has one input, '{self.name}'; the request names another one")
+            raise _invalid(f"the model has one input, '{self.name}'; the request names another one")
         if given.datatype != self.datatype:
-            raise Refusal(INVALID, f"input '{self.name}' has datatype {self.datatype}; the request gives another one")
+            raise _invalid(f"input '{self.name}' has datatype {self.datatype}; the request gives another one")
         if len(shape) != 1 + len(self.shape) or tuple(shape[1:]) != self.shape:
             wanted = ", ".join(["-1", *map(str, self.shape)])
-            raise Refusal(INVALID, f"input '{self.name}' has shape [{wanted}]; the request gives another one")
+            raise _invalid(f"input '{self.name}' has shape [{wanted}]; the request gives another one")
         if not 1 <= shape[0] <= self.max_rows:
-            raise Refusal(INVALID, f"a request holds 1 to {self.max_rows} rows; this one says {min(shape[0], 10**18)}")
+            raise _invalid(f"a request holds 1 to {self.max_rows} rows; this one says {min(shape[0], 10**18)}")
         return shape[0]
 
     def from_bytes(self, data: memoryview, rows: int) -> NDArray[Any]:
         """Little-endian, row-major values."""
         size = rows * self._row * self.dtype.itemsize
         if len(data) != size:
-            raise Refusal(INVALID, f"input '{self.name}' needs {size} bytes for its shape; {len(data)} came")
+            raise _invalid(f"input '{self.name}' needs {size} bytes for its shape; {len(data)} came")
         # A copy begins at an aligned address, a view would begin wherever the JSON part ends.
         return self._finish(np.frombuffer(bytes(data), self.dtype), rows)
 
     def from_json(self, data: msgspec.Raw, rows: int) -> NDArray[Any]:
         """Numbers in valid JSON: one flat list, or lists nested as the shape is."""
         count = rows * self._row
-        wrong = Refusal(INVALID, f"input '{self.name}' needs {count} values for its shape, flat or nested like it")
+        wrong = _invalid(f"input '{self.name}' needs {count} values for its shape, flat or nested like it")
+        no_number = _invalid(f"the data of '{self.name}' holds something that is no {self.datatype} number")
         if len(data) > _DIGITS * count + _SHORT:
             raise wrong
         text = bytes(data)
@@ -152,21 +153,19 @@ class FeatureReader:
                 piece = _decode_numbers[self.dtype.kind](b"[%b]" % text[first:end])
                 values[done : done + len(piece)] = piece
             except (msgspec.DecodeError, OverflowError):
-                raise Refusal(
-                    INVALID, f"the data of '{self.name}' holds something that is no {self.datatype} number"
-                ) from None
+                raise no_number from None
             first, done = end + 1, done + len(piece)
         if self.dtype.kind == "u" and not 0 <= values.min() <= values.max() <= np.iinfo(self.dtype).max:
-            raise Refusal(INVALID, f"the data of '{self.name}' holds something that is no {self.datatype} number")
+            raise no_number
         with np.errstate(over="ignore"):
             return self._finish(values.astype(self.dtype), rows)
 
     def _finish(self, values: NDArray[Any], rows: int) -> NDArray[Any]:
         if self._last is None:
             if not np.isfinite(values).all():
-                raise Refusal(INVALID, f"the data of '{self.name}' is not finite (NaN, infinity, or beyond FP32)")
+                raise _invalid(f"the data of '{self.name}' is not finite (NaN, infinity, or beyond FP32)")
         elif values.max() > self._last:
-            raise Refusal(INVALID, f"the data of '{self.name}' goes beyond the quantiser's last level {self._last}")
+            raise _invalid(f"the data of '{self.name}' goes beyond the quantiser's last level {self._last}")
         return values.reshape(rows, *self.shape)
 
 
@@ -176,36 +175,35 @@ def read_request(body: bytes | bytearray, header_length: bytes | None, model: An
     try:
         (outline,) = _decode_outline(head).inputs
         if len(head) - len(outline.data) > _SHORT:
-            raise Refusal(INVALID, f"the request without its data is longer than {_SHORT} bytes")
+            raise _invalid(f"the request without its data is longer than {_SHORT} bytes")
         request = _decode_request(head)
     except msgspec.ValidationError as error:
         # Our types name no value of a client: a message of msgspec holds names of types and of our own fields.
-        raise Refusal(INVALID, f"the request is not what the protocol says ({error})") from None
+        raise _invalid(f"the request is not what the protocol says ({error})") from None
     except (msgspec.DecodeError, RecursionError):
-        raise Refusal(INVALID, "the request is not valid JSON (UTF-8, without NaN and Infinity)") from None
+        raise _invalid("the request is not valid JSON (UTF-8, without NaN and Infinity)") from None
     features = _features(*request.inputs, binary, model.reader)
     outputs = model.outputs.pick([output.name for output in request.outputs])
     as_bytes = set(outputs) if request.parameters.binary_data_output else set()
     for output in request.outputs:
         if output.parameters.classification is not _NONE:
-            raise Refusal(
-                INVALID, "the parameter 'classification' is not supported; the outputs are those of the metadata"
-            )
+            raise _invalid("the parameter 'classification' is not supported; the outputs are those of the metadata")
         if output.parameters.binary_data is not None:
             (as_bytes.add if output.parameters.binary_data else as_bytes.discard)(output.name)
-    return InferRequest(features, outputs, frozenset(as_bytes), request.id, _patience(request.parameters.timeout))
+    timeout = request.parameters.timeout
+    return InferRequest(features, outputs, as_bytes, request.id, math.inf if timeout is None else timeout / 1e6)
 
 
 def write_answer(request: InferRequest, model: Any, values: dict[str, NDArray[np.generic]]) -> tuple[bytes, int | None]:
     """The body of the answer and the length of its JSON part where bytes follow it."""
     outputs: list[dict[str, Any]] = []
     parts: list[bytes] = []
-    for tensor in model.outputs.tensors:
-        if tensor.name not in request.outputs:
+    for name, (datatype, _) in model.outputs.tensors.items():
+        if name not in request.outputs:
             continue
-        array = values[tensor.name]
-        output: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": list(array.shape)}
-        if tensor.name in request.binary:
+        array = values[name]
+        output: dict[str, Any] = {"name": name, "datatype": datatype, "shape": list(array.shape)}
+        if name in request.binary:
             parts.append(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes())
             output["parameters"] = {"binary_data_size": len(parts[-1])}
         else:
@@ -223,14 +221,14 @@ def _features(given: _Input, binary: memoryview, reader: FeatureReader) -> NDArr
     size = given.parameters.binary_data_size
     if size is None:
         if len(binary):
-            raise Refusal(INVALID, "bytes follow the JSON part, but no input has a 'binary_data_size'")
+            raise _invalid("bytes follow the JSON part, but no input has a 'binary_data_size'")
         if given.data is _NONE:
-            raise Refusal(INVALID, f"input '{reader.name}' has neither 'data' nor 'binary_data_size'")
+            raise _invalid(f"input '{reader.name}' has neither 'data' nor 'binary_data_size'")
         return reader.from_json(given.data, rows)
     if given.data is not _NONE:
-        raise Refusal(INVALID, f"input '{reader.name}' has both 'data' and 'binary_data_size'; give one of them")
+        raise _invalid(f"input '{reader.name}' has both 'data' and 'binary_data_size'; give one of them")
     if size != len(binary):
-        raise Refusal(INVALID, f"'binary_data_size' differs from the {len(binary)} bytes behind the JSON part")
+        raise _invalid(f"'binary_data_size' differs from the {len(binary)} bytes behind the JSON part")
     return reader.from_bytes(binary, rows)
 
 
@@ -239,7 +237,7 @@ def _divide(body: bytes | bytearray, header_length: bytes | None) -> tuple[memor
     if header_length is None:
         return whole, whole[:0]
     if not header_length.isdigit() or len(header_length) > 12 or not 0 < int(header_length) <= len(body):
-        raise Refusal(INVALID, "Inference-Header-Content-Length is not a length of this body's JSON part")
+        raise _invalid("Inference-Header-Content-Length is not a length of this body's JSON part")
     size = int(header_length)
     return whole[:size], whole[size:]
 
@@ -250,10 +248,5 @@ def _nested(shape: tuple[int, ...]) -> bytes:
     return b"[%b]" % b",".join([inner] * shape[0])
 
 
-def _patience(microseconds: int | None) -> float | None:
-    """Seconds of a request's `timeout` parameter."""
-    if microseconds is None:
-        return None
-    if not 1 <= microseconds <= 2**53:
-        raise Refusal(INVALID, "the parameter 'timeout' is not a whole number of microseconds from 1")
-    return microseconds / 1e6
+def _invalid(sentence: str) -> Refusal:
+    return Refusal("invalid", sentence)

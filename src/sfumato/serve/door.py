@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import socket
 import ssl
 from collections.abc import Callable
@@ -31,6 +32,8 @@ _RESERVE, _FEWEST = 48, 16  # descriptors for everything else, and connections b
 _HEAD = 64 << 10  # bytes of a request's head
 _SLICE = 32 << 10  # bytes that the server is given in one turn of the loop
 _END = b"\r\n\r\n"
+# Java's client offers HTTP/2 with every request. Nobody has to take that up, but uvicorn would then lose the body.
+_UPGRADE = re.compile(rb"(?i)\A([a-z]+ [^\r\n]* HTTP/1\.1\r\n(?:[^\r\n]+\r\n)*?)upgrade:[^\r\n]*\r\n")
 _TICK = 0.1
 _FRESH, _IDLE = 2.0, 0.25  # seconds that a connection is left open at the end for a request on its way
 
@@ -41,21 +44,19 @@ class Guest(asyncio.Protocol):
     """One connection."""
 
     def __init__(self, door: "Door", connection: socket.socket) -> None:
-        self._door = door
-        self._connection = connection
+        self._door, self._connection, self._loop = door, connection, door.loop
         self._transport: Any = None
         self._server: Any = door.make_protocol()
-        self._loop = door.loop
+        self._task: asyncio.Task[Any] | None = None
         self.since: float | None = self._loop.time()  # when we began to wait for a request; None while it waits for us
         self.stalled: float | None = None  # when the client ceased to read what we send
         self.asked = False  # a request has been answered before
-        self._answering = False
-        self._task: asyncio.Task[Any] | None = None
         self._begun = False  # bytes of the next request have come
-        self._reading = False
-        self._unseen = 0  # bytes of a head that has no end yet
+        self._reading = False  # the server reads a body
+        self._answering = False
         self._paused = False  # by the server
-        self._held = b""  # what it was not given yet
+        self._unseen = 0  # bytes of a head that has no end yet
+        self._held = b""  # what the server was not given yet
 
     # What the application says.
 
@@ -89,7 +90,7 @@ class Guest(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone; so is the reason to compute."""
-        self._door.forget(self)
+        self._door.guests.discard(self)
         self._held = b""
         if self._task is not None:
             self._task.cancel()
@@ -128,11 +129,14 @@ class Guest(asyncio.Protocol):
         while first < last and not self._paused and not self.is_closing():
             end = data.find(_END, first, last)
             end = last if end < 0 else end + len(_END)
+            piece = data[first:end]
             if not self._reading:
-                self._unseen = 0 if data.endswith(_END, first, end) else self._unseen + end - first
+                self._unseen = 0 if piece.endswith(_END) else self._unseen + len(piece)
                 if self._unseen > _HEAD:
                     return self.refuse(431, "the head of the request is too large")
-            self._server.data_received(data if end - first == len(data) else data[first:end])
+                if b"\r\nupgrade:" in piece.lower():
+                    piece = _UPGRADE.sub(rb"\1", piece)
+            self._server.data_received(piece)
             first = end
         if first < len(data) and not self.is_closing():
             self._held = data[first:]
@@ -171,14 +175,14 @@ class Guest(asyncio.Protocol):
 
     # What the door does.
 
-    def waited(self, now: float) -> float:
+    def waited(self) -> float:
         """For how long the client has kept us waiting; negative while it waits for us."""
         begins = [begin for begin in (self.since, self.stalled) if begin is not None]
-        return now - min(begins) if begins else -1.0
+        return self._loop.time() - min(begins) if begins else -1.0
 
-    def check(self, now: float, patience: float, *, leaving: bool) -> None:
+    def check(self, patience: float, *, leaving: bool) -> None:
         """Show out whoever keeps us waiting too long."""
-        waited = self.waited(now)
+        waited = self.waited()
         if waited > patience:
             if self._answering or self.stalled is not None or self.is_closing():
                 self.leave()
@@ -194,7 +198,7 @@ class Guest(asyncio.Protocol):
 
     def leave(self) -> None:
         """End the connection at once, whatever state it is in."""
-        self._door.forget(self)
+        self._door.guests.discard(self)
         if self._transport is not None:
             self._transport.abort()
         else:  # in its TLS handshake: the loop sees the end
@@ -250,14 +254,9 @@ class Door:
             guest.leave()
         return not late
 
-    def forget(self, guest: Guest) -> None:
-        """The place of a connection is free."""
-        self.guests.discard(guest)
-
     def _tick(self) -> None:
-        now = self.loop.time()
         for guest in list(self.guests):
-            guest.check(now, self._patience, leaving=self.leaving)
+            guest.check(self._patience, leaving=self.leaving)
         self.loop.call_later(_TICK, self._tick)
 
     def _accept(self) -> bool:
@@ -285,33 +284,31 @@ class Door:
 
     def _make_room(self) -> bool:
         """Show out who keeps us waiting longest, those first who have never asked for anything."""
-        now = self.loop.time()
-        longest = max(self.guests, key=lambda guest: (guest.waited(now) >= 0, not guest.asked, guest.waited(now)))
-        if longest.waited(now) < 0:
+        longest = max(self.guests, key=lambda guest: (guest.waited() >= 0, not guest.asked, guest.waited()))
+        if longest.waited() < 0:
             return False
         longest.leave()
         return True
 
     async def _welcome(self, guest: Guest, connection: socket.socket) -> None:
+        handshake = None if self._context is None else self._patience
         try:
             if self._context is not None and await self._first_byte(connection) != b"\x16":
                 connection.recv(_HEAD)  # what is left unread would reset the connection, and the answer with it
                 connection.send(_refusal(400, "this port speaks TLS: write https://"))
                 raise OSError
-            handshake = None if self._context is None else self._patience
             await self.loop.connect_accepted_socket(
                 lambda: guest, connection, ssl=self._context, ssl_handshake_timeout=handshake
             )
-        except (OSError, ConnectionError):  # ssl.SSLError is an OSError; the client may try again
-            self.forget(guest)
+        except OSError:  # ssl.SSLError and ConnectionError are among them; the client may try again
+            self.guests.discard(guest)
             connection.close()
 
     async def _first_byte(self, connection: socket.socket) -> bytes:
         arrived = asyncio.Event()
         self.loop.add_reader(connection.fileno(), arrived.set)
         try:
-            async with asyncio.timeout(self._patience):
-                await arrived.wait()
+            await asyncio.wait_for(arrived.wait(), self._patience)  # a TimeoutError is an OSError
         finally:
             self.loop.remove_reader(connection.fileno())
         return connection.recv(1, socket.MSG_PEEK)

@@ -1,53 +1,33 @@
 """Why a request is not answered: a reason with its HTTP status, and a sentence for the client."""
 
-from dataclasses import dataclass
+from typing import Final
 
-__all__ = [
-    "BUSY",
-    "FORBIDDEN_METHOD",
-    "GONE",
-    "INTERNAL",
-    "INVALID",
-    "LATE",
-    "STALLED",
-    "TOO_LARGE",
-    "UNAUTHENTICATED",
-    "UNKNOWN",
-    "UNSUPPORTED",
-    "Reason",
-    "Refusal",
-]
+__all__ = ["STATUS", "Refusal"]
 
-
-@dataclass(frozen=True)
-class Reason:
-    """A kind of refusal: its name in metrics and logs, HTTP's status, and the headers that belong to it."""
-
-    name: str
-    status: int
-    headers: tuple[tuple[bytes, bytes], ...] = ()
-
-
+STATUS: Final = {
+    "invalid": 400,
+    "unauthenticated": 401,
+    "unknown": 404,
+    "method": 405,
+    "stalled": 408,
+    "too_large": 413,
+    "unsupported": 415,
+    "gone": 499,
+    "busy": 429,
+    "internal": 500,
+    "late": 503,
+}
 _RETRY = ((b"retry-after", b"1"),)
-
-INVALID = Reason("invalid", 400)
-UNAUTHENTICATED = Reason("unauthenticated", 401, ((b"www-authenticate", b"Bearer"),))
-UNKNOWN = Reason("unknown", 404)
-FORBIDDEN_METHOD = Reason("method", 405)
-STALLED = Reason("stalled", 408, ((b"connection", b"close"),))
-TOO_LARGE = Reason("too_large", 413)
-UNSUPPORTED = Reason("unsupported", 415)
-GONE = Reason("gone", 499)
-BUSY = Reason("busy", 429, _RETRY)
-INTERNAL = Reason("internal", 500)
-LATE = Reason("late", 503, _RETRY)
+_HEADERS = {"unauthenticated": ((b"www-authenticate", b"Bearer"),), "busy": _RETRY, "late": _RETRY}
 
 
 class Refusal(Exception):
-    """A request that gets no answer but a sentence, which never holds values of the client's tensors."""
+    """A request that gets no answer but a sentence, which never holds values of the client's tensors.
 
-    def __init__(self, reason: Reason, sentence: str, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
+    `reason` is one of `STATUS`, and its name in metrics and logs.
+    """
+
+    def __init__(self, reason: str, sentence: str, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
         super().__init__(sentence)
-        self.reason = reason
-        self.sentence = sentence
-        self.headers = reason.headers + headers
+        self.reason, self.status, self.sentence = reason, STATUS[reason], sentence
+        self.headers = _HEADERS.get(reason, ()) + headers

@@ -11,7 +11,7 @@ from typing import Self
 from sfumato.deploy.files import read_regular
 from sfumato.deploy.manifest import DECODER, Manifest
 from sfumato.errors import ConfigError, first_line
-from sfumato.serve.errors import UNAUTHENTICATED, Refusal
+from sfumato.serve.errors import Refusal
 from sfumato.serve.settings import ServeConfig
 
 __all__ = ["Bundle", "Generation", "Tokens"]
@@ -37,21 +37,15 @@ class Tokens:
     """
 
     def __init__(self, path: Path | None) -> None:
-        self._digests: list[bytes] | None = None
-        if path is not None:
-            self._digests = [_digest(token) for token in _read(path)]
+        self._digests = None if path is None else [hashlib.sha256(token).digest() for token in _tokens(path)]
 
     def check(self, header: bytes) -> None:
         """Let the bearer of an Authorization header pass, or refuse."""
-        if self._digests is None:
-            return
         scheme, _, token = header.partition(b" ")
-        given = _digest(token.strip())
-        known = False
-        for digest in self._digests:
-            known |= hmac.compare_digest(given, digest)
-        if not known or scheme.lower() != b"bearer":
-            raise Refusal(UNAUTHENTICATED, "a valid bearer token is needed in the Authorization header")
+        given = hashlib.sha256(token.strip()).digest()
+        same = [hmac.compare_digest(given, digest) for digest in self._digests or ()]
+        if self._digests is not None and not (any(same) and scheme.lower() == b"bearer"):
+            raise Refusal("unauthenticated", "a valid bearer token is needed in the Authorization header")
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,11 +73,7 @@ class Generation:
         return cls(number, tuple(bundles.values()), Tokens(config.token_file), _tls_context(config))
 
 
-def _digest(token: bytes) -> bytes:
-    return hashlib.sha256(token).digest()
-
-
-def _read(path: Path) -> list[bytes]:
+def _tokens(path: Path) -> list[bytes]:
     lines = [line.strip() for line in _content(path, "the token file", "one token a line").splitlines()]
     tokens = [line for line in lines if line and not line.startswith(b"#")]
     if not tokens:
@@ -102,49 +92,45 @@ def _tls_context(config: ServeConfig) -> ssl.SSLContext | None:
     if cert is None or key is None:
         return None
     _content(key, "the private key", "PEM")
-    _check_dates(cert)
+    if wrong := [sentence for sentence in _wrong_dates(cert) if sentence]:
+        raise ConfigError(wrong[0])
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
-        context.load_cert_chain(cert, key, password=_no_passphrase)
+        context.load_cert_chain(cert, key, password="")  # a passphrase is not asked for
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         raise ConfigError(
             f"{cert} and {key} are no certificate with its private key in PEM without a passphrase "
             f"({first_line(error)})"
         ) from error
     if authority is not None:
-        pem = _content(authority, "the authorities", "PEM")
-        try:
-            context.load_verify_locations(cadata=pem.decode("ascii", "ignore"))
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"{authority} holds no certificates in PEM ({first_line(error)})") from error
+        if all(wrong := _wrong_dates(authority)):  # while authorities change, one may be out of date
+            raise ConfigError(wrong[0])
+        context.load_verify_locations(cadata=_content(authority, "the authorities", "PEM").decode("ascii", "ignore"))
         context.verify_mode = ssl.CERT_REQUIRED
     return context
 
 
-def _no_passphrase() -> str:
-    raise ValueError("the key has a passphrase")
-
-
-def _check_dates(path: Path) -> None:
-    """Every certificate of the chain: one that has expired is what clients would stumble over."""
+def _wrong_dates(path: Path) -> list[str]:
+    """For each certificate of a file why it is not valid now, which is what clients would stumble over, or nothing."""
     try:
         from cryptography import x509
     except ImportError:
         raise ConfigError("TLS needs the package cryptography; install sfumato[serve]") from None
     try:
-        chain = x509.load_pem_x509_certificates(_content(path, "the certificate", "PEM"))
+        certificates = x509.load_pem_x509_certificates(_content(path, "the certificate", "PEM"))
     except ValueError as error:
         raise ConfigError(f"{path} holds no certificate in PEM ({first_line(error)})") from error
-    now = datetime.now(UTC)
-    for certificate in chain:
-        if certificate.not_valid_after_utc <= now:
-            raise ConfigError(f"the certificate {path} expired on {certificate.not_valid_after_utc:%Y-%m-%d}; renew it")
-        if certificate.not_valid_before_utc > now:
-            raise ConfigError(
-                f"the certificate {path} is not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC; "
-                "check the clock of this machine, or give one that is valid"
-            )
+    now, found = datetime.now(UTC), []
+    for certificate in certificates:
+        begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        late = f"the certificate {path} expired on {ends:%Y-%m-%d}; renew it"
+        early = (
+            f"the certificate {path} is not valid before {begins:%Y-%m-%d %H:%M} UTC; check the clock of this machine, "
+            "or give one that is valid"
+        )
+        found.append(late if ends <= now else early if begins > now else "")
+    return found
 
 
 def _content(path: Path, what: str, form: str) -> bytes:

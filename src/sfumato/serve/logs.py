@@ -1,13 +1,12 @@
 """Logs as JSON lines. Nothing that a client sent is in them: no feature, no token, no name, no path."""
 
 import json
-import logging
 import sys
 import time
 import traceback
 from typing import Any, TextIO
 
-__all__ = ["Log", "silence_libraries"]
+__all__ = ["Log"]
 
 
 class Log:
@@ -38,11 +37,3 @@ class Log:
         frames = traceback.extract_tb(error.__traceback__)[-5:]
         where = [f"{frame.filename.rsplit('/', 1)[-1]}:{frame.lineno} {frame.name}" for frame in frames]
         self.event("failure", "error", error=type(error).__name__, where=where)
-
-
-def silence_libraries() -> None:
-    """Keep uvicorn and asyncio from writing lines of their own, some of which hold what a client sent."""
-    for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "asyncio"):
-        logger = logging.getLogger(name)
-        logger.handlers = [logging.NullHandler()]
-        logger.propagate = False

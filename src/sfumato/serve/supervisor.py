@@ -11,7 +11,6 @@ cannot be; the supervisor says `go`, `retire` or `stop`. Each learns from the en
 import asyncio
 import json
 import os
-import selectors
 import shutil
 import signal
 import socket
@@ -19,6 +18,9 @@ import tempfile
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from sfumato.serve.door import Door, descriptors, listen, loop_with
 from sfumato.serve.generation import Generation
 from sfumato.serve.logs import Log
 from sfumato.serve.settings import ServeConfig
+from sfumato.serve.worker import Worker
 
 __all__ = ["reload", "serve"]
 
@@ -43,8 +46,6 @@ def serve(config: ServeConfig) -> None:
     Raises:
         SfumatoError: the port is taken, or the first generation is not good.
     """
-    from importlib.util import find_spec
-
     if not hasattr(os, "fork"):
         raise ConfigError(
             "serving needs a system that can fork, as Linux and macOS can; on Windows use WSL or a container"
@@ -83,8 +84,16 @@ def reload(announced: Path, seconds: float = 300.0) -> int:
         ConfigError: no server of this user runs there.
         RemoteError: something is not good; the server goes on with what it has.
     """
-    asked = time.monotonic()
-    _hang_up(_announced(announced)["pid"], announced)
+    asked, pid = time.monotonic(), _announced(announced)["pid"]
+    words = Path(f"/proc/{pid}/cmdline")
+    try:
+        if words.exists() and b"serve" not in words.read_bytes().split(b"\0"):
+            raise ProcessLookupError
+        os.kill(pid, signal.SIGHUP)
+    except (ProcessLookupError, PermissionError, OverflowError):
+        raise ConfigError(
+            f"the server of {announced} does not run any more, or is another user's; start it again"
+        ) from None
     while time.monotonic() < asked + seconds:
         now = _announced(announced)
         if now["read_at"] >= asked:  # the clock is the same in all processes
@@ -103,16 +112,6 @@ def _announced(path: Path) -> dict[str, Any]:
         raise ConfigError(
             f"no server says in {path} that it runs; start one with `sfumato serve --json {path}`"
         ) from None
-
-
-def _hang_up(pid: int, path: Path) -> None:
-    words = Path(f"/proc/{pid}/cmdline")
-    try:
-        if words.exists() and b"serve" not in words.read_bytes().split(b"\0"):
-            raise ProcessLookupError
-        os.kill(pid, signal.SIGHUP)
-    except (ProcessLookupError, PermissionError, OverflowError):
-        raise ConfigError(f"the server of {path} does not run any more, or is another user's; start it again") from None
 
 
 @dataclass(eq=False)
@@ -140,7 +139,6 @@ class _Supervisor:
         self._next: Generation | None = None
         self._replace: list[tuple[float, Generation]] = []  # when, and of what
         self._pause = 0.0
-        self._signals: list[int] = []
         self._stopping = False
         self._reload_wanted = False
         self._read_at = 0.0  # when the last attempt at a generation began to read the disk
@@ -155,9 +153,11 @@ class _Supervisor:
         for end in (awake, wake):
             end.setblocking(False)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, lambda number, _: self._signals.append(number))
+            signal.signal(number, lambda *_: None)  # its number arrives at `awake`
         signal.set_wakeup_fd(wake.fileno())
-        _preload()
+        # What every worker imports, so that a fork has it: a worker is then there at once.
+        for name in ("onnxruntime", "prometheus_client", "uvicorn.protocols.http.httptools_impl"):
+            import_module(name)
         self._begin(Generation.read(self._config))
         while self._workers or self._replace or not self._stopping:
             self._turn(awake)
@@ -166,18 +166,14 @@ class _Supervisor:
         self._log.event("stopped")
 
     def _turn(self, awake: socket.socket) -> None:
-        with selectors.DefaultSelector() as selector:
-            selector.register(awake, selectors.EVENT_READ)
-            for worker in self._workers:
-                selector.register(worker.control, selectors.EVENT_READ, worker)
-            for key, _ in selector.select(self._patience()):
-                if key.data is None:
-                    with suppress(BlockingIOError):
-                        awake.recv(4096)
-                else:
-                    self._hear(key.data)
-        while self._signals:
-            self._obey(self._signals.pop(0))
+        moments = [when for when, _ in self._replace] + [worker.deadline for worker in self._workers if worker.deadline]
+        patience = max(0.0, min(moments) - time.monotonic()) if moments else None
+        for ready in wait([awake, *(worker.control for worker in self._workers)], patience):
+            if ready is awake:
+                for number in awake.recv(4096):
+                    self._obey(number)
+            else:
+                self._hear(next(worker for worker in self._workers if worker.control is ready))
         now = time.monotonic()
         for worker in self._workers:
             if worker.deadline and now > worker.deadline:
@@ -186,12 +182,11 @@ class _Supervisor:
             self._replace.remove(entry)
             self._fork(entry[1])
         if self._reload_wanted and self._next is None and self._current is not None and not self._stopping:
-            self._reload_wanted = False
-            self._reload()
-
-    def _patience(self) -> float | None:
-        moments = [when for when, _ in self._replace] + [worker.deadline for worker in self._workers if worker.deadline]
-        return max(0.0, min(moments) - time.monotonic()) if moments else None
+            self._reload_wanted, self._read_at = False, now
+            try:
+                self._begin(Generation.read(self._config, self._current.number + 1))
+            except (SfumatoError, OSError) as error:
+                self._give_up(str(error))
 
     def _obey(self, number: int) -> None:
         if number == signal.SIGHUP:
@@ -206,14 +201,6 @@ class _Supervisor:
             self._replace.clear()
             for worker in self._workers:
                 self._dismiss(worker, "stop")
-
-    def _reload(self) -> None:
-        assert self._current is not None
-        self._read_at = time.monotonic()
-        try:
-            self._begin(Generation.read(self._config, self._current.number + 1))
-        except (SfumatoError, OSError) as error:
-            self._give_up(str(error))
 
     def _begin(self, generation: Generation) -> None:
         self._next = generation
@@ -319,7 +306,7 @@ class _Supervisor:
         try:
             door = Door(self._config, descriptors(self._config))
             with asyncio.Runner(loop_factory=loop_with(door)) as runner:
-                runner.run(_work(self._config, generation, door, self._log, self._socket, control))
+                runner.run(self._work(generation, door, control))
         except SfumatoError as error:
             with suppress(OSError):
                 control.send(json.dumps({"error": str(error)}).encode())
@@ -329,43 +316,15 @@ class _Supervisor:
             return 1
         return 0
 
-
-async def _work(
-    config: ServeConfig, generation: Generation, door: Door, log: Log, sock: socket.socket, control: socket.socket
-) -> None:
-    """A worker's life."""
-    from sfumato.serve.worker import Worker
-
-    worker = Worker(config, generation, door, log)
-    control.setblocking(False)
-    loop = asyncio.get_running_loop()
-    await loop.sock_sendall(control, b"{}")
-    words = ""
-    while not words.endswith("\n"):
-        if not (heard := await loop.sock_recv(control, 64)):
-            return
-        words += heard.decode()
-    if words.startswith("go"):
-        await worker.start(sock)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # uvicorn has taken it
-        stop = asyncio.Event()
-        loop.add_signal_handler(signal.SIGTERM, stop.set)
-        waiting = asyncio.create_task(stop.wait())
-        word = words.partition("\n")[2]
-        if not word:
-            hearing = asyncio.create_task(loop.sock_recv(control, 64))
-            done, _ = await asyncio.wait({waiting, hearing}, return_when=asyncio.FIRST_COMPLETED)
-            word = hearing.result().decode() if hearing in done else "stop"
-        await worker.stop(retire=word.startswith("retire"))
-
-
-def _preload() -> None:
-    """What every worker imports, so that a fork has it: a worker is then there at once."""
-    import onnxruntime  # noqa: F401
-    import prometheus_client  # noqa: F401
-    import uvicorn.protocols.http.httptools_impl  # noqa: F401
-
-    import sfumato.serve.worker  # noqa: F401
+    async def _work(self, generation: Generation, door: Door, control: socket.socket) -> None:
+        worker = Worker(self._config, generation, door, self._log)
+        reader, writer = await asyncio.open_unix_connection(sock=control)
+        writer.write(b"{}")
+        if await reader.readline() == b"go\n":
+            await worker.start(self._socket)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # uvicorn has taken it
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, reader.feed_eof)
+            await worker.stop(retire=await reader.readline() == b"retire\n")
 
 
 def _address(sock: socket.socket) -> str:

@@ -1,6 +1,7 @@
 """One worker: uvicorn as it is behind a door, from the first accepted connection to the last answer."""
 
 import asyncio
+import logging
 import os
 import socket
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from sfumato.serve.app import App
 from sfumato.serve.core import Core
 from sfumato.serve.door import Door
 from sfumato.serve.generation import Generation
-from sfumato.serve.logs import Log, silence_libraries
+from sfumato.serve.logs import Log
 from sfumato.serve.settings import ServeConfig
 
 __all__ = ["Worker"]
@@ -26,12 +27,12 @@ class Worker:
     def __init__(self, config: ServeConfig, generation: Generation, door: Door, log: Log) -> None:
         import uvicorn
 
-        silence_libraries()
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # its lines, as uvicorn's, may hold what a client sent
         self.config = config
         self.core = Core(config, generation, log, door.most)
         self._door = door
         loop = asyncio.get_running_loop()
-        loop.set_exception_handler(lambda _, context: _unforeseen(log, context))
+        loop.set_exception_handler(lambda _, found: log.failure(found["exception"]) if "exception" in found else None)
         context = generation.tls
         app, self._end_telemetry = traced(App(self.core))
         self._server = uvicorn.Server(
@@ -41,6 +42,7 @@ class Worker:
                 ws="none",
                 lifespan="off",
                 log_config=None,
+                log_level="critical",
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
@@ -77,12 +79,6 @@ class Worker:
             await self._serving
         core.close()
         await asyncio.to_thread(self._end_telemetry)
-
-
-def _unforeseen(log: Log, context: dict[str, Any]) -> None:
-    error = context.get("exception")
-    if isinstance(error, BaseException):
-        log.failure(error)
 
 
 def traced(app: Any) -> tuple[Any, Callable[[], Any]]:
