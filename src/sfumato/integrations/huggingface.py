@@ -10,8 +10,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from sfumato import checkpoint
 from sfumato.cem import CEM
 from sfumato.errors import CheckpointError, ConfigError
-from sfumato.integrations.batches import own_batches
-from sfumato.integrations.protection import SETTINGS, Protection
+from sfumato.integrations.protection import SETTINGS, Protection, own_batches
 
 try:
     from transformers import TrainerCallback
