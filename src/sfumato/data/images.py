@@ -177,7 +177,9 @@ def _read(
     part: ClassFolders, size: tuple[int, int] | None, tell: Callable[[int], object]
 ) -> tuple[Arrays, dict[int, str]]:
     """Images and labels of the files that can be read, from the cache where they are there; why the others cannot."""
-    entry, key, contents, count = None, None, part.contents, len(part.files)
+    contents, count = part.contents, len(part.files)
+    entry: Path | None = None
+    key: str | None = None
     if part.root is not None:
         contents = [part.root / file for file in part.files]
         entry, key = cache_entry(part.root, size), _digest(part, contents)

@@ -138,7 +138,8 @@ def of_arrays(
             f"{where}: image {wrong[0]} has the label {labels[wrong[0]]}, outside 0 .. {len(classes) - 1}: the file is "
             f"damaged or belongs to another data set; {remedy}"
         )
-    return ImageSet(torch.from_numpy(np.ascontiguousarray(pixels)), torch.from_numpy(labels.astype(np.int64)), classes)
+    images = torch.from_numpy(np.require(pixels, requirements=["C", "W"]))
+    return ImageSet(images, torch.from_numpy(labels.astype(np.int64)), classes)
 
 
 class Skipped(NamedTuple):

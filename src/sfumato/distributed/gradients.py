@@ -142,6 +142,6 @@ class _Shared(nn.modules.batchnorm._BatchNorm):
         return normed.to(input.dtype)
 
 
-_SHARED: dict[type[nn.Module], type[nn.Module]] = {
+_SHARED: dict[type, Any] = {
     kind: type(kind.__name__, (_Shared, kind), {}) for kind in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 }

@@ -137,8 +137,9 @@ def _finish(folder: Path, config: TrainConfig, sets: DataSets, trainer: Trainer,
     }
     checkpoint.save(folder / "model.safetensors", model.state_dict(), meta)
     information = measure_information(model, sets.test, seed=config.seed, bf16=trainer.bf16)
+    draws = max(1, min(_MOST_DRAWS, 4000 // len(sets.test)))  # of the noise: small sets need several
     result = {
-        "accuracy": accuracy(model, sets.test, seed=derive_seed(config.seed, "test"), draws=_draws(sets.test)),
+        "accuracy": accuracy(model, sets.test, seed=derive_seed(config.seed, "test"), draws=draws),
         "accuracy_held_out": history[-1].get("accuracy_held_out"),
         "cem_information": history[-1].get("cem_information"),  # of the training features: a signal, not a bound
         "information": information.get("held_out"),
@@ -247,13 +248,6 @@ def _result(path: Path) -> dict[str, Any]:
 
 def _write_lines(path: Path, history: list[dict[str, Any]]) -> None:
     write_text(path, "".join(json_line(line) + "\n" for line in history))
-
-
-def _draws(images: ImageSet) -> int:
-    """Noise draws per test image: small sets need several for a steady figure."""
-    if len(images) == 0:
-        raise DataError("the test set is empty")
-    return max(1, min(_MOST_DRAWS, 4000 // len(images)))
 
 
 @dataclass(frozen=True)
