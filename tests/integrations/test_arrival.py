@@ -77,8 +77,9 @@ def test_an_encoder_that_no_optimizer_holds_is_told():
         protection = Protection(plug_in(), lam=1.0)
         protection.attach(network)
         protection.begin_epoch(network, lambda: [(X, Y)], lambda batch: network(batch[0]))
-        task = cross_entropy(network(X), Y)
-        (task + protection.penalty(Y, 0.5, optimizer, task)).backward()
+        for _ in range(3):
+            task = cross_entropy(network(X), Y)
+            (task + protection.penalty(Y, 0.5, optimizer, task)).backward()
         protection.end_epoch(network, lambda: [], None)
 
     epoch(torch.optim.SGD(network.parameters(), lr=0.1))
