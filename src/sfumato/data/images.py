@@ -181,8 +181,8 @@ def _read(
     entry: Path | None = None
     key: str | None = None
     if part.root is not None:
-        contents = [part.root / file for file in part.files]
-        entry, key = cache_entry(part.root, size), _digest(part, contents)
+        paths = [part.root / file for file in part.files]
+        contents, entry, key = paths, cache_entry(part.root, size), _digest(part, paths)
     if entry is not None and key is not None and (stored := read_entry(entry, key)) is not None:
         tell(count)
         return stored, {}

@@ -322,7 +322,7 @@ class Trainer:
         }
         for name, optimizer in self._own_optimizers().items():
             tensors |= checkpoint.flatten_state(name, checkpoint.optimizer_state(optimizer))
-        meta = {"identity": self._identity(), "place": (self._epoch, self._step)}
+        meta: dict[str, Any] = {"identity": self._identity(), "place": (self._epoch, self._step)}
         meta |= {"history": self.history, "seconds": self._seconds}
         self.ranks.first(lambda: checkpoint.save_next(path, tensors, meta))
 
