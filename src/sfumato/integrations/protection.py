@@ -24,7 +24,7 @@ from sfumato.seeds import derive_seed
 from sfumato.settings import check_type
 from sfumato.torch_utils import ENOUGH_FOR_STATISTICS, exact_batch_norm, has_batch_norm
 
-__all__ = ["MOST_SAMPLES", "SETTINGS", "Protection", "aside", "own_batches"]
+__all__ = ["SETTINGS", "Protection"]
 
 Batches = Callable[[], Iterable[Any]]
 _PLACE = "place"
