@@ -159,7 +159,7 @@ def kernel_flops(kernel: Any, args: Any, kwargs: Any, out: Any) -> int:
     """Floating-point operations of one kernel: two for each multiply-add of a convolution, matrix product or attention.
 
     Other operations do not count. The figures are those of `torch.utils.flop_counter`, whose registry lacks the
-    attention of CPUs.
+    attention of CPUs, recurrent layers and `nn.Bilinear`.
 
     Args:
         kernel: as a `TorchDispatchMode` gets it, with what it was called with and what it gave.
@@ -174,4 +174,9 @@ def kernel_flops(kernel: Any, args: Any, kwargs: Any, out: Any) -> int:
         return int(flop_registry[packet](*args, **kwargs, out_val=out))
     if packet is torch.ops.aten._scaled_dot_product_flash_attention_for_cpu:
         return int(sdpa_flop_count(*(tensor.shape for tensor in args[:3])))
+    if packet is torch.ops.aten._trilinear:  # of nn.Bilinear: rows (N, I), weight (O, I, J)
+        return 2 * len(args[0]) * args[1].numel()
+    if packet in (torch.ops.aten.mkldnn_rnn_layer, torch.ops.aten._cudnn_rnn):  # steps (T, N, I), weights of the gates
+        weights = args[1:3] if packet is torch.ops.aten.mkldnn_rnn_layer else args[1]
+        return 2 * args[0].shape[:2].numel() * sum(weight.numel() for weight in weights if weight.ndim == 2)
     return 0

@@ -83,7 +83,7 @@ def test_a_broken_law_is_an_error(tmp_path, capsys, monkeypatch):
     [
         (["nowhere"], "there is no nowhere; TARGET is a run folder"),
         (["nowhere.onnx", "--data", "digits"], "does not exist"),
-        (["sfumato.models.registry:names", "--data", "digits"], "returned a tuple; return an encoder"),
+        (["sfumato.models.networks:names", "--data", "digits"], "returned a tuple; return an encoder"),
         (["any", "--fail-if", "psnr_worst5 is bad"], "cannot be read; write METRIC"),
         (["any", "--fail-if", "psnr_best > 2"], "unknown metric; known are"),
         (["any", "--fail-if", "psnr_worst5 < 1"], "write 'psnr_worst5 > NUMBER'"),

@@ -114,6 +114,7 @@ def test_every_ending_folders_inside_class_folders_and_linked_ones_are_read(tmp_
         picture = Image.fromarray(np.full((8, 8, 3), 40 * number, dtype=np.uint8))
         picture.save(ant / name, "JPEG" if number < 2 else "GIF" if number == 2 else "PNG")
     (ant / "more" / "round").symlink_to(ant)  # a loop
+    (ant / "upwards").symlink_to(tmp_path / "train")  # one that would give ants the images of bees
     (tmp_path / "elsewhere").mkdir()
     (ant / "more" / "d.png").rename(tmp_path / "elsewhere" / "d.png")
     (ant / "linked").symlink_to(tmp_path / "elsewhere")

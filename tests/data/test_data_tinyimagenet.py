@@ -7,7 +7,7 @@ from PIL import Image
 
 from sfumato import data
 from sfumato.data import images as reading
-from sfumato.data.tinyimagenet import load_tinyimagenet
+from sfumato.data.folder import load_tinyimagenet
 from sfumato.errors import ConfigError, DataError
 
 REAL = Path(os.environ.get("SFUMATO_DATA", "/nonexistent")) / "tiny-imagenet-200"
@@ -127,7 +127,7 @@ def damage(root, what):
         ("wnid", r"images of classes that wnids\.txt lacks \(n09999999, 1 in all\); unpack"),
         ("class", r"n01443537 has no images \(found that it does not exist\); unpack"),
         ("jpeg", r"cannot read 1 of 7 images: .*n01443537_0\.JPEG .*or remove them$"),
-        ("side", "have 32x32 pixels, but those of TinyImageNet have 64x64; unpack"),
+        ("side", "have 32x32 pixels, but those of tinyimagenet have 64x64; unpack"),
     ],
 )
 def test_damage_is_explained(tiny, what, text):

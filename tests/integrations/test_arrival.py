@@ -24,8 +24,7 @@ from torch.utils.data import (
 
 from sfumato import defenses
 from sfumato.errors import ConfigError, FeatureError
-from sfumato.integrations.batches import aside, own_batches
-from sfumato.integrations.protection import Protection
+from sfumato.integrations.protection import Protection, aside, own_batches
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 X, Y = data()
@@ -78,8 +77,9 @@ def test_an_encoder_that_no_optimizer_holds_is_told():
         protection = Protection(plug_in(), lam=1.0)
         protection.attach(network)
         protection.begin_epoch(network, lambda: [(X, Y)], lambda batch: network(batch[0]))
-        task = cross_entropy(network(X), Y)
-        (task + protection.penalty(Y, 0.5, optimizer, task)).backward()
+        for _ in range(3):
+            task = cross_entropy(network(X), Y)
+            (task + protection.penalty(Y, 0.5, optimizer, task)).backward()
         protection.end_epoch(network, lambda: [], None)
 
     epoch(torch.optim.SGD(network.parameters(), lr=0.1))
@@ -206,7 +206,7 @@ def test_a_set_is_mixed_and_persistent_workers_are_not_disturbed():
     code = (  # in a process of its own: workers that are forked from one with threads may hang
         "import torch\n"
         "from torch.utils.data import DataLoader, TensorDataset\n"
-        "from sfumato.integrations.batches import own_batches\n"
+        "from sfumato.integrations.protection import own_batches\n"
         "loader = DataLoader(TensorDataset(torch.arange(96)), batch_size=12, num_workers=1, persistent_workers=True)\n"
         "training = iter(loader)\n"
         "first = next(training)[0].tolist()\n"

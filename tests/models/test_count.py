@@ -25,6 +25,36 @@ def test_multiply_adds_by_hand(layer, shape, macs):
     assert count_macs(layer, shape) == macs
 
 
+class First(nn.LSTM):
+    """A recurrent layer that gives its sequence alone."""
+
+    def forward(self, x):
+        return super().forward(x)[0]
+
+
+class Squared(nn.Bilinear):
+    def forward(self, x):
+        return super().forward(x, x)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "macs"),
+    [
+        (First(6, 4, batch_first=True), (5, 6), 5 * 16 * (6 + 4)),
+        (First(6, 4, batch_first=True, bidirectional=True, num_layers=2), (5, 6), 5 * 32 * (6 + 4 + 8 + 4)),
+        (Squared(6, 6, 3), (6,), 3 * 36),
+    ],
+)
+def test_products_without_an_operator_of_their_own_count(layer, shape, macs):
+    assert count_macs(layer, shape) == macs
+
+
+@pytest.mark.parametrize(("layer", "shape"), [(nn.Embedding(9, 2), (5,)), (nn.MultiheadAttention(8, 2), (5, 8))])
+def test_what_takes_other_inputs_is_told_so(layer, shape):
+    with pytest.raises(ConfigError, match=r"does not run on one floating-point input of shape \(5.*; give the shape"):
+        count_macs(layer, shape)
+
+
 class Function(nn.Module):
     def __init__(self, function):
         super().__init__()
@@ -104,7 +134,7 @@ def test_counting_leaves_no_trace():
     state = torch.get_rng_state()
     count_macs(net, (1, 5, 5))
     for counting in ("true", "paper"):
-        with pytest.raises(RuntimeError):
+        with pytest.raises(ConfigError):
             count_macs(net, (3, 5, 5), counting)
     assert net.training
     assert not net[2].training

@@ -1,4 +1,6 @@
 import copy
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -334,3 +336,49 @@ def test_in_place_methods_without_a_result_are_kept():
     model = InPlace().eval()
     edge, cloud = split_at(model, "a", X)
     assert torch.equal(cloud(edge(X)), model(X))
+
+
+@dataclass
+class Answer:
+    hidden: torch.Tensor
+    logits: torch.Tensor
+
+
+class Tupled(NamedTuple):
+    hidden: torch.Tensor
+    logits: torch.Tensor
+
+
+class Recorded(nn.Module):
+    """Answers with a record of its own class."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind, self.body, self.head = kind, nn.Linear(4, 3), nn.Linear(3, 2)
+
+    def forward(self, x):
+        hidden = self.body(x).sigmoid()
+        return self.kind(hidden, self.head(hidden))
+
+
+@pytest.mark.parametrize("kind", [Answer, Tupled])
+def test_of_a_record_of_any_class_the_cloud_gives_the_logits_or_the_part_that_is_named(kind):
+    model, x = Recorded(kind).eval(), torch.rand(5, 4)
+    for part in (None, "hidden"):
+        edge, cloud = split_at(model, "body", x[:2], answer=part)
+        assert torch.equal(cloud(edge(x)), getattr(model(x), part or "logits"))
+    with pytest.raises(ConfigError, match="has no part 'loss'; choose one of .*'hidden', 'logits'"):
+        split_at(model, "body", x, answer="loss")
+
+
+def test_a_mapping_gives_inputs_by_the_names_that_the_forward_has():
+    class Batched(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Linear(4, 3)
+
+        def forward(self, batch):
+            return self.body(batch["pixels"])
+
+    with pytest.raises(ConfigError, match="no input 'pixels', it takes batch: .* wrap the model in a module whose"):
+        split_at(Batched(), "body", {"pixels": torch.rand(2, 4)})

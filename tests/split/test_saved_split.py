@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import scaled_dot_product_attention
 
 import sfumato
 from sfumato.attacks.tokens import token_recovery
 from sfumato.errors import CheckpointError, ConfigError, StorageError
-from sfumato.split import Channel, SplitModel
+from sfumato.split import Channel, SplitModel, split_at
 from sfumato.split.ranges import range_of
 from sfumato.split.recorder import record
 from sfumato.split.saved import SPLIT, read_split
@@ -329,3 +330,42 @@ def test_what_mixes_the_samples_is_said_after_a_test(tmp_path):
         ConfigError, match="the recorded encoder differs from the module by .* mixes the rows of a batch"
     ):
         sfumato.save_split(model, tmp_path, example_input=images(2))
+
+
+class Masked(nn.Module):
+    """Two layers of attention that both look only where a mask (N, 1, L, L) lets them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.first, self.second = nn.Embedding(50, 8), nn.Linear(8, 8), nn.Linear(8, 2)
+
+    def forward(self, ids, attention_mask):
+        x = self.embed(ids)[:, None]
+        x = self.first(scaled_dot_product_attention(x, x, x, attention_mask))
+        return self.second(scaled_dot_product_attention(x, x, x, attention_mask)).mean((1, 2))
+
+
+def test_a_saved_split_takes_the_mask_by_its_name_and_audit_and_export_say_that_they_do_not(tmp_path):
+    ids = torch.randint(50, (3, 7), generator=torch.Generator().manual_seed(0))
+    full = torch.tensor([[1] * 7, [1] * 4 + [0] * 3, [1] * 2 + [0] * 5])[:, None, None, :].bool().expand(-1, -1, 7, -1)
+    edge, cloud = split_at(Masked().eval(), "first", ids[:2], {"attention_mask": full[:2]})
+    split = SplitModel(edge, Channel(), cloud).eval()
+    with pytest.raises(ConfigError, match=r"takes attention_mask beside its input; give an example .*example_kwargs"):
+        sfumato.save_split(split, tmp_path, example_input=ids)
+    with pytest.raises(ConfigError, match="must be a tensor with a row for each of the 3 rows"):
+        sfumato.save_split(split, tmp_path, example_input=ids, example_kwargs={"attention_mask": full[:2]})
+    sfumato.save_split(split, tmp_path, example_input=ids[:1], example_kwargs={"attention_mask": full[:1]})
+    again = sfumato.load_split(tmp_path)
+    with torch.no_grad():
+        torch.testing.assert_close(again(ids, attention_mask=full), split(ids, attention_mask=full))
+        assert not torch.allclose(again(ids, attention_mask=full[[0, 0, 0]]), split(ids, attention_mask=full))
+    with pytest.raises(ConfigError, match="takes attention_mask beside its input and was given nothing"):
+        again(ids)
+    with pytest.raises(ConfigError, match="attention_mask beside its input, and audit and export hand over one input"):
+        load_trained(tmp_path)
+
+
+def test_names_are_looked_up_through_what_torch_compile_puts_around_a_model():
+    net, x = Net().eval(), images()
+    edge, cloud = split_at(torch.compile(nn.Sequential(net.edge, net.cloud)), "_orig_mod.0", x)
+    assert torch.equal(cloud(edge(x)), net.cloud(net.edge(x)))

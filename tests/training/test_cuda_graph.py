@@ -169,7 +169,7 @@ def test_pruning_and_the_running_update_are_computed_anew():
     assert not all(defense.replayable for defense in running.defenses)
     pruned = trainer(replace(CONFIG, defense="patrol", defense_options={"width": 4, "blocks": 1}), taped=True)
     forgotten = []
-    pruned._whole_step.forget = lambda: forgotten.append(pruned._place.epoch)  # type: ignore[method-assign]
+    pruned._whole_step.forget = lambda: forgotten.append(pruned._epoch)  # type: ignore[method-assign]
     pruned.begin_epoch(0)
     forgotten.clear()
     pruned.begin_epoch(5)

@@ -55,7 +55,7 @@ _SOURCES = {
     "cifar10": _Source("cifar:load_cifar10", _ARCHIVE),
     "cifar100": _Source("cifar:load_cifar100", _ARCHIVE),
     "tinyimagenet": _Source(
-        "tinyimagenet:load_tinyimagenet", "the unpacked http://cs231n.stanford.edu/tiny-imagenet-200.zip"
+        "folder:load_tinyimagenet", "the unpacked http://cs231n.stanford.edu/tiny-imagenet-200.zip"
     ),
     "facescrub": _Source("folder:load_facescrub", "with one folder of images per person in it", _FILES),
     "folder": _Source(

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from sfumato.data.images import read_folders
-from sfumato.data.imageset import DataSets, ImageSet, Progress
-from sfumato.data.scan import LOSSY_SUFFIXES, describe, scan
+from sfumato.data.images import of_size, read_folders
+from sfumato.data.imageset import DataSets, ImageSet, Progress, of_arrays
+from sfumato.data.scan import LOSSY_SUFFIXES, describe, readable, scan
 from sfumato.data.unpickle import load_plain_pickle
 from sfumato.errors import DataError
 from sfumato.files import sha256_of, write_atomic
@@ -30,7 +30,7 @@ _BLOCK = 1 << 20
 _TIMEOUT_SECONDS = 30
 _MAX_BYTES = 1 << 29  # the largest official file has 154 MB; a small archive must not be able to fill the memory
 
-Records = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
+Records = tuple[npt.NDArray[np.uint8], npt.NDArray[np.integer[Any]]]
 """Pixels (n, 3072): red, green, blue, each 32 rows of 32; and labels (n,)."""
 
 _TEN = """
@@ -100,16 +100,8 @@ def load_cifar(which: Cifar, data_dir: Path | str, *, progress: Progress | None 
        or the archive itself (`cifar-10-binary.tar.gz`), which is read without unpacking it.
     2. The official Python form in the same three ways, through the restricted `load_plain_pickle`.
     3. Class folders (see `load_folder`), with a caveat if their files are lossy.
-    4. Nothing, or `data_dir` does not exist: the official binary archive is downloaded and checked first.
-
-    Args:
-        which: `CIFAR10` or `CIFAR100`.
-        data_dir: the folder to look in.
-        progress: called with (done, total), counting images, or bytes during a download.
-
-    Raises:
-        DataError: `data_dir` holds something else, a file is damaged or missing, or the download failed.
-        StorageError: the download cannot be stored.
+    4. Nothing, or `data_dir` does not exist: the official binary archive is downloaded and checked first; `progress`
+       then counts bytes instead of images.
     """
     folder = Path(data_dir)
     for form in which.forms:
@@ -118,7 +110,7 @@ def load_cifar(which: Cifar, data_dir: Path | str, *, progress: Progress | None 
             return _read_official(which, form, source, progress)
     if (folder / "train").is_dir():
         return _read_class_folders(which, folder, progress)
-    if folder.exists() and not (folder.is_dir() and _is_empty(folder)):
+    if folder.exists() and not (folder.is_dir() and all(entry.name.startswith(".") for entry in folder.iterdir())):
         archives = " or ".join(form.archive for form in which.forms)
         raise DataError(
             f"no {which.name} in {folder}: expected {archives} from {_PAGE}, the folder in it, or class folders "
@@ -137,16 +129,7 @@ load_cifar100 = functools.partial(load_cifar, CIFAR100)
 def fetch(url: str, path: Path, *, sha256: str, page: str, progress: Progress | None = None) -> None:
     """Download `url` to `path`, which appears only once its SHA-256 is the expected one.
 
-    Args:
-        url: of the file.
-        path: where to put it; an interrupted download leaves nothing.
-        sha256: the expected digest, hexadecimal.
-        page: the web page on which a person finds the file, for messages.
-        progress: called with (bytes so far, bytes in all; 0 if the server does not say).
-
-    Raises:
-        DataError: the network or the server failed, or what came is another file.
-        StorageError: `path` cannot be written.
+    `page` is where a person finds the file; `progress` gets the bytes so far and in all (0 if the server does not say).
     """
     from urllib.request import urlopen
 
@@ -185,25 +168,19 @@ def _find(form: Form, folder: Path) -> Path | None:
     return folder / form.archive if (folder / form.archive).is_file() else None
 
 
-def _is_empty(folder: Path) -> bool:
-    return all(entry.name.startswith(".") for entry in folder.iterdir())
-
-
 def _read_official(which: Cifar, form: Form, source: Path, progress: Progress | None) -> DataSets:
     contents = read_members(source, form.folder, form.train + form.test, _PAGE)
-    classes = len(which.classes)
-
-    def parsed(name: str) -> Records:
-        content, where = contents.pop(name), f"{source / name}"
-        if form.kind == "binary":
-            return parse_binary(content, where, which.label_bytes, classes)
-        return parse_pickle(content, where, which.label_key, classes)
 
     def part(names: tuple[str, ...]) -> ImageSet:
-        records = [parsed(name) for name in names]
-        pixels = np.concatenate([images for images, _ in records]).reshape(-1, *_SHAPE)
-        labels = np.concatenate([labels for _, labels in records])
-        return ImageSet(torch.from_numpy(pixels), torch.from_numpy(labels), which.classes)
+        parse = _parse_binary if form.kind == "binary" else _parse_pickle
+        found = []
+        for name in names:
+            pixels, labels = parse(which, contents.pop(name), f"{source / name}")
+            found.append(
+                of_arrays(pixels.reshape(-1, *_SHAPE), labels, which.classes, f"{source / name}", "get it anew")
+            )
+        images, classes = (torch.cat([getattr(one, what) for one in found]) for what in ("images", "labels"))
+        return ImageSet(images, classes, which.classes)
 
     train, test = part(form.train), part(form.test)
     if progress is not None:
@@ -223,14 +200,10 @@ def _read_class_folders(which: Cifar, folder: Path, progress: Progress | None) -
         "The images were read from lossy files (JPEG), which are smoother than the official bits: reconstruction "
         "errors compare with each other, but not digit by digit with published ones."
     )
-    sets = read_folders(which.name, train, test, progress=progress, caveat=caveat if lossy else "")
-    if sets.train.image_shape != _SHAPE:
-        _, height, width = sets.train.image_shape
-        raise DataError(
-            f"the images in {folder} have {height}x{width} pixels, but those of {which.name} have 32x32; "
-            "load it as `folder`, or choose another folder"
-        )
-    return sets
+    sets = read_folders(
+        which.name, train, test, progress=progress, caveat=caveat if lossy else "", skip_unreadable=None
+    )
+    return of_size(sets, 32, f"{folder}", "load it as `folder`, or choose another folder")
 
 
 def read_members(source: Path, folder: str, names: tuple[str, ...], page: str) -> dict[str, bytes]:
@@ -238,21 +211,15 @@ def read_members(source: Path, folder: str, names: tuple[str, ...], page: str) -
 
     Members are compared by their full name and read into memory: nothing is written, so no path in an archive can lead
     anywhere.
-
-    Raises:
-        DataError: a file is missing, or the archive is damaged; the message tells to get it anew from `page`.
     """
-    found = _from_folder(source, names) if source.is_dir() else _from_archive(source, folder, names, page)
+    if source.is_dir():
+        with readable():
+            found = {name: (source / name).read_bytes() for name in names if (source / name).is_file()}
+    else:
+        found = _from_archive(source, folder, names, page)
     if missing := [name for name in names if name not in found]:
         raise DataError(f"{source} has no {', '.join(missing)}; get the complete archive from {page}")
     return found
-
-
-def _from_folder(source: Path, names: tuple[str, ...]) -> dict[str, bytes]:
-    try:
-        return {name: (source / name).read_bytes() for name in names if (source / name).is_file()}
-    except OSError as error:
-        raise DataError(f"cannot read {error.filename}: {error.strerror}; check the file's permissions") from error
 
 
 def _from_archive(source: Path, folder: str, names: tuple[str, ...], page: str) -> dict[str, bytes]:
@@ -275,33 +242,23 @@ def _from_archive(source: Path, folder: str, names: tuple[str, ...], page: str) 
     return found
 
 
-def parse_binary(content: bytes, name: str, label_bytes: int, num_classes: int) -> Records:
-    """Records of `label_bytes` labels (CIFAR-10: the class; CIFAR-100: superclass, class) and 3072 pixels.
-
-    Raises:
-        DataError: the size is no multiple of a record's, or a label is out of range; `name` says where.
-    """
-    record = label_bytes + _PIXELS
+def _parse_binary(which: Cifar, content: bytes, name: str) -> Records:
+    """Records of labels (CIFAR-10: the class; CIFAR-100: superclass, class) and 3072 pixels."""
+    record = which.label_bytes + _PIXELS
     if not content or len(content) % record:
         raise DataError(
             f"{name} has {len(content)} bytes, which is not a multiple of {record}, the size of a record: "
             "it is truncated or another file; get it anew"
         )
     table = np.frombuffer(content, dtype=np.uint8).reshape(-1, record)
-    labels = table[:, label_bytes - 1].astype(np.int64)
-    _check_labels(labels, name, num_classes)
-    return table[:, label_bytes:], labels
+    return table[:, which.label_bytes :], table[:, which.label_bytes - 1]
 
 
-def parse_pickle(content: bytes, name: str, label_key: str, num_classes: int) -> Records:
-    """A pickled dictionary with `data`, uint8 (n, 3072), and a list of n labels; keys are bytes or str.
-
-    Raises:
-        DataError: it is another thing, or a label is out of range; `name` says where.
-    """
+def _parse_pickle(which: Cifar, content: bytes, name: str) -> Records:
+    """A pickled dictionary with `data`, uint8 (n, 3072), and a list of n labels; keys are bytes or str."""
     batch = load_plain_pickle(content, name)
     fields = batch if isinstance(batch, dict) else {}
-    pixels, labels = (fields.get(key.encode(), fields.get(key)) for key in ("data", label_key))
+    pixels, labels = (fields.get(key.encode(), fields.get(key)) for key in ("data", which.label_key))
     if (
         not isinstance(pixels, np.ndarray)
         or pixels.dtype != np.uint8
@@ -313,17 +270,6 @@ def parse_pickle(content: bytes, name: str, label_key: str, num_classes: int) ->
     ):
         raise DataError(
             f"{name} is not a CIFAR batch: expected a dictionary with `data`, uint8 of shape (n, {_PIXELS}), and "
-            f"a list `{label_key}` of n labels; get it anew from the official archive"
+            f"a list `{which.label_key}` of n labels; get it anew from the official archive"
         )
-    classes = np.array(labels, dtype=np.int64)
-    _check_labels(classes, name, num_classes)
-    return pixels, classes
-
-
-def _check_labels(labels: npt.NDArray[np.int64], name: str, num_classes: int) -> None:
-    wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
-    if len(wrong):
-        raise DataError(
-            f"{name}: image {wrong[0]} has the label {labels[wrong[0]]}, outside 0 .. {num_classes - 1}: "
-            "the file is damaged or belongs to another data set; get it anew"
-        )
+    return pixels, np.array(labels, dtype=np.int64)

@@ -21,15 +21,9 @@ _CAVEAT = "The images are 8x8 grey digits: they show a method's behaviour in min
 
 
 def load_digits(seed: int = 0, size: Size = None) -> DataSets:
-    """The embedded digits, a fifth of them as test images, stratified by class.
+    """The embedded digits, a fifth of them as test images, stratified by class; `seed` decides the split.
 
-    Args:
-        seed: decides the split; the same seed gives the same split everywhere.
-        size: side, or (H, W), to which the images are resized (see `resized`), so that a network for larger images
-            can be tried without any download.
-
-    Raises:
-        ConfigError: `size` is not positive.
+    With `size` they are resized, so that a network for larger images can be tried without any download.
     """
     sides = both_sides(size)
     with (

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from sfumato.data.images import Size, both_sides, gather, unreadable
-from sfumato.data.imageset import DataSets, ImageSet, Progress, Skipped
+from sfumato.data.images import both_sides, read_folders
+from sfumato.data.imageset import DataSets
+from sfumato.data.scan import ClassFolders
 from sfumato.errors import ConfigError, DataError, first_line
 
 __all__ = ["load_hub"]
@@ -18,26 +18,17 @@ _TEST_NAMES = ("test", "validation", "valid", "val")
 _LABEL_NAMES = ("label", "labels", "fine_label")
 
 
-def load_hub(
-    source: Path | str, *, size: Size = None, progress: Progress | None = None, skip_unreadable: bool = False
-) -> DataSets:
+def load_hub(source: Path | str, **reading: Any) -> DataSets:
     """An image classification data set of the hub, or of a folder that `datasets.save_to_disk` wrote, as RGB images.
 
     The split `train` is learned from; the test set is the first there is of `test`, `validation`, `valid` and `val`
     whose labels were published (many a `test` has the label -1 throughout). The columns are found by their types: the
     only one of images, and the only `ClassLabel` or, among several, the one called `label`, `labels` or `fine_label`.
 
-    Args:
-        source: "owner/name" of the hub, which is downloaded to the cache of `datasets`, or a folder.
-        size: the side, or (H, W), to which images of other sizes are resized; none demands that all have one size.
-        progress: called with (images read, images in all).
-        skip_unreadable: leave out images that cannot be read, and list them in the result, instead of refusing.
-
-    Raises:
-        ConfigError: the package is missing, or `size` is not positive.
-        DataError: the data set cannot be loaded, lacks a split, a column or labels, or images cannot be read.
+    `source` is "owner/name" of the hub, which is downloaded to the cache of `datasets`, or a folder; `reading`: `size`,
+    `progress` and `skip_unreadable` of `read_folders`.
     """
-    sides = both_sides(size)
+    both_sides(reading.get("size"))
     where = Path(source).as_posix()
     splits = _open(where)
     present = [name for name in _TEST_NAMES if name in splits]
@@ -46,49 +37,34 @@ def load_hub(
             f"{where} has the splits {', '.join(splits)}; a training needs `train` and one of "
             f"{', '.join(_TEST_NAMES)}: divide it with `train_test_split` and store it with `save_to_disk`"
         )
-    labels = {name: _labels(splits[name], f"{where}, split {name}") for name in ("train", *present)}
-    bare = [name for name, values in labels.items() if len(values) and values.max() < 0]
+    columns = {name: _columns(splits[name], f"{where}, split {name}") for name in ("train", *present)}
+    labels = {name: np.array(splits[name][column], dtype=np.int64) for name, (_, column) in columns.items()}
+    bare = [name for name, values in labels.items() if values.max() < 0]
     test_name = next((name for name in present if name not in bare), None)
     if test_name is None or "train" in bare:
         raise DataError(
             f"the splits {', '.join(bare)} of {where} have no labels (-1 throughout); take a data set whose `train` "
             f"and one of {', '.join(_TEST_NAMES)} have them, or divide `train` with `train_test_split`"
         )
-    total, done = len(splits["train"]) + len(splits[test_name]), 0
-    sets: list[ImageSet | None] = []
-    broken: dict[str, str] = {}
-    for name in ("train", test_name):
-        split, title = splits[name], f"{where}, split {name}"
-
-        def called(index: int, title: str = title) -> str:
-            return f"image {index} of {title}"
-
-        images, bad = gather(
-            _sources(split, title),
-            called,
-            len(split),
-            sides,
-            lambda count: progress and progress(done + count, total),  # noqa: B023
+    train, test = (
+        ClassFolders(
+            root=None,
+            classes=tuple(splits[name].features[columns[name][1]].names),
+            files=tuple(f"image {index} of {where}, split {name}" for index in range(len(splits[name]))),
+            labels=tuple(labels[name].tolist()),
+            contents=_contents(splits[name], columns[name][0]),
         )
-        done += len(split)
-        broken |= {called(index): reason for index, reason in bad.items()}
-        kept = [index for index in range(len(split)) if index not in bad]
-        classes = tuple(split.features[_columns(split.features, title)[1]].names)
-        values = torch.from_numpy(labels[name][kept])
-        sets.append(ImageSet(torch.from_numpy(images), values, classes) if kept else None)
-    train, test = sets
-    if train is None or test is None or (broken and not skip_unreadable):
-        raise unreadable(broken, total)
-    if train.image_shape != test.image_shape or train.classes != test.classes:
+        for name in ("train", test_name)
+    )
+    if train.classes != test.classes:
         raise DataError(
-            f"the splits of {where} differ: images of {train.image_shape} and {test.image_shape}, {train.num_classes} "
-            f"and {test.num_classes} classes; give `size` for the images, or store splits with the same classes"
+            f"the splits of {where} differ: they have {len(train.classes)} and {len(test.classes)} classes; store "
+            "splits with the same classes"
         )
     caveat = f"Read from {where}; its split `{test_name}` is the test set."
     if bare:
         caveat += f" The labels of {', '.join(f'`{name}`' for name in bare)} are not published (-1), so it is not read."
-    skipped = tuple(Skipped(name, f"cannot read {name}: {reason}") for name, reason in broken.items())
-    return DataSets("hub", train, test, caveat, skipped=skipped)
+    return read_folders("hub", train, test, caveat=caveat, **reading)
 
 
 def _open(where: str) -> dict[str, Any]:
@@ -113,24 +89,18 @@ def _open(where: str) -> dict[str, Any]:
     return dict(found) if hasattr(found, "keys") else {"(one only)": found}
 
 
-def _labels(split: Any, where: str) -> np.ndarray[Any, np.dtype[np.int64]]:
-    _, column = _columns(split.features, where)
-    if len(split) == 0:
-        raise DataError(f"{where} is empty; choose a data set with images in it")
-    return np.array(split[column], dtype=np.int64)
-
-
-def _sources(split: Any, where: str) -> Iterator[bytes | Path]:
-    column, _ = _columns(split.features, where)
+def _contents(split: Any, column: str) -> Iterator[bytes | Path]:
     rows = split.select_columns([column]).cast_column(column, type(split.features[column])(decode=False))
     for index in range(len(rows)):
         stored = rows[index][column]
         yield stored["bytes"] or (Path(stored["path"]) if stored["path"] else b"")
 
 
-def _columns(features: Any, where: str) -> tuple[str, str]:
+def _columns(split: Any, where: str) -> tuple[str, str]:
     """The names of the columns of images and of labels."""
-    kinds = {name: type(feature).__name__ for name, feature in features.items()}
+    if len(split) == 0:
+        raise DataError(f"{where} is empty; choose a data set with images in it")
+    kinds = {name: type(feature).__name__ for name, feature in split.features.items()}
     images = [name for name, kind in kinds.items() if kind == "Image"]
     labels = [name for name, kind in kinds.items() if kind == "ClassLabel"]
     if len(labels) > 1:

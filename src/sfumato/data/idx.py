@@ -12,15 +12,15 @@ import gzip
 import math
 import struct
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from sfumato.data.images import Size, both_sides, resized
-from sfumato.data.imageset import DataSets, ImageSet, Progress
+from sfumato.data.imageset import DataSets, ImageSet, Progress, of_arrays
 from sfumato.data.scan import describe
 from sfumato.errors import ConfigError, DataError
 
@@ -51,17 +51,8 @@ def load_idx(
 ) -> DataSets:
     """Read `train-images-idx3-ubyte`, `train-labels-idx1-ubyte` and the two `t10k-` files, each as it is or with `.gz`.
 
-    The two data sets have the same file names and shapes: only the folder says which one it is.
-
-    Args:
-        name: `fashion-mnist` or `mnist`.
-        data_dir: the folder of the four files. For `fashion-mnist` none is the folder of Debian's package.
-        size: the side, or (H, W), to which the images are resized; see `resized`. 14 averages 2 x 2 pixels.
-        progress: called with (images read, images in all).
-
-    Raises:
-        ConfigError: no folder is given and Debian's is not there, or `size` is not positive.
-        DataError: a file is missing, damaged or another one.
+    The two data sets have the same file names and shapes: only the folder says which one it is; for `fashion-mnist`
+    none is the folder of Debian's package. `size` resizes the images (see `resized`); 14 averages 2 x 2 pixels.
     """
     sides = both_sides(size)
     folder = _debian(name) if data_dir is None else Path(data_dir)
@@ -102,16 +93,8 @@ def _read_part(folder: Path, part: str, name: str, sides: tuple[int, int] | None
         raise DataError(
             f"{where} holds {len(pixels)} images, but {beside} {len(labels)} labels; get both anew from {_PAGES[name]}"
         )
-    classes = IDX_CLASSES[name]
-    if len(labels) and labels.max() >= len(classes):
-        raise DataError(
-            f"{beside}: image {int(labels.argmax())} has the label {labels.max()}, outside 0 .. {len(classes) - 1}: "
-            f"the file is damaged or belongs to another data set; get it anew from {_PAGES[name]}"
-        )
-    images = torch.from_numpy(pixels).unsqueeze(1)
-    if sides is not None and len(images):
-        images = resized(images, sides)
-    return ImageSet(images, torch.from_numpy(labels.astype(np.int64)), classes)
+    found = of_arrays(pixels[:, None], labels, IDX_CLASSES[name], f"{beside}", f"get it anew from {_PAGES[name]}")
+    return found if sides is None else replace(found, images=resized(found.images, sides))
 
 
 def _read_file(folder: Path, file: str, ndim: int, name: str) -> tuple[npt.NDArray[np.uint8], Path]:
@@ -139,22 +122,14 @@ def _read_file(folder: Path, file: str, ndim: int, name: str) -> tuple[npt.NDArr
 
 
 def read_idx(handle: IO[bytes] | gzip.GzipFile, ndim: int) -> npt.NDArray[np.uint8]:
-    """The array of unsigned bytes in an IDX file.
+    """The array of unsigned bytes in an IDX file, or a `ValueError` whose text goes on from the file's name.
 
     Two zero bytes, one for the type of the values (8: unsigned byte), one for the number of dimensions, their sizes as
     big-endian 32-bit numbers, then the values, the last index running fastest.
 
-    Args:
-        handle: open for reading bytes.
-        ndim: how many dimensions there have to be.
-
-    Raises:
-        ValueError: the content is something else; the text goes on from the file's name.
-
-    Example:
-        >>> import io
-        >>> read_idx(io.BytesIO(bytes([0, 0, 8, 1, 0, 0, 0, 3, 7, 8, 9])), 1).tolist()
-        [7, 8, 9]
+    >>> import io
+    >>> read_idx(io.BytesIO(bytes([0, 0, 8, 1, 0, 0, 0, 3, 7, 8, 9])), 1).tolist()
+    [7, 8, 9]
     """
     expected = bytes([0, 0, _UNSIGNED_BYTE, ndim])
     magic = handle.read(4)

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sfumato.data.imageset import DataSets, ImageSet, Progress, Skipped
-from sfumato.data.scan import ClassFolders, printable
+from sfumato.data.scan import ClassFolders
 from sfumato.data.split import hold_out
 from sfumato.decode import decoded, reason_of
 from sfumato.errors import ConfigError, DataError, StorageError
@@ -36,6 +36,7 @@ __all__ = [
     "both_sides",
     "different_sizes",
     "gather",
+    "of_size",
     "read_folders",
     "read_image",
     "resized",
@@ -55,6 +56,7 @@ TEST_SEED = 0
 _CHUNK = 256
 _THREADS = 4  # small images are decoded faster than Python hands the interpreter lock around; more only wait for it
 _FORMAT = 3
+_UNREADABLE = "cannot read {}: {}; replace the file by an undamaged 8-bit copy, or remove it"
 
 
 def both_sides(size: Size) -> tuple[int, int] | None:
@@ -81,9 +83,8 @@ def resized(images: Tensor, sides: tuple[int, int]) -> Tensor:
         images: uint8, (N, C, H, W).
         sides: (h, w) of the result.
 
-    Example:
-        >>> resized(torch.tensor([[[[0, 10, 50, 50], [20, 30, 50, 54]]]], dtype=torch.uint8), (1, 2)).tolist()
-        [[[[15, 51]]]]
+    >>> resized(torch.tensor([[[[0, 10, 50, 50], [20, 30, 50, 54]]]], dtype=torch.uint8), (1, 2)).tolist()
+    [[[[15, 51]]]]
     """
     height, width = images.shape[2:]
     if (height, width) == sides:
@@ -103,7 +104,7 @@ def read_folders(
     size: Size = None,
     progress: Progress | None = None,
     caveat: str = "",
-    skip_unreadable: bool | None = None,
+    skip_unreadable: bool | None = False,
 ) -> DataSets:
     """Read a training and a test part.
 
@@ -113,7 +114,7 @@ def read_folders(
         test: files to report on. None splits `train`, always in the same way: `hold_out` with the seed `TEST_SEED`
             takes the share `TEST_FRACTION` of the images of each class for testing; which ones depends on the order
             of the files' names.
-        size: the side, or (H, W), to which other sizes are resized.
+        size: the side, or (H, W), to which other sizes are resized; none demands that all have one size.
         progress: called with (images read, images in all).
         caveat: of the data set; a sentence on the files that were passed over is added.
         skip_unreadable: leave out files that cannot be read, and list them in the result, instead of refusing; None
@@ -134,7 +135,7 @@ def read_folders(
         arrays, bad = _read(part, sides, lambda count: progress and progress(done + count, total))  # noqa: B023
         done += len(part.files)
         found.append(arrays)
-        broken |= {printable(str(part.root / part.files[i])): reason for i, reason in bad.items()}
+        broken |= {part.name(place): reason for place, reason in bad.items()}
         empty |= len(arrays[0]) == 0
     if broken and (empty or not skip_unreadable):
         raise unreadable(broken, total, skip_unreadable is not None)
@@ -145,11 +146,20 @@ def read_folders(
     if test is None:
         sets = [*hold_out(sets[0], TEST_FRACTION, TEST_SEED)]
     elif sets[0].image_shape != sets[1].image_shape:
-        one, other = (str(part.root / part.files[0]) for part in parts)
-        raise different_sizes(one, sets[0].image_shape, other, sets[1].image_shape)
-    skipped = tuple(Skipped(path, _sentence(path, reason)) for path, reason in broken.items())
+        raise different_sizes(train.name(0), sets[0].image_shape, test.name(0), sets[1].image_shape)
+    skipped = tuple(Skipped(path, _UNREADABLE.format(path, reason)) for path, reason in broken.items())
     passed_over = [file for part in parts for file in part.passed_over]
     return DataSets(name, sets[0], sets[1], f"{caveat} {_passed_over(passed_over)}".strip(), skipped=skipped)
+
+
+def of_size(sets: DataSets, side: int, where: str, remedy: str) -> DataSets:
+    """The sets, or a `DataError` where their images are not those of a data set of this size."""
+    _, height, width = sets.train.image_shape
+    if (height, width) != (side, side):
+        raise DataError(
+            f"the images in {where} have {height}x{width} pixels, but those of {sets.name} have {side}x{side}; {remedy}"
+        )
+    return sets
 
 
 def _passed_over(files: list[str]) -> str:
@@ -167,12 +177,16 @@ def _read(
     part: ClassFolders, size: tuple[int, int] | None, tell: Callable[[int], object]
 ) -> tuple[Arrays, dict[int, str]]:
     """Images and labels of the files that can be read, from the cache where they are there; why the others cannot."""
-    entry, key, count = cache_entry(part.root, size), _digest(part), len(part.files)
+    contents, count = part.contents, len(part.files)
+    entry: Path | None = None
+    key: str | None = None
+    if part.root is not None:
+        paths = [part.root / file for file in part.files]
+        contents, entry, key = paths, cache_entry(part.root, size), _digest(part, paths)
     if entry is not None and key is not None and (stored := read_entry(entry, key)) is not None:
         tell(count)
         return stored, {}
-    paths = [part.root / file for file in part.files]
-    images, broken = gather(paths, lambda i: str(paths[i]), count, size, tell)
+    images, broken = gather(contents, part.name, count, size, tell)
     labels = np.array([label for i, label in enumerate(part.labels) if i not in broken], dtype=np.int64)
     if not broken and entry is not None and key is not None:  # an incomplete reading is not kept
         write_entry(entry, key, (images, labels))
@@ -188,15 +202,8 @@ def gather(
 ) -> tuple[Pixels, dict[int, str]]:
     """The images that can be read, (n, 3, H, W), decoded in threads; by place, why the others cannot.
 
-    Args:
-        sources: the content of an image file, or where it lies, `count` of them.
-        name: place -> what the image is called in a message.
-        count: how many there are.
-        size: (H, W) to which other sizes are resized, or none.
-        tell: called with how many are done.
-
-    Raises:
-        DataError: the images have different sizes and no `size` is given.
+    `sources` are the `count` files' contents, or where they lie; `name` says what the image at a place is called in a
+    message, and `tell` hears how many are done.
     """
     images, first, broken = np.empty((0, 3, 1, 1), dtype=np.uint8), "", dict[int, str]()
 
@@ -222,12 +229,12 @@ def gather(
     return (images[[i for i in range(count) if i not in broken]] if broken and first else images), broken
 
 
-def _digest(part: ClassFolders) -> str | None:
+def _digest(part: ClassFolders, paths: Iterable[Path]) -> str | None:
     """Of names, labels and bytes; none where a file cannot be read."""
     digest = hashlib.sha256(repr((part.classes, part.files, part.labels)).encode())
     try:
-        for file in part.files:
-            digest.update(sha256_of(part.root / file).encode())
+        for path in paths:
+            digest.update(sha256_of(path).encode())
     except OSError:
         return None
     return digest.hexdigest()
@@ -250,20 +257,12 @@ def unreadable(reasons: dict[str, str], total: int, skippable: bool = True) -> D
     return DataError(f"cannot read {len(reasons)} of {total} images: {told}; {remedy}")
 
 
-def _sentence(path: str | Path, reason: str) -> str:
-    return f"cannot read the image {path}: {reason}; replace the file by an undamaged 8-bit copy, or remove it"
-
-
 def read_image(path: Path, size: tuple[int, int] | None = None) -> Pixels:
-    """The pixels of one image file as RGB, (3, H, W), resized to `size` (H, W) where that is given; see `decoded`.
-
-    Raises:
-        DataError: the file cannot be read, is truncated or damaged, or has more than 8 bits per channel.
-    """
+    """The pixels of one image file as RGB, (3, H, W), resized to `size` (H, W) where that is given; see `decoded`."""
     try:
         return fitted(decoded(path.read_bytes()), size)
     except Exception as error:
-        raise DataError(_sentence(path, reason_of(error))) from error
+        raise DataError(_UNREADABLE.format(f"the image {path}", reason_of(error))) from error
 
 
 def fitted(pixels: Pixels, size: tuple[int, int] | None) -> Pixels:

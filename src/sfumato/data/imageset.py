@@ -5,14 +5,16 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from sfumato.errors import DataError
 
-__all__ = ["DataSets", "ImageSet", "Progress", "Skipped"]
+__all__ = ["DataSets", "ImageSet", "Progress", "Skipped", "of_arrays"]
 
 _LARGE = 128  # pixels of a side; four times those that the built-in networks are made for
 
@@ -93,19 +95,20 @@ class ImageSet:
             raise DataError(f"indices are a {type(indices).__name__}; give a flat list of positions") from None
         if index.numel() == 0:
             raise DataError("no index is given, and a set cannot be empty; choose at least one image")
-        if index.dtype == torch.bool:
-            if index.shape != self.labels.shape:
-                raise DataError(
-                    f"the mask has shape {tuple(index.shape)}; give one value for each of the {len(self)} images"
-                )
-        elif index.is_floating_point() or index.is_complex():
+        if index.dtype == torch.bool and index.shape != self.labels.shape:
+            raise DataError(
+                f"the mask has shape {tuple(index.shape)}; give one value for each of the {len(self)} images"
+            )
+        if index.is_floating_point() or index.is_complex():
             raise DataError(f"indices are {index.dtype}; give whole numbers, or a boolean mask")
-        elif index.ndim != 1 or int(index.min()) < 0 or int(index.max()) >= len(self):
+        if index.dtype == torch.bool:
+            return ImageSet(self.images[index], self.labels[index], self.classes)
+        if index.ndim != 1 or int(index.min()) < 0 or int(index.max()) >= len(self):
             raise DataError(
                 f"indices of shape {tuple(index.shape)} run from {index.min()} to {index.max()}; "
                 f"give a flat list of positions in 0 .. {len(self) - 1}"
             )
-        index = index if index.dtype == torch.bool else index.long()  # torch takes 8-bit numbers for a mask
+        index = index.long()  # torch takes 8-bit numbers for a mask
         return ImageSet(self.images[index], self.labels[index], self.classes)
 
     def fingerprint(self) -> str:
@@ -123,6 +126,20 @@ class ImageSet:
         """The images (or those at `indices`) as float32 in [0, 1], (n, C, H, W)."""
         images = self.images if indices is None else self.images[indices]
         return images.to(torch.float32).div_(255)
+
+
+def of_arrays(
+    pixels: npt.NDArray[np.uint8], labels: npt.NDArray[Any], classes: tuple[str, ...], where: str, remedy: str
+) -> ImageSet:
+    """A set of what a file of a known data set holds; a label that this does not have is named with its place."""
+    wrong = np.flatnonzero((labels < 0) | (labels >= len(classes)))
+    if len(wrong):
+        raise DataError(
+            f"{where}: image {wrong[0]} has the label {labels[wrong[0]]}, outside 0 .. {len(classes) - 1}: the file is "
+            f"damaged or belongs to another data set; {remedy}"
+        )
+    images = torch.from_numpy(np.require(pixels, requirements=["C", "W"]))
+    return ImageSet(images, torch.from_numpy(labels.astype(np.int64)), classes)
 
 
 class Skipped(NamedTuple):

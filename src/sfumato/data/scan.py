@@ -1,7 +1,7 @@
 """Finding labelled image files in folders, without reading them; what is passed over is counted."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,29 +27,22 @@ SPLIT_LAYOUT = "DIR/train/<class>/<image>.jpg (or .png, ...) and the same under 
 
 @dataclass(frozen=True)
 class ClassFolders:
-    """The image files of one part of a data set, found but not read.
+    """The image files of one part of a data set, found but not read."""
 
-    Attributes:
-        root: the folder of the class folders.
-        classes: their names, in the order of the labels.
-        files: all images as paths relative to `root`; links that lead nowhere are among them.
-        labels: the class index of each.
-        passed_over: other files as paths relative to `root`: with another ending, or outside the class folders.
-    """
+    root: Path | None  # the folder of the class folders; None where `contents` are no files
+    classes: tuple[str, ...]  # their names, in the order of the labels
+    files: tuple[str, ...]  # all images, relative to `root`; links that lead nowhere are among them
+    labels: tuple[int, ...]  # the class index of each
+    passed_over: tuple[str, ...] = ()  # other files, relative: with another ending, or outside the class folders
+    contents: Iterable[bytes | Path] = ()  # of images that are no files in `root`; `files` are then their names
 
-    root: Path
-    classes: tuple[str, ...]
-    files: tuple[str, ...]
-    labels: tuple[int, ...]
-    passed_over: tuple[str, ...] = ()
+    def name(self, place: int) -> str:
+        """What an image is called in a message."""
+        return printable(self.files[place] if self.root is None else str(self.root / self.files[place]))
 
 
 def scan(data_dir: Path, layout: str = SPLIT_LAYOUT) -> tuple[ClassFolders, ClassFolders]:
-    """Find the images of DIR/train and DIR/test (or DIR/val), and check that both have the same classes.
-
-    Raises:
-        DataError: the layout is another one, a class is empty or missing in one part, or a folder cannot be read.
-    """
+    """Find the images of DIR/train and DIR/test (or DIR/val), and check that both have the same classes."""
     test_dir = next((data_dir / name for name in ("test", "val") if (data_dir / name).is_dir()), None)
     if not (data_dir / "train").is_dir() or test_dir is None:
         raise DataError(f"no class folders in {data_dir}: expected {layout}, but found {describe(data_dir)}")
@@ -75,14 +68,8 @@ def scan_classes(
 ) -> ClassFolders:
     """Find the images in `root`/<class>/ and the folders inside it, class after class, sorted by path.
 
-    Args:
-        root: the folder of the class folders.
-        layout: what is expected, for the message.
-        classes: folders to look into, in the order of the labels; none: all there are, sorted.
-        remedy: what to do about a class folder without images.
-
-    Raises:
-        DataError: there is no class folder, one has no images, or a folder cannot be read.
+    `classes` are the folders to look into, in the order of the labels; none: all there are, sorted. `remedy` says what
+    to do about a class folder without images.
     """
     with readable():
         outside: list[str] = []
@@ -148,11 +135,14 @@ def readable() -> Iterator[None]:
 
 def _below(folder: Path, way: str, above: frozenset[str]) -> Iterator[tuple[str, bool]]:
     """The files in a folder and in those inside it, and whether each is an image; links upwards are loops."""
-    above |= {os.path.realpath(folder)}
+    above |= {os.path.join(os.path.realpath(folder), "")}
     for entry in os.scandir(folder):
-        if _hidden(entry) or (entry.is_dir() and os.path.realpath(entry.path) in above):
+        if _hidden(entry):
             continue
         if entry.is_dir():
+            target = os.path.join(os.path.realpath(entry.path), "")
+            if any(place.startswith(target) for place in above):
+                continue
             yield from _below(Path(entry.path), f"{way}{entry.name}/", above)
         else:
             yield way + entry.name, _is_image(entry)

@@ -26,14 +26,8 @@ _MAX_DEPTH = 20
 def load_plain_pickle(data: bytes, name: str) -> Any:
     """Read a pickle of numpy arrays of plain numbers, containers, bytes, str, int, float, bool and None.
 
-    Strings written by Python 2 come out as bytes, as with `pickle.load(..., encoding="bytes")`.
-
-    Args:
-        data: the pickle.
-        name: of its file, for messages.
-
-    Raises:
-        DataError: the pickle is damaged or names anything beyond plain numpy arrays; nothing it names is called.
+    Strings written by Python 2 come out as bytes, as with `pickle.load(..., encoding="bytes")`. A `DataError` says that
+    it is damaged or names anything beyond plain numpy arrays; nothing it names is called.
     """
     try:
         return _plain(_Unpickler(io.BytesIO(data)).load(), {}, 0)
@@ -52,23 +46,8 @@ class _Refused(Exception):
     """The pickle wants something that plain data does not need."""
 
 
-class _Inert:
-    """A value that a pickle may hold but not alter: its BUILD instruction ends in `__setstate__`."""
-
-    __slots__ = ()
-
-    def __setstate__(self, state: object) -> NoReturn:
-        raise _Refused("a change of the reader itself")
-
-
-class _Name(_Inert):
-    """Stands for a name that is only ever an argument."""
-
-    __slots__ = ()
-
-
-class _Called(_Inert):
-    """Stands for a name that is called."""
+class _Name:
+    """Stands for a name that is called or an argument; a pickle cannot alter it: its BUILD ends in `__setstate__`."""
 
     __slots__ = ("_run",)
 
@@ -77,6 +56,9 @@ class _Called(_Inert):
 
     def __call__(self, *args: Any) -> Any:
         return self._run(*args)
+
+    def __setstate__(self, state: object) -> NoReturn:
+        raise _Refused("a change of the reader itself")
 
 
 class _Dtype:
@@ -132,12 +114,16 @@ def _encode(text: object, encoding: object) -> bytes:
     return text.encode("latin1")
 
 
+def _never(*_: object) -> NoReturn:
+    raise _Refused("an array that is made in another way")
+
+
 _NAMES: dict[tuple[str, str], object] = {
-    ("numpy.core.multiarray", "_reconstruct"): _Called(_Array),
-    ("numpy._core.multiarray", "_reconstruct"): _Called(_Array),
-    ("numpy", "ndarray"): _Name(),
-    ("numpy", "dtype"): _Called(_Dtype),
-    ("_codecs", "encode"): _Called(_encode),
+    ("numpy.core.multiarray", "_reconstruct"): _Name(_Array),
+    ("numpy._core.multiarray", "_reconstruct"): _Name(_Array),
+    ("numpy", "ndarray"): _Name(_never),
+    ("numpy", "dtype"): _Name(_Dtype),
+    ("_codecs", "encode"): _Name(_encode),
 }
 
 

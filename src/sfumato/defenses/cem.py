@@ -88,6 +88,7 @@ class CEMDefense(Defense):
         """The weighed loss of features with their graph; without `competence` the task loss is not looked at."""
         value: Tensor = self.weight.float() * self.cem(z_hat, labels, task_loss if self.competence else None)
         if self._watched and self._arrived < 3 and value.requires_grad and z_hat.requires_grad:
+            self._arrived = 0  # in every step anew: a parameter behind the feature is first in the next one
             value.register_hook(lambda _: self._come(1))
             z_hat.register_hook(lambda _: self._come(2))
         return value

@@ -11,10 +11,16 @@ from typing import TYPE_CHECKING, Any
 from sfumato.distributed.started import launched, may_tell
 
 if TYPE_CHECKING:
-    from sfumato.distributed.gradients import accumulating, averaging_steps, backward, data_parallel, whole
-    from sfumato.distributed.group import Part, Ranks
+    from sfumato.distributed.gradients import (
+        accumulating,
+        averaging_steps,
+        backward,
+        data_parallel,
+        share_batch_norm,
+        whole,
+    )
     from sfumato.distributed.launch import TIMEOUT, joined
-    from sfumato.distributed.norm import share_batch_norm
+    from sfumato.distributed.ranks import Part, Ranks
 
 __all__ = [
     "TIMEOUT",
@@ -31,21 +37,9 @@ __all__ = [
     "whole",
 ]
 
-_HOME = {
-    "accumulating": "gradients",
-    "averaging_steps": "gradients",
-    "backward": "gradients",
-    "data_parallel": "gradients",
-    "Part": "group",
-    "Ranks": "group",
-    "TIMEOUT": "launch",
-    "joined": "launch",
-    "share_batch_norm": "norm",
-    "whole": "gradients",
-}
-
 
 def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(import_module(f"sfumato.distributed.{_HOME[name]}"), name)
-    raise AttributeError(f"module 'sfumato.distributed' has no attribute {name!r}")
+    if name not in __all__:
+        raise AttributeError(f"module 'sfumato.distributed' has no attribute {name!r}")
+    home = {"Part": "ranks", "Ranks": "ranks", "TIMEOUT": "launch", "joined": "launch"}.get(name, "gradients")
+    return getattr(import_module(f"sfumato.distributed.{home}"), name)

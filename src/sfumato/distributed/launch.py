@@ -8,8 +8,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from sfumato.distributed.collectives import cause_of
-from sfumato.distributed.group import Ranks
+from sfumato.distributed.ranks import Ranks, cause_of
 from sfumato.distributed.started import keep_store, launched
 from sfumato.errors import ConfigError, RankLost
 

@@ -4,7 +4,15 @@
 them.
 """
 
-from sfumato.integrations.measure import FEWEST, MOST, EpochFigures, RidgeError, ridge_error
-from sfumato.integrations.monitor import Monitor, TensorBoard, told
+from sfumato.integrations.monitor import (
+    FEWEST,
+    MOST,
+    EpochFigures,
+    Monitor,
+    RidgeError,
+    TensorBoard,
+    ridge_error,
+    told,
+)
 
 __all__ = ["FEWEST", "MOST", "EpochFigures", "Monitor", "RidgeError", "TensorBoard", "ridge_error", "told"]

@@ -4,14 +4,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from sfumato import checkpoint
 from sfumato.cem import CEM
 from sfumato.errors import CheckpointError, ConfigError
-from sfumato.integrations.batches import own_batches
-from sfumato.integrations.protection import SETTINGS, Protection
+from sfumato.integrations.protection import SETTINGS, Protection, own_batches
 
 try:
     from transformers import TrainerCallback
@@ -23,7 +22,10 @@ __all__ = ["CEMTrainerMixin"]
 _MIXTURE = "cem.safetensors"
 
 
-class CEMTrainerMixin:
+_Trainer: Any = object  # what it is mixed into
+
+
+class CEMTrainerMixin(_Trainer):
     """Adds `lambda x factor(progress) x CEM(z_hat, y)` to the loss of a `transformers.Trainer`.
 
         class PrivateTrainer(CEMTrainerMixin, Trainer):
@@ -52,36 +54,40 @@ class CEMTrainerMixin:
     def __init__(self, *args: Any, cem: CEM, **named: Any) -> None:
         self.protection = Protection(cem, **{name: named.pop(name) for name in SETTINGS if name in named})
         super().__init__(*args, **named)
-        self.protection.attach(self._plain())
-        self.add_callback(_Epochs(self))  # type: ignore[attr-defined]
+        self.protection.attach(self.accelerator.unwrap_model(self.model))
+        self.add_callback(_Epochs(self))
 
     def train(self, *args: Any, **named: Any) -> Any:
         """As the Trainer does it; a checkpoint that it resumes from brings the mixture back."""
         self.protection.start()
-        return super().train(*args, **named)  # type: ignore[misc]
+        return super().train(*args, **named)
 
     def compute_loss(
         self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The Trainer's own loss, and in training the penalty."""
         labels = self.protection.labels(inputs)
-        made = super().compute_loss(  # type: ignore[misc]
-            model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
-        )
+        made = super().compute_loss(model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch)
         if not model.training:
             return made
         loss = made[0] if return_outputs else made
-        parts = self._parts(num_items_in_batch)  # of which the Trainer's loss is already one
-        loss = loss + self._penalty(labels, loss * parts) / parts
+        # Where the Trainer will not divide the loss afterwards, its own is already one of so many parts.
+        scaled = getattr(self, "loss_is_scaled_for_ga", None)
+        if scaled is None:
+            counted = self.model_accepts_loss_kwargs and num_items_in_batch is not None
+            scaled = counted or self.compute_loss_func is not None
+        parts = self.current_gradient_accumulation_steps if scaled else 1
+        progress = self.state.global_step / max(1, self.state.max_steps)
+        loss = loss + self.protection.penalty(labels, progress, self.optimizer, loss * parts) / parts
         return (loss, made[1]) if return_outputs else loss
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        super()._save_optimizer_and_scheduler(output_dir)  # type: ignore[misc]
-        if self.args.should_save:  # type: ignore[attr-defined]
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.args.should_save:
             checkpoint.save(Path(output_dir) / _MIXTURE, self.protection.state(), {})
 
     def _load_optimizer_and_scheduler(self, checkpoint_folder: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint_folder)  # type: ignore[misc]
+        super()._load_optimizer_and_scheduler(checkpoint_folder)
         if checkpoint_folder is None:  # earlier versions of the Trainer call it without
             return
         path = Path(checkpoint_folder) / _MIXTURE
@@ -94,46 +100,25 @@ class CEMTrainerMixin:
 
     def _runnable(self) -> tuple[nn.Module, Callable[[], Iterable[Any]], Callable[[Any], Any]]:
         """The network, batches of the training set, other ones in each process, and what runs one as a step does."""
-        own: Any = self
-        network = self._plain().train()  # as the Trainer does before every step
-        args = own.args
+        network = self.accelerator.unwrap_model(self.model).train()  # as the Trainer does before every step
+        args, data = self.args, self.train_dataset
         most = args.max_steps * args.gradient_accumulation_steps if args.max_steps > 0 else float("inf")
 
         def batches() -> Iterable[Any]:
-            theirs = own.get_eval_dataloader(own.train_dataset)  # for its columns and its collator
-            stream = isinstance(own.train_dataset, IterableDataset)
+            theirs = self.get_eval_dataloader(data)  # for its columns and its collator
+            stream = isinstance(data, IterableDataset)
             loader: DataLoader[Any] = DataLoader(
-                own.train_dataset if stream else theirs.dataset, args.train_batch_size, collate_fn=theirs.collate_fn,
+                data if stream else theirs.dataset, args.train_batch_size, collate_fn=theirs.collate_fn,
                 num_workers=args.dataloader_num_workers, drop_last=args.dataloader_drop_last,
             )  # fmt: skip
             return own_batches(loader, most, sharded=None if stream else (args.process_index, args.world_size))
 
         def run(batch: Any) -> Any:
-            arguments, named = self.protection.inputs(own._prepare_inputs(batch))
-            with own.compute_loss_context_manager():
+            arguments, named = self.protection.inputs(self._prepare_inputs(batch))
+            with self.compute_loss_context_manager():
                 return network(*arguments, **named)
 
         return network, batches, run
-
-    def _penalty(self, labels: Tensor | None, loss: Tensor) -> Tensor:
-        own: Any = self
-        progress = own.state.global_step / max(1, own.state.max_steps)
-        return self.protection.penalty(labels, progress, own.optimizer, loss)
-
-    def _parts(self, num_items_in_batch: Any) -> int:
-        """By what the penalty is to be divided here, because the Trainer will not divide the loss afterwards."""
-        own: Any = self
-        told = getattr(own, "loss_is_scaled_for_ga", None)
-        normalised = (own.model_accepts_loss_kwargs and num_items_in_batch is not None) or (
-            own.compute_loss_func is not None
-        )
-        scaled = normalised if told is None else told
-        return int(own.current_gradient_accumulation_steps) if scaled else 1
-
-    def _plain(self) -> nn.Module:
-        own: Any = self
-        plain: nn.Module = own.accelerator.unwrap_model(own.model)
-        return plain
 
 
 class _Epochs(TrainerCallback):

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from sfumato.cem import CEM
 from sfumato.errors import ConfigError
-from sfumato.integrations.batches import own_batches
-from sfumato.integrations.protection import Protection
+from sfumato.integrations.protection import Protection, own_batches
 
 __all__ = ["CEMCallback"]
 

@@ -24,13 +24,8 @@ class _Seen(Exception):
 class Tap:
     """Keeps the feature of a network's last forward.
 
-    Args:
-        network: that is run.
-        features: the `SplitModel` in it, or the module whose output is z_hat, or a dotted name of either; None looks
-            for the one SplitModel.
-
-    Raises:
-        ConfigError: there is no such module, or not exactly one SplitModel.
+    `features` is the `SplitModel` in it, the module whose output is z_hat, or a dotted name of either; None looks for
+    the one SplitModel.
     """
 
     def __init__(self, network: nn.Module, features: str | nn.Module | None = None) -> None:
@@ -52,11 +47,7 @@ class Tap:
             raise _Seen
 
     def take(self) -> Tensor:
-        """z_hat of the last forward, with its graph; once.
-
-        Raises:
-            FeatureError: the module has not run since the last time.
-        """
+        """z_hat of the last forward, with its graph; once."""
         kept, self._kept = self._kept, None
         if kept is None:
             raise FeatureError("the step did not run the module of the features; name the one that does with features=")
@@ -73,11 +64,7 @@ class Tap:
         return "all layers up to it are frozen; unfreeze some (requires_grad_(True)), or train without CEM"
 
     def collect(
-        self,
-        network: nn.Module,
-        batches: Iterable[Any],
-        run: Callable[[Any], Any],
-        labels: Callable[[Any], Any],
+        self, network: nn.Module, batches: Iterable[Any], run: Callable[[Any], Any], labels: Callable[[Any], Any]
     ) -> tuple[Tensor, Tensor | None]:
         """z_hat (N, D) of all batches as training steps compute it, and labels; what lies behind the cut is not run.
 
@@ -106,11 +93,7 @@ class Tap:
 
 
 def labels_of(batch: Any) -> Any:
-    """The labels of a batch: the second of two parts, or its entry of a usual name; None where there are none.
-
-    Raises:
-        ConfigError: there are more parts.
-    """
+    """The labels of a batch: the second of two parts, or its entry of a usual name; None where there are none."""
     if isinstance(batch, tuple | list):
         if len(batch) > 2:
             raise ConfigError(

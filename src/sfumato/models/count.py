@@ -13,7 +13,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sfumato.errors import ConfigError
+from sfumato.errors import ConfigError, first_line
 from sfumato.torch_utils import evaluating, kernel_flops
 
 Counting = Literal["true", "paper"]
@@ -61,7 +61,7 @@ def count_macs(module: nn.Module, input_shape: Sequence[int], counting: Counting
         counting: `true` or `paper`.
 
     Raises:
-        ConfigError: `counting` is unknown.
+        ConfigError: `counting` is unknown, or the module does not run on such an input.
 
     >>> count_macs(nn.Conv2d(3, 4, 3, padding=1), (3, 6, 5))
     3240
@@ -80,6 +80,11 @@ def count_macs(module: nn.Module, input_shape: Sequence[int], counting: Counting
     try:
         with evaluating(module), _ReluCalls() as relus, _Products() as products:
             module(torch.zeros((1, *input_shape), device=like.device, dtype=like.dtype))
+    except Exception as error:  # whatever a user's module raises on what it does not take
+        raise ConfigError(
+            f"the module does not run on one floating-point input of shape {tuple(input_shape)} ({first_line(error)}); "
+            "give the shape that it takes, or wrap it in a module that takes one such tensor"
+        ) from error
     finally:
         for hook in hooks:
             hook.remove()

@@ -1,7 +1,7 @@
 """What all networks are made of: two halves of named layers, with the bottleneck at the cut."""
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypedDict
 
 import torch
@@ -81,9 +81,14 @@ class Shared(TypedDict, total=False):
     std: float | Sequence[float]
 
 
+Halves = tuple[nn.Sequential, nn.Sequential]
+"""Encoder and decoder."""
+
+
 def halves(
     name: str,
     parts: Iterable[tuple[int | str, dict[str, nn.Module], int]],
+    tail: Callable[[], dict[str, nn.Module]],
     *,
     cut: int | str,
     cuts: Sequence[int | str],
@@ -96,8 +101,8 @@ def halves(
     squash: bool = True,
     mean: float | Sequence[float] = 0.5,
     std: float | Sequence[float] = 0.25,
-) -> tuple[OrderedDict[str, nn.Module], OrderedDict[str, nn.Module]]:
-    """The layers of both halves by name, without the decoder's head.
+) -> Halves:
+    """Both halves of named layers; `tail` makes the last ones after all others.
 
     `parts`, from the image on: where a part can be cut off, its layers, and the channels that it gives.
     """
@@ -122,7 +127,8 @@ def halves(
                 if squash:
                     front["sigmoid"] = nn.Sigmoid()
                 back["expand"] = nn.Conv2d(bottleneck, channels, 3, padding=1)
-    return front, back
+    back.update(tail())
+    return nn.Sequential(front), nn.Sequential(back)
 
 
 def plain_parts(

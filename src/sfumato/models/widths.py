@@ -11,17 +11,11 @@ from sfumato.errors import CheckpointError
 
 @dataclass(frozen=True)
 class Prunable:
-    """Channels that only one layer makes and only one layer reads, so that they can be taken out.
+    """Channels that only one layer makes and only one layer reads, so that they can be taken out."""
 
-    Attributes:
-        producer: convolution whose outputs they are.
-        norm: batch normalisation between the two.
-        consumer: convolution that reads them.
-    """
-
-    producer: nn.Conv2d
-    norm: nn.BatchNorm2d
-    consumer: nn.Conv2d
+    producer: nn.Conv2d  # whose outputs they are
+    norm: nn.BatchNorm2d  # between the two
+    consumer: nn.Conv2d  # that reads them
 
 
 def prunable(module: nn.Module) -> list[Prunable]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from sfumato.errors import ConfigError
 from sfumato.split.halves import build
 from sfumato.split.ranges import range_of
-from sfumato.split.steps import Arguments, Course, Crossing, Obstacle, needed
+from sfumato.split.steps import Course, Obstacle, needed
 from sfumato.split.survey import Survey, plain_name, undisturbed
 from sfumato.split.values import Attribute, Step, Value
 from sfumato.split.verify import BY_HAND, verify
@@ -80,35 +80,16 @@ def split_at(
     (torch.Size([5, 3]), True)
     """
     survey = Survey(model, example_input, example_kwargs, answer)
-    model = survey.model
-    target = _find(model, layer)
+    target = _find(survey.model, layer)
     try:
-        made, split = survey.at(target)
-        arguments = survey.arguments(made, target)
+        made = survey.at(target)
     except Obstacle as obstacle:
-        raise ConfigError(_refusal(survey, layer, target, obstacle)) from None
-    edge = build(
-        model,
-        "Edge",
-        made,
-        (survey.recording.image, survey.argument),
-        split.edge,
-        made.cut,
-        arguments=arguments,
-        shared=survey.shared,
-    )
-    cloud = build(
-        model,
-        "Cloud",
-        made,
-        (made.cut, "z"),
-        [*split.repeated, *split.cloud],
-        survey.recording.answer,
-        arguments=arguments,
-        shared=survey.shared,
-        sizes=_sizes(survey, made, split, arguments),
-        copied=_changes_its_input(made, split),
-    )
+        instead = survey.nearest(target) if obstacle.strays else f"{survey.nearest(target)}, {BY_HAND}"
+        raise ConfigError(f"there is no cut at {layer!r}: {survey.why(obstacle)}; {instead}") from None
+    edge = build(survey, made, "Edge", made.edge, made.cut)
+    answer, sizes, copied = survey.recording.answer, _sizes(survey, made), _changes_its_input(made)
+    behind = [*made.repeated, *made.cloud]
+    cloud = build(survey, made, "Cloud", behind, answer, start=made.cut, sizes=sizes, copied=copied)
     verify(survey, edge, cloud, layer)
     return edge, cloud
 
@@ -130,44 +111,27 @@ def _find(model: nn.Module, layer: str) -> nn.Module:
     )
 
 
-def _refusal(survey: Survey, layer: str, target: nn.Module, obstacle: Obstacle) -> str:
-    instead = survey.nearest(target)
-    if not obstacle.strays:
-        instead = f"{instead}, {BY_HAND}"
-    return f"there is no cut at {layer!r}: {survey.why(obstacle)}; {instead}"
-
-
-def _changes_its_input(made: Course, split: Crossing) -> bool:
+def _changes_its_input(made: Course) -> bool:
     """Whether something behind the cut works in place, in either mode; the cloud then works on a copy."""
     call = made.cut.step
     changed = call is not None and (not isinstance(call.output, Tensor) or call.output._version != call.version)
     return changed or any(
         getattr(part, "inplace", False)
-        for step in split.cloud
+        for step in made.cloud
         if step.module is not None
         for part in step.module.modules()
     )
 
 
-def _sizes(survey: Survey, made: Course, split: Crossing, arguments: Arguments) -> dict[Value, tuple[int, int]]:
+def _sizes(survey: Survey, made: Course) -> dict[Value, tuple[int, int]]:
     """Sizes that are read before the cut and used behind it: as numbers, or as multiples of the feature's batch size.
 
     They are found by running the front on one batch and on two.
     """
-    if not split.sizes:
+    if not made.sizes:
         return {}
-    steps, _ = needed(made, split.front, [made.cut, *split.sizes])
-    start = (survey.recording.image, survey.argument)
-    probe = build(
-        survey.model,
-        "Probe",
-        made,
-        start,
-        steps,
-        (made.cut, *split.sizes),
-        arguments=arguments,
-        shared=survey.shared,
-    )
+    steps, _ = needed(made, made.front, [made.cut, *made.sizes])
+    probe = build(survey, made, "Probe", steps, (made.cut, *made.sizes))
     with undisturbed(survey.model), evaluating(survey.model, probe):
         feature, *once = probe.forward(survey.example.clone(), **survey.shared)
         try:
@@ -176,12 +140,10 @@ def _sizes(survey: Survey, made: Course, split: Crossing, arguments: Arguments) 
         except Exception:  # the front takes this batch size only
             longer, twice = feature, once
     found = {}
-    for value, first, second in zip(split.sizes, once, twice, strict=True):
+    for value, first, second in zip(made.sizes, once, twice, strict=True):
         share = Fraction(first, len(feature))
-        if first != second and share * len(longer) == second:
-            found[value] = share.numerator, share.denominator
-        else:
-            found[value] = first, 0
+        follows = first != second and share * len(longer) == second
+        found[value] = share.as_integer_ratio() if follows else (first, 0)
     return found
 
 
@@ -253,7 +215,7 @@ def cuts(model: nn.Module, example_input: Inputs, example_kwargs: Mapping[str, A
     model = survey.model
     total = _work([survey.recording.root])
     names = [(layer, module) for layer, module in model.named_modules() if layer]
-    order = {call.module: place for place, call in enumerate(survey.recording.calls())}
+    order = {call.module: place for place, call in enumerate(survey.recording.calls)}
     runs = sorted((one for one in names if one[1] in order), key=lambda one: order[one[1]])
     idle = [one for one in names if one[1] not in order and type(one[1]).forward is not nn.Module.forward]
     return [_cut(survey, layer, module, total) for layer, module in (*runs, *idle)]
@@ -262,8 +224,7 @@ def cuts(model: nn.Module, example_input: Inputs, example_kwargs: Mapping[str, A
 def _cut(survey: Survey, layer: str, module: nn.Module, total: int) -> Cut:
     kind = type(module).__name__
     try:
-        made, split = survey.at(module)
-        survey.arguments(made, module)
+        made = survey.at(module)
     except Obstacle as obstacle:
         return Cut(layer, kind, f"{survey.why(obstacle)}; {survey.nearest(module)}")
     feature: Any = made.cut.step.output if made.cut.step is not None else None
@@ -272,14 +233,14 @@ def _cut(survey: Survey, layer: str, module: nn.Module, total: int) -> Cut:
     if not isinstance(feature, Tensor) or not feature.is_floating_point() or feature.ndim < 2:
         form = "a number" if not isinstance(feature, Tensor) else f"{feature.dtype} of shape {tuple(feature.shape)}"
         return Cut(layer, kind, f"its output is {form}, and a feature is a batch of floating-point vectors or maps")
-    work, size = _work(split.edge), len(survey.example)
+    work, size = _work(made.edge), len(survey.example)
     return Cut(
         layer,
         kind,
         shape=tuple(feature.shape[1:]),
         edge_flops=work / size,
         share=work / total if total else 0.0,
-        edge_parameters=_parameters(survey, made, split.edge),
+        edge_parameters=_parameters(survey, made),
         bounds=range_of(survey.recording, made.cut),
     )
 
@@ -288,13 +249,12 @@ def _work(steps: Iterable[Step]) -> int:
     return sum(step.flops + _work(step.body) for step in steps)
 
 
-def _parameters(survey: Survey, made: Course, steps: Iterable[Step]) -> int:
-    """Those of the modules and those that the steps read themselves, each once."""
-    found: dict[int, int] = {}
-    for step in steps:
-        own = [] if step.module is None else list(step.module.parameters())
-        read = [survey.stored(value.name) for value in made.inputs(step) if value.source == "stored"]
-        for tensor in (*own, *read):
-            if isinstance(tensor, nn.Parameter):
-                found[id(tensor)] = tensor.numel()
-    return sum(found.values())
+def _parameters(survey: Survey, made: Course) -> int:
+    """Those of the encoder's modules and those that its steps read themselves, each once."""
+    stored = dict(survey.model.named_parameters(remove_duplicate=False))
+    found: set[nn.Parameter] = set()
+    for step in made.edge:
+        found.update([] if step.module is None else step.module.parameters())
+        read = [value.name for value in made.inputs(step) if value.source == "stored"]
+        found.update(stored[name] for name in read if name in stored)
+    return sum(tensor.numel() for tensor in found)

@@ -7,38 +7,35 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from sfumato.split.steps import Arguments, Choice, Course
+from sfumato.split.steps import Choice, Course
+from sfumato.split.survey import Survey
 from sfumato.split.values import Attribute, Record, Step, Value, parts
 
 __all__ = ["build"]
 
 
 def build(
-    model: nn.Module,
-    name: str,
+    survey: Survey,
     made: Course,
-    start: tuple[Value, str],
+    name: str,
     steps: Iterable[Step],
     answer: Any,
     *,
-    arguments: Arguments,
-    shared: Iterable[str] = (),
+    start: Value | None = None,
     sizes: Mapping[Value, tuple[int, int]] | None = None,
     copied: bool = False,
 ) -> fx.GraphModule:
     """A module that repeats some of a forward's steps, with the model's own submodules, parameters and buffers.
 
-    Its input is the value `start`, by that name, or a copy of it if something changes it in place (`copied`), and what
-    is `shared`, by name; its result is `answer`, a template of values. `sizes` gives the sizes that no step gives:
-    (p, q) for p / q times the batch size, or (p, 0) for the number p.
+    Its input is that of the model, or the value `start`, called z, or a copy of it if something changes it in place
+    (`copied`), and what both halves get, by name; its result is `answer`, a template of values. `sizes` gives the sizes
+    that no step gives: (p, q) for p / q times the batch size, or (p, 0) for the number p.
     """
-    builder = _Builder(model, made, start, shared)
-    if copied:
-        builder.nodes[start[0].step, start[0].path] = builder.graph.call_method("clone", (builder.image,))
+    builder = _Builder(survey, made, start, copied)
     for value, (factor, divisor) in (sizes or {}).items():
         builder.scaled(value, factor, divisor)
     for step in steps:
-        builder.add(step, *arguments[step])
+        builder.add(step, *made.arguments[step])
     builder.graph.output(builder.argument(answer))
     return builder.module(name)
 
@@ -62,16 +59,14 @@ def choose(training: bool, first: Any, second: Any) -> Any:
 
 
 class _Builder:
-    def __init__(self, model: nn.Module, made: Course, start: tuple[Value, str], shared: Iterable[str]) -> None:
+    def __init__(self, survey: Survey, made: Course, start: Value | None, copied: bool) -> None:
         self.graph = fx.Graph()
-        self.image = self.graph.placeholder(start[1])
-        self.nodes: dict[Any, Any] = {("shared", name): self.graph.placeholder(name) for name in shared}
-        if start[0].source == "input":
-            self.nodes["input"] = self.image
-        else:
-            self.nodes[start[0].step, start[0].path] = self.image
-        self._model, self._made = model, made
-        self._device = made.recording.image.held.device
+        self.image = self.graph.placeholder("z" if start else survey.argument)
+        self.nodes: dict[Any, Any] = {("shared", name): self.graph.placeholder(name) for name in survey.shared}
+        given = self.graph.call_method("clone", (self.image,)) if copied else self.image
+        self.nodes[(start.step, start.path) if start else "input"] = given
+        self._model, self._made = survey.model, made
+        self._device = survey.example.device
         self._held: dict[str, Any] = {}
         self._shared: dict[Any, fx.Node] = {}
 

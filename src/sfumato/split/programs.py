@@ -25,12 +25,9 @@ _BATCHES = (1, 3)
 
 
 class Foreign(nn.Module):
-    """A module that knows neither training mode nor, if it was exported so, other batches than of one size.
+    """A module that knows neither training mode nor, if it was exported so, other batches than of one size (`batch`).
 
-    Args:
-        inner: called with (n, C, H, W); its parameters stay reachable.
-        batch: the only batch size it takes, or None.
-        shared: names of what it takes beside, in their order.
+    `shared` are the names of what it takes beside its input, in their order.
     """
 
     def __init__(self, inner: Any, batch: int | None = None, shared: Sequence[str] = ()) -> None:
@@ -85,17 +82,9 @@ def random_inputs(size: int, shape: tuple[int, ...], seed: int, tokens: int | No
 def save_program(module: nn.Module, example: Tensor, path: Path, name: str, shared: Mapping[str, Tensor]) -> None:
     """Write a module's evaluation mode as a `.pt2` archive that takes batches of any size, in float32 on the CPU.
 
-    Neither the example nor names and lines of the source go into the file.
-
-    Args:
-        module: called with a batch and `shared` by name -> one tensor (N, ...); it stays as it is.
-        example: (2, ...) inputs.
-        path: of the file.
-        name: how the module is called in messages.
-        shared: further inputs, (2, ...) each; the program takes them by place, in this order.
-
-    Raises:
-        ConfigError: the module cannot be recorded for every batch size.
+    The module is called with a batch such as `example` and `shared` by name, (2, ...) each; the program takes those by
+    place, in this order. Neither the example nor names and lines of the source go into the file. `name` is how the
+    module is called in messages.
     """
     own = copy.deepcopy(module).cpu().float()
     batch = {0: torch.export.Dim("batch", min=1)}
@@ -120,9 +109,6 @@ def load_program(path: Path, shared: Sequence[str] = ()) -> nn.Module:
     """A program that `torch.export.save` wrote. Opening it runs it: the file has to come from somebody you trust.
 
     `shared` names what it takes beside its input.
-
-    Raises:
-        CheckpointError: the file is missing, damaged, or of another version of PyTorch.
     """
     require(path)
     try:
@@ -158,11 +144,7 @@ Half = tuple[str, nn.Module, Path]
 
 @torch.no_grad()
 def compare(edge: Half, cloud: Half, shape: tuple[int, ...], tokens: int | None, shared: Mapping[str, Tensor]) -> None:
-    """Refuse programs that do not compute what the modules do, on random inputs in batches of several sizes.
-
-    Raises:
-        ConfigError: a program differs, with the cause as far as a test finds one.
-    """
+    """Refuse programs that do not compute what the modules do, on random inputs in batches of several sizes."""
     like = next((part for half in (edge, cloud) for part in half[1].parameters()), torch.empty(0))
     programs = [load_program(path, tuple(shared)) for _, _, path in (edge, cloud)]
 

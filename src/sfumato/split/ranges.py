@@ -55,7 +55,7 @@ def range_of(recording: Recording, value: Value, end: Step | None = None) -> tup
 
 def _changed_later(recording: Recording, step: Step, end: Step) -> bool:
     """Whether anything is changed in place between a step and the end of a layer, perhaps through another view."""
-    steps = list(recording.steps())
+    steps = recording.steps
     between = steps[steps.index(step) + 1 : steps.index(end)]
     return any(later.mutates for later in between if later.kind != "module")
 

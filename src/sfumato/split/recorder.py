@@ -2,7 +2,7 @@
 
 import operator
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sfumato.errors import ConfigError, first_line
-from sfumato.split.flops import Kernels
 from sfumato.split.values import Step, Value, rebuilt, template, walk
+from sfumato.torch_utils import kernel_flops
 
 __all__ = ["Recorder", "Recording", "called", "record"]
 
@@ -44,12 +45,13 @@ class Recording:
     @cached_property
     def _dependent(self) -> set[Step]:
         found: set[Step] = set()
-        for step in self.steps():
+        for step in self.steps:
             if step.kind != "module" and any(_depends(value, found) for value in step.inputs):
                 found.add(step)
         return found
 
-    def steps(self) -> Iterator[Step]:
+    @cached_property
+    def steps(self) -> list[Step]:
         """Everything that happened, in the order in which it ended; the model's own call is the last."""
 
         def inside(step: Step) -> Iterator[Step]:
@@ -57,42 +59,30 @@ class Recording:
                 yield from inside(inner)
             yield step
 
-        return inside(self.root)
+        return list(inside(self.root))
 
-    def everything(self) -> Iterator[Step]:
-        """Every call of a module, the model's own last, in the order in which they end."""
-        return (step for step in self.steps() if step.kind == "module")
-
-    def calls(self) -> Iterator[Step]:
-        """Every call of a submodule, in the order in which they end."""
-        return (call for call in self.everything() if call is not self.root)
+    @cached_property
+    def calls(self) -> list[Step]:
+        """Every call of a module, in the order in which they end; the model's own is the last."""
+        return [step for step in self.steps if step.kind == "module"]
 
 
 def _depends(value: Value, dependent: set[Step]) -> bool:
     while value.inner is not None:
         value = value.inner
     step = value.step
-    return not value.size and (
-        value.source == "input" or (step is not None and (step in dependent or step.kind == "module"))
-    )
+    made = step is not None and (step in dependent or step.kind == "module")
+    return not value.size and (value.source == "input" or made)
 
 
 def record(
-    model: nn.Module,
-    example: Tensor,
-    shared: Mapping[str, Any] | None = None,
-    *,
-    name: str | None = None,
+    model: nn.Module, example: Tensor, shared: Mapping[str, Any] | None = None, *, name: str | None = None,
     gradients: bool = True,
-) -> Recording:
+) -> Recording:  # fmt: skip
     """Run `model(example, **shared)` in its present mode and write down what happens.
 
-    `name` is that of the example's argument where it cannot be given by its place.
-
-    With `gradients` it is seen where the forward switches them off; some forwards run only without.
-
-    Raises:
-        ConfigError: the model does not run on the example.
+    `name` is that of the example's argument where it cannot be given by its place. With `gradients` it is seen where
+    the forward switches them off; some forwards run only without.
     """
     recorder = Recorder(model, gradients)
     image = example.clone()
@@ -250,9 +240,7 @@ class Recorder(TorchFunctionMode):
         if not self.active or func is torch._C._set_grad_enabled:
             return func(*args, **kwargs)
         if name in _LOOKS and args:
-            look = Step("look", name, parent=self.scope, where=_where())
-            look.take(self.templated(args), {})
-            self.scope.body.append(look)
+            self.scope.body.append(self._new("look", name, args))
             with self._silent():
                 return func(*args, **kwargs)
         if name in ("__get__", "__set__"):
@@ -271,22 +259,29 @@ class Recorder(TorchFunctionMode):
         self, kind: Any, target: Any, func: Any, args: Any, kwargs: Any, *, call: Any = None, sizes: bool = False
     ) -> Any:
         """Run one operation and write it down, unless all it does is to say something about a tensor's form."""
-        step = Step(kind, target, parent=self.scope, where=_where(), sizes=sizes)
-        step.take(self.templated(args), self.templated(kwargs))
-        given = [leaf for _, leaf in walk((args, kwargs)) if isinstance(leaf, Tensor)]
+        step = self._new(kind, target, args, kwargs, sizes=sizes)
+        given = _tensors(args, kwargs)
         with self._silent(step):
             versions = {id(tensor): _version(tensor) for tensor in given}
             plain_args, plain_kwargs = rebuilt((args if call is None else call, kwargs), _plain)
             result = func(*plain_args, **plain_kwargs)
             changed = {id(tensor) for tensor in given if _version(tensor) != versions[id(tensor)]}
             step.mutates = bool(changed)
-            wanted = self._gradients and any(tensor.requires_grad for tensor in given)
-            step.cut_gradient = wanted and not torch.is_grad_enabled()
-            step.autocast = _autocast() != self._autocast
+            self._conditions(step, given)
             result = rebuilt(result, lambda path, leaf: self._made(step, path, leaf, changed))
         if step.mutates or sizes or any(isinstance(leaf, Tensor) for _, leaf in walk(result)):
             self.scope.body.append(step)
         return result
+
+    def _new(self, kind: Any, target: Any, args: Any, kwargs: Any = None, **facts: Any) -> Step:
+        step = Step(kind, target, parent=self.scope, where=_where(), **facts)
+        step.take(self.templated(args), self.templated(kwargs or {}))
+        return step
+
+    def _conditions(self, step: Step, given: Iterable[Tensor]) -> None:
+        wanted = self._gradients and any(tensor.requires_grad for tensor in given)
+        step.cut_gradient = wanted and not torch.is_grad_enabled()
+        step.autocast = _autocast() != self._autocast
 
     def _made(self, step: Step, path: tuple[Any, ...], leaf: Any, changed: set[int]) -> Any:
         if step.sizes and type(leaf) is int:
@@ -303,8 +298,7 @@ class Recorder(TorchFunctionMode):
 
     def computed(self, function: Any, operands: tuple[Any, ...], result: int) -> int:
         """A size computed from sizes."""
-        step = Step("function", function, parent=self.scope, where=_where())
-        step.take(self.templated(operands), {})
+        step = self._new("function", function, operands)
         self.scope.body.append(step)
         return Dim.of(result, Value("step", step, serial=len(self._kept)), self)
 
@@ -313,15 +307,12 @@ class Recorder(TorchFunctionMode):
         name = self._names.get(id(module))
         if name is None:
             return self._call(module, *args, **kwargs)
-        step = Step("module", name, parent=self.scope, where=_where(), module=module)
-        step.take(self.templated(args), self.templated(kwargs))
-        given = [leaf for _, leaf in walk((args, kwargs)) if isinstance(leaf, Tensor)]
+        step = self._new("module", name, args, kwargs, module=module)
+        given = _tensors(args, kwargs)
         before = [self._values.get(id(tensor)) for tensor in given]
         with self._silent():
             versions = [_version(tensor) for tensor in given]
-            wanted = self._gradients and any(t.requires_grad for t in (*given, *module.parameters()))
-            step.cut_gradient = wanted and not torch.is_grad_enabled()
-            step.autocast = _autocast() != self._autocast
+            self._conditions(step, (*given, *module.parameters()))
         self.scope.body.append(step)
         outer, self.scope, start = self.scope, step, len(self._kept)
         try:
@@ -335,10 +326,8 @@ class Recorder(TorchFunctionMode):
             for tensor, value in zip(given, before, strict=True):
                 if value is not None and id(tensor) not in returned:
                     self._values[id(tensor)] = value
+            step.version = _version(output) if isinstance(output, Tensor) else 0
         step.output, step.result = output, self.templated(output)
-        if isinstance(output, Tensor):
-            with self._silent():
-                step.version = _version(output)
         return output
 
     def _returned(self, step: Step, path: tuple[Any, ...], leaf: Any, start: int) -> Any:
@@ -351,6 +340,10 @@ class Recorder(TorchFunctionMode):
             leaf = leaf.view_as(leaf)  # it gives back what it was given; see `_made`
         self.known(leaf, Value("step", step, path, inner))
         return leaf
+
+
+def _tensors(*trees: Any) -> list[Tensor]:
+    return [leaf for _, leaf in walk(trees) if isinstance(leaf, Tensor)]
 
 
 def _version(tensor: Tensor) -> int:
@@ -382,3 +375,26 @@ def _where() -> str:
             return f"{Path(file).name}:{frame.f_lineno}"
         frame = frame.f_back
     return ""
+
+
+class Kernels(TorchDispatchMode):
+    """Counts products, and notices random numbers and new tensors, for the step that the recorder is at."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__()
+        self._recorder = recorder
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # the compiler is not running, and to tell it to keep away would import it
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        recorder = self._recorder
+        step = recorder.scope if recorder.active else recorder.running
+        step.flops += kernel_flops(func, args, kwargs, out)
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            step.random = True
+        recorder.born.update(id(leaf) for _, leaf in walk(out) if isinstance(leaf, Tensor))
+        return out

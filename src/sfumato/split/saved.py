@@ -21,7 +21,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -53,29 +53,16 @@ Task = Literal["classes", "values"]
 
 @dataclass(frozen=True)
 class SavedSplit:
-    """A saved split model, read back.
+    """A saved split model, read back."""
 
-    Attributes:
-        model: in evaluation mode; takes inputs in [0, 1] where they are images. It cannot be trained further.
-        input_shape: of one input, without the batch.
-        class_names: names of the outputs.
-        task: `classes` where the outputs are logits of classes, `values` where they are not.
-        about: what the saver wrote down, plain values.
-        digest: SHA-256 over both programs and the channel.
-        folder: where it lies.
-        tokens: of a model of texts, how many tokens there are: its inputs are whole numbers below it. Else None.
-        shared: names of what both halves take beside their input, such as an attention mask.
-    """
-
-    model: SplitModel
-    input_shape: tuple[int, ...]
-    class_names: tuple[str, ...]
-    task: Task
-    about: dict[str, Any] = field(default_factory=dict)
-    digest: str = ""
-    folder: Path = Path()
-    tokens: int | None = None
-    shared: tuple[str, ...] = ()
+    model: SplitModel  # in evaluation mode; takes inputs in [0, 1] where they are images. It cannot be trained further
+    input_shape: tuple[int, ...]  # of one input, without the batch
+    class_names: tuple[str, ...]  # of the outputs
+    task: Task  # `classes` where the outputs are logits of classes, `values` where they are not
+    about: dict[str, Any]  # what the saver wrote down, plain values
+    digest: str  # SHA-256 over both programs and the channel
+    tokens: int | None  # of a model of texts, how many there are: its inputs are whole numbers below it
+    shared: tuple[str, ...]  # names of what both halves take beside their input, such as an attention mask
 
 
 def load_split(folder: str | Path, *, device: torch.device | str = "cpu") -> SplitModel:
@@ -94,11 +81,7 @@ def load_split(folder: str | Path, *, device: torch.device | str = "cpu") -> Spl
 
 
 def read_split(folder: str | Path) -> SavedSplit:
-    """`load_split` with everything that the folder says.
-
-    Raises:
-        CheckpointError: the folder holds none, or it is damaged, changed, or of a newer version.
-    """
+    """`load_split` with everything that the folder says."""
     folder = Path(folder)
     if not (folder / SPLIT).exists():
         raise CheckpointError(
@@ -142,7 +125,7 @@ def read_split(folder: str | Path) -> SavedSplit:
     edge, cloud = (load_program(folder / part, shared) for part in (_EDGE, _CLOUD))
     model = SplitModel(edge, channel, cloud).eval()
     digest = hashlib.sha256(json.dumps([value["channel"], files], sort_keys=True).encode()).hexdigest()
-    return SavedSplit(model, shape, names, task, about, digest, folder, tokens, shared)
+    return SavedSplit(model, shape, names, task, about, digest, tokens, shared)
 
 
 class _Edge(nn.Module):

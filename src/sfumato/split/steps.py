@@ -9,9 +9,7 @@ import torch
 from sfumato.split.recorder import Recording
 from sfumato.split.values import Step, Value, parts, walk
 
-__all__ = [
-    "OTHER_STEPS", "Arguments", "Choice", "Course", "Crossing", "Obstacle", "course", "crossing", "merged", "needed",
-]  # fmt: skip
+__all__ = ["OTHER_STEPS", "Choice", "Course", "Obstacle", "course", "divide", "merged", "needed"]
 
 OTHER_STEPS = (
     "the model's forward runs through other operations in training than in evaluation; move that choice into a "
@@ -37,7 +35,7 @@ class Obstacle(Exception):
 
 @dataclass
 class Course:
-    """A forward as a list of steps, in which only the parents of one layer are opened."""
+    """A forward as a list of steps, in which only the parents of one layer are opened, and how it divides there."""
 
     recording: Recording
     steps: list[Step]  # in the order in which they happen; modules that are no parents are single steps
@@ -46,6 +44,12 @@ class Course:
     opened: set[Step]  # the calls of the parents, whose outputs are those of their steps
     data: set[Step] = field(default_factory=set)  # depend on the input's values, or must not happen twice
     shared: set[Step] = field(default_factory=set)  # depend on what both sides get, and not on the input's values
+    arguments: Arguments = field(default_factory=dict)  # of the steps, which may depend on the mode
+    edge: list[Step] = field(default_factory=list)  # those that the layer's output needs
+    cloud: list[Step] = field(default_factory=list)  # those behind the cut that the answer needs
+    repeated: list[Step] = field(default_factory=list)  # before the cut, needed behind it, independent of the data
+    sizes: list[Value] = field(default_factory=list)  # of what lies before the cut, needed behind it
+    front: list[Step] = field(default_factory=list)  # before the cut, and those behind it that read such sizes
 
     def resolved(self, value: Value) -> Value:
         """The value itself, where it is the output of an opened module."""
@@ -164,30 +168,19 @@ def _follow(made: Course) -> None:
             made.shared.add(step)
 
 
-@dataclass
-class Crossing:
-    """How the steps divide."""
-
-    edge: list[Step]  # those that the layer's output needs
-    cloud: list[Step]  # those behind the cut that the answer needs
-    repeated: list[Step]  # before the cut, needed behind it, and independent of the data
-    sizes: list[Value]  # of what lies before the cut, needed behind it
-    front: list[Step]  # before the cut, and those behind it that read such sizes
-
-
-def crossing(made: Course) -> Crossing:
+def divide(made: Course) -> None:
     """Divide the steps, or raise the `Obstacle` that something besides the layer's output crosses."""
     front, behind = made.steps[: made.index], made.steps[made.index :]
-    edge, _ = needed(made, front, [made.cut])
+    made.edge, _ = needed(made, front, [made.cut])
     before = {None, *front} - {made.cut.step}
     early = [step for step in behind if step.sizes and all(value.step in before for value in made.inputs(step))]
-    front, behind = front + early, [step for step in behind if step not in set(early)]
-    cloud, outside = needed(made, behind, made.answer())
+    made.front, behind = front + early, [step for step in behind if step not in set(early)]
+    made.cloud, outside = needed(made, behind, made.answer())
     strays = {value: user for value, user in outside.items() if value is not made.cut and made.of_data(value)}
     if strays:
         raise Obstacle("something else crosses", strays)
-    repeated, rest = needed(made, [step for step in front if step not in made.data], list(outside))
-    return Crossing(edge, cloud, repeated, [value for value in rest if value.size], front)
+    made.repeated, rest = needed(made, [step for step in made.front if step not in made.data], list(outside))
+    made.sizes = [value for value in rest if value.size]
 
 
 def needed(made: Course, steps: list[Step], wanted: list[Value]) -> tuple[list[Step], dict[Value, Step | None]]:

@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import is_dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch.nn.parameter import is_lazy
 
 from sfumato.errors import ConfigError
 from sfumato.split.recorder import Recording, called, record
-from sfumato.split.steps import OTHER_STEPS, Arguments, Course, Crossing, Obstacle, course, crossing, merged
+from sfumato.split.steps import OTHER_STEPS, Arguments, Course, Obstacle, course, divide, merged
 from sfumato.split.values import Record, Step, Value, parts
 from sfumato.torch_utils import evaluating
 
@@ -24,24 +25,11 @@ _WRAPPERS = ("_orig_mod", "module")
 class Survey:
     """A model's forward, recorded once in evaluation mode, with every question that a cut asks of it.
 
-    Args:
-        model: any module; wrappers of `torch.compile` and of data parallelism are taken off.
-        inputs: (N, ...) a batch that it accepts; or what its forward takes as a tuple, or as a mapping by name, whose
-            first entry is what is to be protected.
-        shared: further inputs by name: tensors with N rows that both sides get, such as an attention mask, or values
-            that stay as they are.
-        part: of the answer that is wanted, see `answer_of`.
-
-    Raises:
-        ConfigError: the forward needs other inputs, or the model does not run on these, or gives no such part.
+    The arguments are those of `split_at`; wrappers of `torch.compile` and of data parallelism are taken off the model.
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        inputs: Any,
-        shared: Mapping[str, Any] | None = None,
-        part: str | int | None = None,
+        self, model: nn.Module, inputs: Any, shared: Mapping[str, Any] | None = None, part: str | int | None = None
     ) -> None:
         if not isinstance(model, nn.Module):
             raise ConfigError(f"the model is a {type(model).__name__}; give a torch.nn.Module")
@@ -65,12 +53,7 @@ class Survey:
             except ConfigError:
                 self._gradients = False
                 self.recording = self._record()
-        self.calls: dict[nn.Module, list[Step]] = {}
-        for call in self.recording.calls():
-            if call.module is not None:
-                self.calls.setdefault(call.module, []).append(call)
         self._training: dict[frozenset[nn.Module | None], Recording | Obstacle] = {}
-        self._possible: list[tuple[int, Step]] | None = None
 
     def _record(self) -> Recording:
         made = record(self.model, self.example, self._options, name=self._name, gradients=self._gradients)
@@ -81,39 +64,27 @@ class Survey:
         """The model's answer to other inputs, or the part of it that is wanted."""
         return answer_of(called(self.model, x, {**self._options, **shared}, self._name), self.part)
 
-    def call(self, layer: nn.Module) -> Step:
-        """The one call of a layer; an `Obstacle` where it is called never, or more than once."""
-        calls = self.calls.get(layer, [])
+    def at(self, layer: nn.Module) -> Course:
+        """How the forward divides behind a layer.
+
+        An `Obstacle` where it does not divide, or where in training the layer's parents do something else.
+        """
+        calls = [call for call in self.recording.calls[:-1] if call.module is layer]
         if len(calls) != 1:
             times = f"{len(calls)} times" if calls else "never"
             raise Obstacle(f"the forward calls it {times}, and a layer to cut at has to run exactly once")
-        return calls[0]
-
-    def at(self, layer: nn.Module) -> tuple[Course, Crossing]:
-        """How the forward divides behind a layer; an `Obstacle` where it does not."""
-        made = course(self.recording, self.call(layer))
-        return made, crossing(made)
-
-    def arguments(self, made: Course, layer: nn.Module) -> Arguments:
-        """The arguments of the steps, which may depend on the mode.
-
-        An `Obstacle` where in training the layer's parents do something else, or do not run.
-        """
-        containers = {call.module for call in self.recording.everything() if any(step.module for step in call.body)}
+        made = course(self.recording, calls[0])
+        divide(made)
+        containers = {call.module for call in self.recording.calls if any(step.module for step in call.body)}
         # All containers in training serve every layer at once; where that fails, the layer's parents alone may not.
-        with suppress(Obstacle):
-            return self._arguments(made, layer, containers)
-        return self._arguments(made, layer, {call.module for call in made.opened})
+        try:
+            made.arguments = self._arguments(made, layer, frozenset(containers))
+        except Obstacle:
+            made.arguments = self._arguments(made, layer, frozenset(call.module for call in made.opened))
+        return made
 
-    def _arguments(self, made: Course, layer: nn.Module, opened: set[nn.Module | None]) -> Arguments:
-        twin = self._in_training(frozenset(opened))
-        calls = [call for call in twin.everything() if call.module is layer]
-        if len(calls) != 1:
-            raise Obstacle(OTHER_STEPS)
-        return merged(made, course(twin, calls[0]))
-
-    def _in_training(self, opened: frozenset[nn.Module | None]) -> Recording:
-        """The same forward with the opened modules in training mode, and what they consist of in evaluation mode."""
+    def _arguments(self, made: Course, layer: nn.Module, opened: frozenset[nn.Module | None]) -> Arguments:
+        """Those of the same forward with the opened modules in training mode, and their parts in evaluation mode."""
         if opened not in self._training:
             with undisturbed(self.model), evaluating(self.model):
                 for part in opened:
@@ -123,35 +94,32 @@ class Survey:
                     self._training[opened] = self._record()
                 except ConfigError as error:
                     self._training[opened] = Obstacle(f"in training mode {error}")
-        found = self._training[opened]
-        if isinstance(found, Obstacle):
-            raise found
-        return found
+        twin = self._training[opened]
+        if isinstance(twin, Obstacle):
+            raise twin
+        calls = [call for call in twin.calls if call.module is layer]
+        if len(calls) != 1:
+            raise Obstacle(OTHER_STEPS)
+        return merged(made, course(twin, calls[0]))
 
-    def stored(self, name: str) -> object:
-        """What the model holds under a dotted name."""
-        place, _, field = name.rpartition(".")
-        return getattr(self.model.get_submodule(place), field)
-
+    @cached_property
     def possible(self) -> list[tuple[int, Step]]:
         """The calls behind which a cut works, each with its place in the order of all calls."""
-        if self._possible is None:
-            self._possible = []
-            for place, call in enumerate(self.recording.calls()):
-                with suppress(Obstacle):
-                    if call.module is not None:
-                        made, _ = self.at(call.module)
-                        self.arguments(made, call.module)
-                        self._possible.append((place, call))
-        return self._possible
+        found = []
+        for place, call in enumerate(self.recording.calls[:-1]):
+            with suppress(Obstacle):
+                if call.module is not None:
+                    self.at(call.module)
+                    found.append((place, call))
+        return found
 
     def nearest(self, layer: nn.Module) -> str:
         """The nearest cuts that work, as the end of a sentence; of several at one place that around the others."""
-        places = [place for place, call in enumerate(self.recording.calls()) if call.module is layer]
+        places = [place for place, call in enumerate(self.recording.calls[:-1]) if call.module is layer]
         if not places:
             return "sfumato.cuts lists the cuts that work"
-        before = [call for place, call in self.possible() if place < places[0]][-1:]
-        behind = [call for place, call in self.possible() if place > places[-1]]
+        before = [call for place, call in self.possible if place < places[0]][-1:]
+        behind = [call for place, call in self.possible if place > places[-1]]
         for call in behind[1:]:
             if isinstance(call.result, Value) and call.result.inner is behind[0].result:
                 behind[0] = call
@@ -198,22 +166,20 @@ def place_of(step: Step, *, nested: bool = False) -> str:
 
 
 def answer_of(answer: Any, part: str | int | None = None) -> Any:
-    """A part of a record, mapping or tuple; without a name the logits of a record that has them, or all of it.
-
-    Raises:
-        ConfigError: it has no such part.
-    """
-    named: Any = answer.parts if isinstance(answer, Record) else answer
-    if part is None:
-        record = isinstance(answer, Record) or (isinstance(answer, Mapping) and is_dataclass(answer))
-        return named["logits"] if record and "logits" in named else answer
+    """A part of a record, mapping or tuple; without a name the logits of a record that has them, or all of it."""
     found = parts(answer)
-    keys = list(found.keys) if found is not None else []
+    named: dict[Any, Any] = {} if found is None else dict(zip(found.keys, found.values, strict=True))
+    fields: Mapping[str, Any] = answer._asdict() if hasattr(answer, "_fields") else {}  # of a named tuple
+    if part is None:
+        record = named if isinstance(answer, Record) or is_dataclass(answer) else fields
+        return record.get("logits", answer)
+    keys = list(named)
     if isinstance(part, int) and part not in keys and part < len(keys):
         part = keys[part]
-    if part not in keys:
-        raise ConfigError(f"the model's answer has no part {part!r}; choose one of {', '.join(map(repr, keys)) or '-'}")
-    return named[part]
+    if part not in named and part not in fields:
+        known = [str(key) if isinstance(key, str) else key for key in (*named, *fields)]
+        raise ConfigError(f"the model's answer has no part {part!r}; choose one of {str(known)[1:-1] or '-'}")
+    return {**fields, **named}[part]
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -245,6 +211,13 @@ def _arguments(model: nn.Module, inputs: Any, shared: dict[str, Any]) -> tuple[s
     if isinstance(inputs, Mapping):
         (argument, example), *others = inputs.items()
         by_name, given = argument, dict(others)
+        open_names = any(p.kind is p.VAR_KEYWORD for p in parameters)
+        if foreign := [name for name in inputs if name not in names and not open_names]:
+            raise ConfigError(
+                f"the model's forward has no input {foreign[0]!r}, it takes {', '.join(names) or 'inputs by place'}: a "
+                "mapping gives inputs by name; give those, or, if the forward takes a mapping, wrap the model in a "
+                "module whose forward takes its entries"
+            )
     elif isinstance(inputs, tuple | list):
         example, *others = inputs
         if len(others) > len(by_place[1:]):  # `*args` have no names under which a half could take them

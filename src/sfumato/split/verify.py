@@ -1,6 +1,5 @@
 """Whether two halves give what the model gives, and if not, why: no cause is named that was not tried."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -25,7 +24,6 @@ def verify(survey: Survey, edge: nn.Module, cloud: nn.Module, layer: str) -> Non
     Raises:
         ConfigError: there is a difference.
     """
-    model = survey.model
 
     def halves(inputs: Inputs) -> Any:
         try:
@@ -37,10 +35,14 @@ def verify(survey: Survey, edge: nn.Module, cloud: nn.Module, layer: str) -> Non
     def whole(inputs: Inputs) -> Any:
         return survey.run(inputs[0].clone(), inputs[1])
 
-    with undisturbed(model), evaluating(model, edge, cloud):
-        examples = list(_examples((survey.example, survey.shared)))
-        first, second = (inputs for inputs, _ in examples[:2])
-        for inputs, what in examples:
+    def mirrored(tensor: Tensor) -> Tensor:
+        return tensor.flip(tuple(range(1, tensor.ndim)))
+
+    first = survey.example, survey.shared
+    second = mirrored(first[0]), {name: mirrored(part) for name, part in first[1].items()}
+    examples = {"the example": first, "another input": second, "a batch of another size": _joined(first, second)}
+    with undisturbed(survey.model), evaluating(survey.model, edge, cloud):
+        for what, inputs in examples.items():
             try:
                 expected = whole(inputs)
             except Exception:  # it takes no batch of this size
@@ -48,35 +50,26 @@ def verify(survey: Survey, edge: nn.Module, cloud: nn.Module, layer: str) -> Non
             found = halves(inputs)
             if not _same(expected, found):
                 start = f"the halves cut at {layer!r} do not give what the model gives on {what}: "
-                drawn = next((step for step in survey.recording.steps() if step.random), None)
+                drawn = next((step for step in survey.recording.steps if step.random), None)
                 place = "" if drawn is None else f" ({_what(drawn)})"
                 cause = diagnosis(whole, first, second, place)
                 cause = cause or _counted(survey, what) or _gap(expected, found, place)
                 raise ConfigError(f"{start}{cause}, {BY_HAND}")
 
 
-def _examples(inputs: Inputs) -> Iterator[tuple[Inputs, str]]:
-    def mirrored(tensor: Tensor) -> Tensor:
-        return tensor.flip(tuple(range(1, tensor.ndim)))
-
-    x, shared = inputs
-    yield inputs, "the example"
-    yield (mirrored(x), {name: mirrored(part) for name, part in shared.items()}), "another input"
-    both = {name: torch.cat([part, mirrored(part)]) for name, part in shared.items()}
-    yield (torch.cat([x, mirrored(x)]), both), "a batch of another size"
+def _joined(first: Inputs, second: Inputs) -> Inputs:
+    """Two batches as one."""
+    return torch.cat([first[0], second[0]]), {
+        name: torch.cat([part, second[1][name]]) for name, part in first[1].items()
+    }
 
 
 def diagnosis(run: Any, first: Inputs, second: Inputs, place: str = "") -> str | None:
     """What is wrong with a module in evaluation mode that can be seen by running it, with the remedy; None: nothing.
 
     Tried in this order: whether it gives the same for the same input, whether it does so after another input, whether
-    the values are finite, and whether a row's result depends on the other rows.
-
-    Args:
-        run: inputs -> answer.
-        first: a batch and the shared inputs by name.
-        second: others of the same shapes.
-        place: where random numbers are drawn, if that is known.
+    the values are finite, and whether a row's result depends on the other rows. `first` and `second` are two batches of
+    the same shapes, with the shared inputs by name; `place` says where random numbers are drawn, if that is known.
     """
 
     def seeded() -> Any:
@@ -98,13 +91,11 @@ def diagnosis(run: Any, first: Inputs, second: Inputs, place: str = "") -> str |
     if not all(bool(torch.isfinite(leaf).all()) for leaf in _tensors(answer)):
         return "its answer is not finite; give weights and an example with which it is"
     try:
-        both = {name: torch.cat([part, second[1][name]]) for name, part in first[1].items()}
-        together = run((torch.cat([first[0], second[0]]), both))
+        together = run(_joined(first, second))
     except Exception:  # it takes no batch of this size
         return None
-    pairs = zip(_tensors(together), _tensors(answer), _tensors(other), strict=True)
     rows = len(first[0])
-    for joint, alone, more in pairs:
+    for joint, alone, more in zip(_tensors(together), _tensors(answer), _tensors(other), strict=True):
         if joint.ndim and len(joint) == 2 * rows and len(alone) == len(more) == rows:
             apart = torch.cat([alone, more])
             if float((joint - apart).abs().max()) > _ROUNDING * max(1.0, float(apart.abs().max())):
@@ -117,27 +108,25 @@ def _tensors(answer: Any) -> list[Tensor]:
 
 
 def _same(expected: Any, found: Any) -> bool:
-    pairs = [[leaf for _, leaf in walk(tree)] for tree in (expected, found)]
-    if len(pairs[0]) != len(pairs[1]):
-        return False
-    return all(_equal(a, b) for a, b in zip(*pairs, strict=True))
+    first, second = ([leaf for _, leaf in walk(tree)] for tree in (expected, found))
+    return len(first) == len(second) and all(map(_equal, first, second))
 
 
 def _equal(a: Any, b: Any) -> bool:
-    if isinstance(a, Tensor) and isinstance(b, Tensor):
-        if a.shape != b.shape or a.dtype != b.dtype:
-            return False
-        if torch.equal(a, b) or bool(((a == b) | ((a != a) & (b != b))).all()):
-            return True
-        return a.device.type != "cpu" and torch.allclose(a.float(), b.float(), rtol=1e-4, atol=1e-5, equal_nan=True)
-    return type(a) is type(b) and bool(a == b)
+    if not isinstance(a, Tensor) or not isinstance(b, Tensor):
+        return type(a) is type(b) and bool(a == b)
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    if bool(((a == b) | ((a != a) & (b != b))).all()):
+        return True
+    return a.device.type != "cpu" and torch.allclose(a.float(), b.float(), rtol=1e-4, atol=1e-5, equal_nan=True)
 
 
 def _counted(survey: Survey, what: str) -> str | None:
     """How the batch size became a number, where only that differs."""
     if not what.startswith("a batch"):
         return None
-    looks = (step for step in survey.recording.steps() if step.kind == "look")
+    looks = (step for step in survey.recording.steps if step.kind == "look")
     counted = next((step for step in looks if step.target == "__len__"), None)
     cause = f"len() in {place_of(counted)} makes it a plain number" if counted else "it ends up as a plain number"
     return f"{cause}; take the batch size from x.size(0)"

@@ -1,5 +1,6 @@
 """Measuring a split model: accuracy and information through the wire, and its features."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 from sfumato.compute import autocast, memory_format
 from sfumato.data import ImageSet
 from sfumato.defenses import Defense
+from sfumato.errors import DivergedError
 from sfumato.integrations import FEWEST, MOST, EpochFigures
 from sfumato.mixture import held_out_information
 from sfumato.seeds import generator
@@ -15,10 +17,11 @@ from sfumato.split import SplitModel
 from sfumato.torch_utils import evaluating
 from sfumato.training.config import TrainConfig
 
-__all__ = ["accuracy", "collect_features", "epoch_figures", "measure_information", "recognised"]
+__all__ = ["accuracy", "check_learning", "collect_features", "epoch_figures", "measure_information", "recognised"]
 
 _CHUNK = 512
 _MOST_FOR_INFORMATION = 2000
+_FEWEST_STEPS_TO_LEARN = 50
 _CPU_CHUNK = 32  # the widest maps of so many images stay in the cache: twice as fast as 512
 
 
@@ -40,6 +43,23 @@ def accuracy(model: SplitModel, images: ImageSet, *, seed: int, draws: int = 1, 
     """Share of images that the cloud recognises from what leaves the device, averaged over `draws` of the noise."""
     right = recognised(model, images, seed=seed, draws=draws, bf16=bf16)
     return int(right.sum()) / (draws * len(images))
+
+
+def check_learning(done: int, epochs: int, steps: int, right: float, labels: Tensor) -> None:
+    """A defended training that is at chance after its first third would only use up time: a `DivergedError`.
+
+    `done` of the epochs have ended, each of so many steps; `right` is the accuracy on the training images with these
+    labels.
+    """
+    if 3 * done < epochs or done * steps < _FEWEST_STEPS_TO_LEARN:
+        return
+    count = len(labels)
+    chance = float(torch.bincount(labels).max()) / count
+    if right <= chance + 3 * math.sqrt(chance * (1 - chance) / count):
+        raise DivergedError(
+            f"after {done} of {epochs} epochs the accuracy on the training images is {right:.1%}, which is chance: the "
+            "defence wins against the classifier; lower --lam or the defence's strength, or --lr, and start a new run"
+        )
 
 
 def collect_features(model: SplitModel, pixels: Tensor, *, bf16: bool = False) -> Tensor:

@@ -12,6 +12,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,33 +33,21 @@ __all__ = ["Attacked", "Suite", "attack_folder", "attack_run", "attack_suite", "
 
 @dataclass(frozen=True)
 class Attacked:
-    """An attack's figures and pictures.
+    """An attack's figures and pictures."""
 
-    Attributes:
-        result: as written to `result.json`.
-        train, test: reconstruction of training and of test images.
-        originals: the first test images, (n, C, H, W) in [0, 1], of which `test` keeps the reconstructions.
-    """
-
-    result: dict[str, Any]
-    train: Reconstruction
-    test: Reconstruction
-    originals: Tensor
+    result: dict[str, Any]  # as written to `result.json`
+    train: Reconstruction  # of training images
+    test: Reconstruction  # of test images
+    originals: Tensor  # the first test images, (n, C, H, W) in [0, 1], of which `test` keeps the reconstructions
 
 
 @dataclass(frozen=True)
 class Suite:
-    """Several attacks on one run, those in closed form among them.
+    """Several attacks on one run, those in closed form among them."""
 
-    Attributes:
-        attacks: by name, in the order in which they ran.
-        verdicts: whether each had come to rest, by today's rule.
-        strongest: the name of the one with the smallest error on test images.
-    """
-
-    attacks: dict[str, Attacked]
-    verdicts: dict[str, Convergence]
-    strongest: str
+    attacks: dict[str, Attacked]  # by name, in the order in which they ran
+    verdicts: dict[str, Convergence]  # whether each had come to rest, by today's rule
+    strongest: str  # the name of the one with the smallest error on test images
 
     def figures(self) -> dict[str, dict[str, Any]]:
         """What a result keeps of each attack; `attacks.judged` reads its convergence from that whenever it is shown."""
@@ -73,27 +62,15 @@ def attack_suite(
     progress: Callable[[str, int, int, dict[str, float]], None] | None = None,
     **options: Any,
 ) -> Suite:
-    """`attack_run` for each of these attacks and for those in closed form, which take seconds.
+    """`attack_run` for each of these attacks and for those in closed form, which take seconds and need not be named.
 
-    Args:
-        run: the victim.
-        sets: the run's data.
-        configs: settings of the attacks; those in closed form need not be among them.
-        progress: called as (name, done, total, figures) after every epoch.
-        options: of `attack_run`.
-
-    Raises:
-        CheckpointError, ConfigError, Interrupted: as `attack_run`.
+    `progress` is called as (name, done, total, figures) after every epoch; `options` are those of `attack_run`.
     """
     found = {}
     seed = configs[0].seed if configs else run.config.seed
     for config in attacks.with_closed_forms(*configs, seed=seed):
         name = attacks.name_of(config)
-
-        def told(done: int, total: int, figures: dict[str, float], name: str = name) -> None:
-            if progress is not None:
-                progress(name, done, total, figures)
-
+        told = None if progress is None else partial(progress, name)
         found[name] = attack_run(run, sets, config, progress=told, **options)
     return Suite(
         found,
@@ -113,11 +90,7 @@ def attack_folder(run: Run, name: str) -> Path:
 
 
 def stored_settings(run: Run, name: str) -> dict[str, Any]:
-    """The settings of the attack that the run's folder has under this name, finished or not; nothing if there is none.
-
-    Raises:
-        CheckpointError: the file is damaged.
-    """
+    """The settings of the attack that the run has under this name, finished or not; nothing if there is none."""
     path = attack_folder(run, name) / "config.json"
     return read_json(path) if path.exists() else {}
 
@@ -163,23 +136,17 @@ def attack_run(
     if (stored := _stored(folder, identity, sets.test)) is not None:
         return stored
     write_json(folder / "config.json", identity["config"])
-    observer = Observer(run.model, sets.train, device=device)
     state = folder / "state.safetensors"
-    attack.fit(observer, state=state, progress=progress, should_stop=should_stop)
+    attack.fit(Observer(run.model, sets.train, device=device), state=state, progress=progress, should_stop=should_stop)
     assert attack.outcome is not None
     checkpoint.save(folder / "attack.safetensors", attack.weights(), {"config": asdict(config)})
     began = time.monotonic()
     shown = {"train": _sample(sets.train, len(sets.test), config.seed), "test": sets.test}
     partly = {name: folder / f"reconstructed-{name}.safetensors" for name in shown}
+    stop = should_stop if attack.most_images is not None else None
     train, test = (
         invert(
-            attack,
-            run.model,
-            images,
-            seed=config.seed,
-            state=partly[name],
-            progress=reconstructing,
-            should_stop=should_stop if attack.most_images is not None else None,
+            attack, run.model, images, seed=config.seed, state=partly[name], progress=reconstructing, should_stop=stop
         )
         for name, images in shown.items()
     )
@@ -211,13 +178,16 @@ def _stored(folder: Path, identity: dict[str, Any], images: ImageSet) -> Attacke
     path, pictures_path = folder / "result.json", folder / "pictures.safetensors"
     if not path.exists() or not pictures_path.exists():
         return None
-    try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-        theirs = {name: result[name] for name in identity}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}); delete it and run the command again") from error
-    if changed := _changes(theirs, json.loads(json.dumps(identity))):
-        raise CheckpointError(f"{folder} holds another attack ({changed}); delete that folder to attack anew")
+    result, mine = read_json(path), json.loads(json.dumps(identity))
+    if missing := [name for name in mine if not isinstance(result.get(name), dict)]:
+        raise CheckpointError(f"{path} is damaged (it has no {missing[0]}); delete it and run the command again")
+    settings = {name: (result["config"].get(name, value), value) for name, value in mine["config"].items()}
+    changed = [f"{name} {before} -> {value}" for name, (before, value) in settings.items() if before != value]
+    changed += ["other images"] * (result["data"] != mine["data"])
+    changed += ["another victim"] * (result["victim"] != mine["victim"])
+    if changed:
+        what = f"{folder} holds another attack ({', '.join(changed)})"
+        raise CheckpointError(f"{what}; delete that folder to attack anew")
     pictures, _ = checkpoint.load(pictures_path)
     try:
         train, test = (Reconstruction.from_tensors(name, pictures) for name in ("train", "test"))
@@ -230,17 +200,6 @@ def _stored(folder: Path, identity: dict[str, Any], images: ImageSet) -> Attacke
 
 def _originals(images: ImageSet, found: Reconstruction) -> Tensor:
     return images.float(found.index[: len(found.pixels)]).cpu()
-
-
-def _changes(theirs: dict[str, Any], mine: dict[str, Any]) -> str:
-    """What differs, in words."""
-    settings = {name: (theirs["config"].get(name, value), value) for name, value in mine["config"].items()}
-    changed = [f"{name} {before} -> {value}" for name, (before, value) in settings.items() if before != value]
-    if theirs["data"] != mine["data"]:
-        changed.append("other images")
-    if theirs["victim"] != mine["victim"]:
-        changed.append("another victim")
-    return ", ".join(changed)
 
 
 def _sample(images: ImageSet, count: int, seed: int) -> ImageSet:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,39 +15,23 @@ from sfumato.compute import arranged, device_of, kernels, use_bf16
 from sfumato.cuda_graph import Replay
 from sfumato.data import ImageSet
 from sfumato.defenses import Batch, Defense, Epoch
-from sfumato.distributed import (
-    Part,
-    Ranks,
-    accumulating,
-    averaging_steps,
-    backward,
-    data_parallel,
-    share_batch_norm,
-)
-from sfumato.errors import CheckpointError, DivergedError, Interrupted, SfumatoError, first_line
+from sfumato.distributed import Part, Ranks, accumulating, averaging_steps, backward, data_parallel, share_batch_norm
+from sfumato.errors import CheckpointError, ConfigError, DivergedError, Interrupted, SfumatoError, first_line
 from sfumato.models.layers import Dropout
 from sfumato.models.widths import fit_to_state
 from sfumato.seeds import derive_seed, generator
 from sfumato.split import SplitModel
 from sfumato.torch_utils import wake
 from sfumato.training.build import learning_rate
-from sfumato.training.checks import check_learning, check_ranks
 from sfumato.training.config import TrainConfig
-from sfumato.training.evaluate import accuracy, epoch_figures
+from sfumato.training.evaluate import accuracy, check_learning, epoch_figures
 from sfumato.training.passes import Objective, Passes
 
-__all__ = ["Trainer"]
-
+__all__ = ["Trainer", "check_ranks"]
 
 OnStep = Callable[[int, int], None]
 OnEpoch = Callable[[dict[str, Any]], None]
-
-
-class _Place(NamedTuple):
-    """Where a training stands: the next step to make."""
-
-    epoch: int
-    step: int
+Stop = Callable[[], bool]
 
 
 class Trainer:
@@ -95,7 +79,7 @@ class Trainer:
         self._objective: nn.Module = Objective(model, self._modules, self.device, self.bf16)
         self._shared: nn.Module = self._objective
         self._passes = Passes(model, train, config, self.device, self.ranks, self.bf16)
-        self._place = _Place(0, 0)
+        self._epoch = self._step = 0  # the next step to make
         self._sums = torch.zeros(3, dtype=torch.float64, device=self.device)
         self._seconds = 0.0
         self._indices = torch.zeros(config.batch_size, dtype=torch.int64, device=self.device)
@@ -121,7 +105,7 @@ class Trainer:
         *,
         on_step: OnStep | None = None,
         on_epoch: OnEpoch | None = None,
-        should_stop: Callable[[], bool] | None = None,
+        should_stop: Stop | None = None,
     ) -> list[dict[str, Any]]:
         """Train to the end, from `state` where it exists; give one line of figures per epoch.
 
@@ -152,7 +136,7 @@ class Trainer:
         except torch.OutOfMemoryError as error:
             part = max(1, (self.config.micro_batch or self.config.batch_size) // 2)
             raise SfumatoError(
-                f"the device ran out of memory in epoch {self._place.epoch}; run fewer trainings on it at once, or "
+                f"the device ran out of memory in epoch {self._epoch}; run fewer trainings on it at once, or "
                 f"give --micro-batch {part}: the same command with it resumes from the checkpoint"
             ) from error
         except DivergedError:
@@ -174,30 +158,21 @@ class Trainer:
         for module in (self.model, self._modules):
             share_batch_norm(module)
 
-    def _run(
-        self,
-        state: Path | None,
-        on_step: OnStep | None,
-        on_epoch: OnEpoch | None,
-        should_stop: Callable[[], bool] | None,
-    ) -> None:
-        total = self.config.epochs * self.steps
+    def _run(self, state: Path | None, on_step: OnStep | None, on_epoch: OnEpoch | None, asked: Stop | None) -> None:
         saved = time.monotonic()
-        while self._place.epoch < self.config.epochs:
+        while (epoch := self._epoch) < self.config.epochs:
             began = time.monotonic()
-            epoch, step = self._place
-            if step == 0:
+            if self._step == 0:
                 self.begin_epoch(epoch)
-            batches = self._order(epoch).split(self.config.batch_size)
-            for step in range(self._place.step, self.steps):
-                self.step(epoch, step, batches[step])
-                self._place = _Place(epoch, step + 1)
+            order = torch.randperm(len(self.train), generator=generator(self.config.seed, "order", epoch))
+            batches = order.to(self.device).split(self.config.batch_size)
+            while self._step < self.steps:
+                self.step(epoch, self._step, batches[self._step])
+                self._step += 1
                 if on_step is not None:
-                    on_step(epoch * self.steps + step + 1, total)
-                stop, due = self.ranks.any(
-                    should_stop is not None and should_stop(),
-                    time.monotonic() - saved > self.config.checkpoint_seconds,
-                )
+                    on_step(epoch * self.steps + self._step, self.config.epochs * self.steps)
+                late = time.monotonic() - saved > self.config.checkpoint_seconds
+                stop, due = self.ranks.any(asked is not None and asked(), late)
                 if state is not None and (stop or due):
                     self._seconds += time.monotonic() - began
                     self._save(state)
@@ -233,20 +208,15 @@ class Trainer:
             for index, optimizer in enumerate(defense.optimizers())
         }
 
-    def _order(self, epoch: int) -> Tensor:
-        return torch.randperm(len(self.train), generator=generator(self.config.seed, "order", epoch)).to(self.device)
-
     def begin_epoch(self, epoch: int) -> None:
         """Let the defences act before the first step of an epoch, and start its sums."""
         self._wake()
         self._sums.zero_()
         self._seconds = 0.0
         replaced: list[bool] = []
-        mark_replaced = partial(replaced.append, True)
+        collect, mark = partial(self._passes.collect, epoch), partial(replaced.append, True)
         for defense in self.defenses:
-            defense.on_epoch(
-                Epoch(epoch, self.config.epochs, partial(self._passes.collect, epoch), self.model, mark_replaced)
-            )
+            defense.on_epoch(Epoch(epoch, self.config.epochs, collect, self.model, mark))
         if replaced:
             self.optimizer = self._optimizer()
             self._shared = self._objective  # the one before lets go of the parameters that stay
@@ -319,7 +289,7 @@ class Trainer:
             check_learning(epoch + 1, self.config.epochs, self.steps, right, self._passes.labels)
         self._passes.make_statistics_exact(epoch, self._random["step"])
         self.history.append(self.ranks.first(lambda: self._line(epoch, loss, task, right)))
-        self._place = _Place(epoch + 1, 0)
+        self._epoch, self._step = epoch + 1, 0
 
     def _line(self, epoch: int, loss: float, task: float, right: float) -> dict[str, Any]:
         line: dict[str, Any] = {
@@ -352,12 +322,8 @@ class Trainer:
         }
         for name, optimizer in self._own_optimizers().items():
             tensors |= checkpoint.flatten_state(name, checkpoint.optimizer_state(optimizer))
-        meta = {
-            "identity": self._identity(),
-            "place": self._place,
-            "history": self.history,
-            "seconds": self._seconds,
-        }
+        meta: dict[str, Any] = {"identity": self._identity(), "place": (self._epoch, self._step)}
+        meta |= {"history": self.history, "seconds": self._seconds}
         self.ranks.first(lambda: checkpoint.save_next(path, tensors, meta))
 
     def _drop_previous(self, path: Path | None) -> None:
@@ -390,11 +356,20 @@ class Trainer:
         checkpoint.load_optimizer_state(self.optimizer, checkpoint.unflatten_state("optimizer", tensors))
         for name, optimizer in self._own_optimizers().items():
             checkpoint.load_optimizer_state(optimizer, checkpoint.unflatten_state(name, tensors))
-        if self.ranks.is_first:
-            self._sums.copy_(tensors["sums"])
-        else:
-            self._sums.zero_()
-        self._place = _Place(epoch, step)
+        self._sums.copy_(tensors["sums"] * self.ranks.is_first)
+        self._epoch, self._step = epoch, step
         self.history = history
         self._seconds = float(meta["seconds"])
         self._wake()
+
+
+def check_ranks(ranks: Ranks, train: ImageSet, config: TrainConfig) -> None:
+    """Refuse ranks that do not do the same training, more of them than a batch has images, and one-process engines."""
+    settings = {f"setting {name}": value for name, value in config.identity().items()}
+    ranks.check_same(settings | {"setting micro_batch": config.micro_batch}, "start all ranks with the same command")
+    ranks.check_same({"data fingerprint": train.fingerprint()}, "give all ranks the same images with --data-dir")
+    for count, what in ((config.batch_size, "a batch has"), (len(train), "the training set has")):
+        if count < ranks.size:
+            raise ConfigError(f"{what} {count} images, fewer than the {ranks.size} ranks; start fewer processes")
+    if config.engine == "compiled" and not ranks.alone:
+        raise ConfigError("engine compiled works in one process; give --engine eager")
