@@ -169,7 +169,7 @@ def test_an_endless_stream_ends_where_the_epoch_or_the_samples_do_and_is_not_bor
     loader = DataLoader(stream, batch_size=4)
     assert values(own_batches(loader, 3)) == list(range(12))
     assert stream.given == 0
-    monkeypatch.setattr("sfumato.integrations.batches.MOST_SAMPLES", 10)
+    monkeypatch.setattr("sfumato.integrations.protection.MOST_SAMPLES", 10)
     assert len(values(own_batches(loader))) == 12  # whole batches
     assert len(values(own_batches(DataLoader(Stream(5), batch_size=4)))) == 5
 
