@@ -22,7 +22,8 @@ from sfumato.attacks.whitening import whiten
 from sfumato.data import ImageSet
 from sfumato.split import Channel, SplitModel
 
-D = 12
+FEW = 12
+D = 48  # with 200 images the most of which a whole covariance is told: what a regularisation takes for large matters
 TRAINED = (*LEARNED, "posterior", "cloud-only")
 TOLERANCE = 0.02  # of the error: what rounding in float32 and the end of an iteration change
 WORSE = 1.3  # a network whose input is turned begins with other weights, and four epochs do not make up for it
@@ -68,7 +69,7 @@ class Units(nn.Module):
         self.matrix, self.shift = change(kind)
 
     def forward(self, z, generator=None):
-        noisy = z + 0.05 * torch.randn(z.shape, generator=generator)
+        noisy = z + 0.3 * torch.randn(z.shape, generator=generator)
         return (noisy.double() @ self.matrix + self.shift).float()
 
 
@@ -135,9 +136,9 @@ def test_probes_and_identification_do_not_either(kind):
     assert measure_leakage(silent(kind), images(60, seed=1), seed=0).identified == 1
     if kind == "matrix":
         return  # `identify` is told the noise of each coordinate, which here would be correlated
-    z_hat = torch.randn(200, D, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    z = z_hat + torch.randn(200, D, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    matrix, shift = change(kind)
+    z_hat = torch.randn(200, FEW, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    z = z_hat + torch.randn(200, FEW, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    matrix, shift = change(kind, FEW)
     sigma = matrix.diagonal() if kind == "units" else 1.0
     expected = identify(z, z_hat, 1.0)
     assert 0.3 < float(expected.mean()) < 1
@@ -168,19 +169,19 @@ def test_plain_pixels_beside_a_coordinate_of_a_million_are_read():
 class TestWhitening:
     def features(self, count=4000, noise=0.3):
         g = torch.Generator().manual_seed(0)
-        mix = torch.randn(D, D, generator=g, dtype=torch.float64) * torch.logspace(-1, 1, D, dtype=torch.float64)
-        clean = torch.randn(count, D, generator=g, dtype=torch.float64) @ mix
+        mix = torch.randn(FEW, FEW, generator=g, dtype=torch.float64) * torch.logspace(-1, 1, FEW, dtype=torch.float64)
+        clean = torch.randn(count, FEW, generator=g, dtype=torch.float64) @ mix
         return clean, *(clean + noise * torch.randn(clean.shape, generator=g, dtype=torch.float64) for _ in range(2))
 
     def test_without_noise_the_covariance_is_the_identity(self):
         clean = self.features()[0]
-        assert np.allclose(np.cov(whiten(clean, None, 0.0)(clean).numpy().T), np.eye(D), atol=1e-3)
+        assert np.allclose(np.cov(whiten(clean, None, 0.0)(clean).numpy().T), np.eye(FEW), atol=1e-3)
 
     def test_with_noise_its_eigenvalues_are_the_shares_of_signal(self):
         """Those of C^-1 (C - N), by NumPy; the measured noise gives the same as the known one."""
         _, first, second = self.features()
         covariance = np.cov(first.numpy().T)
-        expected = np.sort(np.linalg.eigvals(np.linalg.solve(covariance, covariance - 0.09 * np.eye(D))).real)
+        expected = np.sort(np.linalg.eigvals(np.linalg.solve(covariance, covariance - 0.09 * np.eye(FEW))).real)
         for known, other in ((0.3, None), (None, second)):
             found = np.linalg.eigvalsh(np.cov(whiten(first, other, known)(first).numpy().T))
             assert np.allclose(found, expected.clip(1e-6), atol=1e-3 if other is None else 0.03)
@@ -188,7 +189,7 @@ class TestWhitening:
     @pytest.mark.parametrize("known", [0.0, 0.3])
     def test_a_network_gets_each_coordinate_at_its_place_again(self, known):
         _, first, _ = self.features()
-        first = first * torch.logspace(-4, 4, D, dtype=torch.float64) + 7
+        first = first * torch.logspace(-4, 4, FEW, dtype=torch.float64) + 7
         found = whiten(first, None, known)
         expected = (first - first.mean(0)) / first.std(0, correction=0)
         assert torch.allclose(found(first) @ found.unmix, expected.float(), atol=2e-3)

@@ -82,29 +82,21 @@ class GanAttack(LearnedAttack[GanConfig]):
         # No graph through the generator on batches where only the critic steps.
         with torch.set_grad_enabled(moves), autocast(turn.x.device, turn.bf16):
             x_hat = learner.net(turn.z).float()
-        gap = self._critic_step(learner, turn, x_hat.detach())
-        error = (x_hat - turn.x).square().mean()
-        if moves:
-            self._generator_step(learner, turn, x_hat, error)
-        return torch.stack([error.detach(), gap])
-
-    def _critic_step(self, learner: Learner, turn: Turn, x_hat: Tensor) -> Tensor:
         critic = learner.networks["critic"]
         with autocast(turn.x.device, turn.bf16):
-            scores = critic(torch.cat([turn.x, x_hat])).float()
-        real, reconstructed = scores.chunk(2)
+            real, reconstructed = critic(torch.cat([turn.x, x_hat.detach()])).float().chunk(2)
         gap = real.mean() - reconstructed.mean()
         mix = torch.rand(len(x_hat), 1, 1, 1, generator=turn.random("mix"), device=x_hat.device)
-        loss = self.config.gradient_penalty * gradient_penalty(critic, turn.x, x_hat, mix) - gap
-        self._descend(learner, loss, "critic_optimizer")
-        return gap.detach()
-
-    def _generator_step(self, learner: Learner, turn: Turn, x_hat: Tensor, error: Tensor) -> None:
-        with autocast(turn.x.device, turn.bf16):
-            scores = learner.networks["critic"](x_hat).float()
-        loss = self.config.mse_weight * error - scores.mean()
-        # The critic only passes its judgement on.
-        self._descend(learner, loss, "net_optimizer", inputs=list(learner.net.parameters()))
+        penalty = gradient_penalty(critic, turn.x, x_hat.detach(), mix)
+        self._descend(learner, self.config.gradient_penalty * penalty - gap, "critic_optimizer")
+        error = (x_hat - turn.x).square().mean()
+        if moves:
+            with autocast(turn.x.device, turn.bf16):
+                score = critic(x_hat).float().mean()
+            # The critic only passes its judgement on: the gradient of its own weights is not computed.
+            inputs = list(learner.net.parameters())
+            self._descend(learner, self.config.mse_weight * error - score, "net_optimizer", inputs=inputs)
+        return torch.stack([error.detach(), gap.detach()])
 
 
 def gradient_penalty(critic: Callable[[Tensor], Tensor], x: Tensor, x_hat: Tensor, mix: Tensor) -> Tensor:

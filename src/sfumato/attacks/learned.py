@@ -221,8 +221,15 @@ class LearnedAttack(Attack, Generic[Config]):
         cfg, state = self.config, job.state
         judge, learn = hold_out(len(observer), cfg.hold_out, cfg.seed)
         fresh = state is None or not checkpoint.resumable(state)
-        # A training that is resumed has to begin with the same closed forms, so that time cannot cut them short.
-        with observer.asking(self._beginning(observer.should_stop) if fresh else observer.should_stop):
+        should_stop = observer.should_stop
+
+        def in_time() -> bool:
+            # A resumed training has to begin with the same closed forms, so that time cannot cut them short.
+            if fresh and self.late():
+                raise TooSlow(_NOTHING)
+            return should_stop is not None and should_stop()
+
+        with observer.asking(should_stop if self.deadline is None else in_time):
             learner = self._learner(observer)
         identity = {"attack": asdict(cfg), "images": observer.images.fingerprint(), "features": "arranged"}
         if state is not None and not fresh:
@@ -294,17 +301,6 @@ class LearnedAttack(Attack, Generic[Config]):
         """The weights of the network that reconstructs, and what it knows in closed form."""
         assert self.net is not None
         return self.net.state_dict() | dict(self.net.named_buffers())
-
-    def _beginning(self, should_stop: Callable[[], bool] | None) -> Callable[[], bool] | None:
-        if self.deadline is None:
-            return should_stop
-
-        def asked() -> bool:
-            if self.late():
-                raise TooSlow(_NOTHING)
-            return should_stop is not None and should_stop()
-
-        return asked
 
     def _learner(self, observer: Observer) -> Learner:
         device = observer.device

@@ -68,7 +68,7 @@ class Linear(NamedTuple):
         return torch.addmm(self.offset, rows.to(self.right.dtype), self.right).float()
 
 
-class Best(NamedTuple):
+class BestLinear(NamedTuple):
     """The chosen map, its error on the judging images, its relative regularisation, how many images it learned from."""
 
     linear: Linear
@@ -87,7 +87,7 @@ def best_linear(
     seed: int = 0,
     pairs: Pairs | None = None,
     deadline: float | None = None,
-) -> Best:
+) -> BestLinear:
     """The linear attack that learns from `draws` releases of each image at `learn`, with the regularisation that has
     the smallest error on the images at `judge`, clipped to [0, 1].
 
@@ -130,7 +130,7 @@ def best_linear(
     judging = generator(seed, "judge", device=observer.device)
     shown = [observer.pairs(part, judging) for part in observer.parts(judge)]
     read: list[Tensor] = []
-    best: Best | None = None
+    best: BestLinear | None = None
     for strength, candidate in zip(STRENGTHS, path, strict=True):
         error = 0.0
         for number, (x, z) in enumerate(shown):
@@ -140,7 +140,7 @@ def best_linear(
             x_hat = candidate.write(read[number]).clamp(0, 1).reshape(x.shape)
             error += float(mse(x, x_hat).double().sum()) / len(judge)
         if best is None or error < best.error:
-            best = Best(candidate, error, strength, used)
+            best = BestLinear(candidate, error, strength, used)
         if deadline is not None and time.monotonic() > deadline:
             break
     assert best is not None

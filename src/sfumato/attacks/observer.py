@@ -50,7 +50,7 @@ class Observer:
     >>> import sfumato
     >>> digits = sfumato.data.load("digits", None, seed=0).train
     >>> model = SplitModel(torch.nn.Flatten(), sfumato.Channel(noise_std=0.1), torch.nn.Linear(64, 10))
-    >>> x, z = Observer(model, digits).pairs(torch.arange(1000))
+    >>> x, z = Observer(model, digits).pairs(torch.arange(1000), torch.Generator().manual_seed(0))
     >>> print(tuple(z.shape), f"{z.square().mean():.2f}")  # the share of signal in the variance of what leaves
     (1000, 64) 0.54
     """

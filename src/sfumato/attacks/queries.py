@@ -144,6 +144,7 @@ def near_duplicates(x: Tensor, count: int, kind: Duplicates, generator: torch.Ge
     recode   JPEG at quality 98, 97, .. 35 in turn
     """
     first = (x * 255).round()
+    (height, width), padded = x.shape[2:], F.pad(first, (1, 1, 1, 1), mode="replicate")
     made = [first]
     for number in range(1, count):
         if kind == "levels":
@@ -152,18 +153,13 @@ def near_duplicates(x: Tensor, count: int, kind: Duplicates, generator: torch.Ge
             # A quarter up, a quarter down, and half as they are.
             made.append((first + (die == 0).to(first) - (die == 1).to(first)).clamp(0, 255))
         elif kind == "shift":
-            made.append(_shifted(first, *_SHIFTS[number % len(_SHIFTS)]))
+            down, right = _SHIFTS[number % len(_SHIFTS)]
+            made.append(padded[:, :, 1 - down : 1 - down + height, 1 - right : 1 - right + width])
         elif kind == "recode":
             made.append(_recoded(first, _BEST_QUALITY - (number - 1) % (_BEST_QUALITY - _WORST_QUALITY + 1)))
         else:
             made.append(first)
     return torch.stack(made, 1).div_(255)
-
-
-def _shifted(x: Tensor, down: int, right: int) -> Tensor:
-    height, width = x.shape[2:]
-    padded = F.pad(x, (1, 1, 1, 1), mode="replicate")
-    return padded[:, :, 1 - down : 1 - down + height, 1 - right : 1 - right + width]
 
 
 def _recoded(x: Tensor, quality: int) -> Tensor:
