@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import sfumato
-from sfumato import bounds
+from sfumato import attacks, bounds
 
 SOURCE = Path(__file__).parents[1] / "src"
 FILES = sorted(path for path in SOURCE.rglob("*.py") if ">>> " in path.read_text())
@@ -21,7 +21,7 @@ def test_the_examples_of_a_module(name):
     assert result.failed == 0
 
 
-@pytest.mark.parametrize("room", [sfumato, bounds], ids=lambda room: room.__name__)
+@pytest.mark.parametrize("room", [sfumato, bounds, attacks], ids=lambda room: room.__name__)
 def test_every_public_name_has_an_example(room):
     named = {name: getattr(room, name) for name in room.__all__}
     without = [name for name, one in named.items() if callable(one) and ">>> " not in (one.__doc__ or "")]

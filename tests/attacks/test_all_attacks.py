@@ -1,13 +1,17 @@
 """What holds for every attack of the registry, trained or not."""
 
 import math
+import threading
+import time
+from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
-from attack_cases import ATTACKS, fitted, images, observer, victim
+from attack_cases import ATTACKS, LEARNED, fitted, images, observer, victim
 
-from sfumato import attacks
 from sfumato.attacks import Knowledge, Observer, build, chosen_images, invert, observe
+from sfumato.attacks.base import TooSlow
 from sfumato.errors import ConfigError, Interrupted, NotFittedError
 from sfumato.metrics import mse, psnr, ssim
 from sfumato.split import Channel, SplitModel
@@ -20,28 +24,110 @@ def name(request):
     return request.param
 
 
-@pytest.fixture(scope="module")
-def done():
-    return {name: fitted(config) for name, config in ATTACKS.items()}
+@cache
+def done(name):
+    """The fitted attack, its victim, and what was said on the way."""
+    told: list[tuple] = []
+    return *fitted(ATTACKS[name], progress=lambda *line: told.append(line)), told
 
 
-@pytest.fixture(scope="module")
-def again():
-    """The same once more, with what was said on the way."""
-    found = {}
-    for name, config in ATTACKS.items():
-        told: list[tuple] = []
-        attack, _ = fitted(config, progress=lambda *line, told=told: told.append(line))
-        found[name] = attack, told
-    return found
+class Watched:
+    """A question for whether to stop, which notes how many images were encoded since it was asked last."""
+
+    def __init__(self, stop_at: int | None = None) -> None:
+        self.asked, self.encoded, self.most, self.stop_at = 0, 0, 0, stop_at
+
+    def __call__(self) -> bool:
+        self.asked, self.encoded = self.asked + 1, 0
+        return self.asked == self.stop_at
+
+    def watch(self, model: SplitModel) -> SplitModel:
+        def note(_module, _given, out) -> None:
+            self.encoded += len(out)
+            self.most = max(self.most, self.encoded)
+
+        model.edge.register_forward_hook(note)
+        return model
 
 
-def test_every_attack_of_the_registry_has_a_row_here():
-    assert list(attacks.ATTACKS) == list(ATTACKS)
+def test_it_asks_whether_to_stop_all_the_time_and_then_stops(name):
+    config, some, watched = ATTACKS[name], images(700), Watched()
+    if hasattr(config, "epochs"):
+        config = replace(config, epochs=1)
+    build(config).fit(Observer(watched.watch(victim()), some), should_stop=watched)
+    assert watched.most <= 512  # of 630 to learn from: never a whole pass
+    for stop_at in (1, watched.asked // 2):  # while a thread computes it asks now more and now less often
+        with pytest.raises(Interrupted, match="the attack was stopped"):
+            build(config).fit(Observer(victim(), some), should_stop=Watched(stop_at))
 
 
-def test_it_reconstructs_and_measures_image_by_image(done, name):
-    attack, model = done[name]
+@pytest.mark.parametrize("name", [name for name in ATTACKS if build(ATTACKS[name]).most_images is not None])
+def test_while_it_works_image_by_image_it_asks_in_every_step(name):
+    attack, model, _ = done(name)
+    z = model.encode(images(3, seed=1).float(), torch.Generator().manual_seed(0))
+    watched = Watched()
+    assert torch.equal(attack.reconstruct(z, should_stop=watched), attack.reconstruct(z))
+    assert watched.asked >= 4
+    with pytest.raises(Interrupted):
+        attack.reconstruct(z, should_stop=Watched(2))
+
+
+@pytest.mark.parametrize("decomposition", ["svd", "eigh"])
+def test_a_decomposition_that_takes_long_is_left(monkeypatch, decomposition):
+    """Nothing can stop LAPACK; whoever waits for it goes all the same."""
+    begun, let_go = threading.Event(), threading.Event()
+    monkeypatch.setattr(torch.linalg, decomposition, lambda *_, **__: begun.set() or let_go.wait(60))
+    if decomposition == "eigh":
+        monkeypatch.setattr("sfumato.attacks.linear._EXACT", 0)
+    seen = observer()
+    try:
+        with pytest.raises(Interrupted):
+            build(ATTACKS["ridge"]).fit(seen, should_stop=begun.is_set)
+        assert not let_go.is_set()
+    finally:
+        let_go.set()
+
+
+def test_at_its_deadline_it_ends_with_what_it_has(name, monkeypatch):
+    monkeypatch.setattr("sfumato.attacks.base._AT_LEAST", 0.0)
+    some, watched, whole = images(700), Watched(), Watched()
+
+    class Late(type(build(ATTACKS[name]))):
+        def _step(self, learner, turn):  # of those that train
+            self.deadline = time.monotonic()
+            return super()._step(learner, turn)
+
+    attack = Late(ATTACKS[name])
+    if not hasattr(attack.config, "epochs"):
+        attack.deadline = time.monotonic()
+    attack.fit(Observer(watched.watch(victim()), some), should_stop=watched)
+    if hasattr(attack.config, "epochs"):
+        assert len(attack.history) == 1
+    else:
+        build(ATTACKS[name]).fit(Observer(victim(), some), should_stop=whole)
+        assert watched.asked < whole.asked
+    assert attack.outcome.reason
+    assert attack.reconstruct(torch.rand(2, 4, 4, 4)).shape == (2, 1, 8, 8)
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_a_training_that_cannot_even_begin_until_its_deadline_says_so(name):
+    attack = build(ATTACKS[name])
+    attack.deadline = time.monotonic()
+    with pytest.raises(TooSlow):
+        attack.fit(observer())
+
+
+def test_with_time_enough_a_deadline_changes_nothing():
+    z = torch.rand(20, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    for name in ("ridge", "nearest"):
+        attack = build(ATTACKS[name])
+        attack.deadline = time.monotonic() + 1e6
+        assert torch.equal(attack.fit(observer()).reconstruct(z), build(ATTACKS[name]).fit(observer()).reconstruct(z))
+
+
+def test_it_reconstructs_and_measures_image_by_image(name):
+    attack, model, _ = done(name)
     unseen = images(60, seed=1)
     seen = []
 
@@ -63,14 +149,14 @@ def test_it_reconstructs_and_measures_image_by_image(done, name):
     assert all(isinstance(value, torch.Tensor) for value in attack.weights().values())
 
 
-def test_the_seed_decides_everything(done, again, name):
-    attack, model = done[name]
+def test_the_seed_decides_everything(name):
+    attack, model, _ = done(name)
     z = model.encode(images(5, seed=1).float(), torch.Generator().manual_seed(0))
-    assert torch.equal(attack.reconstruct(z), again[name][0].reconstruct(z))
+    assert torch.equal(attack.reconstruct(z), fitted(ATTACKS[name])[0].reconstruct(z))
 
 
-def test_images_do_not_depend_on_their_batch(done, name):
-    attack, model = done[name]
+def test_images_do_not_depend_on_their_batch(name):
+    attack, model, _ = done(name)
     z = model.encode(images(4, seed=1).float(), torch.Generator().manual_seed(0))
     whole = attack.reconstruct(z)
     single = torch.cat([attack.reconstruct(one) for one in z.split(1)])
@@ -78,8 +164,8 @@ def test_images_do_not_depend_on_their_batch(done, name):
     assert attack.reconstruct(z).shape == (4, 1, 8, 8)
 
 
-def test_it_says_how_far_it_is(again, name):
-    told = again[name][1]
+def test_it_says_how_far_it_is(name):
+    told = done(name)[2]
     assert told[-1][0] <= told[-1][1]
     for _, _, figures in told:
         assert figures["mse"] >= 0
@@ -127,12 +213,12 @@ def test_the_white_box_is_differentiable_and_adds_no_noise():
     assert float(slope.abs().sum()) > 0
 
 
-def test_an_attack_image_by_image_goes_on_where_it_was_stopped(done, tmp_path):
-    attack, model = done["optimization"]
+def test_an_attack_image_by_image_goes_on_where_it_was_stopped(tmp_path):
+    attack, model, _ = done("optimization")
     unseen, state = images(60, seed=1), tmp_path / "reconstructed"
     whole = invert(attack, model, unseen)
     with pytest.raises(Interrupted):
-        invert(attack, model, unseen, state=state, should_stop=lambda: True)
+        invert(attack, model, unseen, state=state, should_stop=state.exists)  # in the middle of the second part
     counted: list[tuple[int, int]] = []
     resumed = invert(attack, model, unseen, state=state, progress=lambda *place: counted.append(place))
     assert counted == [(32, 40), (40, 40)]  # the first 16 were there

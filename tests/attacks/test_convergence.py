@@ -1,4 +1,4 @@
-from sfumato.attacks.learned import judge_outcome
+from sfumato.attacks.base import judge_outcome
 
 
 def test_convergence_is_judged_on_held_out_errors():

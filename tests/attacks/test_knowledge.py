@@ -4,7 +4,18 @@ import pytest
 import torch
 from attack_cases import images, victim
 
-from sfumato.attacks import Knowledge, NearestConfig, RidgeAttack, StrongAttack, StrongConfig, build, invert, observe
+from sfumato.attacks import (
+    Knowledge,
+    NearestConfig,
+    Queries,
+    QueryObserver,
+    RidgeAttack,
+    StrongAttack,
+    StrongConfig,
+    build,
+    invert,
+    observe,
+)
 from sfumato.errors import ConfigError
 
 FIRST = torch.arange(50)
@@ -58,9 +69,11 @@ def test_recorded_pairs_are_all_there_is():
     assert not observer.white_box
     x, z = observer.pairs(FIRST[:5])
     assert torch.equal(z, observer.pairs(FIRST[:5])[1])
-    for forbidden in (observer.release, observer.encode, lambda x: observer.encode_repeated(x, queries=2)):
+    for forbidden in (observer.release, observer.encode):
         with pytest.raises(ConfigError, match="only recorded pairs and can encode nothing"):
             forbidden(x)
+    with pytest.raises(ConfigError, match="give it a plain Observer"):
+        QueryObserver(observer, Queries(2))
     attack = StrongAttack(StrongConfig(epochs=2, width=4, blocks=1)).fit(observer)
     assert attack.views == "none"
 
@@ -81,9 +94,10 @@ def test_who_knows_more_reconstructs_better():
 @pytest.mark.parametrize(
     ("values", "text"),
     [
-        ({"fraction": 0.0}, "give above 0 up to 1"),
+        ({"fraction": 0.0}, "give a number above 0"),
+        ({"fraction": 1.5}, "give at most 1"),
         ({"pairs": 1}, "give at least 2"),
-        ({"noise_std": -1.0}, "give 0 or more"),
+        ({"noise_std": -1.0}, "give at least 0"),
         ({"noise_up_to": 1.0}, "give noise_std as its lower end"),
         ({"pairs": 5, "noise_std": 0.1}, "leave out pairs or noise_std"),
     ],

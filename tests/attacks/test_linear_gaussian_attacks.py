@@ -74,7 +74,7 @@ def test_both_forms_of_ridge_are_those_of_scikit_learn(rows, columns):
         for strength, linear in zip(strengths, path, strict=True):
             stock = Ridge(alpha=strength * scale).fit(z.numpy().astype(np.float64), x.numpy().astype(np.float64))
             assert np.allclose(linear(z).numpy(), stock.predict(z.numpy()), atol=2e-4)
-            assert np.allclose(linear.slope.numpy().T, stock.coef_, atol=1e-4)
+            assert np.allclose((linear.left.double() @ linear.right).numpy().T, stock.coef_, atol=1e-4)
 
 
 class Opaque(torch.nn.Module):

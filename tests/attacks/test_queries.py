@@ -4,7 +4,7 @@ import pytest
 import torch
 from attack_cases import images, victim
 
-from sfumato.attacks import Observer, Queries, encode_repeated
+from sfumato.attacks import Queries, encode_repeated
 from sfumato.attacks.queries import near_duplicates
 from sfumato.errors import ConfigError
 
@@ -71,13 +71,6 @@ def test_colour_images_are_recoded_as_colour():
     assert 0 < float((made[:, 1] - made[:, 0]).abs().mean()) < 0.1
 
 
-def test_the_observer_repeats_too():
-    observer = Observer(victim(), images(6))
-    z = observer.encode_repeated(observer.pixels(torch.arange(6)), queries=2, noise="memoised", duplicates="devices")
-    assert z.shape == (6, 2, 4, 4, 4)
-    assert not z.requires_grad
-
-
 def test_mistakes():
     assert Queries(16).noise_factor == 0.25
     assert Queries(16, "memoised").noise_factor == 1.0
@@ -86,5 +79,5 @@ def test_mistakes():
     assert Queries(10, "memoised", "shift").noise_factor == pytest.approx((8 + 4) ** 0.5 / 10)
     with pytest.raises(ConfigError, match="queries is 0; give at least 1"):
         Queries(0)
-    with pytest.raises(ConfigError, match="unknown kind of queries 'banana'; choose one of exact, levels"):
+    with pytest.raises(ConfigError, match="duplicates is 'banana'; give one of exact, levels"):
         Queries(1, "fresh", "banana")  # type: ignore[arg-type]

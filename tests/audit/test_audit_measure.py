@@ -47,7 +47,7 @@ def test_a_search_that_is_stopped_goes_on_with_the_images_that_are_left(tmp_path
         def __init__(self):
             self.seen = 0
 
-        def reconstruct(self, z):
+        def reconstruct(self, z, **_):
             self.seen += len(z)
             return super().reconstruct(z)
 

@@ -1,14 +1,16 @@
 """Attacks: one file per attack. Each sees exactly what leaves the device, through an `Observer`."""
 
 from sfumato.attacks.activations import Activation, cloud_activations
-from sfumato.attacks.base import Attack, Fit, Job, Observer, hold_out
+from sfumato.attacks.base import Attack, AttackConfig, Fit, Job, hold_out
 from sfumato.attacks.cloud_only import CloudOnlyAttack, CloudOnlyConfig
 from sfumato.attacks.decoder import DecoderAttack, DecoderConfig, StrongAttack, StrongConfig
 from sfumato.attacks.gan import GanAttack, GanConfig, gradient_penalty
 from sfumato.attacks.identification import Leakage, identify, measure_leakage
 from sfumato.attacks.knowledge import Knowledge, NoiseObserver, PairsObserver, QueryObserver, observe
-from sfumato.attacks.learned import LearnedAttack
+from sfumato.attacks.learned import LearnedAttack, LearnedConfig
+from sfumato.attacks.linear import Reading, RidgeAttack, RidgeConfig, rank_activations
 from sfumato.attacks.nearest import NearestAttack, NearestConfig
+from sfumato.attacks.observer import Observer
 from sfumato.attacks.optimization import OptimizationAttack, OptimizationConfig
 from sfumato.attacks.posterior import PosteriorAttack, PosteriorConfig
 from sfumato.attacks.probes import ATTRIBUTES, Probe, probe_attribute
@@ -34,8 +36,6 @@ from sfumato.attacks.registry import (
     suite_verdict,
     with_closed_forms,
 )
-from sfumato.attacks.ridge import Reading, RidgeAttack, RidgeConfig, rank_activations
-from sfumato.attacks.settings import AttackConfig, LearnedConfig
 from sfumato.attacks.smoothness import Obfuscation, obfuscation
 
 __all__ = [

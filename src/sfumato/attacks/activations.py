@@ -24,6 +24,9 @@ class Activation(NamedTuple):
     Attributes:
         name: `place module operation`, such as `2 block.conv convolution`; the place makes it unique.
         dimension: values for one image.
+
+    >>> Activation("0 0 addmm", 3).dimension
+    3
     """
 
     name: str

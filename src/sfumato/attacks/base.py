@@ -1,230 +1,60 @@
-"""The parts of a threat model as objects: an observer hands out what the attacker may see, an attack uses it."""
+"""What all attacks share: settings, and the template of which a leaf gives `learn`, `answer` and `tensors`."""
 
-import copy
-import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
-from sfumato.attacks.activations import Activation, activations, cloud_activations
-from sfumato.attacks.queries import encode_repeated
-from sfumato.attacks.whitening import Whitening, whiten
-from sfumato.data import ImageSet
+from sfumato.attacks.observer import Observer
 from sfumato.errors import ConfigError, NotFittedError, SfumatoError
-from sfumato.noise import Noise
 from sfumato.seeds import generator
-from sfumato.split import SplitModel
-from sfumato.torch_utils import evaluating
+from sfumato.settings import check_settings
 
-__all__ = ["Attack", "Fit", "Job", "Observer", "Progress", "TooSlow", "hold_out"]
+__all__ = ["Attack", "AttackConfig", "Fit", "Job", "Observer", "Progress", "TooSlow", "hold_out", "judge_outcome"]
 
 Progress = Callable[[int, int, dict[str, float]], None]
 """`(done, total, figures)`, called after every epoch of an attack."""
 
+_ONE = "epochs batch_size width critic_steps draws size values images iterations restarts samples flow_steps choose_on"
+_NONE = "blocks mse_weight gradient_penalty tv prior average weight_decay"
+_AT_LEAST = 10.0  # seconds
 
-_SAMPLE = 8192  # images at most from which the whitening is told,
-_VALUES = 2**25  # and so many values of their features
-_AT_ONCE = 2**24  # values of features encoded in one batch
+_RANGES = {
+    "least": dict.fromkeys(_ONE.split(), 1) | dict.fromkeys(_NONE.split(), 0),
+    "above": dict.fromkeys(("lr", "generator_lr", "critic_lr", "hold_out"), 0),
+    "below": {"hold_out": 1, "average": 1},
+}
 
 
-class Observer:
-    """The paper's worst case: the training set, the whole split model, and what crosses the wire.
-
-    Features come from `SplitModel.encode` and the channel's own release alone, so an attacker sees them after clipping,
-    noise and quantisation, never before, and every call draws fresh noise. What is handed out is whitened
-    (`attacks.whitening`), so that no attack depends on units. Weaker attackers are subclasses that hand out less
-    (`sfumato.attacks.knowledge`): they override `release`.
-
-    Args:
-        model: the victim; it runs in evaluation mode, and keeps the mode it has. Its edge may be any module, also one
-            that cannot be differentiated.
-        images: the attacker's images: the victim's training set.
-        white_box: whether the attacker may look into the encoder; None says yes where it can be differentiated.
+@dataclass(frozen=True, kw_only=True)
+class AttackConfig:
+    """Settings that every attack has; a leaf adds its own. All are checked: of the annotated type, finite, in range.
 
     Attributes:
-        encodes: whether the attacker can have images of its own making encoded (turned, shifted, the same one twice).
+        hold_out: Fraction of the attacker's images that only judge. They choose and show convergence.
+        seed: Random seed of initial weights, order, noise and of what is held out.
+
+    Raises:
+        ConfigError: a setting is of another type or out of its range.
+
+    >>> AttackConfig(hold_out=0.2).hold_out
+    0.2
     """
 
-    encodes: bool = True
+    hold_out: float = 0.1
+    seed: int = 0
 
-    def __init__(
-        self,
-        model: SplitModel,
-        images: ImageSet,
-        *,
-        device: torch.device | str = "cpu",
-        white_box: bool | None = None,
-    ) -> None:
-        self.device = torch.device(device)
-        self.images = images
-        self.image_shape = tuple(images.images.shape[1:])
-        self._model = model.to(self.device)
-        self._pixels = images.images.to(self.device)
-        self._white_box = white_box
-        self._names: tuple[str, ...] = ()
-        with evaluating(model):
-            self.feature_shape = tuple(model.encode(self.pixels(torch.arange(1))).shape[1:])
-
-    @property
-    def noise(self) -> Noise:
-        """The channel's noise, as this attacker believes it to be."""
-        return self._model.channel.noise
-
-    @property
-    def noise_std(self) -> float:
-        """The standard deviation of that noise on a coordinate."""
-        return self.noise.rms
-
-    @property
-    def plain_noise(self) -> Noise | None:
-        """`noise` where nothing else happens to a feature on its way; None where the noise has to be measured."""
-        channel = self._model.channel
-        plain = channel.quantize_bits is None and not channel.stochastic_transforms and not self._names
-        return self.noise if plain else None
-
-    @property
-    def repeats(self) -> bool:
-        """Whether the same image always gives this attacker the same, so that asking again is in vain."""
-        return not self.encodes or (self.noise_std == 0 and not self._model.channel.stochastic_transforms)
-
-    @property
-    def has_encoder(self) -> bool:
-        """Whether this attacker can compute `features` of images of its own."""
-        return self._white_box is not False and not self._names
-
-    @property
-    def at_the_wire(self) -> bool:
-        """Whether this attacker looks at what leaves the device, and not at what the cloud computes from it."""
-        return not self._names
-
-    @cached_property
-    def white_box(self) -> bool:
-        """Whether `features` can be differentiated by this attacker."""
-        if not self.has_encoder:
-            return False
-        x = self.pixels(torch.arange(1)).requires_grad_()
-        try:
-            with torch.enable_grad(), evaluating(self._model, gradients=True):
-                z_hat = self._model.features(x)
-            (slope,) = torch.autograd.grad(z_hat.sum(), x, allow_unused=True)
-        except RuntimeError:  # an encoder outside of PyTorch has no graph
-            return False
-        return slope is not None and bool(slope.isfinite().all())
-
-    @cached_property
-    def whitening(self) -> Whitening:
-        """Of this attacker's features, told from its own images; the same at every call."""
-        size = math.prod(self.feature_shape)
-        most = min(len(self), _SAMPLE, max(8, _VALUES // size))
-        some = torch.randperm(len(self), generator=generator(0, "whitening"))[:most]
-        draws: list[Tensor | None] = []
-        # Two releases of the same images where the noise is not known: what both share is signal.
-        for number in range(1 if self.plain_noise is not None or self.repeats else 2):
-            noise = generator(0, "whitening", number, device=self.device)
-            draws.append(torch.cat([self._flat(self.record(part, noise)[1]) for part in self.parts(some)]))
-        return whiten(draws[0], draws[1] if len(draws) > 1 else None, self.plain_noise)  # type: ignore[arg-type]
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def parts(self, indices: Tensor) -> Sequence[Tensor]:
-        """`indices` in batches whose features fit into memory."""
-        return indices.split(max(1, min(512, _AT_ONCE // math.prod(self.feature_shape))))
-
-    def pixels(self, indices: Tensor) -> Tensor:
-        """The attacker's images as floats in [0, 1], (n, C, H, W)."""
-        return self._pixels[indices.to(self.device)].float().div_(255)
-
-    def release(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """What leaves the device for images x, as it is, with fresh noise."""
-        with evaluating(self._model):
-            return self._model.encode(x.to(self.device), generator)
-
-    def record(self, indices: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """The attacker's images at `indices` and what left the device for them, as it is."""
-        x = self.pixels(indices)
-        return x, self.release(x, generator)
-
-    def seen(self, z: Tensor) -> Tensor:
-        """What this attacker makes of releases z (n, ...): whitened, (n, *feature_shape) float32."""
-        return self.whitening(self._flat(z)).reshape(len(z), *self.feature_shape)
-
-    def encode(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """`seen` of what leaves the device for images x, with fresh noise."""
-        return self.seen(self.release(x, generator))
-
-    def pairs(self, indices: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """The attacker's images at `indices` and `seen` of what left the device for them."""
-        x, z = self.record(indices, generator)
-        return x, self.seen(z)
-
-    def features(self, x: Tensor) -> Tensor:
-        """`seen` of z_hat for images x (n, C, H, W): the view of an attacker who has the encoder.
-
-        It is computed without the device, for images of the attacker's own. It never is the feature of a victim's
-        image, of which only `encode` says something. Differentiable with respect to x where `white_box`.
-
-        Raises:
-            ConfigError: this attacker has no encoder.
-        """
-        if not self.has_encoder:
-            raise ConfigError(
-                "this attacker has no encoder to compute features with; use an attack that only needs pairs, "
-                "such as strong, ridge or nearest"
-            )
-        with evaluating(self._model, gradients=True):
-            return self.seen(self._model.features(x.to(self.device)))
-
-    def classify(self, z: Tensor) -> Tensor:
-        """What the cloud answers to releases z, differentiable with respect to z."""
-        with evaluating(self._model.cloud, gradients=True):
-            answer: Tensor = self._model.cloud(z)
-        return answer
-
-    def inside(self, *names: str) -> "Observer":
-        """The same attacker, who looks at what the cloud computes from a release instead of at the release.
-
-        Args:
-            names: of `attacks.cloud_activations`; several are put side by side.
-
-        Raises:
-            ConfigError: the cloud computes nothing of that name.
-        """
-        other = copy.copy(self)
-        for told in ("whitening", "white_box"):
-            vars(other).pop(told, None)
-        other._names = names
-        noise = generator(0, "inside", device=self.device)
-        other.feature_shape = (other._flat(self.record(torch.arange(1), noise)[1]).shape[1],)
-        return other
-
-    def activations(self) -> list[Activation]:
-        """What the cloud computes from what leaves the device, by the names that `inside` takes."""
-        return cloud_activations(self._model, self.pixels(torch.arange(2)))
-
-    def activated(self, indices: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
-        """What the cloud computes from one release of the attacker's images at `indices`, (n, D) as it is."""
-        z = self.record(indices, generator(0, "activated", device=self.device))[1]
-        return activations(self._model.cloud, z, names)
-
-    def _flat(self, z: Tensor) -> Tensor:
-        if not self._names:
-            return z.flatten(1)
-        found = activations(self._model.cloud, z.to(self.device), self._names)
-        return torch.cat([found[name] for name in self._names], 1)
-
-    def encode_repeated(
-        self, x: Tensor, *, queries: int, generator: torch.Generator | None = None, **plan: Any
-    ) -> Tensor:
-        """What leaves the device when x is sent `queries` times, (n, K, ...); see `attacks.encode_repeated`."""
-        return encode_repeated(self._model, x.to(self.device), queries=queries, generator=generator, **plan)
+    def __post_init__(self) -> None:
+        own = {field.name for field in fields(self)}
+        check_settings(
+            self,
+            **{kind: {name: table[name] for name in table.keys() & own} for kind, table in _RANGES.items()},
+        )
 
 
 @dataclass(frozen=True)
@@ -236,6 +66,9 @@ class Fit:
         reason: one sentence, for a reader.
         held_out_mse: error on images of the attacker's set that it did not learn from.
         trivial_mse: error of answering with the mean image on the same images; None where nothing was judged by it.
+
+    >>> Fit(True, "closed form", 0.021).held_out_mse
+    0.021
     """
 
     converged: bool
@@ -246,20 +79,19 @@ class Fit:
 
 @dataclass(frozen=True)
 class Job:
-    """How a fit is watched, stopped and resumed: the arguments of `Attack.fit`."""
+    """How a fit is watched and resumed: what `Attack.fit` hands to `learn`.
+
+    >>> Job(lambda done, total, figures: print(f"{done}/{total}", figures)).tell(1, 2, mse=0.25)
+    1/2 {'mse': 0.25}
+    """
 
     progress: Progress | None = None
     state: Path | None = None
-    should_stop: Callable[[], bool] | None = None
 
     def tell(self, done: int, total: int, **figures: float) -> None:
         """Call `progress` if there is one."""
         if self.progress is not None:
             self.progress(done, total, figures)
-
-    def stopped(self) -> bool:
-        """Whether to save and leave."""
-        return self.should_stop is not None and self.should_stop()
 
 
 class TooSlow(SfumatoError):
@@ -282,10 +114,22 @@ class Attack(ABC):
         outcome: how the training went, once fitted.
         history: one line of figures per epoch, for attacks that train; else empty.
         seconds: the training took, over all calls.
-        most_images: how many images `reconstruct` can afford; None where it takes no time to speak of.
+        most_images: how many images `reconstruct` can afford: the setting `images`; None where it takes no time to
+            speak of.
         deadline: `time.monotonic()` at which a training ends with what it has; None trains to the end.
         fewest: epochs below which a training with a deadline is not begun.
         weaker: whether it makes do with less than the paper's attacker has, and is never the figure of a suite.
+
+    >>> class Grey(Attack):
+    ...     name, settings = "grey", AttackConfig
+    ...     def learn(self, observer, job):
+    ...         self.outcome = Fit(True, "nothing to learn", 0.25)
+    ...     def answer(self, seen):
+    ...         return torch.full((len(seen), 1, 2, 2), 0.5)
+    ...     def tensors(self):
+    ...         return {}
+    >>> print(Grey().config.hold_out, Grey().outcome)
+    0.1 None
     """
 
     name: ClassVar[str]
@@ -294,12 +138,13 @@ class Attack(ABC):
     config: Any
     outcome: Fit | None = None
     seconds: float = 0.0
-    most_images: int | None = None
+    most_images: int | None
     deadline: float | None = None
     fewest: int = 1
 
     def __init__(self, config: Any = None) -> None:
         self.config = self.settings() if config is None else config
+        self.most_images = getattr(self.config, "images", None)
         self.history: list[dict[str, float]] = []
         self._observer: Observer | None = None
 
@@ -317,26 +162,31 @@ class Attack(ABC):
             observer: what the attacker may see.
             progress: called after every epoch.
             state: checkpoint file of attacks that train for longer than seconds.
-            should_stop: asked often; True saves and leaves.
+            should_stop: asked at every look at an image, and while matrices are decomposed; True saves and leaves.
 
         Raises:
             ConfigError: the observer hands out less than this attack needs.
             Interrupted: `should_stop` said so; the same call resumes from `state`.
         """
         began = time.monotonic()
-        self.learn(observer, Job(progress, state, should_stop))
+        with observer.asking(should_stop):
+            self.learn(observer, Job(progress, state))
+        self.deadline = None  # of the training alone
         self.seconds = self.seconds or time.monotonic() - began
         self._observer = observer
         return self
 
     @torch.no_grad()
-    def reconstruct(self, z: Tensor) -> Tensor:
+    def reconstruct(self, z: Tensor, *, should_stop: Callable[[], bool] | None = None) -> Tensor:
         """(N, ...) features as they left the device -> (N, C, H, W) images in [0, 1].
 
         Raises:
+            Interrupted: `should_stop`, which attacks that work on every image anew ask often, said so.
             NotFittedError: `fit` has not been called.
         """
-        return self.answer(self._fitted().seen(z))
+        observer = self._fitted()
+        with observer.asking(should_stop):
+            return self.answer(observer.seen(z))
 
     def weights(self) -> dict[str, Tensor]:
         """What the fitted attack consists of: its tensors, and how it whitens a release.
@@ -358,6 +208,17 @@ class Attack(ABC):
     def tensors(self) -> dict[str, Tensor]:
         """What was learned."""
 
+    def until(self, share: float) -> float | None:
+        """The moment after this share of the time until the deadline, or of ten seconds if that is nearer: attacks in
+        closed form are what all others are compared with, and have those in any case.
+        """
+        now = time.monotonic()
+        return None if self.deadline is None else now + share * max(_AT_LEAST, self.deadline - now)
+
+    def late(self) -> bool:
+        """Whether the deadline is over."""
+        return self.deadline is not None and time.monotonic() > self.deadline
+
     def _fitted(self) -> Observer:
         if self._observer is None:
             raise NotFittedError("the attack has not been fitted; call fit(observer) first")
@@ -369,9 +230,57 @@ def hold_out(count: int, share: float, seed: int) -> tuple[Tensor, Tensor]:
 
     Raises:
         ConfigError: fewer than 2 images.
+
+    >>> judge, learn = hold_out(100, 0.1, seed=0)
+    >>> len(judge), len(learn)
+    (10, 90)
     """
     order = torch.randperm(count, generator=generator(seed, "hold-out"))
     held = max(1, round(share * count))
     if held >= count:
         raise ConfigError(f"an attack needs at least 2 images, got {count}")
     return order[:held], order[held:]
+
+
+_WORTH_GOING_ON = 0.02
+_STILL_FALLING = 0.1  # gained by the second quarter: where the learning rate is annealed, the end looks calm anyway
+_QUARTERS = 8  # epochs from which on a quarter says something
+
+
+def judge_outcome(errors: Sequence[float], trivial: float) -> Fit:
+    """Judge convergence on the held-out errors: did the last tenth of the epochs still gain, or the second quarter?
+
+    A learning rate that is annealed to 0 brings every training to rest, also one that is far too short. While the rate
+    is still high, in the first half, that cannot be: an error that the second quarter of the epochs still lowered by a
+    tenth would have gone on falling in a longer training.
+
+    Args:
+        errors: held-out error after every epoch, at least one.
+        trivial: held-out error of answering with the mean image.
+
+    >>> judge_outcome([0.08] + 15 * [0.03], trivial=0.07).converged
+    True
+    >>> judge_outcome([0.08, 0.05, 0.03, 0.02], trivial=0.07).reason
+    'the last 1 epochs still gained 33%; attack for more epochs'
+    """
+    best = min(errors)
+    tail = max(1, len(errors) // 10)
+    before = min(errors[:-tail], default=float("inf"))
+    gain = (before - best) / before if before < float("inf") else 1.0
+    if gain > _WORTH_GOING_ON:
+        reason = f"the last {tail} epochs still gained {gain:.0%}; attack for more epochs"
+        return Fit(False, reason, best, trivial)
+    if len(errors) < _QUARTERS:  # an attack that begins with what a linear one reads may stand still at first
+        return Fit(False, f"{len(errors)} epochs show nothing; attack for more epochs", best, trivial)
+    half, quarter = len(errors) // 2, len(errors) // 4
+    early = 1.0 - min(errors[:half]) / min(errors[:quarter])
+    if early > _STILL_FALLING:
+        reason = (
+            f"the second quarter of the {len(errors)} epochs still gained {early:.0%}, and only the falling learning "
+            "rate ended that; attack for more epochs"
+        )
+        return Fit(False, reason, best, trivial)
+    if best > (1 - _WORTH_GOING_ON) * trivial:
+        reason = f"no better than predicting the mean image ({trivial:.4f}): either nothing leaks or the attack failed"
+        return Fit(False, reason, best, trivial)
+    return Fit(True, f"the last {tail} epochs gained {max(gain, 0.0):.1%}", best, trivial)

@@ -9,9 +9,8 @@ from torch.nn import functional as F
 
 from sfumato.attacks.base import Job, Observer
 from sfumato.attacks.knowledge import Narrowed
-from sfumato.attacks.learned import LearnedAttack, Learner, Random, Turn
+from sfumato.attacks.learned import AdamConfig, LearnedAttack, Learner, Random, Turn
 from sfumato.attacks.network import Inverter
-from sfumato.attacks.settings import AdamConfig
 from sfumato.compute import autocast
 from sfumato.errors import ConfigError
 from sfumato.seeds import generator
@@ -22,7 +21,11 @@ __all__ = ["CloudOnlyAttack", "CloudOnlyConfig"]
 
 @dataclass(frozen=True, kw_only=True)
 class CloudOnlyConfig(AdamConfig):
-    """Settings of the attacker who only has the cloud."""
+    """Settings of the attacker who only has the cloud.
+
+    >>> CloudOnlyConfig().blocks
+    2
+    """
 
     batch_size: int = 128
     width: int = 32
@@ -40,6 +43,13 @@ class CloudOnlyAttack(LearnedAttack[CloudOnlyConfig]):
     never sees an image beside what left the device for it: of the observer's images the first half gives only
     features, the second half only images. What it reports on held-out images is its error behind its *own* encoder,
     since it cannot know the other. A weaker attacker than the paper's, shown for scale and never the figure of a suite.
+
+    >>> import sfumato
+    >>> digits = sfumato.data.load("digits", None, seed=0).train.subset(torch.arange(200))
+    >>> model = sfumato.SplitModel(nn.Flatten(), sfumato.Channel(noise_std=0.1), nn.Linear(64, 10))
+    >>> attack = CloudOnlyAttack(CloudOnlyConfig(epochs=1, width=4, blocks=0)).fit(Observer(model, digits))
+    >>> [len(line) for line in attack.history], attack.weaker
+    ([4], True)
     """
 
     name: ClassVar[str] = "cloud-only"
@@ -68,17 +78,9 @@ class CloudOnlyAttack(LearnedAttack[CloudOnlyConfig]):
 
     def _networks(self, observer: Observer) -> dict[str, nn.Module]:
         assert isinstance(observer, _Own)
-        cfg = self.config
+        cfg, self._own = self.config, observer
         observer.surrogate = _Surrogate(observer, cfg.width, self._centre, self._scale)
-        net = Inverter(observer, None, width=cfg.width, blocks=cfg.blocks)
-        return {"net": net, "surrogate": observer.surrogate}
-
-    def _input_shape(self, name: str, observer: Observer) -> tuple[int, ...]:
-        return observer.image_shape if name == "surrogate" else observer.feature_shape
-
-    def _learner(self, observer: Observer) -> Learner:
-        self._own = observer
-        return super()._learner(observer)
+        return {"net": Inverter(observer, None, width=cfg.width, blocks=cfg.blocks), "surrogate": observer.surrogate}
 
     def _batch(self, observer: Observer, indices: Tensor, random: Random) -> tuple[Tensor, Tensor]:
         return observer.pixels(indices), observer.images.labels[indices].to(observer.device)
@@ -87,8 +89,7 @@ class CloudOnlyAttack(LearnedAttack[CloudOnlyConfig]):
         labels = turn.z
         with autocast(turn.x.device, turn.bf16):
             z_hat = learner.networks["surrogate"](turn.x).float()
-        noise = torch.randn(z_hat.shape, generator=turn.random("noise"), device=z_hat.device)
-        z = z_hat + self._own.noise_std * noise
+        z = z_hat + self._own.noise.sample(z_hat, turn.random("noise"))
         answer = self._own.classify(z).flatten(1)
         flat = self._standard(z.flatten(1))
         # Class means and one variance: what can be compared without an image beside its release.

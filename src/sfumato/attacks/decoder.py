@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sfumato.attacks.base import Observer, hold_out
-from sfumato.attacks.learned import LearnedAttack, Learner, Random, Turn
+from sfumato.attacks.learned import AdamConfig, LearnedAttack, Learner, Random, Turn
 from sfumato.attacks.linear import best_linear
-from sfumato.attacks.settings import AdamConfig
 
 __all__ = ["DecoderAttack", "DecoderConfig", "StrongAttack", "StrongConfig", "view"]
 
@@ -19,7 +18,6 @@ Views = Literal["none", "flip", "flip+shift"]
 VIEWS: tuple[Views, ...] = get_args(Views)
 
 _SHIFT = 8  # an image is shifted by at most this part of its side
-
 _TOLERANCE = 1.02  # by how much more views may worsen the linear attack and still be taken
 _CHOOSERS = 2048  # images on which the views are compared
 
@@ -29,11 +27,22 @@ class DecoderConfig(AdamConfig):
     """Settings of the decoding attack; the defaults are those of the authors' code.
 
     (The paper's text says a learning rate of 0.005, its code 0.001.)
+
+    >>> DecoderConfig().lr
+    0.001
     """
 
 
 class DecoderAttack(LearnedAttack[DecoderConfig]):
-    """Minimises the MSE of `net(encode(x))` against x over the attacker's images."""
+    """Minimises the MSE of `net(encode(x))` against x over the attacker's images.
+
+    >>> import sfumato
+    >>> digits = sfumato.data.load("digits", None, seed=0).train.subset(torch.arange(200))
+    >>> model = sfumato.SplitModel(torch.nn.Flatten(), sfumato.Channel(noise_std=0.1), torch.nn.Linear(64, 10))
+    >>> attack = DecoderAttack(DecoderConfig(epochs=1, width=4, blocks=0)).fit(Observer(model, digits))
+    >>> print(f"{attack.outcome.held_out_mse:.3f}", attack.outcome.converged)
+    0.005 False
+    """
 
     name: ClassVar[str] = "decoder"
     settings: ClassVar[type[Any]] = DecoderConfig
@@ -47,6 +56,9 @@ class StrongConfig(AdamConfig):
         average: Decay per step of the moving average of the weights. That average is what reconstructs.
         views: What else the attacker has encoded. `none`, `flip`, `flip+shift`, or `auto`: the most that does
             not worsen the linear attack on held-out images.
+
+    >>> StrongConfig().epochs
+    150
     """
 
     epochs: int = 150
@@ -66,18 +78,21 @@ class StrongAttack(LearnedAttack[StrongConfig]):
     - three times the epochs, over which views are never exhausted.
 
     `net` is the average; `student` is what the optimizer moves.
+
+    >>> import sfumato
+    >>> digits = sfumato.data.load("digits", None, seed=0).train.subset(torch.arange(200))
+    >>> model = sfumato.SplitModel(torch.nn.Flatten(), sfumato.Channel(noise_std=0.1), torch.nn.Linear(64, 10))
+    >>> attack = StrongAttack(StrongConfig(epochs=1, width=4, blocks=0)).fit(Observer(model, digits))
+    >>> attack.views  # a mirrored digit is none
+    'none'
     """
 
     name: ClassVar[str] = "strong"
     settings: ClassVar[type[Any]] = StrongConfig
-
-    def __init__(self, config: StrongConfig | None = None) -> None:
-        super().__init__(config)
-        self.views: Views = "none"
+    views: Views = "none"
 
     def _networks(self, observer: Observer) -> dict[str, nn.Module]:
-        cfg = self.config
-        judge, learn = hold_out(len(observer), cfg.hold_out, cfg.seed)
+        judge, learn = hold_out(len(observer), self.config.hold_out, self.config.seed)
         self.views = self._choose_views(observer, learn, judge)
         student = self._inverter(observer)
         average = copy.deepcopy(student).requires_grad_(False)
@@ -97,7 +112,7 @@ class StrongAttack(LearnedAttack[StrongConfig]):
                 return self._view(observer, some, views, noise, noise)
 
             found = best_linear(observer, learn[:_CHOOSERS], judge, draws=1, seed=self.config.seed, pairs=pairs)
-            errors[views] = found[1]
+            errors[views] = found.error
         return [views for views in VIEWS if errors[views] <= _TOLERANCE * errors["none"]][-1]
 
     def _batch(self, observer: Observer, indices: Tensor, random: Random) -> tuple[Tensor, Tensor]:
@@ -113,6 +128,7 @@ class StrongAttack(LearnedAttack[StrongConfig]):
 
     def _step(self, learner: Learner, turn: Turn) -> Tensor:
         means = super()._step(learner, turn)
+        # The average of few steps is short, or the random weights of the beginning would stay in it.
         decay = min(self.config.average, (1 + turn.number) / (10 + turn.number))
         _follow(learner.net, learner.networks["student"], decay)
         return means
@@ -122,6 +138,10 @@ def view(x: Tensor, views: Views, generator: torch.Generator) -> Tensor:
     """(n, C, H, W) -> (n, C, H, W), mirrored with probability 1/2 and shifted by up to an eighth of their side.
 
     What a shift uncovers is filled with the image's mirror image, so that no black border teaches the attack anything.
+
+    >>> x = torch.tensor([[[[0.0, 1.0]]]]).expand(1000, 1, 1, 2)
+    >>> print(f"{view(x, 'flip', torch.Generator().manual_seed(0))[:, 0, 0, 0].mean():.1f}")
+    0.5
     """
     if views == "none":
         return x
@@ -132,13 +152,9 @@ def view(x: Tensor, views: Views, generator: torch.Generator) -> Tensor:
     most = min(height, width) // _SHIFT
     if views == "flip" or most == 0:
         return x
-    down, right = torch.randint(2 * most + 1, (2, n), generator=generator, device=generator.device).to(device)
+    down, right = torch.randint(2 * most + 1, (2, n), generator=generator, device=generator.device).tolist()
     padded = F.pad(x, (most, most, most, most), mode="reflect")
-    rows = (down[:, None] + torch.arange(height, device=device))[:, None, :, None]
-    columns = (right[:, None] + torch.arange(width, device=device))[:, None, None, :]
-    image = torch.arange(n, device=device)[:, None, None, None]
-    channel = torch.arange(x.shape[1], device=device)[None, :, None, None]
-    return padded[image, channel, rows, columns]
+    return torch.stack([one[:, i : i + height, j : j + width] for one, i, j in zip(padded, down, right, strict=True)])
 
 
 @torch.no_grad()

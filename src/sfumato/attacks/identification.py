@@ -51,11 +51,9 @@ def identify(released: Tensor, candidates: Tensor, noise_std: float | Tensor) ->
         FeatureError: shapes that do not match, no candidate, or NaN.
         ConfigError: a negative noise.
 
-    Example:
-        >>> import torch
-        >>> z_hat = torch.tensor([[0.0], [1.0], [1.0]])
-        >>> print(identify(z_hat + 0.1, z_hat, 0.5).tolist())
-        [1.0, 0.5, 0.5]
+    >>> z_hat = torch.tensor([[0.0], [1.0], [1.0]])
+    >>> print(identify(z_hat + 0.1, z_hat, 0.5).tolist())
+    [1.0, 0.5, 0.5]
     """
     if released.shape != candidates.shape or released.ndim < 2 or len(released) == 0:
         raise FeatureError(
@@ -109,6 +107,9 @@ class Leakage:
             its standard errors (`bounds.success_at_most`); None without noise.
         clipped_at_most: what no attacker exceeds on any N images, by the norm that the device enforces
             (`bounds.clipped_success_at_most`); None where it enforces none, or adds no noise.
+
+    >>> print(Leakage(0.61, 0.02, 359, 1, 8.0, 0.1, 0.96, None).sentence)
+    Of 359 images an attacker names the right one in 61 %; no attacker can exceed 96 %.
     """
 
     identified: float
@@ -175,6 +176,13 @@ def measure_leakage(
     Raises:
         ConfigError: fewer than 1 query, or fewer than 4 images.
         FeatureError: features with NaN or infinity.
+
+    >>> import sfumato
+    >>> test = sfumato.data.load("digits", None, seed=0).test
+    >>> model = SplitModel(torch.nn.Flatten(), sfumato.Channel(noise_std=1.0), torch.nn.Linear(64, 10))
+    >>> found = measure_leakage(model, test, seed=0, quick=True)
+    >>> print(f"{found.identified:.2f} of {found.candidates}, at most {found.identified_at_most:.2f}")
+    0.16 of 359, at most 0.48
     """
     if len(images) < 4 or most < 4:
         raise ConfigError(f"identification among {min(len(images), most)} images says little; give at least 4")

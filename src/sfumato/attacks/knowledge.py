@@ -1,19 +1,18 @@
 """What an attacker knows, from the paper's worst case down to a few pairs, and the observers that hand it out."""
 
 import copy
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from sfumato.attacks.base import Observer
+from sfumato.attacks.observer import Observer
 from sfumato.attacks.queries import Queries, encode_repeated
 from sfumato.data import ImageSet
 from sfumato.errors import ConfigError
 from sfumato.noise import Noise
 from sfumato.seeds import generator
+from sfumato.settings import check_settings
 from sfumato.split import Channel, SplitModel
 from sfumato.torch_utils import evaluating
 
@@ -39,6 +38,9 @@ class Knowledge:
 
     Raises:
         ConfigError: a value is out of its range.
+
+    >>> Knowledge(fraction=0.1).pairs is None
+    True
     """
 
     fraction: float = 1.0
@@ -50,12 +52,9 @@ class Knowledge:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 < self.fraction <= 1:
-            raise ConfigError(f"the attacker's fraction of the images is {self.fraction}; give above 0 up to 1")
-        if self.pairs is not None and self.pairs < 2:
-            raise ConfigError(f"the attacker has {self.pairs} pairs; give at least 2")
-        if self.noise_std is not None and self.noise_std < 0:
-            raise ConfigError(f"the attacker's noise is {self.noise_std}; give 0 or more")
+        check_settings(self, least={"pairs": 2, "noise_std": 0}, above={"fraction": 0})
+        if self.fraction > 1:
+            raise ConfigError(f"the attacker's fraction of the images is {self.fraction}; give at most 1")
         if self.noise_up_to is not None and (self.noise_std is None or self.noise_up_to < self.noise_std):
             raise ConfigError("noise_up_to is the upper end of a range; give noise_std as its lower end")
         if self.pairs is not None and self.noise_std is not None:
@@ -67,26 +66,13 @@ class Narrowed(Observer):
 
     def __init__(self, inner: Observer) -> None:
         told = ("white_box", "whitening")
-        self.__dict__.update({name: value for name, value in vars(inner).items() if name not in told})
+        vars(self).update({name: value for name, value in vars(inner).items() if name not in told})
         self.inner = inner
-        self.encodes = inner.encodes
 
     @property
     def noise(self) -> Noise:
         """As the inner observer believes it to be."""
         return self.inner.noise
-
-    def release(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """What the inner observer hands out."""
-        return self.inner.release(x, generator)
-
-    def encode_repeated(
-        self, x: Tensor, *, queries: int, generator: torch.Generator | None = None, **plan: Any
-    ) -> Tensor:
-        """Repeated exact queries go through `release`, so that they show no more than it does."""
-        if plan.get("noise", "fresh") == "fresh" and plan.get("duplicates", "exact") == "exact":
-            return torch.stack([self.release(x, generator) for _ in range(queries)], 1)
-        raise ConfigError("this attacker can only repeat exact queries with fresh noise")
 
 
 class QueryObserver(Narrowed):
@@ -99,9 +85,20 @@ class QueryObserver(Narrowed):
         seen = QueryObserver(observer, Queries(16, noise="memoised", duplicates="levels"))
         attack = RidgeAttack().fit(seen)
         found = invert(attack, model, images, release=seen.asked)
+
+    Raises:
+        ConfigError: the observer is already that of a weaker attacker.
+
+    >>> import sfumato
+    >>> digits = sfumato.data.load("digits", None, seed=0).train
+    >>> model = SplitModel(torch.nn.Flatten(), Channel(noise_std=0.1), torch.nn.Linear(64, 10))
+    >>> print(f"{QueryObserver(Observer(model, digits), Queries(16)).noise_std:.3f}")
+    0.025
     """
 
     def __init__(self, inner: Observer, plan: Queries) -> None:
+        if isinstance(inner, Narrowed):
+            raise ConfigError("repeated queries are those of an attacker who can encode; give it a plain Observer")
         super().__init__(inner)
         self.plan = plan
 
@@ -113,33 +110,28 @@ class QueryObserver(Narrowed):
     @property
     def plain_noise(self) -> Noise | None:
         """As `Observer.plain_noise`; near-duplicates differ by more than noise."""
-        exact = self.plan.duplicates in ("exact", "devices")
-        return super().plain_noise if exact and self.inner.plain_noise is not None else None
+        return super().plain_noise if self.plan.duplicates in ("exact", "devices") else None
 
     def release(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """The mean of the answers to K queries under a key that nobody has used before."""
         where = self.device if generator is None else generator.device
-        key = torch.randint(256, (16,), generator=generator, device=where).tolist()
-        options = {"noise": self.plan.noise, "duplicates": self.plan.duplicates, "key": bytes(key)}
+        key = bytes(torch.randint(256, (16,), generator=generator, device=where).tolist())
         # All K answers are the same one, and under a key of its own its noise is fresh.
         if self.plan.noise == "memoised" and self.plan.duplicates == "exact":
-            return self.inner.release(x, generator)
-        return self._mean(self.inner.encode_repeated, x, generator, options)
+            return super().release(x, generator)
+        return self.asked(x, generator, key)
 
-    def asked(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def asked(self, x: Tensor, generator: torch.Generator | None = None, key: bytes = b"device") -> Tensor:
         """The mean of a victim's answers for images x, with the device's key: what `invert` takes as `release`."""
-
-        def victim(part: Tensor, **options: Any) -> Tensor:
-            return encode_repeated(self._model, part, **options)
-
-        return self._mean(victim, x, generator, {"noise": self.plan.noise, "duplicates": self.plan.duplicates})
-
-    def _mean(
-        self, ask: Callable[..., Tensor], x: Tensor, generator: torch.Generator | None, options: dict[str, Any]
-    ) -> Tensor:
-        parts = x.to(self.device).split(_CHUNK)
-        answers = (ask(part, queries=self.plan.queries, generator=generator, **options) for part in parts)
-        return torch.cat([one.mean(1) for one in answers])
+        found = []
+        for part in x.to(self.device).split(_CHUNK):
+            self.ask()
+            answers = encode_repeated(
+                self._model, part, queries=self.plan.queries, noise=self.plan.noise,
+                duplicates=self.plan.duplicates, generator=generator, key=key,
+            )  # fmt: skip
+            found.append(answers.mean(1))
+        return torch.cat(found)
 
 
 class NoiseObserver(Narrowed):
@@ -147,6 +139,12 @@ class NoiseObserver(Narrowed):
 
     It knows the shape of the noise, and its level is the standard deviation of a coordinate (`Noise.rms`).
     The noise comes before the true channel's quantiser, whose grid is known. Random transforms act as they do.
+
+    >>> import sfumato
+    >>> digits = sfumato.data.load("digits", None, seed=0).train
+    >>> model = SplitModel(torch.nn.Flatten(), Channel(noise_std=0.1), torch.nn.Linear(64, 10))
+    >>> print(f"{NoiseObserver(Observer(model, digits), low=0.1, high=0.3).noise_std:.3f}")
+    0.200
     """
 
     def __init__(self, inner: Observer, low: float, high: float | None = None) -> None:
@@ -184,7 +182,15 @@ class NoiseObserver(Narrowed):
 
 
 class PairsObserver(Narrowed):
-    """An attacker who recorded one release of each of a few known images, and can encode nothing."""
+    """An attacker who recorded one release of each of a few known images, and can encode nothing.
+
+    >>> import sfumato
+    >>> digits = sfumato.data.load("digits", None, seed=0).train
+    >>> model = SplitModel(torch.nn.Flatten(), Channel(noise_std=0.1), torch.nn.Linear(64, 10))
+    >>> seen = PairsObserver(Observer(model, digits))
+    >>> float((seen.pairs(torch.arange(5))[1] - seen.pairs(torch.arange(5))[1]).abs().max())  # the same at every call
+    0.0
+    """
 
     def __init__(self, inner: Observer, seed: int = 0) -> None:
         super().__init__(inner)
@@ -225,6 +231,12 @@ def observe(
 
     Raises:
         ConfigError: another data set is asked for and not given, or its images have another shape.
+
+    >>> import sfumato
+    >>> digits = sfumato.data.load("digits", None, seed=0).train
+    >>> model = SplitModel(torch.nn.Flatten(), Channel(noise_std=0.1), torch.nn.Linear(64, 10))
+    >>> len(observe(model, digits, Knowledge(pairs=50)))
+    50
     """
     knowledge = knowledge or Knowledge()
     if knowledge.other_data:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
@@ -11,16 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from sfumato import checkpoint
-from sfumato.attacks.base import Attack, Fit, Job, Observer, TooSlow, hold_out
+from sfumato.attacks.base import Attack, AttackConfig, Job, Observer, TooSlow, hold_out, judge_outcome
 from sfumato.attacks.network import Inverter, Sketch
-from sfumato.attacks.settings import LearnedConfig
-from sfumato.compute import arranged, autocast
+from sfumato.compute import Precision, arranged, autocast
 from sfumato.errors import CheckpointError, Interrupted, SfumatoError
 from sfumato.metrics import mse
 from sfumato.seeds import derive_seed, generator
 from sfumato.torch_utils import evaluating
 
-__all__ = ["LearnedAttack", "Learner", "Turn", "judge_outcome"]
+__all__ = ["AdamConfig", "LearnedAttack", "LearnedConfig", "Learner", "Turn"]
 
 Random = Callable[[str], torch.Generator]
 """A generator for a purpose, at its beginning."""
@@ -29,9 +28,48 @@ _WORTH_BEGINNING_WITH = 0.4
 """Of the images' variance: what the linear attack may leave open. Digits: without noise it leaves .24, and beginning
 there gives .0167 instead of .0175; at noise .4 it leaves .54, and 50 epochs from there end at .039 instead of .036."""
 
+_NOTHING = 0.1  # of the fewest epochs: said to fit where not even the networks can be begun, of which nothing is known
+
 _PACED = 5
 """Steps after which a training with a deadline tells how many epochs fit; the first also pays for memory and kernels,
 and is not counted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnedConfig(AttackConfig):
+    """Settings that every attack with a network has.
+
+    Attributes:
+        epochs: Passes over the attacker's images.
+        batch_size: Images per step.
+        width: Channels of every layer.
+        blocks: Residual blocks before upsampling.
+        precision: Floating-point format of the networks. `auto` and `fp32` compute in float32 on every machine; `bf16`
+            does not.
+
+    >>> LearnedConfig(epochs=20).batch_size
+    256
+    """
+
+    epochs: int = 50
+    batch_size: int = 256
+    width: int = 64
+    blocks: int = 8
+    precision: Precision = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamConfig(LearnedConfig):
+    """Settings of attacks with one network and one Adam.
+
+    Attributes:
+        lr: Learning rate of Adam. Annealed to 0 along a cosine.
+        weight_decay: Weight decay of Adam.
+    """
+
+    lr: float = 1e-3
+    weight_decay: float = 1e-4
+
 
 Config = TypeVar("Config", bound=LearnedConfig)
 
@@ -73,18 +111,6 @@ class Learner:
         """The network that reconstructs."""
         return self.networks["net"]
 
-    def remember(self, error: float) -> None:
-        """Keep the weights of `net` if `error` is the smallest so far."""
-        if error < self.best_error:
-            self.best_error = error
-            self.best = {name: value.clone() for name, value in self.net.state_dict().items()}
-
-    def slow_down(self, factor: float) -> None:
-        """Set every learning rate to `factor` times what its optimizer began with."""
-        for optimizer in self.optimizers.values():
-            for group in optimizer.param_groups:
-                group["lr"] = factor * optimizer.defaults["lr"]
-
     def save(self, path: Path, identity: dict[str, Any]) -> None:
         """Write everything to `path`, under the settings and data it belongs to."""
         tensors = {**checkpoint.flatten_state("best", self.best), "sums": self.sums}
@@ -117,10 +143,9 @@ class Learner:
             checkpoint.load_optimizer_state(optimizer, checkpoint.unflatten_state(name, tensors))
         self.sums.copy_(tensors["sums"])
         (self.epoch, self.step), self.planned = meta["place"], meta["planned"]
-        self.history = meta["history"]
+        self.history, self.seconds = meta["history"], meta["seconds"]
         self.best = checkpoint.unflatten_state("best", tensors)
         self.best_error = meta["best_error"] if self.history else float("inf")
-        self.seconds = meta["seconds"]
 
 
 class LearnedAttack(Attack, Generic[Config]):
@@ -138,6 +163,10 @@ class LearnedAttack(Attack, Generic[Config]):
         planned: epochs that the training was to have, once fitted.
         net: the network that reconstructs, once fitted.
         checkpoint_seconds: how often to save within an epoch; its end is always saved.
+
+    >>> from sfumato.attacks import DecoderAttack
+    >>> issubclass(DecoderAttack, LearnedAttack), DecoderAttack().planned
+    (True, 50)
     """
 
     figures: ClassVar[tuple[str, ...]] = ("mse",)
@@ -153,10 +182,6 @@ class LearnedAttack(Attack, Generic[Config]):
     def _networks(self, observer: Observer) -> dict[str, nn.Module]:
         """Fresh networks by name, initialised from the global generator; `net` reconstructs."""
         return {"net": self._inverter(observer)}
-
-    def _input_shape(self, name: str, observer: Observer) -> tuple[int, ...]:
-        """Shape of one input of the network called `name`; a feature, unless a leaf says that it takes images."""
-        return observer.feature_shape
 
     def _optimizers(self, networks: dict[str, nn.Module]) -> dict[str, torch.optim.Optimizer]:
         """Optimizers by the name they have in checkpoints, no name being one of a network; one Adam for all that learn,
@@ -189,16 +214,24 @@ class LearnedAttack(Attack, Generic[Config]):
         Raises:
             CheckpointError: `job.state` belongs to another attack.
             ConfigError: the attacker has too few images.
-            Interrupted: `job.should_stop`, which is asked every step, said so; the same call resumes from `job.state`.
+            Interrupted: the observer's `should_stop` said so; the same call resumes from `job.state`.
             TooSlow: fewer than `fewest` epochs fit until the deadline.
             SfumatoError: the error became NaN or infinite.
         """
-        cfg = self.config
+        cfg, state = self.config, job.state
         judge, learn = hold_out(len(observer), cfg.hold_out, cfg.seed)
-        learner = self._learner(observer)
-        identity = {"attack": asdict(cfg), "images": observer.images.fingerprint(), "features": "arranged"}
-        state = job.state
         fresh = state is None or not checkpoint.resumable(state)
+        should_stop = observer.should_stop
+
+        def in_time() -> bool:
+            # A resumed training has to begin with the same closed forms, so that time cannot cut them short.
+            if fresh and self.late():
+                raise TooSlow(_NOTHING)
+            return should_stop is not None and should_stop()
+
+        with observer.asking(should_stop if self.deadline is None else in_time):
+            learner = self._learner(observer)
+        identity = {"attack": asdict(cfg), "images": observer.images.fingerprint(), "features": "arranged"}
         if state is not None and not fresh:
             learner.load(state, identity)
         self.history = learner.history
@@ -212,43 +245,44 @@ class LearnedAttack(Attack, Generic[Config]):
                 learner.save(state, identity)
             saved = time.monotonic()
 
-        def plan(deadline: float) -> None:
+        def plan() -> None:
+            """As many epochs as fit until the deadline at the pace since the last plan."""
             nonlocal paced
+            if self.deadline is None:
+                return
             now, done = time.monotonic(), learner.epoch + learner.step / per_epoch
             epoch = max(1e-9, (now - paced[1]) / (steps - paced[0]) * per_epoch)
-            fits = done + max(0.0, deadline - now) / epoch
+            fits = done + max(0.0, self.deadline - now) / epoch
             if fresh and steps == _PACED and fits < self.fewest:
                 raise TooSlow(fits / self.fewest)
             learner.planned = min(cfg.epochs, max(int(fits), math.ceil(done)))
             paced = steps, now
 
-        def time_is_over() -> bool:
+        def stepped() -> None:
             nonlocal steps, paced
             steps += 1
-            stop = job.stopped()
-            if stop or time.monotonic() - saved > self.checkpoint_seconds:
+            if time.monotonic() - saved > self.checkpoint_seconds:
                 save()
-            if stop:
-                raise Interrupted("the attack was stopped; the same command resumes there")
-            if self.deadline is None:
-                return False
             if steps == 1:
                 paced = 1, time.monotonic()
             elif steps == _PACED:
-                plan(self.deadline)
-            return time.monotonic() > self.deadline
+                plan()
 
-        bf16 = cfg.precision == "bf16"
-        late = False
-        while learner.epoch < learner.planned and not late:
-            late = self._epoch(learner, observer, learn, bf16, time_is_over)
-            # An epoch that the deadline cut short is judged like any other: it may be the best one.
-            seen = min(len(learn), learner.step * cfg.batch_size)
-            self._close_epoch(learner, self._judge(learner.net, observer, judge, bf16), seen)
-            if self.deadline is not None and steps > _PACED:
-                plan(self.deadline)  # other programs came or went
+        try:
+            while learner.epoch < learner.planned:
+                self._epoch(learner, observer, learn, stepped)
+                # An epoch that the deadline cut short is judged like any other: it may be the best one.
+                learned = min(len(learn), learner.step * cfg.batch_size)
+                self._close_epoch(learner, self._judge(learner.net, observer, judge, cfg.precision == "bf16"), learned)
+                if steps > _PACED:
+                    plan()  # other programs came or went
+                save()
+                job.tell(learner.epoch, learner.planned, **self.history[-1])
+                if self.late():
+                    break
+        except Interrupted:
             save()
-            job.tell(learner.epoch, learner.planned, **self.history[-1])
+            raise
         self.seconds, self.planned = learner.seconds, learner.planned
         learner.net.load_state_dict(learner.best)
         self.net = learner.net
@@ -274,16 +308,15 @@ class LearnedAttack(Attack, Generic[Config]):
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(derive_seed(self.config.seed, "attack"))
             networks = {
-                name: arranged(network, device, self._input_shape(name, observer))
+                # The order of memory that suits what a network takes: features where it says so, else images.
+                name: arranged(network, device, getattr(network, "feature_shape", observer.image_shape))
                 for name, network in self._networks(observer).items()
             }
         sums = torch.zeros(len(self.figures), dtype=torch.float64, device=device)
         return Learner(networks, self._optimizers(networks), sums, self.config.epochs)
 
-    def _epoch(
-        self, learner: Learner, observer: Observer, learn: Tensor, bf16: bool, time_is_over: Callable[[], bool]
-    ) -> bool:
-        """The steps of the learner's epoch, from its step on; whether the deadline ended them."""
+    def _epoch(self, learner: Learner, observer: Observer, learn: Tensor, stepped: Callable[[], None]) -> None:
+        """The steps of the learner's epoch, from its step on, until the deadline."""
         cfg, epoch = self.config, learner.epoch
         order = learn[torch.randperm(len(learn), generator=generator(cfg.seed, "order", epoch))]
         batches = order.split(cfg.batch_size)
@@ -292,15 +325,18 @@ class LearnedAttack(Attack, Generic[Config]):
             def random(purpose: str, step: int = step) -> torch.Generator:
                 return generator(cfg.seed, purpose, epoch, step, device=observer.device)
 
-            learner.slow_down(0.5 * (1.0 + math.cos(math.pi * (epoch + step / len(batches)) / learner.planned)))
+            factor = 0.5 * (1.0 + math.cos(math.pi * (epoch + step / len(batches)) / learner.planned))
+            for optimizer in learner.optimizers.values():
+                for group in optimizer.param_groups:
+                    group["lr"] = factor * optimizer.defaults["lr"]
             x, z = self._batch(observer, batches[step], random)
-            means = self._step(learner, Turn(epoch * len(batches) + step, x, z, bf16, random))
+            means = self._step(learner, Turn(epoch * len(batches) + step, x, z, cfg.precision == "bf16", random))
             # Weighted by images, because the last batch is smaller.
             learner.sums += means * len(x)
             learner.step = step + 1
-            if time_is_over():
-                return True
-        return False
+            stepped()
+            if self.late():
+                return
 
     def _batch(self, observer: Observer, indices: Tensor, random: Random) -> tuple[Tensor, Tensor]:
         """What a step learns from: images and what left the device for them."""
@@ -315,12 +351,14 @@ class LearnedAttack(Attack, Generic[Config]):
         return Inverter(observer, begin, width=cfg.width, blocks=cfg.blocks)
 
     def _close_epoch(self, learner: Learner, held_out: float, learned: int) -> None:
-        """Note an epoch's figures and go to the next one."""
+        """Note an epoch's figures, keep the best weights of `net`, and go to the next epoch."""
         if not math.isfinite(held_out):
             raise SfumatoError(
                 f"the attack's error became {held_out} in epoch {learner.epoch}; lower its learning rate and start anew"
             )
-        learner.remember(held_out)
+        if held_out < learner.best_error:
+            learner.best_error = held_out
+            learner.best = {name: value.clone() for name, value in learner.net.state_dict().items()}
         means = (learner.sums / learned).tolist()
         line = {"epoch": learner.epoch, **dict(zip(self.figures, means, strict=True)), "held_out_mse": held_out}
         learner.history.append(line)
@@ -330,53 +368,9 @@ class LearnedAttack(Attack, Generic[Config]):
     def _judge(self, net: nn.Module, observer: Observer, judge: Tensor, bf16: bool) -> float:
         noise = generator(self.config.seed, "judge", device=observer.device)  # the same noise in every epoch
         total = 0.0
-        for indices in judge.split(1024):
+        for indices in judge.split(256):
             x, z = observer.pairs(indices, noise)
             with evaluating(net), autocast(observer.device, bf16):
                 x_hat = net(z)
             total += float(mse(x, x_hat.float()).sum())
         return total / len(judge)
-
-
-_WORTH_GOING_ON = 0.02
-_STILL_FALLING = 0.1  # gained by the second quarter: where the learning rate is annealed, the end looks calm anyway
-_QUARTERS = 8  # epochs from which on a quarter says something
-
-
-def judge_outcome(errors: Sequence[float], trivial: float) -> Fit:
-    """Judge convergence on the held-out errors: did the last tenth of the epochs still gain, or the second quarter?
-
-    A learning rate that is annealed to 0 brings every training to rest, also one that is far too short. While the rate
-    is still high, in the first half, that cannot be: an error that the second quarter of the epochs still lowered by a
-    tenth would have gone on falling in a longer training.
-
-    Args:
-        errors: held-out error after every epoch, at least one.
-        trivial: held-out error of answering with the mean image.
-
-    >>> judge_outcome([0.08] + 15 * [0.03], trivial=0.07).converged
-    True
-    >>> judge_outcome([0.08, 0.05, 0.03, 0.02], trivial=0.07).reason
-    'the last 1 epochs still gained 33%; attack for more epochs'
-    """
-    best = min(errors)
-    tail = max(1, len(errors) // 10)
-    before = min(errors[:-tail], default=float("inf"))
-    gain = (before - best) / before if before < float("inf") else 1.0
-    if gain > _WORTH_GOING_ON:
-        reason = f"the last {tail} epochs still gained {gain:.0%}; attack for more epochs"
-        return Fit(False, reason, best, trivial)
-    if len(errors) < _QUARTERS:  # an attack that begins with what a linear one reads may stand still at first
-        return Fit(False, f"{len(errors)} epochs show nothing; attack for more epochs", best, trivial)
-    half, quarter = len(errors) // 2, len(errors) // 4
-    early = 1.0 - min(errors[:half]) / min(errors[:quarter])
-    if early > _STILL_FALLING:
-        reason = (
-            f"the second quarter of the {len(errors)} epochs still gained {early:.0%}, and only the falling learning "
-            "rate ended that; attack for more epochs"
-        )
-        return Fit(False, reason, best, trivial)
-    if best > (1 - _WORTH_GOING_ON) * trivial:
-        reason = f"no better than predicting the mean image ({trivial:.4f}): either nothing leaks or the attack failed"
-        return Fit(False, reason, best, trivial)
-    return Fit(True, f"the last {tail} epochs gained {max(gain, 0.0):.1%}", best, trivial)

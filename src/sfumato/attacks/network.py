@@ -46,7 +46,7 @@ class Sketch(nn.Module):
     def __init__(self, observer: Observer, share: float, seed: int) -> None:
         super().__init__()
         judge, learn = hold_out(len(observer), share, seed)
-        linear, self.error, _ = best_linear(observer, learn, judge, draws=2, seed=seed)
+        linear, self.error, *_ = best_linear(observer, learn, judge, draws=2, seed=seed)
         self.shape = observer.image_shape
         for name, value in linear._asdict().items():
             self.register_buffer(name, value.float(), persistent=False)

@@ -8,10 +8,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from sfumato.attacks.base import Attack, Fit, Job, Observer, hold_out
-from sfumato.attacks.linear import Linear, best_linear
-from sfumato.attacks.settings import AttackConfig
-from sfumato.errors import ConfigError, Interrupted
+from sfumato.attacks.base import Attack, AttackConfig, Fit, Job, Observer, hold_out
+from sfumato.attacks.linear import best_linear
+from sfumato.errors import ConfigError
 from sfumato.metrics import mse
 from sfumato.seeds import derive_seed, generator
 
@@ -27,6 +26,9 @@ _STEP = 1 / 64  # of an image along one direction, from which a slope is told
 _AT_ONCE = 2**24  # values of images or features held at once
 _SHARES = (1.0, 0.5, 0.25, 0.1)  # of a step that are tried
 _AT_REST = 1e-4  # relative: what a step gains at least where it is not the last
+
+Residual = Callable[[Tensor, Tensor], Tensor]
+"""(N, C, H, W) images and what was seen (N, ...) -> (N, D), their difference in units of the noise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +47,9 @@ class OptimizationConfig(AttackConfig):
         prior: Weight of the Gaussian prior. 1 is the variance that the centre's errors have; none takes the
             best of a few.
         choose_on: Held-out images for the choice of weights.
+
+    >>> OptimizationConfig().iterations
+    150
     """
 
     images: int = 64
@@ -67,23 +72,23 @@ class OptimizationAttack(Attack):
     this objective is the answer, never the one nearest to the true image. Weights that are not given are chosen by the
     error on a few held-out images of the attacker, first the prior's and then the total variation's.
 
+    The noise is what the attacker believes it to be (`Observer.noise`), or measured where it is not Gaussian alone. In
+    directions without noise, 2 % of the feature's spread stands in for it, which only sets the balance with the prior.
+    That quantising and dropping are not Gaussian is not modelled.
+
     Where the encoder is at hand but has no gradient (an ONNX file), the same is minimised without TV by Gauss-Newton
-    steps whose slopes are differences (`Newton`).
+    steps whose slopes are differences.
+
+    >>> import sfumato
+    >>> digits = sfumato.data.load("digits", None, seed=0).train.subset(torch.arange(200))
+    >>> model = sfumato.SplitModel(torch.nn.Flatten(), sfumato.Channel(noise_std=0.1), torch.nn.Linear(64, 10))
+    >>> config = OptimizationConfig(iterations=20, restarts=1, tv=0.0, prior=1.0)
+    >>> print(f"{OptimizationAttack(config).fit(Observer(model, digits)).outcome.held_out_mse:.3f}")
+    0.004
     """
 
     name: ClassVar[str] = "optimization"
     settings: ClassVar[type[Any]] = OptimizationConfig
-
-    def __init__(self, config: OptimizationConfig | None = None) -> None:
-        super().__init__(config)
-        cfg: OptimizationConfig = self.config
-        self.most_images = cfg.images
-        self.tv, self.prior = 0.0, 1.0
-        self._linear: Linear | None = None
-        self._likelihood: Likelihood | None = None
-        self._newton: Newton | None = None  # where there are no gradients
-        self._mean = torch.empty(0)
-        self._variance = 1.0
 
     def learn(self, observer: Observer, job: Job) -> None:
         """Fit the linear solution and choose the weights; an interrupted choice begins again."""
@@ -93,11 +98,15 @@ class OptimizationAttack(Attack):
                 "the optimization attack needs the encoder, which this attacker does not have; use an attack that only "
                 "needs pairs, such as strong, ridge or nearest"
             )
+
+        def residual(x: Tensor, seen: Tensor) -> Tensor:
+            return observer.whitening.in_noise((observer.features(x) - seen).flatten(1))
+
         judge, learn = hold_out(len(observer), cfg.hold_out, cfg.seed)
-        self._linear = best_linear(observer, learn, judge, seed=cfg.seed)[0]
+        self._linear = best_linear(observer, learn, judge, seed=cfg.seed, deadline=self.until(0.25)).linear
         x, z = observer.pairs(judge, generator(cfg.seed, "judge", device=observer.device))
-        self._likelihood = Likelihood(observer)
-        self._newton = None if observer.white_box else Newton(observer, self._likelihood, learn)
+        self._residual: Residual = residual
+        self._newton = None if observer.white_box else Newton(observer, residual, learn)
         self._mean = observer.pixels(learn[:4096]).mean(0)
         self._variance = float((x - self._centre(z)).square().mean().clamp_min(1e-8))
         few_x, few_z = x[: cfg.choose_on], z[: cfg.choose_on]
@@ -106,27 +115,27 @@ class OptimizationAttack(Attack):
         priors = _PRIORS if cfg.prior is None else (cfg.prior,)
         total = len(priors) + len(tvs) - 1
 
-        def judge_weights(tv: float, prior: float) -> float:
-            if (tv, prior) not in errors:
+        def error_of(tv: float, prior: float) -> float:
+            if (tv, prior) not in errors and not (errors and self.late()):
                 self.tv, self.prior = tv, prior
-                error = errors[tv, prior] = float(mse(few_x, self.answer(few_z)).mean())
-                job.tell(len(errors), total, mse=error, held_out_mse=min(errors.values()))
-                if job.stopped() and len(errors) < total:
-                    raise Interrupted("the attack was stopped; the same command begins it again")
-            return errors[tv, prior]
+                errors[tv, prior] = float(mse(few_x, self.answer(few_z)).mean())
+                job.tell(len(errors), total, mse=errors[tv, prior], held_out_mse=min(errors.values()))
+            return errors.get((tv, prior), math.inf)
 
-        prior = min(priors, key=lambda prior: judge_weights(tvs[0], prior))
-        tv = min(tvs, key=lambda tv: judge_weights(tv, prior))
-        self.tv, self.prior = tv, prior
-        self.outcome = self._outcome(few_x, few_z, judge_weights(tv, prior))
+        self.prior = min(priors, key=lambda prior: error_of(tvs[0], prior))
+        self.tv, self.prior = min(((tv, self.prior) for tv in tvs), key=lambda weights: error_of(*weights))
+        self.outcome = self._outcome(few_z, errors[self.tv, self.prior])
 
-    def _outcome(self, x: Tensor, z: Tensor, error: float) -> Fit:
-        short = self._search(z, max(1, self.config.iterations // 2))[1]
-        whole = self._search(z, self.config.iterations)[1]
-        gain = float((short.sum() - whole.sum()) / short.sum().abs().clamp_min(1e-12))
-        chosen = f"total variation {self.tv:g}, prior {self.prior:g}"
+    def _outcome(self, z: Tensor, error: float) -> Fit:
+        # What is searched for half as long says whether the other half was needed.
+        iterations = self.config.iterations
+        short, whole = (float(self._search(z, steps)[1].sum()) for steps in (max(1, iterations // 2), iterations))
+        if self.late():
+            return Fit(False, "its deadline ended the choice of its weights; give it more time", error)
+        gain = (short - whole) / max(abs(short), 1e-12)
         if gain > 0.02:
             return Fit(False, f"twice the iterations still lowered the objective by {gain:.0%}; iterate longer", error)
+        chosen = f"total variation {self.tv:g}, prior {self.prior:g}"
         words = f"the second half of the iterations lowered the objective by {max(gain, 0):.1%} ({chosen})"
         return Fit(True, words, error)
 
@@ -137,34 +146,28 @@ class OptimizationAttack(Attack):
 
     def _search(self, z: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
         cfg: OptimizationConfig = self.config
-        assert self._likelihood is not None
-        likelihood = self._likelihood
-        centre = self._centre(z)
+        centre, pull = self._centre(z), self.prior / self._variance
 
         def objective(x: Tensor) -> Tensor:
-            value = likelihood(x, z) + self.prior * (x - centre).flatten(1).square().sum(1) / (2 * self._variance)
+            value = self._residual(x, z).square().sum(1) / 2 + pull * (x - centre).flatten(1).square().sum(1) / 2
             return value + self.tv * total_variation(x) if self.tv else value
 
         def from_start(start: Tensor) -> tuple[Tensor, Tensor]:
             if self._newton is not None:
-                return self._newton(z, start, centre, self.prior / self._variance, -(-iterations // 4))
-            return descend(objective, start, iterations=iterations, lr=cfg.lr)
+                return self._newton(objective, z, start, centre, pull, -(-iterations // 4), self.late)
+            return descend(objective, start, iterations=iterations, lr=cfg.lr, late=self.late)
 
         return lowest_of(from_start(self._start(number, z)) for number in range(cfg.restarts))
 
     def _centre(self, z: Tensor) -> Tensor:
         if self.config.anchor == "mean":
             return self._mean.expand(len(z), *self._mean.shape)
-        return self._sketch(z)
-
-    def _sketch(self, z: Tensor) -> Tensor:
-        assert self._linear is not None
-        return self._linear(z.float()).reshape(len(z), *self._mean.shape)
+        return self._linear(z).reshape(len(z), *self._mean.shape)
 
     def _start(self, number: int, z: Tensor) -> Tensor:
         if number == 1:
             return self._mean.expand(len(z), *self._mean.shape).clone()
-        sketch = self._sketch(z).clamp(0, 1)
+        sketch = self._linear(z).reshape(len(z), *self._mean.shape).clamp(0, 1)
         if number == 0:
             return sketch
         # One draw for all images: what an image gets does not depend on the others in its batch.
@@ -173,7 +176,6 @@ class OptimizationAttack(Attack):
 
     def tensors(self) -> dict[str, Tensor]:
         """The linear solution, the mean image and the chosen weights."""
-        assert self._linear is not None
         chosen = torch.tensor([self.tv, self.prior, self._variance])
         return {**self._linear._asdict(), "mean": self._mean, "chosen": chosen}
 
@@ -184,29 +186,17 @@ def total_variation(x: Tensor) -> Tensor:
     return (torch.cat(steps, 1).square() + 1e-4).sqrt().sum(1)
 
 
-class Likelihood:
-    """`|z_hat(x) - z|^2 / 2` in units of the noise: the negative log-likelihood of x up to a constant, in nats.
-
-    The noise is what the attacker believes it to be (`Observer.noise_std`), or measured where it is not Gaussian alone.
-    In directions without noise, 2 % of the feature's spread stands in for it, which only sets the balance with the
-    prior. That quantising and dropping are not Gaussian is not modelled.
-    """
-
-    def __init__(self, observer: Observer) -> None:
-        self._observer = observer
-
-    def residual(self, x: Tensor, seen: Tensor) -> Tensor:
-        """(N, C, H, W) and (N, ...) -> (N, D), in units of the noise."""
-        difference = (self._observer.features(x) - seen).flatten(1)
-        return self._observer.whitening.in_noise(difference)
-
-    def __call__(self, x: Tensor, seen: Tensor) -> Tensor:
-        """(N, C, H, W) and (N, ...) -> (N,)."""
-        return self.residual(x, seen).square().sum(1) / 2
+def _never() -> bool:
+    return False
 
 
 def descend(
-    objective: Callable[[Tensor], Tensor], start: Tensor, *, iterations: int, lr: float
+    objective: Callable[[Tensor], Tensor],
+    start: Tensor,
+    *,
+    iterations: int,
+    lr: float,
+    late: Callable[[], bool] = _never,
 ) -> tuple[Tensor, Tensor]:
     """Adam within [0, 1] on every row of `start` (N, ...) by itself, along a cosine to 0, down `objective` (N,), whose
     values depend on their own rows alone; the best point of each row on the way, (N, ...), and its objective (N,).
@@ -225,10 +215,11 @@ def descend(
             better = value < lowest
             lowest = torch.where(better, value, lowest)
             best = torch.where(better.reshape(wide), point, best)
-            if number < iterations:
-                adam.step()
-                anneal.step()
-                point.clamp_(0, 1)
+            if number == iterations or late():
+                break
+            adam.step()
+            anneal.step()
+            point.clamp_(0, 1)
     return best, lowest
 
 
@@ -240,14 +231,6 @@ def lowest_of(found: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     return points[best, rows], values[best, rows]
 
 
-def slopes_of(residual: Callable[[Tensor], Tensor], x: Tensor, basis: Tensor) -> Tensor:
-    """Differences in place of derivatives: `(r(x + h b_k) - r(x)) / h`, (1, C, H, W) and (r, d) -> (r, D)."""
-    here = residual(x)
-    most = max(1, _AT_ONCE // max(basis.shape[1], here.shape[1]))
-    moved = ((x.flatten(1) + _STEP * part).reshape(-1, *x.shape[1:]) for part in basis.split(most))
-    return torch.cat([(residual(near) - here) / _STEP for near in moved])
-
-
 class Newton:
     r"""Minimises `|r(x)|^2 / 2 + pull |x - c|^2 / 2` over images in [0, 1] without the gradient of r.
 
@@ -256,12 +239,11 @@ class Newton:
     along orthonormal directions b_k, with the t among 1, 1/2, 1/4 and 1/10 that lowers the objective most; every row
     by itself, until none gains any more. Small images (up to 1,024 values) move in every pixel, and J is that of each
     image at each step. Larger ones move in every pixel by the J of the mean image, as far as that fits into memory: for
-    an encoder that is nearly linear this is as good. Beyond, they move along 256 principal components of
-    the images at `indices`.
+    an encoder that is nearly linear this is as good. Beyond, they move along 256 principal components.
     """
 
-    def __init__(self, observer: Observer, likelihood: "Likelihood", indices: Tensor) -> None:
-        self._likelihood = likelihood
+    def __init__(self, observer: Observer, residual: Residual, indices: Tensor) -> None:
+        self._residual = residual
         self._shared: Tensor | None = None
         size, dimension = math.prod(observer.image_shape), math.prod(observer.feature_shape)
         x = observer.pixels(indices[: 8 * _COMPONENTS])
@@ -272,46 +254,45 @@ class Newton:
             rows = (x - mean).flatten(1)
             self._basis = torch.linalg.svd(rows, full_matrices=False)[2][: min(_COMPONENTS, len(x) - 1)]
         if _ALL_PIXELS < size == len(self._basis):
-            seen = observer.features(mean)
-            self._shared = slopes_of(lambda near: likelihood.residual(near, seen), mean, self._basis)
+            self._shared = self._slopes(mean, observer.features(mean))
+
+    def _slopes(self, x: Tensor, seen: Tensor) -> Tensor:
+        """Differences in place of derivatives, (1, C, H, W) and (1, ...) -> (r, D)."""
+        here = self._residual(x, seen)
+        most = max(1, _AT_ONCE // max(self._basis.shape[1], here.shape[1]))
+        moved = ((x.flatten(1) + _STEP * part).reshape(-1, *x.shape[1:]) for part in self._basis.split(most))
+        return torch.cat([(self._residual(near, seen) - here) / _STEP for near in moved])
 
     @torch.no_grad()
     def __call__(
-        self, seen: Tensor, start: Tensor, centre: Tensor, pull: float, iterations: int
-    ) -> tuple[Tensor, Tensor]:
+        self, objective: Callable[[Tensor], Tensor], seen: Tensor, start: Tensor, centre: Tensor, pull: float,
+        iterations: int, late: Callable[[], bool],
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """Images (n, C, H, W) and their objectives (n,) from a start and towards a centre, both (n, C, H, W)."""
-
-        def value(x: Tensor, rows: Tensor) -> Tensor:
-            off = (x - centre[rows]).flatten(1).square().sum(1)
-            return self._likelihood(x, seen[rows]) + pull * off / 2
-
-        best, everything = start.clone(), torch.arange(len(start), device=start.device)
-        lowest = value(best, everything)
-        factor = None if self._shared is None else _factor(self._shared, pull)
+        best, lowest = start.clone(), objective(start)
+        shared = None if self._shared is None else (self._shared, _factor(self._shared, pull))
         for _ in range(iterations):
             before = lowest
-            steps = torch.cat(
-                [
-                    self._step(best[rows], seen[rows], centre[rows], pull, factor)
-                    for rows in everything.split(1 if factor is None else len(everything))
-                ]
-            )
+            # One by one where every image has slopes of its own, which are many.
+            rows = torch.arange(len(start), device=start.device).split(1 if shared is None else len(start))
+            steps = torch.cat([self._step(best[row], seen[row], centre[row], pull, shared) for row in rows])
             tried = [(best, lowest)]
             for share in _SHARES:
                 x = (best - share * steps).clamp(0, 1)
-                tried.append((x, value(x, everything)))
+                tried.append((x, objective(x)))
             best, lowest = lowest_of(tried)
-            if bool((before - lowest <= _AT_REST * before).all()):
+            if bool((before - lowest <= _AT_REST * before).all()) or late():
                 break
         return best, lowest
 
-    def _step(self, x: Tensor, seen: Tensor, centre: Tensor, pull: float, factor: Tensor | None) -> Tensor:
-        slopes = self._shared
-        if slopes is None:
-            slopes = slopes_of(lambda near: self._likelihood.residual(near, seen), x, self._basis)
-            factor = _factor(slopes, pull)
-        assert factor is not None
-        here = self._likelihood.residual(x, seen) @ slopes.T + pull * (x - centre).flatten(1) @ self._basis.T
+    def _step(
+        self, x: Tensor, seen: Tensor, centre: Tensor, pull: float, shared: tuple[Tensor, Tensor] | None
+    ) -> Tensor:
+        if shared is None:
+            slopes = self._slopes(x, seen)
+            shared = slopes, _factor(slopes, pull)
+        slopes, factor = shared
+        here = self._residual(x, seen) @ slopes.T + pull * (x - centre).flatten(1) @ self._basis.T
         step = torch.cholesky_solve(here.double().T, factor).T.to(x)
         return (step @ self._basis).reshape(x.shape)
 

@@ -1,7 +1,7 @@
 """The posterior: not one image that explains a release, but samples of all that could have been sent."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sfumato.attacks.base import Observer
-from sfumato.attacks.learned import LearnedAttack, Learner, Turn
+from sfumato.attacks.learned import AdamConfig, LearnedAttack, Learner, Turn
 from sfumato.attacks.network import Arranged, Sketch
-from sfumato.attacks.settings import AdamConfig
 from sfumato.compute import autocast
 from sfumato.metrics import mse
 from sfumato.seeds import generator
@@ -33,6 +32,9 @@ class PosteriorConfig(AdamConfig):
         samples: Images drawn for each release. Their mean is the reconstruction.
         flow_steps: Steps from noise to an image.
         images: How many images of a set it is tried on. Each costs `samples` times `flow_steps` passes.
+
+    >>> PosteriorConfig().samples
+    16
     """
 
     epochs: int = 100
@@ -56,14 +58,17 @@ class PosteriorAttack(LearnedAttack[PosteriorConfig]):
     and begins where a jointly Gaussian problem ends. v is a small U-Net. The mean of the samples approaches the
     posterior mean, the answer with the smallest squared error; a single sample shows what people would see: sharp, and
     as wrong as the release leaves room for. `spread` says where.
+
+    >>> import sfumato
+    >>> digits = sfumato.data.load("digits", None, seed=0).train.subset(torch.arange(200))
+    >>> model = sfumato.SplitModel(torch.nn.Flatten(), sfumato.Channel(noise_std=0.1), torch.nn.Linear(64, 10))
+    >>> attack = PosteriorAttack(PosteriorConfig(epochs=1, width=4)).fit(Observer(model, digits))
+    >>> tuple(attack.samples(model.encode(digits.float(range(5))), 3).shape)
+    (3, 5, 1, 8, 8)
     """
 
     name: ClassVar[str] = "posterior"
     settings: ClassVar[type[Any]] = PosteriorConfig
-
-    def __init__(self, config: PosteriorConfig | None = None) -> None:
-        super().__init__(config)
-        self.most_images = self.config.images
 
     def _networks(self, observer: Observer) -> dict[str, nn.Module]:
         return {"net": _Flow(observer, self.config)}
@@ -85,7 +90,8 @@ class PosteriorAttack(LearnedAttack[PosteriorConfig]):
     def _judge(self, net: nn.Module, observer: Observer, judge: Tensor, bf16: bool) -> float:
         """The error of the mean of a few samples, in few steps: more would take longer than the epoch itself."""
         x, z = observer.pairs(judge[:_JUDGED], generator(self.config.seed, "judge", device=observer.device))
-        found = self._draw(cast(_Flow, net), z, range(_JUDGED_SAMPLES), min(_JUDGED_STEPS, self.config.flow_steps))
+        steps = min(_JUDGED_STEPS, self.config.flow_steps)
+        found = self._draw(cast(_Flow, net), z, _JUDGED_SAMPLES, steps, observer.ask)
         return float(mse(x, torch.stack(list(found)).mean(0)).double().mean())
 
     @torch.no_grad()
@@ -97,9 +103,7 @@ class PosteriorAttack(LearnedAttack[PosteriorConfig]):
         Raises:
             NotFittedError: `fit` has not been called.
         """
-        seen = self._fitted().seen(z)
-        drawn = self._draw(cast(_Flow, self.net), seen, range(count or self.config.samples), self.config.flow_steps)
-        return torch.stack(list(drawn))
+        return torch.stack(list(self._samples(self._fitted().seen(z), count)))
 
     def spread(self, z: Tensor, count: int | None = None) -> Tensor:
         """(N, ...) -> (N, C, H, W): the standard deviation of each pixel over the samples, in grey values."""
@@ -108,21 +112,24 @@ class PosteriorAttack(LearnedAttack[PosteriorConfig]):
     @torch.no_grad()
     def answer(self, seen: Tensor) -> Tensor:
         """(N, ...) -> (N, C, H, W) in [0, 1]: the mean of the samples."""
-        flow = cast(_Flow, self.net)
-        count, steps = self.config.samples, self.config.flow_steps
-        parts = [sum(self._draw(flow, part, range(count), steps), torch.zeros(())) / count for part in seen.split(256)]
-        return torch.cat(parts)
+        count = self.config.samples
+        return torch.cat([sum(self._samples(part), torch.zeros(())) / count for part in seen.split(256)])
 
-    def _draw(self, flow: "_Flow", seen: Tensor, numbers: range, steps: int) -> Iterator[Tensor]:
+    def _samples(self, seen: Tensor, count: int | None = None) -> Iterator[Tensor]:
+        flow, cfg = cast(_Flow, self.net), self.config
+        return self._draw(flow, seen, count or cfg.samples, cfg.flow_steps, self._fitted().ask)
+
+    def _draw(self, flow: "_Flow", seen: Tensor, count: int, steps: int, ask: Callable[[], None]) -> Iterator[Tensor]:
         """One sample of every image after the other, by Heun's method."""
         step = 1 / steps
         sketch = flow.sketch(seen)
         condition = flow.condition(seen, sketch)
-        for number in numbers:
+        for number in range(count):
             drawn = torch.randn(sketch.shape[1:], generator=generator(self.config.seed, "sample", number // 2))
             u = (drawn if number % 2 else -drawn).to(seen).expand_as(sketch)  # in pairs: less is left to chance
             with evaluating(flow):
                 for at in torch.arange(steps) * step:
+                    ask()
                     slope = flow(u, at.to(u).expand(len(u), 1, 1, 1), condition)
                     ahead = flow(u + step * slope, (at + step).to(u).expand(len(u), 1, 1, 1), condition)
                     u = u + step * (slope + ahead) / 2

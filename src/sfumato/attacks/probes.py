@@ -32,6 +32,9 @@ class Probe:
         error: its standard error, `sqrt(accuracy (1 - accuracy) / images)`.
         chance: accuracy of always giving the commonest answer of the attacker's images.
         images: how many were probed.
+
+    >>> Probe("class", "feature", accuracy=0.9, error=0.03, chance=0.1, images=100).accuracy
+    0.9
     """
 
     what: str
@@ -92,6 +95,16 @@ def probe_attribute(
         labels: class numbers of the attacker's images and of `images`; None computes the attribute called `name`.
         attack: a fitted attack whose reconstructed images are read; None reads the feature itself.
         seed: of the noise.
+
+    Raises:
+        ConfigError: an unknown attribute, or labels that do not fit the images.
+
+    >>> import sfumato
+    >>> sets = sfumato.data.load("digits", None, seed=0)
+    >>> model = SplitModel(torch.nn.Flatten(), sfumato.Channel(noise_std=1.0), torch.nn.Linear(64, 10))
+    >>> found = probe_attribute(Observer(model, sets.train), model, sets.test, "class")
+    >>> print(f"{found.accuracy:.2f}, by chance {found.chance:.2f}")
+    0.38, by chance 0.10
     """
     mine, theirs = labels if labels is not None else attributes_of(observer.images, images, name)
     if len(mine) != len(observer) or len(theirs) != len(images):

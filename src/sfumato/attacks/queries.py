@@ -3,14 +3,14 @@
 import hashlib
 import hmac
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sfumato.errors import ConfigError
+from sfumato.settings import check_settings
 from sfumato.split import SplitModel
 from sfumato.torch_utils import evaluating
 
@@ -36,6 +36,9 @@ class Queries:
 
     Raises:
         ConfigError: a value is out of its range.
+
+    >>> Queries(16, "memoised", "levels").queries
+    16
     """
 
     queries: int = 1
@@ -43,11 +46,7 @@ class Queries:
     duplicates: Duplicates = "exact"
 
     def __post_init__(self) -> None:
-        if self.queries < 1:
-            raise ConfigError(f"queries is {self.queries}; give at least 1")
-        for value, known in ((self.noise, get_args(Repeating)), (self.duplicates, get_args(Duplicates))):
-            if value not in known:
-                raise ConfigError(f"unknown kind of queries {value!r}; choose one of {', '.join(known)}")
+        check_settings(self, least={"queries": 1})
 
     @property
     def noise_factor(self) -> float:
@@ -61,8 +60,8 @@ class Queries:
         """
         different = {"exact": 1, "shift": len(_SHIFTS), "recode": 2 + _BEST_QUALITY - _WORST_QUALITY}
         most = self.queries if self.noise == "fresh" else different.get(self.duplicates, self.queries)
-        times, more = divmod(self.queries, min(most, self.queries))
         kinds = min(most, self.queries)
+        times, more = divmod(self.queries, kinds)
         return float((more * (times + 1) ** 2 + (kinds - more) * times**2) ** 0.5 / self.queries)
 
 
@@ -97,29 +96,32 @@ def encode_repeated(
 
     Raises:
         ConfigError: see `Queries`.
+
+    >>> import sfumato
+    >>> model = SplitModel(torch.nn.Flatten(), sfumato.Channel(noise_std=0.5), torch.nn.Identity())
+    >>> z = encode_repeated(model, torch.zeros(1000, 1, 2, 2), queries=25, generator=torch.Generator().manual_seed(0))
+    >>> print(tuple(z.shape), f"{z.std():.2f} {z.mean(1).std():.2f}")  # sigma, and sigma / sqrt(25)
+    (1000, 25, 4) 0.50 0.10
     """
-    plan = Queries(queries, noise, duplicates)
+    Queries(queries, noise, duplicates)  # refuses what makes no sense
     with evaluating(model):
-        return _answers(model, x, plan, generator, key).float()
-
-
-def _answers(model: SplitModel, x: Tensor, plan: Queries, generator: torch.Generator | None, key: bytes) -> Tensor:
-    queries = plan.queries
-    if plan.duplicates in ("exact", "devices"):
-        z_hat = model.features(x)
-        if plan.noise == "fresh":
-            released = [model.channel.release(z_hat, generator) for _ in range(queries)]
-        elif plan.duplicates == "exact":
-            released = [_memoised(model, x, z_hat, key)] * queries
+        if duplicates in ("exact", "devices"):
+            # The encoder runs once, however often its feature is released.
+            variants = [(x, model.features(x))] * queries
         else:
-            released = [_memoised(model, x, z_hat, key + number.to_bytes(4, "big")) for number in range(queries)]
-        return torch.stack(released, 1)
-    variants = near_duplicates(x, queries, plan.duplicates, generator)
-    if plan.noise == "fresh":
-        released = [model.encode(variants[:, number], generator) for number in range(queries)]
-    else:
-        released = [_memoised(model, one, model.features(one), key) for one in variants.unbind(1)]
-    return torch.stack(released, 1)
+            variants = [
+                (one, model.features(one)) for one in near_duplicates(x, queries, duplicates, generator).unbind(1)
+            ]
+        released = []
+        for number, (image, z_hat) in enumerate(variants):
+            if noise == "fresh":
+                released.append(model.channel.release(z_hat, generator))
+            elif duplicates == "exact" and released:
+                released.append(released[0])
+            else:
+                device = key + number.to_bytes(4, "big") if duplicates == "devices" else key
+                released.append(_memoised(model, image, z_hat, device))
+        return torch.stack(released, 1).float()
 
 
 def _memoised(model: SplitModel, x: Tensor, z_hat: Tensor, key: bytes) -> Tensor:
@@ -142,30 +144,22 @@ def near_duplicates(x: Tensor, count: int, kind: Duplicates, generator: torch.Ge
     recode   JPEG at quality 98, 97, .. 35 in turn
     """
     first = (x * 255).round()
+    (height, width), padded = x.shape[2:], F.pad(first, (1, 1, 1, 1), mode="replicate")
     made = [first]
     for number in range(1, count):
         if kind == "levels":
-            made.append((first + _steps(first, generator)).clamp(0, 255))
+            device = first.device if generator is None else generator.device
+            die = torch.randint(4, first.shape, generator=generator, device=device).to(first.device)
+            # A quarter up, a quarter down, and half as they are.
+            made.append((first + (die == 0).to(first) - (die == 1).to(first)).clamp(0, 255))
         elif kind == "shift":
-            made.append(_shifted(first, *_SHIFTS[number % len(_SHIFTS)]))
+            down, right = _SHIFTS[number % len(_SHIFTS)]
+            made.append(padded[:, :, 1 - down : 1 - down + height, 1 - right : 1 - right + width])
         elif kind == "recode":
             made.append(_recoded(first, _BEST_QUALITY - (number - 1) % (_BEST_QUALITY - _WORST_QUALITY + 1)))
         else:
             made.append(first)
     return torch.stack(made, 1).div_(255)
-
-
-def _steps(like: Tensor, generator: torch.Generator | None) -> Tensor:
-    device = like.device if generator is None else generator.device
-    die = torch.randint(4, like.shape, generator=generator, device=device).to(like.device)
-    # A quarter up, a quarter down, and half as they are.
-    return (die == 0).to(like) - (die == 1).to(like)
-
-
-def _shifted(x: Tensor, down: int, right: int) -> Tensor:
-    height, width = x.shape[2:]
-    padded = F.pad(x, (1, 1, 1, 1), mode="replicate")
-    return padded[:, :, 1 - down : 1 - down + height, 1 - right : 1 - right + width]
 
 
 def _recoded(x: Tensor, quality: int) -> Tensor:

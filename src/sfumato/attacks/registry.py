@@ -5,16 +5,14 @@ closed form, which take seconds, and which of all is the strongest.
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sfumato.attacks.base import Attack
+from sfumato.attacks.base import Attack, AttackConfig, judge_outcome
 from sfumato.attacks.cloud_only import CloudOnlyAttack, CloudOnlyConfig
 from sfumato.attacks.decoder import DecoderAttack, DecoderConfig, StrongAttack, StrongConfig
 from sfumato.attacks.gan import GanAttack, GanConfig
-from sfumato.attacks.learned import judge_outcome
+from sfumato.attacks.linear import RidgeAttack, RidgeConfig
 from sfumato.attacks.nearest import NearestAttack, NearestConfig
 from sfumato.attacks.optimization import OptimizationAttack, OptimizationConfig
 from sfumato.attacks.posterior import PosteriorAttack, PosteriorConfig
-from sfumato.attacks.ridge import RidgeAttack, RidgeConfig
-from sfumato.attacks.settings import AttackConfig
 from sfumato.errors import ConfigError
 
 __all__ = [
@@ -58,6 +56,9 @@ def name_of(config: AttackConfig) -> str:
 
     Raises:
         ConfigError: they belong to none.
+
+    >>> name_of(RidgeConfig())
+    'ridge'
     """
     for name, entry in ATTACKS.items():
         if type(config) is entry.config:
@@ -71,6 +72,9 @@ def build(config: AttackConfig) -> Any:
 
     Raises:
         ConfigError: they belong to no attack.
+
+    >>> build(NearestConfig(draws=2)).config.draws
+    2
     """
     return ATTACKS[name_of(config)].attack(config)
 
@@ -80,6 +84,9 @@ def config_from_dict(name: str, values: dict[str, Any]) -> Any:
 
     Raises:
         ConfigError: the attack or a setting is unknown; the text lists the known ones.
+
+    >>> config_from_dict("ridge", {"draws": 2}).draws
+    2
     """
     if name not in ATTACKS:
         raise ConfigError(f"unknown attack {name!r}; choose one of {', '.join(ATTACKS)}")
@@ -98,7 +105,6 @@ CLOSED_FORM = ("ridge", "nearest")
 def with_closed_forms(*configs: AttackConfig, seed: int = 0) -> tuple[AttackConfig, ...]:
     """The settings of a suite: those given, then the attacks in closed form that are not among them.
 
-    >>> from sfumato.attacks import DecoderConfig, RidgeConfig
     >>> print(*(type(one).__name__ for one in with_closed_forms(DecoderConfig(), RidgeConfig(draws=2))))
     DecoderConfig RidgeConfig NearestConfig
     """
@@ -147,7 +153,11 @@ NOT_JUDGED = "convergence not judged (older rule)"
 
 
 class Convergence(NamedTuple):
-    """Whether an attack had come to rest; `converged` is None where nothing was stored to judge by."""
+    """Whether an attack had come to rest; `converged` is None where nothing was stored to judge by.
+
+    >>> Convergence(None, NOT_JUDGED).reason
+    'convergence not judged (older rule)'
+    """
 
     converged: bool | None
     reason: str
@@ -176,23 +186,23 @@ def judged(figures: Mapping[str, Mapping[str, Any]]) -> dict[str, Convergence]:
     """
     kinds = {name: one.get("attack", name) for name, one in figures.items()}
     simple = {name: figures[name]["test"]["mse"] for name in figures if kinds[name] in CLOSED_FORM}
-    best = min(simple, key=lambda name: simple[name], default=None)
-    found = {}
-    for name, one in figures.items():
+    best = min(simple, key=lambda name: simple[name], default="")
+
+    def verdict(name: str) -> Convergence:
+        one = figures[name]
         history, trivial, error = one.get("history"), one.get("trivial_mse"), one["test"]["mse"]
-        if history is None or (history and trivial is None):
-            found[name] = Convergence(None, NOT_JUDGED)
-        elif not history:
-            found[name] = Convergence(one["converged"], one["reason"])
-        elif best is not None and not _is_weaker(kinds[name]) and error > (1 + _WORSE) * simple[best]:
+        if history is not None and not history:
+            return Convergence(one["converged"], one["reason"])
+        if history is None or trivial is None:
+            return Convergence(None, NOT_JUDGED)
+        if best and not _is_weaker(kinds[name]) and error > (1 + _WORSE) * simple[best]:
             ratio = error / max(simple[best], 1e-12)
             reason = f"its error is {ratio:.2f} times that of the {best} baseline, which takes seconds"
-            found[name] = Convergence(False, reason)
-        else:
-            assert trivial is not None
-            fit = judge_outcome(history, trivial)
-            found[name] = Convergence(fit.converged, fit.reason)
-    return found
+            return Convergence(False, reason)
+        fit = judge_outcome(history, trivial)
+        return Convergence(fit.converged, fit.reason)
+
+    return {name: verdict(name) for name in figures}
 
 
 def suite_verdict(result: Mapping[str, Any]) -> Convergence:
@@ -204,10 +214,11 @@ def suite_verdict(result: Mapping[str, Any]) -> Convergence:
     True
     """
     found = list(judged(result.get("attacks") or {}).values())
-    if not found:
-        return Convergence(None, NOT_JUDGED)
+    # What is wrong with one attack comes before what is unknown of another.
     for wanted in (False, None):
         for one in found:
             if one.converged is wanted:
                 return one
-    return Convergence(True, found[0].reason if len(found) == 1 else "every attack had converged")
+    if not found:
+        return Convergence(None, NOT_JUDGED)
+    return found[0] if len(found) == 1 else Convergence(True, "every attack had converged")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from sfumato.attacks.base import Observer
+from sfumato.attacks.observer import Observer
 from sfumato.data import ImageSet
 from sfumato.seeds import generator
 from sfumato.split import SplitModel
@@ -38,6 +38,9 @@ class Obfuscation:
             some. A smooth encoder stays near .04, a cipher reaches 1.
         images: how many were tried.
         threshold: above which attacks that learn from examples say nothing, however large their errors are.
+
+    >>> Obfuscation(moved=0.002, jumped=0.9, images=256).obfuscated  # it stays for one pixel and jumps for all
+    True
     """
 
     moved: float

@@ -31,6 +31,9 @@ class TokenRecovery:
         chance: share that naming the commonest token of the attacker's texts gets.
         by_position: (L,) the share at each position; NaN where there is only padding.
         by_text: (m,) the share of each text; 0 where there is only padding.
+
+    >>> print(TokenRecovery(0.5, 0.01, 0.1, torch.ones(2), torch.ones(3)))
+    tokens recovered: 50.0% ± 1.0% (chance 10.0%)
     """
 
     recovered: float
