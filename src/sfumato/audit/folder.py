@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from sfumato import checkpoint
-from sfumato.errors import CheckpointError, Interrupted, StorageError, first_line
+from sfumato.errors import CheckpointError, Interrupted, SfumatoError, StorageError, first_line
 from sfumato.files import read_json, write_json, write_text
 
 __all__ = ["AuditFolder", "Failures"]
@@ -165,4 +165,5 @@ def _why(error: Exception) -> str:
     out_of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
     if out_of_memory or (isinstance(error, RuntimeError) and "alloc" in str(error)):
         return f"it ran out of memory ({words}); audit on a larger machine, or with --limit fewer images"
-    return words if words == type(error).__name__ else f"{type(error).__name__}: {words}"
+    plain = isinstance(error, SfumatoError) or words == type(error).__name__
+    return words if plain else f"{type(error).__name__}: {words}"
