@@ -16,8 +16,6 @@ from sfumato.seeds import generator
 from sfumato.split import Channel, SplitModel, jacobian, projected_jacobian
 from sfumato.training.evaluate import collect_features
 
-__all__ = ["check_consistency", "measure_bounds"]
-
 _MOST_PIXELS = 4096  # beyond that many the d x d matrix of van Trees' bound gives way to a low-rank form
 _MOST_ROWS = 1024  # features with more values are probed with random projections
 _PROBES = 256
@@ -64,8 +62,7 @@ def _bound(name: str, label: str, value: float, kind: str, assumption: str, **mo
 
 def _information(subject: Subject, sets: DataSets, leakage: Leakage) -> Iterator[dict[str, Any]]:
     channel = subject.model.channel
-    device = next(subject.model.parameters()).device
-    features = collect_features(subject.model, sets.test.images[:2048].to(device))
+    features = collect_features(subject.model, sets.test.images[:2048].to(subject.device))
     size = features.shape[1]
 
     def power(radius: float) -> float:
@@ -185,7 +182,6 @@ def _slopes(
     model, variance = subject.model, subject.model.channel.noise_std**2
     if not model.channel.noise.white:  # Sigma_p^-1/2 J in the place of J
         model, variance = SplitModel(_InNoise(model), Channel(), model.cloud), 1.0
-    device = next(model.parameters()).device
     random = generator(seed, "audit-probes")
     began = time.monotonic()
     size = math.prod(images.image_shape)
@@ -193,7 +189,7 @@ def _slopes(
     for index in range(min(_MOST_IMAGES, len(images), max(2, _MOST_VALUES // each))):
         if index >= 2 and (time.monotonic() - began) * (index + 1) / index > seconds:
             break
-        x = images.float(torch.tensor([index])).to(device)
+        x = images.float(torch.tensor([index])).to(subject.device)
         with torch.no_grad():
             exact = model.features(x).numel() <= _MOST_ROWS and not low_rank
         slope = (jacobian(model, x) if exact else projected_jacobian(model, x, probes, random)).cpu()

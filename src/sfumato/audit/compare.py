@@ -8,8 +8,6 @@ from sfumato.audit.measure import WORST_SHARE, tried_on_all
 from sfumato.audit.schema import FORMAT
 from sfumato.errors import ConfigError
 
-__all__ = ["compare"]
-
 _ERRORS = 2.0
 
 

@@ -19,8 +19,6 @@ from sfumato.errors import SfumatoError
 from sfumato.seeds import derive_seed
 from sfumato.split import SplitModel
 
-__all__ = ["MOST_IMAGES", "Context", "Stop", "TimeBudget", "TooLate", "available_memory", "limited", "make_context"]
-
 MOST_IMAGES = 2000
 """At most so many training and test images, drawn at random, are reconstructed by every attack."""
 

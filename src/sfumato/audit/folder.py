@@ -22,8 +22,6 @@ from sfumato import checkpoint
 from sfumato.errors import CheckpointError, Interrupted, SfumatoError, StorageError, first_line
 from sfumato.files import read_json, write_json, write_text
 
-__all__ = ["AuditFolder", "Failures"]
-
 
 class AuditFolder:
     """Reads and writes one audit's files; everything is written aside and renamed.

@@ -14,8 +14,6 @@ from sfumato.seeds import generator
 from sfumato.split.programs import random_inputs
 from sfumato.torch_utils import evaluating
 
-__all__ = ["behaviour_of", "channel_of", "target_of", "versions"]
-
 _BATCHES = (1, 2, 5)
 
 
@@ -27,7 +25,7 @@ def behaviour_of(subject: Subject, shape: tuple[int, ...]) -> str:
     """
     model, tokens = subject.model, subject.tokens
     probes = _probes(shape) if tokens is None else random_inputs(8, shape, 0, tokens)
-    place = next(iter(model.parameters())).device
+    place = subject.device
     threads = torch.get_num_threads()
     digest = hashlib.sha256()
     try:

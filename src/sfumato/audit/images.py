@@ -14,8 +14,6 @@ from sfumato.data.scan import images_in
 from sfumato.errors import ConfigError, DataError
 from sfumato.seeds import generator
 
-__all__ = ["DataOptions", "audit_sets", "count_shared", "other_images", "shuffled"]
-
 
 @dataclass(frozen=True)
 class DataOptions:

@@ -10,8 +10,6 @@ from torch import Tensor, fx, nn
 
 from sfumato.errors import ConfigError, first_line
 
-__all__ = ["Declared", "Described", "InputDescription", "declared_of", "notice_scale", "read_description"]
-
 Type = Literal["float32", "float16", "uint8"]
 Side = Annotated[int, Meta(ge=1, le=8192)]
 

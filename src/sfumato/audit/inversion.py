@@ -32,8 +32,6 @@ from sfumato.errors import FeatureError, Interrupted
 from sfumato.seeds import generator
 from sfumato.torch_utils import evaluating
 
-__all__ = ["Tell", "run_attack", "run_probes", "run_sweep"]
-
 Tell = Callable[[str], object]
 
 _LEARNING = 0.8  # of its time; then come the images that it reconstructs

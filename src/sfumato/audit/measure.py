@@ -16,18 +16,6 @@ from sfumato.seeds import generator
 from sfumato.split import SplitModel
 from sfumato.torch_utils import evaluating
 
-__all__ = [
-    "NORMAL_95",
-    "WORST_SHARE",
-    "Exposure",
-    "expose",
-    "pessimistic_ends",
-    "share_interval",
-    "strongest",
-    "summary",
-    "tried_on_all",
-]
-
 WORST_SHARE = 0.05
 """The share of the images that is called worst: those that are reconstructed best."""
 

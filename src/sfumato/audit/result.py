@@ -22,8 +22,6 @@ from sfumato.audit.thresholds import conclude
 from sfumato.audit.verdict import requirements, verdict
 from sfumato.errors import CheckpointError
 
-__all__ = ["result_of"]
-
 
 def result_of(
     context: Context,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sfumato.attacks import CLOSED_FORM, Leakage, Reconstruction, measure_leakage, obfuscation
 from sfumato.attacks.base import TooSlow
@@ -30,7 +30,7 @@ from sfumato.audit.images import shuffled
 from sfumato.audit.inversion import Tell, run_attack, run_probes, run_sweep
 from sfumato.audit.result import result_of
 from sfumato.audit.schema import Untested
-from sfumato.audit.subject import Subject, check_subject, digest_of_module, passes_gradients, placed
+from sfumato.audit.subject import Subject, check_subject, digest_of_module, passes_gradients
 from sfumato.audit.suite import Piece, affordable, chosen, load_suite, possible
 from sfumato.audit.verdict import LEAST_IMAGES, calibrate
 from sfumato.data import DataSets, ImageSet
@@ -40,8 +40,6 @@ from sfumato.provenance import evidence
 from sfumato.torch_utils import evaluating
 from sfumato.training.evaluate import accuracy
 
-__all__ = ["Audited", "run_audit"]
-
 _BOUNDS_SHARE, _CALIBRATION_SHARE, _LEAKAGE_SHARE = 0.08, 0.1, 0.1  # of the time that is left
 _MEASURED_SHARE = 0.25  # after which a measurement is given up
 _HURRIED, _THOROUGH = (
@@ -50,6 +48,7 @@ _HURRIED, _THOROUGH = (
 )  # images of a first look at what leaks; times as long as a quick one a thorough one takes
 _PATIENCE = 2.0  # times its share that a piece may be expected to take
 _FEWEST = 8  # images: a search that has time for fewer is left out
+_CHECKED, _CHECKED_VALUES = 512, 2**22  # images at once, and of large ones so many values
 _FEATURES_SHARE = 0.03  # of the free memory, for what left the device
 _LATER = 1.25  # times its share that a piece may take, where others have left time over
 _SCRAMBLED = 1000  # images from which the obfuscation check is made
@@ -150,7 +149,8 @@ def run_audit(
         raise ConfigError(f"minutes is {minutes}; give a positive number")
     early = 0.0 if began is None else time.monotonic() - began
     wanted, unwanted = chosen(load_suite() if suite is None else suite, only, skip)
-    subject = placed(subject)
+    if next(subject.model.parameters(), None) is None:  # by one of them everything finds its device
+        subject.model.place = nn.Parameter(torch.zeros(()), requires_grad=False)
     subject = subject if subject.digest else replace(subject, digest=digest_of_module(subject.model))
     place = torch.device(device)
     subject.model.to(place)
@@ -182,10 +182,11 @@ class _Run:
     ) -> None:
         """Check the subject, open the folder, release the features."""
         subject, sets = self.subject, self.sets
-        few = sets.test.float(torch.arange(min(4, len(sets.test)))).to(self.place)
-        if len(few) < 4:
+        if len(sets.test) < 4:
             raise ConfigError(f"{len(sets.test)} test images are too few for an audit; give at least 4")
-        check_subject(subject, few)
+        many = max(4, min(_CHECKED, _CHECKED_VALUES // math.prod(sets.test.image_shape)))
+        check_subject(subject, sets.test.float(torch.arange(many) % len(sets.test)).to(self.place))
+        few = sets.test.float(torch.arange(4)).to(self.place)
         self.behaviour = behaviour_of(subject, sets.test.image_shape)
         identity = {
             "target": subject.digest,

@@ -9,8 +9,6 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-__all__ = ["FORMAT", "SCHEMA_ID", "TEXT_SCHEMA_ID", "Audit", "TextAudit", "checked", "schema"]
-
 FORMAT = 2
 SCHEMA_ID = "https://sfumato.dev/schema/audit-2.json"
 """An identifier, not an address: the schema comes with the package."""

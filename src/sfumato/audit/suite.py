@@ -25,8 +25,6 @@ from sfumato.audit.schema import Untested
 from sfumato.errors import ConfigError
 from sfumato.models import ReconstructionNet
 
-__all__ = ["Piece", "affordable", "chosen", "config_of", "load_suite", "possible"]
-
 _USABLE = 0.8  # of what is free: others run here too
 _COPIES = 8  # of a block's activations: normalised, rectified and convolved twice, and what flows back
 _MAPS = {"posterior": 12}  # a U-Net keeps more of them

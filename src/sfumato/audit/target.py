@@ -23,8 +23,6 @@ from sfumato.split.programs import Foreign, load_program, require
 from sfumato.split.saved import SPLIT, made_here
 from sfumato.training import load_trained
 
-__all__ = ["FORMS", "load_target", "need_trust"]
-
 FORMS = (
     "a run folder of `sfumato train`, a folder of sfumato.save_split, encoder.pt2 or encoder.pt2,decoder.pt2 "
     "(torch.export), encoder.pt or encoder.pt,decoder.pt (TorchScript), encoder.onnx, or package.module:function "

@@ -9,8 +9,6 @@ from typing import Any
 
 from sfumato.errors import ConfigError
 
-__all__ = ["METRICS", "TEXT_METRICS", "Threshold", "conclude", "judge", "parse_threshold"]
-
 _KINDS = {
     "mse": "mean squared error per pixel, pixels in [0, 1]; smaller is reconstructed better",
     "psnr": "peak signal-to-noise ratio in dB; larger is reconstructed better",

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -13,22 +13,7 @@ from sfumato.attacks import CLOSED_FORM, Observer, invert_released
 from sfumato.audit.context import Context
 from sfumato.audit.images import shuffled
 from sfumato.audit.measure import expose, tried_on_all
-from sfumato.audit.subject import Subject, placed
 from sfumato.split import Channel, SplitModel
-
-__all__ = [
-    "COUNTED",
-    "LEAST_IMAGES",
-    "LEAST_PSNR",
-    "NOTHING_LOST",
-    "TOO_FEW",
-    "answered",
-    "calibrate",
-    "lossless",
-    "requirements",
-    "verdict",
-    "what_is_lost",
-]
 
 NOTHING_LOST = (
     "nothing is lost on the way: without noise worth the name, and without levels of at most 12 bits, {}; add noise, "
@@ -40,23 +25,24 @@ _BLIND = 0.95  # of the mean image's error: an attack above that learned next to
 
 
 def verdict(result: Mapping[str, Any]) -> dict[str, Any]:
-    """A headline and notes, from the figures alone.
+    """`headline`, see `headline`, and `notes`, a list of sentences; from the figures alone."""
+    return {"headline": headline(result, "images", _seen(result)), "notes": _notes(result)}
 
-    Returns:
-        `headline`, some sentences: test images that are training images; whether anything is lost; identification and
-        its certificates; how well images are reconstructed, the worst-served first. `notes`: a list of sentences.
+
+def headline(result: Mapping[str, Any], what: str, read: str) -> str:
+    """Test images, or texts, that are the attacker's too; whether anything is lost; which was sent, and what is read.
+
+    Identification and its certificates come before what is read of images, and after what is read of texts.
     """
-    parts = [_shared(result["data"]), lossless(result["target"]["channel"]), result["leakage"]["sentence"]]
-    return {"headline": " ".join(part for part in [*parts, _seen(result)] if part), "notes": _notes(result)}
-
-
-def _shared(data: Mapping[str, Any]) -> str:
-    if not data["shared"]:
-        return ""
-    return (
-        f"{data['shared']:,} of the {data['test_images']:,} test images are training images too, so figures for unseen "
-        "images are not for unseen images."
-    )
+    data = result["data"]
+    of, told = f"{data['shared']:,} of the {data[f'test_{what}']:,} test {what}", (result["leakage"] or {})
+    shared = {
+        "images": f"{of} are training images too, so figures for unseen images are not for unseen images.",
+        "texts": f"{of} are the attacker's too.",
+    }[what] if data["shared"] else ""  # fmt: skip
+    parts = [told.get("sentence", ""), read]
+    parts = parts if what == "images" else parts[::-1]
+    return " ".join(part for part in (shared, lossless(result["target"]["channel"]), *parts) if part)
 
 
 def lossless(channel: Mapping[str, Any]) -> str:
@@ -184,7 +170,7 @@ def _calibrated(context: Context, height: int, width: int) -> dict[str, Any]:
         )
     )
     identity = nn.Identity() if context.gradients else _Opaque()
-    plain = placed(Subject("identity", SplitModel(identity, Channel(), nn.Identity()))).model.to(context.device)
+    plain = SplitModel(identity, Channel(), nn.Identity()).to(context.device)
     z = expose(plain, test, seed=context.seed, device=context.device).z
     best: dict[str, Any] = {"psnr": -math.inf, "by": ""}
     trials: list[tuple[str, dict[str, Any], int]] = [(name, {"draws": 1}, len(test)) for name in CLOSED_FORM]
@@ -228,7 +214,7 @@ def requirements(result: Mapping[str, Any], context: Context, least_images: int)
             f"{reached}, and some attack has to exceed {LEAST_PSNR:.0f} dB: from {len(context.sets.train):,} images of "
             f"{size:,} values they cannot reconstruct even that; give more images, or smaller ones (--size)"
         )
-    table = (
+    return answered(
         ("no contradiction", not violations,
          "no attack lies below a bound that holds", violations[0]["sentence"] if violations else ""),
         ("no attack failed", not broken,
@@ -252,10 +238,9 @@ def requirements(result: Mapping[str, Any], context: Context, least_images: int)
         ("calibration on the identity", calibration is not None and calibration["psnr"] > LEAST_PSNR,
          reached if calibration is not None else "", uncalibrated),
     )  # fmt: skip
-    return answered(table)
 
 
-def answered(table: Sequence[tuple[str, bool, str, str]]) -> list[dict[str, Any]]:
+def answered(*table: tuple[str, bool, str, str]) -> list[dict[str, Any]]:
     """`schema.Requirement`s from name, whether it is met, and what is said where it is and where it is not."""
     return [{"name": name, "met": met, "sentence": there if met else gone} for name, met, there, gone in table]
 

@@ -6,8 +6,6 @@ from typing import Any
 
 from sfumato.files import write_json, write_text
 
-__all__ = ["evidence_of", "write_evidence"]
-
 _DISCLAIMER = (
     "These are measurements on the images that were given, by the attackers that are named. Whether data are personal, "
     "anonymous or lawfully processed is a legal question that they inform and do not answer."
