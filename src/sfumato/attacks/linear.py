@@ -45,15 +45,8 @@ class Linear(NamedTuple):
     offset: Tensor
 
     def __call__(self, z: Tensor) -> Tensor:
-        return self.write(self.read(z))
-
-    def read(self, z: Tensor) -> Tensor:
-        """(n, ...) -> (n, r): the first factor, which every strength of a path shares."""
-        return ((z.flatten(1).to(self.left.dtype) - self.centre) @ self.left).to(self.right.dtype)
-
-    def write(self, read: Tensor) -> Tensor:
-        """(n, r) -> (n, d)."""
-        return torch.addmm(self.offset, read, self.right).float()
+        rows = z.flatten(1).to(self.left.dtype) - self.centre
+        return torch.addmm(self.offset, (rows @ self.left).to(self.right.dtype), self.right).float()
 
     @property
     def slope(self) -> Tensor:
@@ -94,10 +87,8 @@ def best_linear(
         z, x = (torch.cat(part) for part in zip(*rows, strict=True))
         path = dual_path(z, x, STRENGTHS)
     best: tuple[Linear, float, float] | None = None
-    read: Tensor | None = None
     for strength, candidate in zip(STRENGTHS, path, strict=True):
-        read = candidate.read(seen) if read is None else read  # once: of a long feature it takes as long as the rest
-        x_hat = candidate.write(read).clamp(0, 1).reshape(shown.shape)
+        x_hat = candidate(seen).clamp(0, 1).reshape(shown.shape)
         error = float(mse(shown, x_hat).double().mean())
         if best is None or error < best[1]:
             best = candidate, error, strength
@@ -175,8 +166,8 @@ def dual_path(z: Tensor, x: Tensor, strengths: Sequence[float]) -> Iterator[Line
         wide = part.double()
         gram.addmm_(wide, wide.T)
     values, vectors = torch.linalg.eigh(gram)
-    # The eigenvectors go to the left, once: to the right they would be n x n x d for every strength.
-    yield from _solve(values, values, z.T @ vectors.to(z), vectors.T @ x, mean_z, mean_x, strengths)
+    for one in _solve(values, values, z.T, vectors.T @ x, mean_z, mean_x, strengths):
+        yield one._replace(right=vectors @ one.right)
 
 
 def _solve(

@@ -121,9 +121,7 @@ def rank_activations(observer: Observer) -> list[Reading]:
         for name in names:
             rows = torch.cat([batch.pop(name) for batch in batches])
             rows = whiten(rows, None, None)(rows)
-            read, least = None, float("inf")
-            for one in dual_path(rows[learn], x[learn], STRENGTHS):
-                read = one.read(rows[judge]) if read is None else read  # all strengths share it
-                least = min(least, float((one.write(read).clamp(0, 1) - x[judge]).square().mean()))
-            found.append(Reading(name, rows.shape[1], least))
+            paths = dual_path(rows[learn], x[learn], STRENGTHS)
+            errors = [float((one(rows[judge]).clamp(0, 1) - x[judge]).square().mean()) for one in paths]
+            found.append(Reading(name, rows.shape[1], min(errors)))
     return sorted(found, key=lambda one: one.mse)

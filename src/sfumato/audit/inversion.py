@@ -11,7 +11,6 @@ from torch import Tensor
 
 from sfumato import attacks
 from sfumato.attacks import (
-    CLOSED_FORM,
     Attack,
     Fit,
     Observer,
@@ -23,7 +22,7 @@ from sfumato.attacks import (
 )
 from sfumato.attacks.knowledge import Knowledge, observe
 from sfumato.attacks.probes import ATTRIBUTES, probe_attribute
-from sfumato.audit.context import Context, Stop, TooLate
+from sfumato.audit.context import Context, Stop, TooLate, limited
 from sfumato.audit.images import shuffled
 from sfumato.audit.measure import summary
 from sfumato.audit.suite import Piece, config_of
@@ -36,16 +35,28 @@ Tell = Callable[[str], object]
 
 _LEARNING = 0.8  # of its time; then come the images that it reconstructs
 _DRAWN, _SAMPLES = 8, 3  # images of which samples are shown, and how many of each
-_FIRST, _LARGEST_STEPS, _STEPS = 512, 64, (4, 2)  # images of a first fit, or of all a 64th; then so many times as many
 
 
 def run_attack(piece: Piece, context: Context, decided: dict[str, Any], tell: Tell, stop: Stop) -> None:
     """Fit, reconstruct training and test images, store figures and pixels."""
     began = time.monotonic()
-    if piece.attack in CLOSED_FORM:
-        attack, used = _in_closed_form(piece, context, decided["deadline"])
+    images = shuffled(context.sets.train, decided["images"], context.seed, "attacker") if "images" in decided else None
+    observer = context.observer(images)
+
+    def progress(done: int, total: int, figures: dict[str, float]) -> None:
+        if total > 1:
+            tell(f"{piece.name}: epoch {done}/{total}, error on held-out images {figures['held_out_mse']:.5f}")
+
+    def fitted(observer: Observer, until: float, stop: Stop = stop) -> Attack:
+        attack = attacks.build(config_of(piece, context))
+        attack.deadline, attack.fewest = until, 1 if "images" in decided else _fewest(piece)
+        return attack.fit(observer, state=context.folder.state(piece.name), progress=progress, should_stop=stop)
+
+    until = began + _LEARNING * (decided["deadline"] - began)
+    if views := piece.options.get("cloud"):
+        attack = _inside_the_cloud(fitted, context, views, until, stop)
     else:
-        attack, used = _trained(piece, context, decided, tell, stop)
+        attack = fitted(observer, until)
     most = decided.get("shown", piece.images)
     parts: dict[str, Any] = {}
     tensors: dict[str, Tensor] = {}
@@ -65,7 +76,7 @@ def run_attack(piece: Piece, context: Context, decided: dict[str, Any], tell: Te
     described = {
         "name": piece.name,
         "attack": piece.attack,
-        "images": used,
+        "images": len(observer),
         "settings": asdict(attack.config) | ({"epochs": attack.planned} if hasattr(attack, "planned") else {}),
         **_outcome_of(attack),
         "trivial_mse": None if attack.outcome is None else attack.outcome.trivial_mse,
@@ -77,91 +88,40 @@ def run_attack(piece: Piece, context: Context, decided: dict[str, Any], tell: Te
     context.folder.finish(piece.name, described | parts, tensors)
 
 
-def _trained(piece: Piece, context: Context, decided: dict[str, Any], tell: Tell, stop: Stop) -> tuple[Attack, int]:
-    """An attack that trains until its time is over, and how many images it learned from."""
-
-    def progress(done: int, total: int, figures: dict[str, float]) -> None:
-        tell(f"{piece.name}: epoch {done}/{total}, error on held-out images {figures['held_out_mse']:.5f}")
-
-    images = shuffled(context.sets.train, decided["images"], context.seed, "attacker") if "images" in decided else None
-    observer, attack, now = context.observer(images), attacks.build(config_of(piece, context)), time.monotonic()
-    attack.deadline = now + _LEARNING * (decided["deadline"] - now)
-    attack.fewest = 1 if "images" in decided else _fewest(piece)
-    attack.fit(observer, state=context.folder.state(piece.name), progress=progress, should_stop=stop)
-    return attack, len(observer)
-
-
 def _fewest(piece: Piece) -> int:
     return 1 if piece.epochs is None else piece.epochs[0]
 
 
-def _in_closed_form(piece: Piece, context: Context, deadline: float) -> tuple[Attack, int]:
-    """Of what left the device, or of each of the cloud's activations from which most is read and of all these together,
-    the attack that is best on the attacker's own validation images; and how many images it learned from.
+def _inside_the_cloud(
+    fitted: Callable[..., Attack], context: Context, most: int, until: float, stop: Stop
+) -> Attack:
+    """The best, by the attacker's own validation images, of attacks on what the cloud computes from what it receives.
+
+    The activations from which a linear attack reads most are attacked each and together, as long as there is time.
     """
-    config, views = config_of(piece, context), [()]
-    if most := piece.options.get("cloud"):
-        names = [one.name for one in rank_activations(context.observer())[:most]]
-        if not names:
-            raise FeatureError(
-                "the cloud computes nothing that has a row for each image, so nothing of it can be attacked"
-            )
-        views = [(name,) for name in names] + ([tuple(names)] if len(names) > 1 else [])
-    best: tuple[float, Attack, int] | None = None
+    observer = context.observer()
+    names = [one.name for one in rank_activations(observer)[:most]]
+    if not names:
+        raise FeatureError("the cloud computes nothing that has a row for each image, so nothing of it can be attacked")
+    views = [(name,) for name in names] + ([tuple(names)] if len(names) > 1 else [])
+    found: list[tuple[float, Attack]] = []
     for index, view in enumerate(views):
         try:
             now = time.monotonic()
-            if best is not None and now > deadline:
-                raise TooLate("an activation is left")
-            attack, used = _on_ever_more(config, context, view, now + (deadline - now) / (len(views) - index))
+            # Only the first may take what is left for reconstructing: without it there is nothing.
+            with limited(context.subject.model, until if found else math.inf, stop) as ask:
+                ask()
+                attack = fitted(observer.inside(*view), now + (until - now) / (len(views) - index), ask)
         except TooLate:
-            if best is None:
+            if not found:
                 raise
             late = " or ".join(" and ".join(one) for one in views[index:])
-            best[1].outcome = _more(best[1], f"; its time was over before it read {late}")
+            for _, attack in found:
+                attack.outcome = _more(attack, f"; its time was over before it read {late}")
             break
-        if view:
-            attack.outcome = _more(attack, f"; reads {' and '.join(view)}")
-        assert attack.outcome is not None
-        if best is None or attack.outcome.held_out_mse < best[0]:
-            best = attack.outcome.held_out_mse, attack, used
-    assert best is not None
-    return best[1:]
-
-
-def _on_ever_more(config: Any, context: Context, view: tuple[str, ...], until: float) -> tuple[Attack, int]:
-    """Fitted to a few images, then to more as long as that would be done in time.
-
-    A solution in closed form cannot be interrupted, and costs anything from the number of images to its cube: of long
-    activations, n images make n x n systems of equations. So each fit tells whether the next one may begin. Fewer
-    images, and not fewer coordinates of the activation: where those are more than the images, n x n numbers are all
-    that any linear attack uses, while a projection to fewer coordinates would also blur the few that give most away.
-    """
-    total = len(context.sets.train)
-    count, step, power, took = min(total, max(_FIRST, -(-total // _LARGEST_STEPS))), 1, 3.0, 0.0
-    best: tuple[Attack, int] | None = None
-    while True:
-        before, began = took, time.monotonic()
-        observer = context.observer(
-            None if count == total else shuffled(context.sets.train, count, context.seed, "attacker")
-        )
-        try:
-            best = attacks.build(config).fit(observer.inside(*view) if view else observer), count
-        except TooLate:
-            if best is None:
-                raise
-            break
-        if count == total:
-            return best
-        took = time.monotonic() - began
-        if before:  # a sum of powers rises more steeply as it grows
-            power = min(3.0, 1 + max(0.0, math.log(took / before, step)))
-        step = next((one for one in _STEPS if time.monotonic() + took * one**power <= until), 0)
-        if not step:
-            break
-        count = min(total, step * count)
-    best[0].outcome = _more(best[0], f"; from {best[1]:,} of {total:,} images, for want of time")
-    return best
+        attack.outcome = _more(attack, f"; reads {' and '.join(view)}")
+        found.append((attack.outcome.held_out_mse, attack))
+    return min(found, key=lambda one: one[0])[1]
 
 
 def _more(attack: Attack, words: str) -> Fit:

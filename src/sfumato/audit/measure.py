@@ -98,6 +98,12 @@ def tried_on_all(attacks: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [attack for attack in attacks if attack["test"]["images"] == most]
 
 
+def clearly_better(attack: Mapping[str, Any]) -> bool:
+    """Whether an attack that was tried on some images beats, on those, the strongest of the others beyond chance."""
+    same = attack.get("same_images")
+    return bool(same and same["gap"] < -2 * same["error"])
+
+
 def _spread(values: Tensor, *, smaller_is_worse: bool = False) -> dict[str, Any]:
     """Figures of one measure; `pessimistic` are the ends of their 95 % intervals at which more has leaked.
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sfumato.attacks import CLOSED_FORM, Leakage, Reconstruction, measure_leakage, obfuscation
+from sfumato.attacks import Leakage, Reconstruction, measure_leakage, obfuscation
 from sfumato.attacks.base import TooSlow
 from sfumato.audit.bounds import measure_bounds
 from sfumato.audit.context import (
@@ -24,7 +24,7 @@ from sfumato.audit.context import (
     limited,
     make_context,
 )
-from sfumato.audit.folder import AuditFolder, Failures
+from sfumato.audit.folder import AuditFolder
 from sfumato.audit.identity import behaviour_of, channel_of, versions
 from sfumato.audit.images import shuffled
 from sfumato.audit.inversion import Tell, run_attack, run_probes, run_sweep
@@ -36,7 +36,6 @@ from sfumato.audit.verdict import LEAST_IMAGES, calibrate
 from sfumato.data import DataSets, ImageSet
 from sfumato.errors import ConfigError, FeatureError, NotJudgedError
 from sfumato.files import write_json
-from sfumato.provenance import evidence
 from sfumato.torch_utils import evaluating
 from sfumato.training.evaluate import accuracy
 
@@ -147,50 +146,23 @@ def run_audit(
     """
     if not minutes > 0:
         raise ConfigError(f"minutes is {minutes}; give a positive number")
-    early = 0.0 if began is None else time.monotonic() - began
-    wanted, unwanted = chosen(load_suite() if suite is None else suite, only, skip)
-    if next(subject.model.parameters(), None) is None:  # by one of them everything finds its device
-        subject.model.place = nn.Parameter(torch.zeros(()), requires_grad=False)
-    subject = subject if subject.digest else replace(subject, digest=digest_of_module(subject.model))
-    place = torch.device(device)
-    subject.model.to(place)
-    run = _Run(subject, sets, minutes, place, tell or (lambda _: None), progress, should_stop)
-    with evaluating(subject.model, gradients=True):
-        run.prepare(out, seed, load_suite() if suite is None else suite, other, early, ending)
-        run.measure()
-        pieces, untested = possible(wanted, run.context, run.minutes)
-        run.work(pieces)
-        return run.finish(pieces, [*untested, *unwanted], least_images)
-
-
-@dataclass
-class _Run:
-    """What the steps of one call share."""
-
-    subject: Subject
-    sets: DataSets
-    minutes: float
-    place: torch.device
-    tell: Tell
-    progress: Callable[[float, float], None] | None
-    should_stop: Stop | None
-    seconds_per_image: dict[str, float] = field(default_factory=dict)
-    skipped: dict[str, str] = field(default_factory=dict)
-
-    def prepare(
-        self, out: Path, seed: int, suite: Sequence[Piece], other: ImageSet | None, early: float, ending: float
-    ) -> None:
-        """Check the subject, open the folder, release the features."""
-        subject, sets = self.subject, self.sets
-        if len(sets.test) < 4:
-            raise ConfigError(f"{len(sets.test)} test images are too few for an audit; give at least 4")
+    if len(sets.test) < 4:
+        raise ConfigError(f"{len(sets.test)} test images are too few for an audit; give at least 4")
+    early, place = 0.0 if began is None else time.monotonic() - began, torch.device(device)
+    suite = load_suite() if suite is None else suite
+    wanted, unwanted = chosen(suite, only, skip)
+    model = subject.model
+    if next(model.parameters(), None) is None:  # by one of them everything finds its device
+        model.place = nn.Parameter(torch.zeros(()), requires_grad=False)
+    subject = subject if subject.digest else replace(subject, digest=digest_of_module(model))
+    model.to(place)
+    with evaluating(model, gradients=True):
         many = max(4, min(_CHECKED, _CHECKED_VALUES // math.prod(sets.test.image_shape)))
-        check_subject(subject, sets.test.float(torch.arange(many) % len(sets.test)).to(self.place))
-        few = sets.test.float(torch.arange(4)).to(self.place)
-        self.behaviour = behaviour_of(subject, sets.test.image_shape)
+        check_subject(subject, sets.test.float(torch.arange(many) % len(sets.test)).to(place))
+        behaviour = behaviour_of(subject, sets.test.image_shape)
         identity = {
             "target": subject.digest,
-            "behaviour": self.behaviour,
+            "behaviour": behaviour,
             "channel": channel_of(subject),
             "versions": versions(),
             "train": sets.train.fingerprint(),
@@ -200,24 +172,43 @@ class _Run:
             "suite": hashlib.sha256(repr(tuple(suite)).encode()).hexdigest(),
         }
         folder = AuditFolder(out, identity)
-        if folder.extend(self.minutes):
+        if folder.extend(minutes):
             for piece in suite:
                 if piece.epochs and (folder.finished(piece.name) or {}).get("converged") is False:
                     folder.reopen(piece.name)
-        self.minutes = folder.minutes
-        self.failures = Failures(folder)
-        self.budget = TimeBudget(60 * self.minutes, folder.spent + early, reserve=ending + 1.8 * self.minutes)
-        fits = _FEATURES_SHARE * available_memory(self.place) / (4 * self.subject.model.features(few[:1]).numel())
-        self.context = make_context(
+        minutes = folder.minutes
+        budget = TimeBudget(60 * minutes, folder.spent + early, reserve=ending + 1.8 * minutes)
+        one = sets.test.float(torch.arange(1)).to(place)
+        fits = _FEATURES_SHARE * available_memory(place) / (4 * model.features(one).numel())
+        context = make_context(
             subject,
             sets,
-            gradients=passes_gradients(subject, few),
-            device=self.place,
+            gradients=passes_gradients(subject, one),
+            device=place,
             seed=seed,
             folder=folder,
             most=folder.decide("images", max(4, int(min(MOST_IMAGES, fits)))),
             other=other,
         )
+        run = _Run(context, budget, minutes, tell or (lambda _: None), progress, should_stop)
+        run.measure()
+        pieces, untested = possible(wanted, context, minutes)
+        run.work(pieces)
+        return run.finish(pieces, [*untested, *unwanted], behaviour, least_images)
+
+
+@dataclass
+class _Run:
+    """What the steps of one call share."""
+
+    context: Context
+    budget: TimeBudget
+    minutes: float
+    tell: Tell
+    progress: Callable[[float, float], None] | None
+    should_stop: Stop | None
+    seconds_per_image: dict[str, float] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
 
     def measure(self) -> None:
         """What needs no attack: identification, the attacks' calibration, bounds."""
@@ -231,12 +222,12 @@ class _Run:
         self._once("obfuscation", "whether the feature is scrambled", self._scrambled)
         how: Any = {"gradients": context.gradients, "seconds": _BOUNDS_SHARE * self.budget.left, "seed": context.seed}
         self._once("bounds", "what is provable", lambda: {
-            "bounds": measure_bounds(self.subject, self.sets, leakage, **how)
+            "bounds": measure_bounds(self.context.subject, self.context.sets, leakage, **how)
         })  # fmt: skip
 
     def _leakage(self) -> Leakage:
         """From few images and in a hurry first; as tight as it gets where the time that took allows it."""
-        model, images, seed = self.subject.model, self.context.test.images, self.context.seed
+        model, images, seed = self.context.subject.model, self.context.test.images, self.context.seed
         until = time.monotonic() + _LEAKAGE_SHARE * self.budget.left
         began = time.monotonic()
         found = measure_leakage(model, images, seed=seed, most=_HURRIED, quick=True)
@@ -254,13 +245,13 @@ class _Run:
         if self.context.folder.finished(name) is None:
             self._note(f"{name}: {words}")
             limit = time.monotonic() + _MEASURED_SHARE * self.budget.left
-            with self.failures.surviving(name, name), limited(self.subject.model, limit):
+            with self.context.folder.surviving(name, name), limited(self.context.subject.model, limit):
                 if (found := compute()) is not None:
                     self.context.folder.finish(name, found)
 
     def _scrambled(self) -> dict[str, Any]:
-        some = shuffled(self.sets.train, _SCRAMBLED, self.context.seed, "obfuscation")
-        moved = obfuscation(self.subject.model, some, seed=self.context.seed)
+        some = shuffled(self.context.sets.train, _SCRAMBLED, self.context.seed, "obfuscation")
+        moved = obfuscation(self.context.subject.model, some, seed=self.context.seed)
         return asdict(moved) | {"obfuscated": moved.obfuscated, "sentence": moved.sentence}
 
     def work(self, pieces: Sequence[Piece]) -> None:
@@ -273,14 +264,14 @@ class _Run:
             turn, waiting = waiting, []
             for index, piece in enumerate(turn):
                 seconds = self.budget.left * piece.share / sum(one.share for one in turn[index:])
-                with self.failures.surviving(piece.name, piece.kind):
+                with self.context.folder.surviving(piece.name, piece.kind):
                     if (why := self._attempt(piece, seconds)) is not None:
                         waiting.append(piece)
                         why = self.skipped.setdefault(piece.name, why)  # a second try has less to say
                         if again:
                             self._note(f"{piece.name}: left out, {why}")
-                if piece.name in self.failures:
-                    self._note(f"{piece.name}: FAILED, {self.failures.why(piece.name)}")
+                if failed := self.context.folder.failed.get(piece.name):
+                    self._note(f"{piece.name}: FAILED, {failed['why']}")
 
     def _note(self, text: str) -> None:
         if self.progress is not None:
@@ -289,7 +280,7 @@ class _Run:
 
     def _attempt(self, piece: Piece, seconds: float) -> str | None:
         """Do the piece, or say why it is left out."""
-        folder, total = self.context.folder, len(self.sets.train)
+        folder, total = self.context.folder, len(self.context.sets.train)
         try:
             self._run(piece, seconds, folder.decided(piece.name) or self._decide(piece, seconds))
             self.skipped.pop(piece.name, None)
@@ -317,11 +308,13 @@ class _Run:
         if seconds <= 0:
             raise TooLate("too little time: give more --minutes")
         if piece.attack == "optimization":
-            with limited(self.subject.model, time.monotonic() + seconds):
+            with limited(self.context.subject.model, time.monotonic() + seconds):
                 if (shown := affordable(piece, self.context, seconds)) >= _FEWEST:
                     return {"shown": shown}
             raise TooLate("too little time for a search image by image: give more --minutes")
-        expected = self.seconds_per_image.get(piece.attack, 0.0) * piece.options.get("train", len(self.sets.train))
+        expected = self.seconds_per_image.get(piece.attack, 0.0) * piece.options.get(
+            "train", len(self.context.sets.train)
+        )
         if expected > _PATIENCE * seconds:
             raise TooLate(f"too little time: give more than {seconds:.0f} s, its share of --minutes")
         return {}
@@ -337,43 +330,39 @@ class _Run:
         limit = deadline + (seconds if piece.minutes else max(0.0, self.budget.end - deadline) / 4)
         if self.minutes < 1 and piece.minutes == 0:
             limit = max(limit, began + 60)
-        with limited(self.subject.model, limit, self.should_stop) as stop:
+        with limited(self.context.subject.model, limit, self.should_stop) as stop:
             _RUNNERS[piece.kind](piece, self.context, decided | {"deadline": deadline}, self._note, stop)
-        if piece.attack in CLOSED_FORM and piece.attack not in self.seconds_per_image:
+        if piece.kind == "attack" and piece.attack not in self.seconds_per_image:
             done = self.context.folder.finished(piece.name) or {}
-            self.seconds_per_image[piece.attack] = (time.monotonic() - began) / done.get("images", len(self.sets.train))
+            self.seconds_per_image[piece.attack] = (time.monotonic() - began) / done["images"]
 
-    def finish(self, pieces: Sequence[Piece], untested: Sequence[Untested], least_images: int) -> Audited:
+    def finish(
+        self, pieces: Sequence[Piece], untested: Sequence[Untested], behaviour: str, least_images: int
+    ) -> Audited:
         """Put together what there is, and write it."""
-        folder = self.context.folder
+        context, folder = self.context, self.context.folder
+        subject, sets = context.subject, context.sets
         for piece in pieces:
             folder.keep(piece.name)  # what was to be trained for longer and was not
         untested = [*untested, *(Untested(name, why, left_out=True) for name, why in self.skipped.items())]
         pieces = [piece for piece in pieces if folder.finished(piece.name) is not None]
         if not any(piece.kind == "attack" for piece in pieces):
-            reasons = [f"{one['what']}: {one['why']}" for one in self.failures.as_list()]
+            reasons = [f"{one['what']}: {one['why']}" for one in folder.failed.values()]
             reasons += [f"{one.what}: {one.why}" for one in untested]
             raise NotJudgedError("no attack could be run: " + "; ".join(reasons))
-        if behaviour_of(self.subject, self.sets.test.image_shape) != self.behaviour:
+        if behaviour_of(subject, sets.test.image_shape) != behaviour:
             raise FeatureError(
                 "the encoder answers differently now than when the audit began: what it computes depends on how often "
                 "it was asked, so no figure says what will leave the device; take the state out of it"
             )
         share = None
-        if self.subject.classifies and self.sets.labelled:
-            with self.failures.surviving("accuracy", "accuracy"):
-                share = accuracy(self.subject.model, self.sets.test, seed=self.context.seed)
+        if subject.classifies and sets.labelled:
+            with folder.surviving("accuracy", "accuracy"):
+                share = accuracy(subject.model, sets.test, seed=context.seed)
         folder.note_spent(self.budget.spent)
+        budget = {"minutes": self.minutes, "seconds": round(self.budget.spent, 1)}
         result, reconstructed = result_of(
-            self.context,
-            pieces,
-            untested,
-            self.failures.as_list(),
-            behaviour=self.behaviour,
-            accuracy=share,
-            budget={"minutes": self.minutes, "seconds": round(self.budget.spent, 1)},
-            least_images=least_images,
-            evidence=evidence(self.place),
+            context, pieces, untested, behaviour=behaviour, accuracy=share, budget=budget, least_images=least_images
         )
         write_json(folder.path / "audit.json", result)
-        return Audited(result, reconstructed, self.context)
+        return Audited(result, reconstructed, context)

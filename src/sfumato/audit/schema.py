@@ -104,38 +104,30 @@ class Figures(_Entry):
     ssim: Spread
 
 
-class EpochEntry(_Entry):
-    """A line of an attack's training."""
-
-    epoch: Count
-    held_out_mse: float
-    mse: float | None = None
-
-
-class SameImages(_Entry):
-    """What the strongest attack made of the images that this one was tried on."""
-
-    attack: str
-    mse: float
-    gap: float
-    error: float
-
-
-class AttackEntry(_Entry):
-    """An attack; `history` is empty where it does not train in epochs."""
+class _Ran(_Entry):
+    """An attack, and whether it came to rest."""
 
     name: str
     attack: str
-    images: Count
-    settings: dict[str, Any]
     converged: bool | None
     reason: str
     held_out_mse: float | None
-    history: list[EpochEntry]
+    seconds: float
+
+
+class AttackEntry(_Ran):
+    """An attack by the strongest attacker.
+
+    `history`: a line per epoch, empty where it does not train in epochs; `same_images`: what `attack`, the strongest of
+    all, made of the images that this one was tried on, with the gap between both.
+    """
+
+    images: Count
+    settings: dict[str, Any]
+    history: list[dict[Literal["epoch", "mse", "held_out_mse"], int | float]]
     train: Figures
     test: Figures
-    seconds: float
-    same_images: SameImages | None = None
+    same_images: dict[Literal["attack", "mse", "gap", "error"], str | float] | None = None
 
 
 class PerImageEntry(_Entry):
@@ -161,18 +153,12 @@ class SweepPoint(Figures):
     queries: int | None = None
 
 
-class Sweep(_Entry):
+class Sweep(_Ran):
     """One attack by attackers who ask more than once, or know less."""
 
-    name: str
-    attack: str
     label: str
     points: Annotated[list[SweepPoint], Meta(min_length=1)]
     note: str
-    converged: bool | None
-    reason: str
-    held_out_mse: float | None
-    seconds: float
 
 
 class ProbeEntry(_Entry):

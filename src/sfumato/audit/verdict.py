@@ -12,7 +12,7 @@ from sfumato import attacks
 from sfumato.attacks import CLOSED_FORM, Observer, invert_released
 from sfumato.audit.context import Context
 from sfumato.audit.images import shuffled
-from sfumato.audit.measure import expose, tried_on_all
+from sfumato.audit.measure import clearly_better, expose, tried_on_all
 from sfumato.split import Channel, SplitModel
 
 NOTHING_LOST = (
@@ -81,8 +81,8 @@ def _notes(result: Mapping[str, Any]) -> list[str]:
     if notice := (result["target"].get("input") or {}).get("notice"):
         notes.append(f"Look at the input first: {notice}.")
     for one in result["attacks"]:
-        same = one.get("same_images")
-        if same and same["gap"] < -2 * same["error"]:
+        if clearly_better(one):
+            same = one["same_images"]
             notes.append(
                 f"On the {one['test']['images']} images that it was tried on, {one['name']} reconstructs better: MSE "
                 f"{one['test']['mse']['mean']:.4f}, where {same['attack']} has {same['mse']:.4f}."
@@ -144,7 +144,7 @@ def calibrate(context: Context, seconds: float) -> dict[str, Any] | None:
     the middle of the images, of twice the side each time, as long as the next one would be done within `seconds`; what
     counts is the largest, `size`. None where there is no time at all.
     """
-    end, (height, width) = time.monotonic() + seconds, context.sets.test.image_shape[1:]
+    end, (_, height, width) = time.monotonic() + seconds, context.sets.test.image_shape
     found: dict[str, Any] | None = None
     side, expected = _CROP, 0.0
     while time.monotonic() + expected < end:
@@ -169,15 +169,15 @@ def _calibrated(context: Context, height: int, width: int) -> dict[str, Any]:
             context.test.first(_JUDGED_ON).images,
         )
     )
-    identity = nn.Identity() if context.gradients else _Opaque()
-    plain = SplitModel(identity, Channel(), nn.Identity()).to(context.device)
-    z = expose(plain, test, seed=context.seed, device=context.device).z
+    identity = SplitModel(nn.Identity() if context.gradients else _Opaque(), Channel(), nn.Identity())
+    identity = identity.to(context.device)
+    z = expose(identity, test, seed=context.seed, device=context.device).z
     best: dict[str, Any] = {"psnr": -math.inf, "by": ""}
     trials: list[tuple[str, dict[str, Any], int]] = [(name, {"draws": 1}, len(test)) for name in CLOSED_FORM]
     for name, settings, count in [*trials, ("optimization", _SEARCH, min(_SEARCHED, len(test)))]:
         if best["psnr"] <= LEAST_PSNR:
             attack = attacks.build(attacks.config_from_dict(name, settings | {"seed": context.seed}))
-            attack.fit(Observer(plain, known, device=context.device))
+            attack.fit(Observer(identity, known, device=context.device))
             found = invert_released(attack, test.subset(range(count)), z[:count], device=context.device)
             best = max(best, {"psnr": float(found.psnr.double().mean()), "by": name}, key=lambda one: one["psnr"])
     return best
