@@ -159,6 +159,8 @@ def audited(function, channel, folder):
 def test_noise_or_levels_have_to_be_worth_the_name(noise_std, quantize_bits, spread, lost):
     channel = {"noise_std": noise_std, "quantize_bits": quantize_bits}
     assert bool(what_is_lost(channel, spread)) is lost
+    shaped = channel | {"noise_smallest": 0.0}  # a direction without noise holds what it likes
+    assert bool(what_is_lost(shaped, spread)) is (quantize_bits == 8)
 
 
 def test_where_nothing_is_lost_no_failed_attack_is_evidence(tmp_path):

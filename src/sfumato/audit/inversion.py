@@ -92,9 +92,7 @@ def _fewest(piece: Piece) -> int:
     return 1 if piece.epochs is None else piece.epochs[0]
 
 
-def _inside_the_cloud(
-    fitted: Callable[..., Attack], context: Context, most: int, until: float, stop: Stop
-) -> Attack:
+def _inside_the_cloud(fitted: Callable[..., Attack], context: Context, most: int, until: float, stop: Stop) -> Attack:
     """The best, by the attacker's own validation images, of attacks on what the cloud computes from what it receives.
 
     The activations from which a linear attack reads most are attacked each and together, as long as there is time.

@@ -316,40 +316,17 @@ class Audit(_Found):
     consistency: Consistency
 
 
-class TextData(_Entry):
-    """The attacker's texts and the test texts; `shared`: test texts that are the attacker's too, token for token.
+class TextAudit(_Found):
+    """What `sfumato audit` found of a model of texts.
 
-    `known`: share of the test texts' tokens that the attacker's texts hold.
+    `data`: the attacker's texts and the test texts; `shared`: test texts that are the attacker's too, token for token;
+    `known`: share of the test texts' tokens that the attacker's texts hold. `tokens`: share of them that are recovered,
+    and for the 5 % of the texts of which most are; `by_position` is null where there is only padding.
     """
 
-    name: str
-    vocabulary: Count
-    length: Count
-    padding: Count | None
-    train_texts: Count
-    test_texts: Count
-    shared: Count
-    known: Share
-    labelled: bool
-    fingerprint: dict[Literal["train", "test"], str]
-
-
-class TokenShares(_Entry):
-    """Share of the tokens that are recovered, and for the 5 % of the texts of which most are; null: only padding."""
-
-    recovered: Share
-    error: float
-    chance: Share
-    worst5: Share
-    by_position: list[Share | None]
-
-
-class TextAudit(_Found):
-    """What `sfumato audit` found of a model of texts."""
-
     schema: Literal["https://sfumato.dev/schema/text-audit-2.json"] = msgspec.field(name="$schema")
-    data: TextData
-    tokens: TokenShares
+    data: dict[str, Any]
+    tokens: dict[Literal["recovered", "error", "chance", "worst5", "by_position"], Share | list[Share | None]]
     leakage: LeakageEntry | None
 
 

@@ -183,24 +183,21 @@ def passes_gradients(subject: Subject, x: Tensor) -> bool:
     try:
         with torch.enable_grad():
             z_hat = subject.model.features(image)
-            if not z_hat.requires_grad:
-                return False
-            return torch.autograd.grad(z_hat.sum(), image, allow_unused=True)[0] is not None
+            slopes = torch.autograd.grad(z_hat.sum(), image, allow_unused=True) if z_hat.requires_grad else (None,)
     except RuntimeError:
         return False
+    return slopes[0] is not None
 
 
 def _feature(subject: Subject, x: Tensor) -> Tensor:
     try:
         made: Any = subject.model.edge(x)
     except Exception as error:  # the user's network, or a graph of it, on images that do not fit
+        fed = "check --data and --size"
+        if subject.described is not None:
+            fed = f"the audit feeds {subject.described.sentence()}; describe the input with --input, or check --size"
         raise FeatureError(
-            f"the encoder does not take images of shape {tuple(x.shape[1:])} ({first_line(error)}); "
-            + (
-                f"the audit feeds {subject.described.sentence()}; describe the input with --input, or check --size"
-                if subject.described is not None
-                else "check --data and --size"
-            )
+            f"the encoder does not take images of shape {tuple(x.shape[1:])} ({first_line(error)}); {fed}"
         ) from error
     if isinstance(made, tuple | list | dict):
         raise FeatureError(

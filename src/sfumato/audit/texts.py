@@ -3,6 +3,7 @@
 import hashlib
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -187,31 +188,36 @@ def audit_texts(
         "evidence": evidence(feature.device),
     }
     lost = what_is_lost(result["target"]["channel"], float(feature.flatten(1).std(0).max()))
-    counts, known = (len(train), len(test)), f"the attacker's texts hold {result['data']['known']:.1%} of the tokens"
-    result["requirements"] = answered(
-        ("no contradiction", leakage is None or leakage.holds, "identification keeps to its certificates",
+    return checked(conclude(result | _judged(result, lost, leakage is None or leakage.holds, least), ()))
+
+
+def _judged(result: Mapping[str, Any], lost: str | None, holds: bool, least: int) -> dict[str, Any]:
+    """`requirements`, `metrics`, `pessimistic` and `verdict`, from the figures."""
+    data, tokens, accuracy, leaked = result["data"], result["tokens"], result["accuracy"], result["leakage"] or {}
+    counts, share, error = (data["train_texts"], data["test_texts"]), tokens["recovered"], tokens["error"]
+    known = f"the attacker's texts hold {data['known']:.1%} of the test texts' tokens"
+    requirements = answered(
+        ("no contradiction", holds, "identification keeps to its certificates",
          "texts are identified more often than a certificate allows, so the attack or the bound has a bug"),
         ("something is lost on the way", lost is not None, lost or "",
          NOTHING_LOST.format("nothing keeps a better attacker from reading every token")),
         ("enough texts", min(counts) >= least, COUNTED.format(*counts, "texts", least),
          TOO_FEW.format(*counts, "texts", least)),
-        ("the attacker knows the tokens", result["data"]["known"] >= _KNOWN, known,
+        ("the attacker knows the tokens", data["known"] >= _KNOWN, known,
          f"{known}, and a token that is not in them is never named; give more texts for the attacker"),
     )  # fmt: skip
     # Where all texts give the same share they show no spread, and that of as many independent texts is the safe one.
-    share, error = found.recovered, found.standard_error
-    end = share_interval(share, len(test))[1] if error == 0 else min(1.0, share + NORMAL_95 * error)
-    leaked = result["leakage"] or {}
-    result["metrics"] = {"tokens": share, "information": leaked.get("information"), "accuracy": accuracy}
-    result["pessimistic"] = {"tokens": end} | pessimistic_ends(leaked, accuracy, len(test))
+    end = share_interval(share, counts[1])[1] if error == 0 else min(1.0, share + NORMAL_95 * error)
     read = (
-        f"Of the tokens of {len(test):,} unseen texts {share:.1%} ± {error:.1%} are recovered (chance "
-        f"{found.chance:.1%}), of the worst-served 5 % of the texts {float(worst.mean()):.1%}: that is what every "
+        f"Of the tokens of {counts[1]:,} unseen texts {share:.1%} ± {error:.1%} are recovered (chance "
+        f"{tokens['chance']:.1%}), of the worst-served 5 % of the texts {tokens['worst5']:.1%}: that is what every "
         "attacker reaches who can run the encoder, and a better one may read more."
     )
-    broken = [f"BROKEN: {one['sentence']}." for one in result["requirements"][:1] if not one["met"]]
-    result["verdict"] = {
-        "headline": headline(result, "texts", read),
-        "notes": broken + ([] if accuracy is None else [f"The cloud recognises {accuracy:.1%} of the test texts."]),
+    notes = [f"BROKEN: {one['sentence']}." for one in requirements[:1] if not one["met"]]
+    notes += [] if accuracy is None else [f"The cloud recognises {accuracy:.1%} of the test texts."]
+    return {
+        "requirements": requirements,
+        "metrics": {"tokens": share, "information": leaked.get("information"), "accuracy": accuracy},
+        "pessimistic": {"tokens": end} | pessimistic_ends(leaked, accuracy, counts[1]),
+        "verdict": {"headline": headline(result, "texts", read), "notes": notes},
     }
-    return checked(conclude(result, ()))

@@ -91,20 +91,19 @@ def _notes(result: Mapping[str, Any]) -> list[str]:
         notes.append(
             f"{len(failed)} pieces of the audit failed ({', '.join(failed)}) and say nothing; reasons are listed below."
         )
-    loose = [one["name"] for one in result["attacks"] if one["converged"] is False]
-    if loose:
+    if loose := [one["name"] for one in result["attacks"] if one["converged"] is False]:
         notes.append(
             f"{len(loose)} of {len(result['attacks'])} attacks had not converged ({', '.join(loose)}): their errors "
             "are no evidence of safety. Give more --minutes."
         )
     if result["accuracy"] is not None:
         notes.append(f"The cloud recognises {_percent(result['accuracy'])} of the test images.")
-    gates = [one for one in result["bounds"] if one["gates"]]
-    if gates:
-        names = ", ".join(one["label"] for one in gates)
-        notes.append(f"{len(gates)} bounds hold here, and no attack may beat them: {names}.")
-    else:
-        notes.append("No bound here limits every attacker's error: a stronger attack than these may reconstruct more.")
+    gates = [one["label"] for one in result["bounds"] if one["gates"]]
+    notes.append(
+        f"{len(gates)} bounds hold here, and no attack may beat them: {', '.join(gates)}."
+        if gates
+        else "No bound here limits every attacker's error: a stronger attack than these may reconstruct more."
+    )
     if skipped := result["data"]["skipped"]:
         notes.append(f"{len(skipped)} image files could not be read and were left out; they are listed below.")
     return notes
@@ -185,43 +184,40 @@ def _calibrated(context: Context, height: int, width: int) -> dict[str, Any]:
 
 def requirements(result: Mapping[str, Any], context: Context, least_images: int) -> list[dict[str, Any]]:
     """Each requirement of a pass: `name`, `met`, and a `sentence` that says what there is or what is missing."""
-    ran, violations = result["attacks"], result["consistency"]["violations"]
-    broken = [one for one in result["failed"] if one["kind"] == "attack"]
+    ran, violations, failed = result["attacks"], result["consistency"]["violations"], result["failed"]
+    broken = "; ".join(f"the attack {one['what']} failed, {one['why']}" for one in failed if one["kind"] == "attack")
     names = {one["name"] for one in ran}
-    lacking = [name for name in CLOSED_FORM if name not in names]
     wanted = [f"cloud:{name}" for name in CLOSED_FORM] if context.subject.has_cloud else []
-    unread = [name for name in wanted if name not in names]
+    lacking, unread = ([name for name in group if name not in names] for group in (CLOSED_FORM, wanted))
     trained = [one for one in tried_on_all(ran) if one["history"]]
     rested = [one["name"] for one in trained if one["converged"]]
     why = f"converged ({trained[0]['name']}: {trained[0]['reason']})" if trained else "ran"
-    counts = len(context.sets.train), len(context.test)
     searched = [one["name"] for one in ran if one["attack"] == "optimization"]
     notice = (result["target"].get("input") or {}).get("notice", "")
-    calibration, obfuscation = result["calibration"], result["obfuscation"]
+    counts = len(context.sets.train), len(context.test)
     lost = what_is_lost(result["target"]["channel"], float(context.test.z.flatten(1).std(0).max()))
-    scrambled = "Whether the feature is scrambled could not be measured."
-    if obfuscation is not None:
-        scrambled = obfuscation["sentence"]
-    causes = [one["why"] for one in result["failed"] if one["what"] == "calibration"]
-    cause = causes[0] if causes else "for which there was no time; give more --minutes"
-    uncalibrated = f"the attacks were not calibrated on the identity channel, {cause}"
-    if calibration is not None:
-        shape = context.sets.test.image_shape
-        size = math.prod(shape[:1] + tuple(calibration["size"]))
-        part = "" if calibration["size"] == list(shape[1:]) else "the middle {}×{} of ".format(*calibration["size"])
+    obfuscation, calibration = result["obfuscation"], result["calibration"]
+    scrambled = (obfuscation or {"sentence": "Whether the feature is scrambled could not be measured."})["sentence"]
+    scrambled = scrambled[0].lower() + scrambled[1:].rstrip(".")
+    if calibration is None:
+        causes = [one["why"] for one in failed if one["what"] == "calibration"]
+        cause = causes[0] if causes else "for which there was no time; give more --minutes"
+        reached, short = "", f"the attacks were not calibrated on the identity channel, {cause}"
+    else:
+        channels, *sides = context.sets.test.image_shape
+        part = "" if calibration["size"] == sides else "the middle {}×{} of ".format(*calibration["size"])
         reached = f"{calibration['by']} reconstructs {part}these images from themselves at {calibration['psnr']:.0f} dB"
-        uncalibrated = (
-            f"{reached}, and some attack has to exceed {LEAST_PSNR:.0f} dB: from {len(context.sets.train):,} images of "
-            f"{size:,} values they cannot reconstruct even that; give more images, or smaller ones (--size)"
+        short = (
+            f"{reached}, and some attack has to exceed {LEAST_PSNR:.0f} dB: from {counts[0]:,} images of "
+            f"{channels * math.prod(calibration['size']):,} values they cannot reconstruct even that; give more "
+            "images, or smaller ones (--size)"
         )
     return answered(
         ("no contradiction", not violations,
          "no attack lies below a bound that holds", violations[0]["sentence"] if violations else ""),
-        ("no attack failed", not broken,
-         "no attack failed", "; ".join(f"the attack {one['what']} failed, {one['why']}" for one in broken)),
+        ("no attack failed", not broken, "no attack failed", broken),
         ("the encoder sees the images", not notice, "its features depend on the images", notice),
-        ("not obfuscated", obfuscation is not None and not obfuscation["obfuscated"],
-         scrambled[0].lower() + scrambled[1:].rstrip("."), scrambled[0].lower() + scrambled[1:].rstrip(".")),
+        ("not obfuscated", obfuscation is not None and not obfuscation["obfuscated"], scrambled, scrambled),
         ("something is lost on the way", lost is not None, lost or "",
          NOTHING_LOST.format("an encoder can hide one pixel in another, where no attack looks")),
         ("closed-form attacks", not lacking, f"{' and '.join(CLOSED_FORM)} ran",
@@ -235,8 +231,7 @@ def requirements(result: Mapping[str, Any], context: Context, least_images: int)
          f"{', '.join(searched)} ran", "no search image by image ran; give more --minutes"),
         ("enough images", min(counts) >= least_images, COUNTED.format(*counts, "images", least_images),
          TOO_FEW.format(*counts, "images", least_images)),
-        ("calibration on the identity", calibration is not None and calibration["psnr"] > LEAST_PSNR,
-         reached if calibration is not None else "", uncalibrated),
+        ("calibration on the identity", calibration is not None and calibration["psnr"] > LEAST_PSNR, reached, short),
     )  # fmt: skip
 
 
@@ -246,8 +241,11 @@ def answered(*table: tuple[str, bool, str, str]) -> list[dict[str, Any]]:
 
 
 def what_is_lost(channel: Mapping[str, Any], spread: float) -> str | None:
-    """What keeps a value from holding more than a pixel and a half: noise, or levels; None where neither does."""
-    noise, bits = channel["noise_std"], channel["quantize_bits"]
+    """What keeps a value from holding more than a pixel and a half: noise in every direction, or levels; None where
+    neither does.
+    """
+    smallest, bits = channel.get("noise_smallest"), channel["quantize_bits"]
+    noise = channel["noise_std"] if smallest is None else smallest
     if noise and spread <= _FINEST * noise:
         return f"the noise is at least 1/{_FINEST:,} of every value's spread"
     return None if bits is None or 2**bits > _FINEST else f"{2**bits} levels for each value"
