@@ -108,13 +108,13 @@ def test_more_minutes_extend_an_audit(tmp_path, monkeypatch):
     """What was done stays; what was left out, or had not converged, gets the new time; fewer minutes change nothing."""
     subject = tiny_subject()
     suite = (SUITE[0], replace(SUITE[5], epochs=(1, 4)), SUITE[-1], replace(SUITE[2], minutes=9))
-    monkeypatch.setattr("sfumato.audit.plan._FEWEST", 10**6)
+    monkeypatch.setattr("sfumato.audit.run._FEWEST", 10**6)
     first = run_audit(subject, subject.sets, tmp_path, minutes=1.0, suite=suite).result
     (decoder,) = (one for one in first["attacks"] if one["name"] == "decoder")
     assert decoder["converged"] is False
     assert {"optimization", "repeats"} < {one["what"] for one in first["not_tested"]}
     assert first["metrics"]["left_out"] == 2
-    monkeypatch.setattr("sfumato.audit.plan._FEWEST", 8)
+    monkeypatch.setattr("sfumato.audit.run._FEWEST", 8)
     longer = run_audit(subject, subject.sets, tmp_path, minutes=9.0, suite=suite).result
     by_name = {one["name"]: one for one in longer["attacks"]}
     assert by_name["decoder"]["test"] == decoder["test"]  # trained again, to the same end: 4 epochs are its most
@@ -202,17 +202,16 @@ def test_time_that_is_left_over_goes_to_what_did_not_fit(tmp_path, monkeypatch):
     """A search that has no room at first runs when the attack behind it has come to rest early."""
     asked = []
 
-    def choose(piece, context, seconds, durations):
-        asked.append((piece.name, seconds))
-        if piece.name == "optimization":
-            return {"shown": 5} if seconds > 60 else {"skip": "too little time"}
-        return {}
+    def fits(piece, context, seconds):
+        asked.append(piece.name)
+        return 5 if seconds > 60 else 0
 
-    monkeypatch.setattr("sfumato.audit.run.choose", choose)
+    monkeypatch.setattr("sfumato.audit.run._FEWEST", 5)
+    monkeypatch.setattr("sfumato.audit.run.affordable", fits)
     subject = tiny_subject()
     slow = replace(SUITE[1], share=9)
     result = run_audit(subject, subject.sets, tmp_path, minutes=2.0, suite=(SUITE[0], SUITE[-1], slow)).result
-    assert [name for name, _ in asked] == ["ridge", "optimization", "nearest", "optimization"]
+    assert asked == ["optimization", "optimization"]
     by_name = {one["name"]: one for one in result["attacks"]}
     assert set(by_name) == {"ridge", "optimization", "nearest"}
     assert by_name["optimization"]["test"]["images"] == 5
@@ -220,7 +219,7 @@ def test_time_that_is_left_over_goes_to_what_did_not_fit(tmp_path, monkeypatch):
 
 def test_what_never_fits_is_said_and_tried_again(tmp_path, monkeypatch):
     """A plan that was made in a busy moment leaves nothing out for good."""
-    monkeypatch.setattr("sfumato.audit.plan._FEWEST", 10**6)
+    monkeypatch.setattr("sfumato.audit.run._FEWEST", 10**6)
     subject = tiny_subject()
     options = {"minutes": 2.0, "suite": (SUITE[0], SUITE[-1])}
     result = run_audit(subject, subject.sets, tmp_path, **options).result

@@ -8,7 +8,7 @@ import pytest
 from audit_cases import SUITE, audit, tiny_subject
 
 from sfumato.audit import conclude, judge, parse_threshold, run_audit, schema
-from sfumato.audit.plan import TimeBudget
+from sfumato.audit.context import TimeBudget
 from sfumato.audit.suite import Piece
 from sfumato.audit.thresholds import METRICS
 from sfumato.data import ImageSet
@@ -178,7 +178,7 @@ def test_only_what_was_asked_for_runs(tmp_path):
 
 @pytest.mark.usefixtures("quick")
 def test_what_does_not_fit_into_memory_is_declined_with_a_sentence(tmp_path, monkeypatch):
-    monkeypatch.setattr("sfumato.audit.plan.available_memory", lambda _: 1e5)
+    monkeypatch.setattr("sfumato.audit.suite.available_memory", lambda _: 1e5)
     subject = tiny_subject()
     result = run_audit(subject, subject.sets, tmp_path, minutes=1.0, suite=(SUITE[0], SUITE[5])).result
     why = next(one for one in result["not_tested"] if one["what"] == "decoder")

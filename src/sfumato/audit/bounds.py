@@ -16,8 +16,6 @@ from sfumato.seeds import generator
 from sfumato.split import Channel, SplitModel, jacobian, projected_jacobian
 from sfumato.training.evaluate import collect_features
 
-__all__ = ["check_consistency", "measure_bounds"]
-
 _MOST_PIXELS = 4096  # beyond that many the d x d matrix of van Trees' bound gives way to a low-rank form
 _MOST_ROWS = 1024  # features with more values are probed with random projections
 _PROBES = 256
@@ -28,13 +26,7 @@ _LEAST_VARIANCE = 1e-4  # of a pixel in a prior estimated from images: a hundred
 
 
 def measure_bounds(
-    subject: Subject,
-    sets: DataSets,
-    leakage: Leakage,
-    *,
-    gradients: bool,
-    seconds: float,
-    seed: int,
+    subject: Subject, sets: DataSets, leakage: Leakage, *, gradients: bool, seconds: float, seed: int
 ) -> list[dict[str, Any]]:
     """Every bound that this subject allows, as `schema.Bound` describes them; the Jacobians take about `seconds`."""
     if subject.model.channel.noise.singular:  # a direction is sent as it is, and nothing is provable
@@ -48,12 +40,19 @@ def measure_bounds(
                 gates=True,
             )
         )  # fmt: skip
-    information = list(_information(subject, sets, leakage))
+    information, size = list(_information(subject, sets, leakage)), math.prod(sets.test.image_shape)
     found += information
-    found += _relative(information, sets.test)
-    if gradients:
-        found += _local(subject, sets, seconds, seed)
-    return found
+    found += [
+        _bound(
+            f"floor_ratio_{one['name']}", f"floor left by Theorem 1, from {one['label']}",
+            float(bounds.floor_ratio(max(0.0, one["value"]), size)), "ratio",
+            "Relative: the unknown entropy of the images cancels. It says how far the floor under the error has sunk "
+            "from where it would be if nothing were released, not where it is.",
+            notes=one["notes"], information=one["value"],
+        )
+        for one in information
+    ]  # fmt: skip
+    return [*found, *_local(subject, sets, seconds, seed)] if gradients else found
 
 
 def _bound(name: str, label: str, value: float, kind: str, assumption: str, **more: Any) -> dict[str, Any]:
@@ -64,23 +63,16 @@ def _bound(name: str, label: str, value: float, kind: str, assumption: str, **mo
 
 def _information(subject: Subject, sets: DataSets, leakage: Leakage) -> Iterator[dict[str, Any]]:
     channel = subject.model.channel
-    device = next(subject.model.parameters()).device
-    features = collect_features(subject.model, sets.test.images[:2048].to(device))
+    features = collect_features(subject.model, sets.test.images[:2048].to(subject.device))
     size = features.shape[1]
-
-    def power(radius: float) -> float:
-        return float(bounds.clipped_power_information(radius, channel.noise.smallest, size))
-
-    if channel.clip_norm is not None:
+    enforced = channel.clip_norm is not None
+    if enforced or (float(features.min()) >= channel.low and float(features.max()) <= channel.high):
+        radius = channel.clip_norm or (channel.high - channel.low) / 2 * math.sqrt(size)
         yield _bound(
-            "clipped_power", "clipped power", power(channel.clip_norm), "information",
-            f"The device clips every feature to the L2 norm {channel.clip_norm:g} and adds Gaussian noise. Nothing is "
-            "assumed about the images.",
-        )  # fmt: skip
-    elif float(features.min()) >= channel.low and float(features.max()) <= channel.high:
-        radius = (channel.high - channel.low) / 2 * math.sqrt(size)
-        yield _bound(
-            "bounded_power", "bounded power", power(radius), "information",
+            *(("clipped_power", "clipped power") if enforced else ("bounded_power", "bounded power")),
+            float(bounds.clipped_power_information(radius, channel.noise.smallest, size)), "information",
+            f"The device clips every feature to the L2 norm {radius:g} and adds Gaussian noise. Nothing is assumed "
+            "about the images." if enforced else
             f"The encoder's output lies in [{channel.low:g}, {channel.high:g}] for every input, as it does for the "
             "images here; the device does not enforce it.",
         )  # fmt: skip
@@ -94,41 +86,16 @@ def _information(subject: Subject, sets: DataSets, leakage: Leakage) -> Iterator
         )  # fmt: skip
 
 
-def _relative(information: list[dict[str, Any]], images: ImageSet) -> list[dict[str, Any]]:
-    """Theorem 1 as a ratio, for each bound on the information."""
-    size = math.prod(images.image_shape)
-    assumption = (
-        "Relative: the unknown entropy of the images cancels. It says how far the floor under the error has sunk from "
-        "where it would be if nothing were released, not where it is."
-    )
-    return [
-        _bound(
-            f"floor_ratio_{one['name']}", f"floor left by Theorem 1, from {one['label']}",
-            float(bounds.floor_ratio(max(0.0, one["value"]), size)), "ratio", assumption,
-            notes=one["notes"], information=one["value"],
-        )
-        for one in information
-    ]  # fmt: skip
-
-
 def _local(subject: Subject, sets: DataSets, seconds: float, seed: int) -> Iterator[dict[str, Any]]:
     """What rests on the Jacobians: van Trees and dFIL."""
     size = math.prod(sets.test.image_shape)
     low_rank = size > _MOST_PIXELS
     declared = subject.prior is not None and not low_rank
-    if low_rank:
-        prior = 1 / _pixel_variances(sets.train)
-        prior_words = "independent pixels with the variances of the attacker's images"
-    else:
-        prior = _prior_information(subject.prior, sets.train)
-        prior_words = "the declared distribution" if declared else (
-            "a Gaussian with the mean and covariance of the attacker's images"
-        )  # fmt: skip
+    prior, prior_words = _prior(subject.prior, sets.train, low_rank=low_rank)
     probes = min(_PROBES, max(8, _MOST_VALUES // (16 * size))) if low_rank else _PROBES
     bound = bounds.van_trees_low_rank if low_rank else bounds.van_trees
     found = list(_slopes(subject, sets.test, low_rank, probes, seconds, seed))
-    leakage, exact = [one.dfil for one in found], found[0].exact
-    count = len(leakage)
+    leakage, exact, count = [one.dfil for one in found], found[0].exact, len(found)
     whole, half = (float(bound(_mean_information(found[:n], low_rank), prior)) for n in (count, max(1, count // 2)))
     sample = [f"from {count} images" + ("" if exact else f", with {probes} random projections of each Jacobian")]
     settled = abs(half - whole) <= _SETTLED * whole
@@ -185,7 +152,6 @@ def _slopes(
     model, variance = subject.model, subject.model.channel.noise_std**2
     if not model.channel.noise.white:  # Sigma_p^-1/2 J in the place of J
         model, variance = SplitModel(_InNoise(model), Channel(), model.cloud), 1.0
-    device = next(model.parameters()).device
     random = generator(seed, "audit-probes")
     began = time.monotonic()
     size = math.prod(images.image_shape)
@@ -193,7 +159,7 @@ def _slopes(
     for index in range(min(_MOST_IMAGES, len(images), max(2, _MOST_VALUES // each))):
         if index >= 2 and (time.monotonic() - began) * (index + 1) / index > seconds:
             break
-        x = images.float(torch.tensor([index])).to(device)
+        x = images.float(torch.tensor([index])).to(subject.device)
         with torch.no_grad():
             exact = model.features(x).numel() <= _MOST_ROWS and not low_rank
         slope = (jacobian(model, x) if exact else projected_jacobian(model, x, probes, random)).cpu()
@@ -206,18 +172,17 @@ def _mean_information(slopes: Sequence[_Slope], low_rank: bool) -> Tensor:
     return torch.cat(parts) / len(parts) ** 0.5 if low_rank else sum(parts[1:], parts[0]) / len(parts)
 
 
-def _prior_information(prior: GaussianPrior | None, train: ImageSet) -> Tensor:
-    """J_P of a Gaussian: the inverse covariance."""
+def _prior(prior: GaussianPrior | None, train: ImageSet, *, low_rank: bool) -> tuple[Tensor, str]:
+    """J_P, the inverse covariance of a Gaussian, or its diagonal (d,) for a low-rank bound; and where it is from."""
+    if low_rank:
+        variances = train.float().flatten(1).double().var(0).clamp(min=_LEAST_VARIANCE)
+        return 1 / variances, "independent pixels with the variances of the attacker's images"
     if prior is not None:
-        return torch.linalg.inv(prior.covariance.double())
+        return torch.linalg.inv(prior.covariance.double()), "the declared distribution"
     x = train.float(torch.arange(min(len(train), 20_000))).flatten(1).double()
-    covariance = torch.cov(x.T) if len(x) > 1 else torch.zeros(x.shape[1], x.shape[1], dtype=torch.float64)
-    floor = _LEAST_VARIANCE * torch.eye(len(covariance), dtype=torch.float64)
-    return torch.linalg.inv(covariance + floor)
-
-
-def _pixel_variances(train: ImageSet) -> Tensor:
-    return train.float().flatten(1).double().var(0).clamp(min=_LEAST_VARIANCE)
+    floor = _LEAST_VARIANCE * torch.eye(x.shape[1], dtype=torch.float64)
+    covariance = torch.cov(x.T) if len(x) > 1 else torch.zeros_like(floor)
+    return torch.linalg.inv(covariance + floor), "a Gaussian with the mean and covariance of the attacker's images"
 
 
 _ERRORS = 3.0
@@ -236,8 +201,8 @@ def check_consistency(
         for name in ("identified_at_most", "clipped_at_most")
         if (value := getattr(leakage, name)) is not None
     }
-    violations = [
-        _violation(
+    below = [
+        (
             attack["name"], floor["name"], mse["mean"], mse["error"], floor["value"],
             f"the mean test error of the {attack['name']} attack, {mse['mean']:.5f} ± {mse['error']:.5f}, lies below "
             f"the bound '{floor['label']}', {floor['value']:.5f}",
@@ -247,8 +212,8 @@ def check_consistency(
         for mse in [attack["test"]["mse"]]
         if mse["mean"] + _ERRORS * mse["error"] < floor["value"]
     ]  # fmt: skip
-    violations += [
-        _violation(
+    below += [
+        (
             "identification", name, leakage.identified, leakage.identified_error, value,
             f"the attacker who names images is right for {leakage.identified:.3%} ± {leakage.identified_error:.3%} of "
             f"{leakage.candidates}, above the certificate '{name}', {value:.3%}",
@@ -256,15 +221,6 @@ def check_consistency(
         for name, value in certificates.items()
         if leakage.identified - _ERRORS * leakage.identified_error > value
     ]  # fmt: skip
+    names = ("attack", "bound", "measured", "error", "value", "sentence")
+    violations = [dict(zip(names, (*one, f"{words}, {_BUG}"), strict=True)) for *one, words in below]
     return {"checked": [*(floor["name"] for floor in gating), *certificates], "violations": violations}
-
-
-def _violation(attack: str, bound: str, measured: float, error: float, value: float, words: str) -> dict[str, Any]:
-    return {
-        "attack": attack,
-        "bound": bound,
-        "measured": measured,
-        "error": error,
-        "value": value,
-        "sentence": f"{words}, {_BUG}",
-    }

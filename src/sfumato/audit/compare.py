@@ -8,8 +8,6 @@ from sfumato.audit.measure import WORST_SHARE, tried_on_all
 from sfumato.audit.schema import FORMAT
 from sfumato.errors import ConfigError
 
-__all__ = ["compare"]
-
 _ERRORS = 2.0
 
 
@@ -30,7 +28,10 @@ def compare(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     if texts := [result["target"]["name"] for result in results if "tokens" in result]:
         raise ConfigError(f"{texts[0]} is a model of texts, which is not compared with others; audit it alone")
     subjects = [_line(result) for result in results]
-    _tell_apart(subjects)
+    names = [one["name"] for one in subjects]
+    for index, one in enumerate(subjects):
+        if names.count(one["name"]) > 1:
+            one["name"] = f"{one['name']} ({index + 1})"
     for one in subjects:
         one["dominates"] = [other["name"] for other in subjects if other is not one and _dominates(one, other)]
     for one in subjects:
@@ -67,13 +68,6 @@ def _line(result: dict[str, Any]) -> dict[str, Any]:
         "data": result["data"]["fingerprint"]["test"],
         "minutes": result["budget"]["minutes"],
     }
-
-
-def _tell_apart(subjects: list[dict[str, Any]]) -> None:
-    names = [one["name"] for one in subjects]
-    for index, one in enumerate(subjects):
-        if names.count(one["name"]) > 1:
-            one["name"] = f"{one['name']} ({index + 1})"
 
 
 def _dominates(a: dict[str, Any], b: dict[str, Any]) -> bool:

@@ -19,33 +19,32 @@ import torch
 from torch import Tensor
 
 from sfumato import checkpoint
-from sfumato.errors import CheckpointError, Interrupted, StorageError, first_line
+from sfumato.errors import CheckpointError, Interrupted, SfumatoError, StorageError, first_line
 from sfumato.files import read_json, write_json, write_text
-
-__all__ = ["AuditFolder", "Failures"]
 
 
 class AuditFolder:
     """Reads and writes one audit's files; everything is written aside and renamed.
+
+    Attributes:
+        failed: the pieces that failed, by name: `what`, `kind` and `why`.
 
     Raises:
         CheckpointError: the folder holds another audit, or a damaged file.
     """
 
     def __init__(self, path: Path, identity: dict[str, Any]) -> None:
-        self.path = path
-        self._plan_path = path / "plan.json"
+        self.path, self._plan_path = path, path / "plan.json"
+        self.failed: dict[str, dict[str, str]] = {}
         fresh: dict[str, Any] = {"identity": identity, "minutes": 0.0, "decided": {}, "again": [], "spent": 0.0}
-        plan = read_json(self._plan_path) if self._plan_path.exists() else fresh
-        known = json.loads(json.dumps(identity))
-        if plan["identity"] != known:
-            theirs = plan["identity"]
-            changed = ", ".join(name for name in known if theirs.get(name) != known[name])
+        self._plan: dict[str, Any] = read_json(self._plan_path) if self._plan_path.exists() else fresh
+        known, theirs = json.loads(json.dumps(identity)), self._plan["identity"]
+        if changed := ", ".join(name for name in known if theirs.get(name) != known[name]):
             raise CheckpointError(f"{path} holds an audit with another {changed}; choose another --out or delete it")
-        self._plan: dict[str, Any] = plan
         self._write()
 
-    def _write(self) -> None:
+    def _write(self, **changed: Any) -> None:
+        self._plan |= changed
         write_json(self._plan_path, self._plan)
 
     @property
@@ -61,14 +60,12 @@ class AuditFolder:
     def extend(self, minutes: float) -> bool:
         """Give the audit so many minutes in all, and say whether a call before had fewer."""
         extended = 0 < self.minutes < minutes
-        self._plan["minutes"] = max(minutes, self.minutes)
-        self._write()
+        self._write(minutes=max(minutes, self.minutes))
         return extended
 
     def note_spent(self, seconds: float) -> None:
         """Remember how much of the budget is used up."""
-        self._plan["spent"] = round(seconds, 3)
-        self._write()
+        self._write(spent=round(seconds, 3))
 
     def decided(self, name: str) -> Any:
         """What was decided for `name`, or None."""
@@ -77,21 +74,18 @@ class AuditFolder:
     def decide(self, name: str, value: Any) -> Any:
         """Decide once: an earlier decision stays; gives the one that holds."""
         if name not in self._plan["decided"]:
-            self._plan["decided"][name] = json.loads(json.dumps(value))
-            self._write()
+            self._write(decided=self._plan["decided"] | {name: json.loads(json.dumps(value))})
         return self._plan["decided"][name]
 
     def reopen(self, name: str) -> None:
         """Let a finished piece be done again; until it is, `finished` knows nothing of it, and `keep` takes it back."""
-        self._plan["again"] = [*self._plan["again"], name]
         self._plan["decided"].pop(name, None)
-        self._write()
+        self._write(again=[*self._plan["again"], name])
 
     def keep(self, name: str) -> None:
         """What was found before stands after all."""
         if name in self._plan["again"]:
-            self._plan["again"].remove(name)
-            self._write()
+            self._write(again=[one for one in self._plan["again"] if one != name])
 
     def _piece(self, name: str, suffix: str) -> Path:
         return self.path / "pieces" / f"{name.replace(':', '-')}.{suffix}"
@@ -116,35 +110,12 @@ class AuditFolder:
         write_json(self._piece(name, "json"), figures)
         self.keep(name)
         self.forget(name)
-        (self._piece(name, "error.txt")).unlink(missing_ok=True)
+        self._piece(name, "error.txt").unlink(missing_ok=True)
 
     def forget(self, name: str) -> None:
         """Remove what the attacks of a piece had reached."""
         for left in (self.path / "pieces").glob(f"{name.replace(':', '-')}.state*"):
             left.unlink(missing_ok=True)
-
-    def note_failure(self, name: str, text: str) -> None:
-        """Keep the traceback of a piece that failed."""
-        write_text(self._piece(name, "error.txt"), text)
-
-
-class Failures:
-    """The pieces that failed, by name."""
-
-    def __init__(self, folder: AuditFolder) -> None:
-        self._folder = folder
-        self._found: dict[str, dict[str, str]] = {}
-
-    def __contains__(self, what: str) -> bool:
-        return what in self._found
-
-    def why(self, what: str) -> str:
-        """The reason of one of them."""
-        return self._found[what]["why"]
-
-    def as_list(self) -> list[dict[str, str]]:
-        """`what`, `kind` and `why` of each, in the order in which they failed."""
-        return list(self._found.values())
 
     @contextmanager
     def surviving(self, what: str, kind: str) -> Iterator[None]:
@@ -154,10 +125,10 @@ class Failures:
         except (Interrupted, StorageError):
             raise
         except Exception as error:  # the target's code, a library's, or ours
-            self._folder.note_failure(what, traceback.format_exc())
-            self._found[what] = {"what": what, "kind": kind, "why": _why(error)}
-        if what in self and torch.cuda.is_available():
-            torch.cuda.empty_cache()
+            write_text(self._piece(what, "error.txt"), traceback.format_exc())
+            self.failed[what] = {"what": what, "kind": kind, "why": _why(error)}
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
 
 
 def _why(error: Exception) -> str:
@@ -165,4 +136,5 @@ def _why(error: Exception) -> str:
     out_of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
     if out_of_memory or (isinstance(error, RuntimeError) and "alloc" in str(error)):
         return f"it ran out of memory ({words}); audit on a larger machine, or with --limit fewer images"
-    return words if words == type(error).__name__ else f"{type(error).__name__}: {words}"
+    plain = isinstance(error, SfumatoError) or words == type(error).__name__
+    return words if plain else f"{type(error).__name__}: {words}"

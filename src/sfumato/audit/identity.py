@@ -14,8 +14,6 @@ from sfumato.seeds import generator
 from sfumato.split.programs import random_inputs
 from sfumato.torch_utils import evaluating
 
-__all__ = ["behaviour_of", "channel_of", "target_of", "versions"]
-
 _BATCHES = (1, 2, 5)
 
 
@@ -25,21 +23,18 @@ def behaviour_of(subject: Subject, shape: tuple[int, ...]) -> str:
     Half of the probes are noise, half are smooth. They run on the CPU in one thread, so that the same model gives the
     same bits whatever else the machine does; another version of PyTorch may give others.
     """
-    model, tokens = subject.model, subject.tokens
-    probes = _probes(shape) if tokens is None else random_inputs(8, shape, 0, tokens)
-    place = next(iter(model.parameters())).device
+    model, place, digest = subject.model, subject.device, hashlib.sha256()
+    probes = _probes(shape) if subject.tokens is None else random_inputs(8, shape, 0, subject.tokens)
     threads = torch.get_num_threads()
-    digest = hashlib.sha256()
     try:
         torch.set_num_threads(1)
         model.to("cpu")
         with evaluating(model):
-            for size in _BATCHES:
-                for x in probes.split(size):
-                    z_hat = model.features(x)
-                    _add(digest, z_hat)
-                    if subject.has_cloud:
-                        _add(digest, model.cloud(z_hat))
+            for x in (part for size in _BATCHES for part in probes.split(size)):
+                z_hat = model.features(x)
+                for value in (z_hat, model.cloud(z_hat)) if subject.has_cloud else (z_hat,):
+                    digest.update(f"{tuple(value.shape)} {value.dtype}".encode())
+                    digest.update(value.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     finally:
         torch.set_num_threads(threads)
         model.to(place)
@@ -81,8 +76,3 @@ def _probes(shape: tuple[int, ...]) -> Tensor:
     corners = torch.rand((4, channels, 2, 2), generator=random)
     smooth = torch.nn.functional.interpolate(corners, size=(height, width), mode="bilinear", align_corners=True)
     return torch.stack([noise, smooth], 1).flatten(0, 1)
-
-
-def _add(digest: Any, value: Tensor) -> None:
-    digest.update(f"{tuple(value.shape)} {value.dtype}".encode())
-    digest.update(value.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes())

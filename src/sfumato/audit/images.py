@@ -14,8 +14,6 @@ from sfumato.data.scan import images_in
 from sfumato.errors import ConfigError, DataError
 from sfumato.seeds import generator
 
-__all__ = ["DataOptions", "audit_sets", "count_shared", "other_images", "shuffled"]
-
 
 @dataclass(frozen=True)
 class DataOptions:
@@ -58,13 +56,12 @@ def audit_sets(subject: Subject, options: DataOptions, progress: Progress | None
     if options.data is not None:
         own = {}
     name = options.data or own["data"]
-    folder = options.data_dir or own.get("data_dir")
     size: Size = options.size or own.get("size")
     shape = subject.input_shape
     takes = (shape[1], shape[2]) if shape is not None and len(shape) == 3 else None
     if size is None and (name not in data.names() or name in data.RESIZED):
         size = takes
-    sets = _read(name, folder, size, progress)
+    sets = _read(name, options.data_dir or own.get("data_dir"), size, progress)
     sets = _limited(sets, options.limit or own.get("limit"), own.get("test_limit"), own.get("seed", 0))
     if size is None and takes is not None and takes != sets.test.image_shape[1:]:
         train, test = (replace(one, images=resized(one.images, takes)) for one in (sets.train, sets.test))
@@ -128,16 +125,12 @@ def _read(name: str, folder: str | None, size: Size, progress: Progress | None) 
     """A named data set, or a folder of images whatever its form."""
     if name in data.names() and name != "folder":
         return data.load(name, folder, seed=0, size=size, progress=progress, skip_unreadable=name in data.SKIPPABLE)
-    return _read_folder(Path(folder or name).expanduser(), size, progress)
-
-
-def _read_folder(where: Path, size: Size, progress: Progress | None) -> DataSets:
+    where = Path(folder or name).expanduser()
     if not where.is_dir():
         raise DataError(f"there is no folder {where} and no data set of that name; known are {', '.join(data.names())}")
     has_parts = any((where / part).is_dir() and not images_in(where / part) for part in ("train", "test", "val"))
-    if is_unsplit(where) or has_parts:
-        return load_folder(where, size=size, progress=progress, skip_unreadable=True)
-    return load_unlabelled(where, size=size, progress=progress, skip_unreadable=True)
+    load = load_folder if is_unsplit(where) or has_parts else load_unlabelled
+    return load(where, size=size, progress=progress, skip_unreadable=True)
 
 
 def _limited(sets: DataSets, train: int | None, test: int | None, seed: int) -> DataSets:

@@ -10,8 +10,6 @@ from torch import Tensor, fx, nn
 
 from sfumato.errors import ConfigError, first_line
 
-__all__ = ["Declared", "Described", "InputDescription", "declared_of", "notice_scale", "read_description"]
-
 Type = Literal["float32", "float16", "uint8"]
 Side = Annotated[int, Meta(ge=1, le=8192)]
 
@@ -91,16 +89,17 @@ class Declared(NamedTuple):
 def declared_of(module: nn.Module) -> Declared | None:
     """What the encoder of an ONNX file or an exported program declares; None where nothing is declared."""
     inner = getattr(module, "inner", None)
+    name = kind = None
     if (session := getattr(inner, "session", None)) is not None:
         one = session.get_inputs()[0]
-        sides = tuple(side if isinstance(side, int) else None for side in one.shape)
-        return Declared(one.name, _ONNX_TYPES.get(one.type, one.type), sides)
-    if isinstance(inner, fx.GraphModule):
+        name, kind, shape = one.name, _ONNX_TYPES.get(one.type, one.type), one.shape
+    elif isinstance(inner, fx.GraphModule):
         for node in inner.graph.nodes:
-            if node.op == "placeholder" and isinstance(value := node.meta.get("val"), Tensor):
-                sides = tuple(side if isinstance(side, int) else None for side in value.shape)
-                return Declared(str(node.name), str(value.dtype).removeprefix("torch."), sides)
-    return None
+            if node.op == "placeholder" and isinstance(value := node.meta.get("val"), Tensor) and name is None:
+                name, kind, shape = str(node.name), str(value.dtype).removeprefix("torch."), value.shape
+    if name is None:
+        return None
+    return Declared(name, str(kind), tuple(side if isinstance(side, int) else None for side in shape))
 
 
 class Described(nn.Module):
@@ -206,10 +205,12 @@ def notice_scale(edge: Described, x: Tensor) -> str:
             edge.range = (low, high)
         return out
 
+    def variation(z: Tensor) -> float:
+        return float((z.var(0).mean() / z.square().mean().clamp_min(1e-300)).sqrt())
+
     z, darker = made(1.0), made(0.9)
-    varies = _variation(z)
+    varies, brighter = variation(z), 0.0 if edge.kind == "uint8" else variation(made(255.0))
     remedy = f"the audit feeds {edge.sentence()}; say with --input what the encoder was trained on"
-    brighter = 0.0 if edge.kind == "uint8" else _variation(made(255.0))
     if varies < _HARDLY or (varies < _LITTLE and brighter > _TIMES * varies):
         return f"the features hardly depend on the image: they differ by {100 * varies:.2g} % of their size; {remedy}"
     there = z.abs() > 1e-6 * z.abs().max()
@@ -220,11 +221,5 @@ def notice_scale(edge: Described, x: Tensor) -> str:
     return ""
 
 
-def _variation(z: Tensor) -> float:
-    return float((z.var(0).mean() / z.square().mean().clamp_min(1e-300)).sqrt())
-
-
 def _plain(value: Any) -> str:
-    if isinstance(value, tuple | list):
-        return f"[{', '.join(f'{one:g}' for one in value)}]"
-    return str(value)
+    return f"[{', '.join(f'{one:g}' for one in value)}]" if isinstance(value, tuple | list) else str(value)

@@ -1,5 +1,6 @@
 """The pieces of an audit: an attack, one attack by other attackers, and what else can be read."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
@@ -11,6 +12,7 @@ from torch import Tensor
 from sfumato import attacks
 from sfumato.attacks import (
     Attack,
+    Fit,
     Observer,
     PosteriorAttack,
     Queries,
@@ -20,29 +22,41 @@ from sfumato.attacks import (
 )
 from sfumato.attacks.knowledge import Knowledge, observe
 from sfumato.attacks.probes import ATTRIBUTES, probe_attribute
-from sfumato.audit.context import Context
+from sfumato.audit.context import Context, Stop, TooLate, limited
 from sfumato.audit.images import shuffled
 from sfumato.audit.measure import summary
-from sfumato.audit.plan import config_of
-from sfumato.audit.suite import Piece
+from sfumato.audit.suite import Piece, config_of
 from sfumato.data import ImageSet
 from sfumato.errors import FeatureError, Interrupted
 from sfumato.seeds import generator
 from sfumato.torch_utils import evaluating
 
-__all__ = ["Stop", "Tell", "outcome_of", "run_attack", "run_probes", "run_sweep"]
-
 Tell = Callable[[str], object]
-Stop = Callable[[], bool]
 
 _LEARNING = 0.8  # of its time; then come the images that it reconstructs
 _DRAWN, _SAMPLES = 8, 3  # images of which samples are shown, and how many of each
 
 
-def run_attack(piece: Piece, context: Context, decided: dict[str, Any], tell: Tell, should_stop: Stop | None) -> None:
+def run_attack(piece: Piece, context: Context, decided: dict[str, Any], tell: Tell, stop: Stop) -> None:
     """Fit, reconstruct training and test images, store figures and pixels."""
     began = time.monotonic()
-    attack, described = _fitted(piece, context, decided, tell, should_stop)
+    images = shuffled(context.sets.train, decided["images"], context.seed, "attacker") if "images" in decided else None
+    observer = context.observer(images)
+
+    def progress(done: int, total: int, figures: dict[str, float]) -> None:
+        if total > 1:
+            tell(f"{piece.name}: epoch {done}/{total}, error on held-out images {figures['held_out_mse']:.5f}")
+
+    def fitted(observer: Observer, until: float, stop: Stop = stop) -> Attack:
+        attack = attacks.build(config_of(piece, context))
+        attack.deadline, attack.fewest = until, 1 if "images" in decided else _fewest(piece)
+        return attack.fit(observer, state=context.folder.state(piece.name), progress=progress, should_stop=stop)
+
+    until = began + _LEARNING * (decided["deadline"] - began)
+    if views := piece.options.get("cloud"):
+        attack = _inside_the_cloud(fitted, context, views, until, stop)
+    else:
+        attack = fitted(observer, until)
     most = decided.get("shown", piece.images)
     parts: dict[str, Any] = {}
     tensors: dict[str, Tensor] = {}
@@ -51,7 +65,7 @@ def run_attack(piece: Piece, context: Context, decided: dict[str, Any], tell: Te
         chosen = exposure if most is None else exposure.first(most)
         state, now = context.folder.state(f"{piece.name}.state.{name}"), time.monotonic()
         found = invert_released(
-            attack, chosen.images, chosen.z, device=context.device, state=state, should_stop=should_stop,
+            attack, chosen.images, chosen.z, device=context.device, state=state, should_stop=stop,
             until=now + share * (decided["deadline"] - now),
         )  # fmt: skip
         parts[name] = summary(found)
@@ -59,70 +73,61 @@ def run_attack(piece: Piece, context: Context, decided: dict[str, Any], tell: Te
     if isinstance(attack, PosteriorAttack):
         drawn = attack.samples(context.test.z[:_DRAWN].to(context.device), _SAMPLES)
         tensors["samples"] = drawn.mul(255).round().byte().cpu()
-    seconds = time.monotonic() - began
-    context.folder.finish(piece.name, described | parts | {"seconds": round(seconds, 2)}, tensors)
-
-
-def _fitted(
-    piece: Piece, context: Context, decided: dict[str, Any], tell: Tell, should_stop: Stop | None
-) -> tuple[Attack, dict[str, Any]]:
-    """The fitted attack, and what a reader has to know about it."""
-    config = config_of(piece, context)
-    count = decided.get("images", len(context.sets.train))
-    whole = count >= len(context.sets.train)
-    images = context.sets.train if whole else shuffled(context.sets.train, count, context.seed, "attacker")
-    observer = context.observer(images)
-
-    def progress(done: int, total: int, figures: dict[str, float]) -> None:
-        tell(f"{piece.name}: epoch {done}/{total}, error on held-out images {figures['held_out_mse']:.5f}")
-
-    if most := piece.options.get("cloud"):
-        attack = _inside_the_cloud(config, observer, most)
-    else:
-        attack = attacks.build(config)
-        now = time.monotonic()
-        attack.deadline = now + _LEARNING * (decided["deadline"] - now)
-        attack.fewest = 1 if "images" in decided else _fewest(piece)
-        attack.fit(observer, state=context.folder.state(piece.name), progress=progress, should_stop=should_stop)
     described = {
         "name": piece.name,
         "attack": piece.attack,
         "images": len(observer),
-        "settings": asdict(config) | ({"epochs": attack.planned} if hasattr(attack, "planned") else {}),
-        **outcome_of(attack),
+        "settings": asdict(attack.config) | ({"epochs": attack.planned} if hasattr(attack, "planned") else {}),
+        **_outcome_of(attack),
         "trivial_mse": None if attack.outcome is None else attack.outcome.trivial_mse,
         "history": [
             {name: line[name] for name in ("epoch", "mse", "held_out_mse") if name in line} for line in attack.history
         ],
+        "seconds": round(time.monotonic() - began, 2),
     }
-    return attack, described
+    context.folder.finish(piece.name, described | parts, tensors)
 
 
 def _fewest(piece: Piece) -> int:
     return 1 if piece.epochs is None else piece.epochs[0]
 
 
-def _inside_the_cloud(config: Any, observer: Observer, most: int) -> Attack:
+def _inside_the_cloud(fitted: Callable[..., Attack], context: Context, most: int, until: float, stop: Stop) -> Attack:
     """The best, by the attacker's own validation images, of attacks on what the cloud computes from what it receives.
 
-    The activations from which a linear attack reads most are attacked each and together.
+    The activations from which a linear attack reads most are attacked each and together, as long as there is time.
     """
+    observer = context.observer()
     names = [one.name for one in rank_activations(observer)[:most]]
     if not names:
         raise FeatureError("the cloud computes nothing that has a row for each image, so nothing of it can be attacked")
     views = [(name,) for name in names] + ([tuple(names)] if len(names) > 1 else [])
-    best: Attack | None = None
-    for view in views:
-        attack = attacks.build(config).fit(observer.inside(*view))
-        assert attack.outcome is not None
-        attack.outcome = replace(attack.outcome, reason=f"{attack.outcome.reason}; reads {' and '.join(view)}")
-        if best is None or best.outcome is None or attack.outcome.held_out_mse < best.outcome.held_out_mse:
-            best = attack
-    assert best is not None
-    return best
+    found: list[tuple[float, Attack]] = []
+    for index, view in enumerate(views):
+        try:
+            now = time.monotonic()
+            # Only the first may take what is left for reconstructing: without it there is nothing.
+            with limited(context.subject.model, until if found else math.inf, stop) as ask:
+                ask()
+                attack = fitted(observer.inside(*view), now + (until - now) / (len(views) - index), ask)
+        except TooLate:
+            if not found:
+                raise
+            late = " or ".join(" and ".join(one) for one in views[index:])
+            for _, attack in found:
+                attack.outcome = _more(attack, f"; its time was over before it read {late}")
+            break
+        attack.outcome = _more(attack, f"; reads {' and '.join(view)}")
+        found.append((attack.outcome.held_out_mse, attack))
+    return min(found, key=lambda one: one[0])[1]
 
 
-def outcome_of(attack: Attack) -> dict[str, Any]:
+def _more(attack: Attack, words: str) -> Fit:
+    assert attack.outcome is not None
+    return replace(attack.outcome, reason=attack.outcome.reason + words)
+
+
+def _outcome_of(attack: Attack) -> dict[str, Any]:
     """Whether the attack came to rest, in JSON."""
     if attack.outcome is None:
         return {"converged": None, "reason": "", "held_out_mse": None}
@@ -148,7 +153,7 @@ class _Attacker(NamedTuple):
     queries: int | None = None
 
 
-def run_sweep(piece: Piece, context: Context, decided: dict[str, Any], tell: Tell, should_stop: Stop | None) -> None:
+def run_sweep(piece: Piece, context: Context, decided: dict[str, Any], tell: Tell, stop: Stop) -> None:
     """Fit the attack for every kind of attacker and reconstruct the test images from what that one sees."""
     began = time.monotonic()
     test = context.test.first(piece.images or len(context.test))
@@ -156,7 +161,7 @@ def run_sweep(piece: Piece, context: Context, decided: dict[str, Any], tell: Tel
     note, fitted = piece.options.get("note", ""), None
     attackers = list(_attackers(piece, context))
     for index, attacker in enumerate(attackers):
-        if should_stop is not None and should_stop():
+        if stop():
             raise Interrupted("the audit was stopped; the same command resumes it")
         if points and time.monotonic() > decided["deadline"]:
             note = f"{note} The time was over after {len(points)} of these attackers.".strip()
@@ -166,9 +171,9 @@ def run_sweep(piece: Piece, context: Context, decided: dict[str, Any], tell: Tel
         fitted.deadline = now + _LEARNING * (decided["deadline"] - now) / (len(attackers) - index)
         fitted.fewest = 1 if points else _fewest(piece)
         state = context.folder.state(f"{piece.name}.state{index}")
-        fitted.fit(attacker.observer, state=state, should_stop=should_stop)
-        figures = summary(invert_released(fitted, test.images, _released(attacker, context, len(test)),
-                                          device=context.device))  # fmt: skip
+        fitted.fit(attacker.observer, state=state, should_stop=stop)
+        released = _released(attacker, context, len(test))
+        figures = summary(invert_released(fitted, test.images, released, device=context.device, should_stop=stop))
         asked = {} if attacker.queries is None else {"queries": attacker.queries}
         points.append({"label": attacker.label, "known": len(attacker.observer)} | asked | figures)
         tell(f"{piece.name}: {attacker.label}, error {figures['mse']['mean']:.5f}")
@@ -182,7 +187,7 @@ def run_sweep(piece: Piece, context: Context, decided: dict[str, Any], tell: Tel
             "label": f"{words} ({piece.attack})",
             "points": points,
             "note": note,
-            **outcome_of(fitted),
+            **_outcome_of(fitted),
             "seconds": round(time.monotonic() - began, 2),
         },
     )
@@ -240,7 +245,7 @@ _WORDS = {
 }
 
 
-def run_probes(piece: Piece, context: Context, decided: dict[str, Any], tell: Tell, should_stop: Stop | None) -> None:
+def run_probes(piece: Piece, context: Context, decided: dict[str, Any], tell: Tell, stop: Stop) -> None:
     """Every property from the feature, and from what the attack of this piece reconstructs."""
     began = time.monotonic()
     known = shuffled(context.sets.train, piece.options["train"], context.seed, "attacker")
@@ -252,7 +257,7 @@ def run_probes(piece: Piece, context: Context, decided: dict[str, Any], tell: Te
     while left and not (found and time.monotonic() > decided["deadline"]):
         name = left.pop(0)
         for source, attack in (("feature", None), ("reconstruction", reconstructing)):
-            if should_stop is not None and should_stop():
+            if stop():
                 raise Interrupted("the audit was stopped; the same command resumes it")
             found.append(_probe(name, source, attack, observer, unseen, context))
         tell(f"{piece.name}: {name} read from the feature in {found[-2]['accuracy']:.1%} of the images")

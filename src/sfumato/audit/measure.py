@@ -16,18 +16,6 @@ from sfumato.seeds import generator
 from sfumato.split import SplitModel
 from sfumato.torch_utils import evaluating
 
-__all__ = [
-    "NORMAL_95",
-    "WORST_SHARE",
-    "Exposure",
-    "expose",
-    "pessimistic_ends",
-    "share_interval",
-    "strongest",
-    "summary",
-    "tried_on_all",
-]
-
 WORST_SHARE = 0.05
 """The share of the images that is called worst: those that are reconstructed best."""
 
@@ -108,6 +96,12 @@ def tried_on_all(attacks: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The attacks that reconstructed every image; means over other images than those cannot be compared with theirs."""
     most = max(attack["test"]["images"] for attack in attacks)
     return [attack for attack in attacks if attack["test"]["images"] == most]
+
+
+def clearly_better(attack: Mapping[str, Any]) -> bool:
+    """Whether an attack that was tried on some images beats, on those, the strongest of the others beyond chance."""
+    same = attack.get("same_images")
+    return bool(same and same["gap"] < -2 * same["error"])
 
 
 def _spread(values: Tensor, *, smaller_is_worse: bool = False) -> dict[str, Any]:

@@ -15,33 +15,37 @@ from sfumato.audit.context import Context
 from sfumato.audit.identity import target_of
 from sfumato.audit.images import count_shared
 from sfumato.audit.inputs import notice_scale
-from sfumato.audit.measure import WORST_SHARE, pessimistic_ends, share_interval, strongest, summary, tried_on_all
+from sfumato.audit.measure import (
+    WORST_SHARE,
+    clearly_better,
+    pessimistic_ends,
+    share_interval,
+    strongest,
+    summary,
+    tried_on_all,
+)
 from sfumato.audit.schema import FORMAT, SCHEMA_ID, Untested, checked
 from sfumato.audit.suite import Piece
 from sfumato.audit.thresholds import conclude
 from sfumato.audit.verdict import requirements, verdict
 from sfumato.errors import CheckpointError
-
-__all__ = ["result_of"]
+from sfumato.provenance import evidence
 
 
 def result_of(
     context: Context,
     pieces: Sequence[Piece],
     untested: Sequence[Untested],
-    failed: Sequence[dict[str, str]],
     *,
     behaviour: str,
     accuracy: float | None,
     budget: dict[str, float],
     least_images: int,
-    evidence: dict[str, Any],
 ) -> tuple[dict[str, Any], dict[str, Reconstruction]]:
     """Everything of an audit as plain values, as `schema.Audit` describes them, and the reconstructed test images."""
     folder, sets = context.folder, context.sets
-    found = {piece.name: folder.finished(piece.name) or {} for piece in pieces}
     by_kind = {
-        kind: [found[piece.name] for piece in pieces if piece.kind == kind]
+        kind: [folder.finished(piece.name) or {} for piece in pieces if piece.kind == kind]
         for kind in ("attack", "queries", "knowledge", "probe")
     }
     reconstructed = {
@@ -54,10 +58,13 @@ def result_of(
     attacks = _judged(by_kind["attack"], reference["test"])
     bounds = (folder.finished("bounds") or {"bounds": []})["bounds"]
     untested = [*untested, *_always_untested(context, bounds, by_kind["probe"], accuracy)]
-    broken = {one["what"] for one in failed} | {"van Trees, dFIL" for one in failed if one["what"] == "bounds"}
+    broken = set(folder.failed) | ({"van Trees, dFIL"} if "bounds" in folder.failed else set())
     leakage = Leakage(**(folder.finished("leakage") or {}))
     best = _best(attacks, reconstructed)
-    attacks = [_on_the_same_images(one, best["test"]["mse"], reconstructed) for one in attacks]
+    strongest_of_all = reconstructed[best["test"]["mse"]]
+    for one in attacks:
+        if len(few := reconstructed[one["name"]]) < len(strongest_of_all):
+            one["same_images"] = _on_the_same_images(few, strongest_of_all, best["test"]["mse"])
     attacks.sort(key=lambda one: one["test"]["mse"]["mean"])
     result: dict[str, Any] = {
         "$schema": SCHEMA_ID,
@@ -80,8 +87,8 @@ def result_of(
         "bounds": bounds,
         "consistency": check_consistency(attacks, bounds, leakage),
         "not_tested": [msgspec.structs.asdict(one) for one in untested if one.what not in broken],
-        "failed": list(failed),
-        "evidence": evidence,
+        "failed": list(folder.failed.values()),
+        "evidence": evidence(context.device),
     }
     result["requirements"] = requirements(result, context, least_images)
     result["metrics"], result["pessimistic"] = _metrics(result)
@@ -102,30 +109,23 @@ def _judged(attacks: Sequence[dict[str, Any]], trivial: float) -> list[dict[str,
             for one in attacks
         }
     )
-    kept = [{name: value for name, value in one.items() if name != "trivial_mse"} for one in attacks]
-    return [one | verdicts[one["name"]]._asdict() | _cut_short(one) for one in kept]
+    found = []
+    for one in attacks:
+        kept = {name: value for name, value in one.items() if name != "trivial_mse"} | verdicts[one["name"]]._asdict()
+        done, wanted = len(one["history"]), one["settings"].get("epochs", 0)
+        if 0 < done < wanted:  # it did not come to rest, however calm its last epochs look
+            reason = f"its time was over after {done} of {wanted} epochs; give more --minutes"
+            kept |= {"converged": False, "reason": reason}
+        found.append(kept)
+    return found
 
 
-def _cut_short(attack: Mapping[str, Any]) -> dict[str, Any]:
-    """A training that ended at its deadline did not come to rest, however calm its last epochs look."""
-    done, wanted = len(attack["history"]), attack["settings"].get("epochs", 0)
-    if not 0 < done < wanted:
-        return {}
-    reason = f"its time was over after {done} of {wanted} epochs; give more --minutes"
-    return {"converged": False, "reason": reason}
-
-
-def _on_the_same_images(
-    attack: dict[str, Any], strongest_name: str, reconstructed: Mapping[str, Reconstruction]
-) -> dict[str, Any]:
+def _on_the_same_images(few: Reconstruction, others: Reconstruction, name: str) -> dict[str, Any]:
     """Beside an attack that was tried on some images, what the strongest of the others made of the same ones."""
-    few, others = reconstructed[attack["name"]].mse.double(), reconstructed[strongest_name].mse.double()
-    if len(few) == len(others):
-        return attack
-    gap = few - others[: len(few)]
+    same = others.mse.double()[: len(few)]
+    gap = few.mse.double() - same
     error = float(gap.std() / len(gap) ** 0.5) if len(gap) > 1 else 0.0
-    same = {"attack": strongest_name, "mse": float(others[: len(few)].mean()), "gap": float(gap.mean()), "error": error}
-    return attack | {"same_images": same}
+    return {"attack": name, "mse": float(same.mean()), "gap": float(gap.mean()), "error": error}
 
 
 def _input(context: Context) -> dict[str, Any] | None:
@@ -192,42 +192,43 @@ def _always_untested(
 
 
 def _metrics(result: Mapping[str, Any]) -> tuple[dict[str, float | None], dict[str, float | None]]:
-    """What thresholds may name, see `thresholds.METRICS`, and the ends of their 95 % intervals that leak more."""
-    attacks, any_one = tried_on_all(result["attacks"]), result["best"]["per_image"]["summary"]
+    """What thresholds may name, see `thresholds.METRICS`, and the ends of their 95 % intervals that leak more.
+
+    A search that was tried on some images counts where it is clearly better on them than the strongest of the others.
+    """
+    attacks = tried_on_all(result["attacks"]) + [one for one in result["attacks"] if clearly_better(one)]
+    whole = {name: result["best"]["per_image"]["summary"][name] for name in ("mse", "psnr", "ssim")}
+    spreads: dict[str, tuple[Sequence[Mapping[str, Any]], str]] = {
+        "psnr_any_worst5": ([whole["psnr"]], "worst5"),
+        "ssim_any_worst5": ([whole["ssim"]], "worst5"),
+        "mse_any_mean": ([whole["mse"]], "mean"),
+        "mse_mean_train": ([one["train"]["mse"] for one in attacks], "mean"),
+        "psnr_worst5_train": ([one["train"]["psnr"] for one in attacks], "worst5"),
+        "ssim_worst5_train": ([one["train"]["ssim"] for one in attacks], "worst5"),
+        "mse_mean_repeated": ([point["mse"] for one in result["queries"] for point in one["points"]], "mean"),
+    } | {
+        f"{kind}_{spread}": ([one["test"][kind] for one in attacks], spread)
+        for kind in whole
+        for spread in ("mean", "worst5", "worst")
+    }
     values: dict[str, float | None] = {}
     ends: dict[str, float | None] = {}
-
-    def note(name: str, spreads: Sequence[Mapping[str, Any]], key: str) -> None:
+    for name, (parts, key) in spreads.items():
         pick = min if name.startswith("mse") else max
-        values[name] = pick(one[key] for one in spreads) if spreads else None
-        ends[name] = pick(one["pessimistic"][key] for one in spreads) if spreads else None
-
-    for kind in ("mse", "psnr", "ssim"):
-        for spread in ("mean", "worst5", "worst"):
-            note(f"{kind}_{spread}", [one["test"][kind] for one in attacks], spread)
-    note("psnr_any_worst5", [any_one["psnr"]], "worst5")
-    note("ssim_any_worst5", [any_one["ssim"]], "worst5")
-    note("mse_any_mean", [any_one["mse"]], "mean")
-    note("mse_mean_train", [one["train"]["mse"] for one in attacks], "mean")
-    note("psnr_worst5_train", [one["train"]["psnr"] for one in attacks], "worst5")
-    note("ssim_worst5_train", [one["train"]["ssim"] for one in attacks], "worst5")
-    note("mse_mean_repeated", [point["mse"] for one in result["queries"] for point in one["points"]], "mean")
+        values[name] = pick(one[key] for one in parts) if parts else None
+        ends[name] = pick(one["pessimistic"][key] for one in parts) if parts else None
     reference, leakage = result["reference"]["test"], result["leakage"]
     for found in (values, ends):
         smallest = found["mse_mean"]
         found["mse_ratio"] = smallest / reference if smallest is not None and reference > 0 else None
-    certificates = [leakage[name] for name in ("identified_at_most", "clipped_at_most")]
-    information, share = leakage["information"], result["accuracy"]
-    left_out = sum(one["left_out"] for one in result["not_tested"]) + len(result["failed"])
     alike = {
-        "identified_at_most": min(1.0 if one is None else one for one in certificates),
+        "identified_at_most": min(1.0, *(leakage[one] or 1.0 for one in ("identified_at_most", "clipped_at_most"))),
         "unconverged": float(sum(one["converged"] is False for one in result["attacks"])),
-        "left_out": float(left_out),
+        "left_out": float(sum(one["left_out"] for one in result["not_tested"]) + len(result["failed"])),
     }
-    values |= {"identified": leakage["identified"], "information": information, "accuracy": share} | alike
+    values |= {name: leakage[name] for name in ("identified", "information")} | {"accuracy": result["accuracy"]} | alike
     ends |= {"identified": share_interval(leakage["identified"], leakage["candidates"])[1]} | alike
-    ends |= pessimistic_ends(leakage, share, result["data"]["test_images"])
-    return values, ends
+    return values, ends | pessimistic_ends(leakage, result["accuracy"], result["data"]["test_images"])
 
 
 def is_audit(path: Path) -> bool:

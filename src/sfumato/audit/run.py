@@ -9,38 +9,50 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sfumato.attacks import Leakage, Reconstruction, measure_leakage, obfuscation
 from sfumato.attacks.base import TooSlow
 from sfumato.audit.bounds import measure_bounds
-from sfumato.audit.context import MOST_IMAGES, Context, make_context
-from sfumato.audit.folder import AuditFolder, Failures
+from sfumato.audit.context import (
+    MOST_IMAGES,
+    Context,
+    Stop,
+    TimeBudget,
+    TooLate,
+    available_memory,
+    limited,
+    make_context,
+)
+from sfumato.audit.folder import AuditFolder
 from sfumato.audit.identity import behaviour_of, channel_of, versions
 from sfumato.audit.images import shuffled
-from sfumato.audit.inversion import Stop, Tell, run_attack, run_probes, run_sweep
-from sfumato.audit.plan import TimeBudget, available_memory, choose, possible
+from sfumato.audit.inversion import Tell, run_attack, run_probes, run_sweep
 from sfumato.audit.result import result_of
 from sfumato.audit.schema import Untested
-from sfumato.audit.subject import Subject, check_subject, digest_of_module, passes_gradients, placed
-from sfumato.audit.suite import Piece, chosen, load_suite
+from sfumato.audit.subject import Subject, check_subject, digest_of_module, passes_gradients
+from sfumato.audit.suite import Piece, affordable, chosen, load_suite, possible
 from sfumato.audit.verdict import LEAST_IMAGES, calibrate
 from sfumato.data import DataSets, ImageSet
 from sfumato.errors import ConfigError, FeatureError, NotJudgedError
 from sfumato.files import write_json
-from sfumato.provenance import evidence
 from sfumato.torch_utils import evaluating
 from sfumato.training.evaluate import accuracy
 
-__all__ = ["Audited", "run_audit"]
-
-_BOUNDS_SHARE = 0.08
-_CALIBRATION_SHARE = 0.1
+_BOUNDS_SHARE, _CALIBRATION_SHARE, _LEAKAGE_SHARE = 0.08, 0.1, 0.1  # of the time that is left
+_MEASURED_SHARE = 0.25  # after which a measurement is given up
+_HURRIED, _THOROUGH = (
+    400,
+    12.0,
+)  # images of a first look at what leaks; times as long as a quick one a thorough one takes
+_PATIENCE = 2.0  # times its share that a piece may be expected to take
+_FEWEST = 8  # images: a search that has time for fewer is left out
+_CHECKED, _CHECKED_VALUES = 512, 2**22  # images at once, and of large ones so many values
 _FEATURES_SHARE = 0.03  # of the free memory, for what left the device
 _LATER = 1.25  # times its share that a piece may take, where others have left time over
 _SCRAMBLED = 1000  # images from which the obfuscation check is made
 _LESS, _FEW = 0.8, 128  # of the images that would fit, and at least so many, where not all of them do
-_RUNNERS: dict[str, Callable[[Piece, Context, dict[str, Any], Tell, Stop | None], None]] = {
+_RUNNERS: dict[str, Callable[[Piece, Context, dict[str, Any], Tell, Stop], None]] = {
     "attack": run_attack,
     "queries": run_sweep,
     "knowledge": run_sweep,
@@ -109,9 +121,9 @@ def run_audit(
         subject: see `load_target`.
         sets: the attacker's images (`train`) and images that it never saw (`test`).
         out: folder of the audit.
-        minutes: for the whole audit over all calls, kept within a tenth from one minute on, unless an attack in closed
-            form takes longer than that. More than an earlier call had extend its audit: what was left out runs, and
-            attacks that had not converged are trained again, for longer.
+        minutes: for the whole audit over all calls, kept within a tenth from one minute on. More than an earlier call
+            had extend its audit: what was left out runs, and attacks that had not converged are trained again, for
+            longer.
         seed: of everything random.
         device: where to compute.
         suite: the pieces; those of `suite.yaml`, if not said.
@@ -134,48 +146,23 @@ def run_audit(
     """
     if not minutes > 0:
         raise ConfigError(f"minutes is {minutes}; give a positive number")
-    early = 0.0 if began is None else time.monotonic() - began
-    wanted, unwanted = chosen(load_suite() if suite is None else suite, only, skip)
-    subject = placed(subject)
-    subject = subject if subject.digest else replace(subject, digest=digest_of_module(subject.model))
-    place = torch.device(device)
-    subject.model.to(place)
-    run = _Run(subject, sets, minutes, place, tell or (lambda _: None), progress, should_stop)
-    with evaluating(subject.model, gradients=True):
-        run.prepare(out, seed, load_suite() if suite is None else suite, other, early, ending)
-        run.measure()
-        pieces, untested = possible(wanted, run.context, run.minutes)
-        run.work(pieces)
-        return run.finish(pieces, [*untested, *unwanted], least_images)
-
-
-@dataclass
-class _Run:
-    """What the steps of one call share."""
-
-    subject: Subject
-    sets: DataSets
-    minutes: float
-    place: torch.device
-    tell: Tell
-    progress: Callable[[float, float], None] | None
-    should_stop: Stop | None
-    durations: dict[str, float] = field(default_factory=dict)
-    skipped: dict[str, str] = field(default_factory=dict)
-
-    def prepare(
-        self, out: Path, seed: int, suite: Sequence[Piece], other: ImageSet | None, early: float, ending: float
-    ) -> None:
-        """Check the subject, open the folder, release the features."""
-        subject, sets = self.subject, self.sets
-        few = sets.test.float(torch.arange(min(4, len(sets.test)))).to(self.place)
-        if len(few) < 4:
-            raise ConfigError(f"{len(sets.test)} test images are too few for an audit; give at least 4")
-        check_subject(subject, few)
-        self.behaviour = behaviour_of(subject, sets.test.image_shape)
+    if len(sets.test) < 4:
+        raise ConfigError(f"{len(sets.test)} test images are too few for an audit; give at least 4")
+    early, place = 0.0 if began is None else time.monotonic() - began, torch.device(device)
+    suite = load_suite() if suite is None else suite
+    wanted, unwanted = chosen(suite, only, skip)
+    model = subject.model
+    if next(model.parameters(), None) is None:  # by one of them everything finds its device
+        model.place = nn.Parameter(torch.zeros(()), requires_grad=False)
+    subject = subject if subject.digest else replace(subject, digest=digest_of_module(model))
+    model.to(place)
+    with evaluating(model, gradients=True):
+        many = max(4, min(_CHECKED, _CHECKED_VALUES // math.prod(sets.test.image_shape)))
+        check_subject(subject, sets.test.float(torch.arange(many) % len(sets.test)).to(place))
+        behaviour = behaviour_of(subject, sets.test.image_shape)
         identity = {
             "target": subject.digest,
-            "behaviour": self.behaviour,
+            "behaviour": behaviour,
             "channel": channel_of(subject),
             "versions": versions(),
             "train": sets.train.fingerprint(),
@@ -185,51 +172,86 @@ class _Run:
             "suite": hashlib.sha256(repr(tuple(suite)).encode()).hexdigest(),
         }
         folder = AuditFolder(out, identity)
-        if folder.extend(self.minutes):
+        if folder.extend(minutes):
             for piece in suite:
                 if piece.epochs and (folder.finished(piece.name) or {}).get("converged") is False:
                     folder.reopen(piece.name)
-        self.minutes = folder.minutes
-        self.failures = Failures(folder)
-        self.budget = TimeBudget(60 * self.minutes, folder.spent + early, reserve=ending + 1.8 * self.minutes)
-        fits = _FEATURES_SHARE * available_memory(self.place) / (4 * self.subject.model.features(few[:1]).numel())
-        self.context = make_context(
+        minutes = folder.minutes
+        budget = TimeBudget(60 * minutes, folder.spent + early, reserve=ending + 1.8 * minutes)
+        one = sets.test.float(torch.arange(1)).to(place)
+        fits = _FEATURES_SHARE * available_memory(place) / (4 * model.features(one).numel())
+        context = make_context(
             subject,
             sets,
-            gradients=passes_gradients(subject, few),
-            device=self.place,
+            gradients=passes_gradients(subject, one),
+            device=place,
             seed=seed,
             folder=folder,
             most=folder.decide("images", max(4, int(min(MOST_IMAGES, fits)))),
             other=other,
         )
+        run = _Run(context, budget, minutes, tell or (lambda _: None), progress, should_stop)
+        run.measure()
+        pieces, untested = possible(wanted, context, minutes)
+        run.work(pieces)
+        return run.finish(pieces, [*untested, *unwanted], behaviour, least_images)
+
+
+@dataclass
+class _Run:
+    """What the steps of one call share."""
+
+    context: Context
+    budget: TimeBudget
+    minutes: float
+    tell: Tell
+    progress: Callable[[float, float], None] | None
+    should_stop: Stop | None
+    seconds_per_image: dict[str, float] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
 
     def measure(self) -> None:
         """What needs no attack: identification, the attacks' calibration, bounds."""
         context, folder = self.context, self.context.folder
-        if (measured := folder.finished("leakage")) is None:
+        if folder.finished("leakage") is None:
             self._note("identification and information")
-            measured = measure_leakage(self.subject.model, context.test.images, seed=context.seed).as_dict()
-            folder.finish("leakage", measured)
+            folder.finish("leakage", self._leakage().as_dict())
+        leakage = Leakage(**(folder.finished("leakage") or {}))
         seconds = self.budget.left
         self._once("calibration", "on the identity channel", lambda: calibrate(context, _CALIBRATION_SHARE * seconds))
         self._once("obfuscation", "whether the feature is scrambled", self._scrambled)
         how: Any = {"gradients": context.gradients, "seconds": _BOUNDS_SHARE * self.budget.left, "seed": context.seed}
         self._once("bounds", "what is provable", lambda: {
-            "bounds": measure_bounds(self.subject, self.sets, Leakage(**measured), **how)
+            "bounds": measure_bounds(self.context.subject, self.context.sets, leakage, **how)
         })  # fmt: skip
 
+    def _leakage(self) -> Leakage:
+        """From few images and in a hurry first; as tight as it gets where the time that took allows it."""
+        model, images, seed = self.context.subject.model, self.context.test.images, self.context.seed
+        until = time.monotonic() + _LEAKAGE_SHARE * self.budget.left
+        began = time.monotonic()
+        found = measure_leakage(model, images, seed=seed, most=_HURRIED, quick=True)
+        for quick, longer in ((True, (len(images) / _HURRIED) ** 2), (False, _THOROUGH)):
+            if longer <= 1:
+                continue
+            now = time.monotonic()
+            if now + longer * (now - began) > until:
+                break
+            found, began = measure_leakage(model, images, seed=seed, quick=quick), now
+        return found
+
     def _once(self, name: str, words: str, compute: Callable[[], dict[str, Any] | None]) -> None:
-        """What is measured once over all calls, and costs itself alone where it fails."""
+        """What is measured once over all calls, and costs itself alone where it fails or takes too long."""
         if self.context.folder.finished(name) is None:
             self._note(f"{name}: {words}")
-            with self.failures.surviving(name, name):
+            limit = time.monotonic() + _MEASURED_SHARE * self.budget.left
+            with self.context.folder.surviving(name, name), limited(self.context.subject.model, limit):
                 if (found := compute()) is not None:
                     self.context.folder.finish(name, found)
 
     def _scrambled(self) -> dict[str, Any]:
-        some = shuffled(self.sets.train, _SCRAMBLED, self.context.seed, "obfuscation")
-        moved = obfuscation(self.subject.model, some, seed=self.context.seed)
+        some = shuffled(self.context.sets.train, _SCRAMBLED, self.context.seed, "obfuscation")
+        moved = obfuscation(self.context.subject.model, some, seed=self.context.seed)
         return asdict(moved) | {"obfuscated": moved.obfuscated, "sentence": moved.sentence}
 
     def work(self, pieces: Sequence[Piece]) -> None:
@@ -238,91 +260,109 @@ class _Run:
         What does not fit waits until the others are done: attacks that come to rest early leave time over.
         """
         waiting = [piece for piece in pieces if self.context.folder.finished(piece.name) is None]
-        for may_wait in (True, False):
+        for again in (False, True):
             turn, waiting = waiting, []
             for index, piece in enumerate(turn):
-                seconds = self.budget.allowance(piece.share, [one.share for one in turn[index:]])
-                settled = True
-                with self.failures.surviving(piece.name, piece.kind):
-                    settled = self._attempt(piece, seconds, may_wait=may_wait)
-                if piece.name in self.failures:
-                    self._note(f"{piece.name}: FAILED, {self.failures.why(piece.name)}")
-                if not settled:
-                    waiting.append(piece)
+                seconds = self.budget.left * piece.share / sum(one.share for one in turn[index:])
+                with self.context.folder.surviving(piece.name, piece.kind):
+                    if (why := self._attempt(piece, seconds)) is not None:
+                        waiting.append(piece)
+                        why = self.skipped.setdefault(piece.name, why)  # a second try has less to say
+                        if again:
+                            self._note(f"{piece.name}: left out, {why}")
+                if failed := self.context.folder.failed.get(piece.name):
+                    self._note(f"{piece.name}: FAILED, {failed['why']}")
 
     def _note(self, text: str) -> None:
         if self.progress is not None:
             self.progress(self.budget.spent, self.budget.spent + self.budget.left)
         self.tell(f"{self.budget.spent:6.0f} s  {text}")
 
-    def _attempt(self, piece: Piece, seconds: float, *, may_wait: bool) -> bool:
-        """Whether the piece is settled: done, or left out."""
-        context, folder = self.context, self.context.folder
-        before = self.budget.spent
-        decided = folder.decided(piece.name) or choose(piece, context, seconds, self.durations)
+    def _attempt(self, piece: Piece, seconds: float) -> str | None:
+        """Do the piece, or say why it is left out."""
+        folder, total = self.context.folder, len(self.context.sets.train)
         try:
-            if "skip" not in decided:
-                self._run(piece, seconds, decided)
-                self.skipped.pop(piece.name, None)
-                if piece.kind == "attack":
-                    took = self.budget.spent - before
-                    self.durations[piece.attack] = min(took, self.durations.get(piece.attack, took))
-                return True
-            why = str(decided["skip"])
+            self._run(piece, seconds, folder.decided(piece.name) or self._decide(piece, seconds))
+            self.skipped.pop(piece.name, None)
+        except TooLate as late:
+            return str(late)
         except TooSlow as slow:
             folder.forget(piece.name)
-            if piece.minutes == 0:  # never left out: the same epochs of fewer images
-                images = max(_FEW, round(_LESS * slow.share * len(self.sets.train)))
-                self._run(piece, seconds, {"images": min(images, len(self.sets.train))})
-                return True
+            if piece.minutes == 0:  # the same epochs of fewer images
+                images = max(_FEW, round(_LESS * slow.share * total))
+                try:
+                    self._run(piece, seconds, {"images": min(images, total)})
+                except TooLate as late:
+                    return str(late)
+                return None
             enough = math.ceil(float(f"{self.minutes / max(slow.share, 1e-6):.2g}"))
-            why = f"too little time: give about --minutes {max(enough, math.ceil(self.minutes) + 1)} or more"
+            return f"too little time: give about --minutes {max(enough, math.ceil(self.minutes) + 1)} or more"
         finally:
             folder.note_spent(self.budget.spent)
-        why = self.skipped.setdefault(piece.name, why)  # a second try has what others left over, and less to say
-        if not may_wait:
-            self._note(f"{piece.name}: left out, {why}")
-        return not may_wait
+        return None
+
+    def _decide(self, piece: Piece, seconds: float) -> dict[str, int]:
+        """How many images a search shows; TooLate where a piece is not worth beginning."""
+        if piece.minutes == 0:
+            return {}
+        if seconds <= 0:
+            raise TooLate("too little time: give more --minutes")
+        if piece.attack == "optimization":
+            with limited(self.context.subject.model, time.monotonic() + seconds):
+                if (shown := affordable(piece, self.context, seconds)) >= _FEWEST:
+                    return {"shown": shown}
+            raise TooLate("too little time for a search image by image: give more --minutes")
+        expected = self.seconds_per_image.get(piece.attack, 0.0) * piece.options.get(
+            "train", len(self.context.sets.train)
+        )
+        if expected > _PATIENCE * seconds:
+            raise TooLate(f"too little time: give more than {seconds:.0f} s, its share of --minutes")
+        return {}
 
     def _run(self, piece: Piece, seconds: float, decided: dict[str, Any]) -> None:
         """Do the piece as it was decided, which is written down before, so that an interrupted one is resumed."""
         if decided:
             decided = self.context.folder.decide(piece.name, decided)
         self._note(f"{piece.name}: {seconds:.0f} s")
-        deadline = time.monotonic() + min(_LATER * seconds, self.budget.left)
-        _RUNNERS[piece.kind](piece, self.context, decided | {"deadline": deadline}, self._note, self.should_stop)
+        began = time.monotonic()
+        deadline = began + min(_LATER * seconds, self.budget.left)
+        # What a pass needs may take some of what the others have; and below a minute nobody counts seconds.
+        limit = deadline + (seconds if piece.minutes else max(0.0, self.budget.end - deadline) / 4)
+        if self.minutes < 1 and piece.minutes == 0:
+            limit = max(limit, began + 60)
+        with limited(self.context.subject.model, limit, self.should_stop) as stop:
+            _RUNNERS[piece.kind](piece, self.context, decided | {"deadline": deadline}, self._note, stop)
+        if piece.kind == "attack" and piece.attack not in self.seconds_per_image:
+            done = self.context.folder.finished(piece.name) or {}
+            self.seconds_per_image[piece.attack] = (time.monotonic() - began) / done["images"]
 
-    def finish(self, pieces: Sequence[Piece], untested: Sequence[Untested], least_images: int) -> Audited:
+    def finish(
+        self, pieces: Sequence[Piece], untested: Sequence[Untested], behaviour: str, least_images: int
+    ) -> Audited:
         """Put together what there is, and write it."""
-        folder = self.context.folder
+        context, folder = self.context, self.context.folder
+        subject, sets = context.subject, context.sets
         for piece in pieces:
             folder.keep(piece.name)  # what was to be trained for longer and was not
         untested = [*untested, *(Untested(name, why, left_out=True) for name, why in self.skipped.items())]
         pieces = [piece for piece in pieces if folder.finished(piece.name) is not None]
         if not any(piece.kind == "attack" for piece in pieces):
-            reasons = [f"{one['what']}: {one['why']}" for one in self.failures.as_list()]
+            reasons = [f"{one['what']}: {one['why']}" for one in folder.failed.values()]
             reasons += [f"{one.what}: {one.why}" for one in untested]
             raise NotJudgedError("no attack could be run: " + "; ".join(reasons))
-        if behaviour_of(self.subject, self.sets.test.image_shape) != self.behaviour:
+        if behaviour_of(subject, sets.test.image_shape) != behaviour:
             raise FeatureError(
                 "the encoder answers differently now than when the audit began: what it computes depends on how often "
                 "it was asked, so no figure says what will leave the device; take the state out of it"
             )
         share = None
-        if self.subject.classifies and self.sets.labelled:
-            with self.failures.surviving("accuracy", "accuracy"):
-                share = accuracy(self.subject.model, self.sets.test, seed=self.context.seed)
+        if subject.classifies and sets.labelled:
+            with folder.surviving("accuracy", "accuracy"):
+                share = accuracy(subject.model, sets.test, seed=context.seed)
         folder.note_spent(self.budget.spent)
+        budget = {"minutes": self.minutes, "seconds": round(self.budget.spent, 1)}
         result, reconstructed = result_of(
-            self.context,
-            pieces,
-            untested,
-            self.failures.as_list(),
-            behaviour=self.behaviour,
-            accuracy=share,
-            budget={"minutes": self.minutes, "seconds": round(self.budget.spent, 1)},
-            least_images=least_images,
-            evidence=evidence(self.place),
+            context, pieces, untested, behaviour=behaviour, accuracy=share, budget=budget, least_images=least_images
         )
         write_json(folder.path / "audit.json", result)
-        return Audited(result, reconstructed, self.context)
+        return Audited(result, reconstructed, context)

@@ -9,8 +9,6 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-__all__ = ["FORMAT", "SCHEMA_ID", "TEXT_SCHEMA_ID", "Audit", "TextAudit", "checked", "schema"]
-
 FORMAT = 2
 SCHEMA_ID = "https://sfumato.dev/schema/audit-2.json"
 """An identifier, not an address: the schema comes with the package."""
@@ -106,38 +104,30 @@ class Figures(_Entry):
     ssim: Spread
 
 
-class EpochEntry(_Entry):
-    """A line of an attack's training."""
-
-    epoch: Count
-    held_out_mse: float
-    mse: float | None = None
-
-
-class SameImages(_Entry):
-    """What the strongest attack made of the images that this one was tried on."""
-
-    attack: str
-    mse: float
-    gap: float
-    error: float
-
-
-class AttackEntry(_Entry):
-    """An attack; `history` is empty where it does not train in epochs."""
+class _Ran(_Entry):
+    """An attack, and whether it came to rest."""
 
     name: str
     attack: str
-    images: Count
-    settings: dict[str, Any]
     converged: bool | None
     reason: str
     held_out_mse: float | None
-    history: list[EpochEntry]
+    seconds: float
+
+
+class AttackEntry(_Ran):
+    """An attack by the strongest attacker.
+
+    `history`: a line per epoch, empty where it does not train in epochs; `same_images`: what `attack`, the strongest of
+    all, made of the images that this one was tried on, with the gap between both.
+    """
+
+    images: Count
+    settings: dict[str, Any]
+    history: list[dict[Literal["epoch", "mse", "held_out_mse"], int | float]]
     train: Figures
     test: Figures
-    seconds: float
-    same_images: SameImages | None = None
+    same_images: dict[Literal["attack", "mse", "gap", "error"], str | float] | None = None
 
 
 class PerImageEntry(_Entry):
@@ -163,18 +153,12 @@ class SweepPoint(Figures):
     queries: int | None = None
 
 
-class Sweep(_Entry):
+class Sweep(_Ran):
     """One attack by attackers who ask more than once, or know less."""
 
-    name: str
-    attack: str
     label: str
     points: Annotated[list[SweepPoint], Meta(min_length=1)]
     note: str
-    converged: bool | None
-    reason: str
-    held_out_mse: float | None
-    seconds: float
 
 
 class ProbeEntry(_Entry):
@@ -332,40 +316,17 @@ class Audit(_Found):
     consistency: Consistency
 
 
-class TextData(_Entry):
-    """The attacker's texts and the test texts; `shared`: test texts that are the attacker's too, token for token.
+class TextAudit(_Found):
+    """What `sfumato audit` found of a model of texts.
 
-    `known`: share of the test texts' tokens that the attacker's texts hold.
+    `data`: the attacker's texts and the test texts; `shared`: test texts that are the attacker's too, token for token;
+    `known`: share of the test texts' tokens that the attacker's texts hold. `tokens`: share of them that are recovered,
+    and for the 5 % of the texts of which most are; `by_position` is null where there is only padding.
     """
 
-    name: str
-    vocabulary: Count
-    length: Count
-    padding: Count | None
-    train_texts: Count
-    test_texts: Count
-    shared: Count
-    known: Share
-    labelled: bool
-    fingerprint: dict[Literal["train", "test"], str]
-
-
-class TokenShares(_Entry):
-    """Share of the tokens that are recovered, and for the 5 % of the texts of which most are; null: only padding."""
-
-    recovered: Share
-    error: float
-    chance: Share
-    worst5: Share
-    by_position: list[Share | None]
-
-
-class TextAudit(_Found):
-    """What `sfumato audit` found of a model of texts."""
-
     schema: Literal["https://sfumato.dev/schema/text-audit-2.json"] = msgspec.field(name="$schema")
-    data: TextData
-    tokens: TokenShares
+    data: dict[str, Any]
+    tokens: dict[Literal["recovered", "error", "chance", "worst5", "by_position"], Share | list[Share | None]]
     leakage: LeakageEntry | None
 
 

@@ -1,7 +1,7 @@
 """What an audit examines, wherever it came from, and the sentence for everything that cannot be audited."""
 
 import hashlib
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -12,19 +12,8 @@ from sfumato.data import DataSets
 from sfumato.errors import FeatureError, first_line
 from sfumato.split import Channel, SplitModel
 
-__all__ = [
-    "ChannelOptions",
-    "GaussianPrior",
-    "Kind",
-    "Subject",
-    "check_subject",
-    "digest_of_module",
-    "encoder_only",
-    "passes_gradients",
-    "placed",
-]
-
 _TOLERANCE = 1e-4  # of the feature's scale; kernels for other batch sizes round differently
+_BATCHES = (1, 2, 3, 32, 64, 256)  # images at a time: a device's one, and what attacks encode
 
 Kind = Literal["run", "saved", "exported", "torchscript", "onnx", "function"]
 
@@ -110,10 +99,13 @@ class Subject:
 
     @property
     def described(self) -> Described | None:
-        """The encoder with what is known of its input, where something is."""
-        edge = self.model.edge
-        edge = edge.inner if isinstance(edge, _Placed) else edge
-        return edge if isinstance(edge, Described) else None
+        """The encoder, where it says what it takes."""
+        return self.model.edge if isinstance(self.model.edge, Described) else None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model runs."""
+        return next((value.device for value in self.model.parameters()), torch.device("cpu"))
 
 
 class NoDecoder(nn.Module):
@@ -128,26 +120,6 @@ def encoder_only(edge: nn.Module, options: ChannelOptions) -> SplitModel:
     return SplitModel(edge, options.channel(), NoDecoder())
 
 
-class _Placed(nn.Module):
-    """An encoder without parameters, such as a fixed transform, with one that tells where it runs."""
-
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-        self.place = nn.Parameter(torch.zeros(()), requires_grad=False)
-
-    def forward(self, x: Tensor) -> Any:
-        return self.inner(x)
-
-
-def placed(subject: Subject) -> Subject:
-    """The subject with at least one parameter, by which everything else finds its device."""
-    model = subject.model
-    if next(model.parameters(), None) is not None:
-        return subject
-    return replace(subject, model=SplitModel(_Placed(model.edge), model.channel, model.cloud))
-
-
 def digest_of_module(module: nn.Module) -> str:
     """SHA-256 over names, shapes and values of a module's state and its channel's settings."""
     digest = hashlib.sha256(repr(module).encode())
@@ -158,16 +130,15 @@ def digest_of_module(module: nn.Module) -> str:
 
 
 @torch.no_grad()
-def check_subject(subject: Subject, x: Tensor) -> tuple[int, ...]:
-    """Check the encoder on a few images, and give the shape of its feature.
+def check_subject(subject: Subject, x: Tensor) -> None:
+    """Check the encoder on images (n, C, H, W) in [0, 1], n at least 3: as many at once as an attack encodes.
 
-    Args:
-        subject: in evaluation mode.
-        x: (n, C, H, W) images in [0, 1], n at least 3.
+    What leaves a device is the feature of one image, and attacks encode many at a time.
 
     Raises:
         FeatureError: the encoder does not take these images, gives several tensors, NaN, a shape that is not the same
-            in every call, another feature for the same image, or one that depends on the other images of a batch.
+            in every call, another feature for the same image, or one that depends on the other images of a batch, or on
+            whether gradients are recorded.
     """
     first = _feature(subject, x)
     again = _feature(subject, x)
@@ -182,19 +153,28 @@ def check_subject(subject: Subject, x: Tensor) -> tuple[int, ...]:
             "the encoder is random: the same images gave two different features; take noise and dropout out of it, and "
             "describe the noise on the wire with --noise-std"
         )
-    for count, words in ((2, "two images"), (1, "one image")):
+
+    def differs(part: Tensor) -> bool:
+        return float((first[: len(part)] - part).abs().max()) > 10 * _TOLERANCE * scale
+
+    for count in (one for one in _BATCHES if one < len(x)):
         part = _feature(subject, x[:count])
         if part.shape[1:] != first.shape[1:]:
             raise FeatureError(
-                f"the encoder gives features of shape {tuple(part.shape[1:])} for {words} and {tuple(first.shape[1:])} "
-                f"for {len(x)}; an image's feature has to have one shape"
+                f"the encoder gives features of shape {tuple(part.shape[1:])} in a batch of {count} and "
+                f"{tuple(first.shape[1:])} in one of {len(x)}; an image's feature has to have one shape"
             )
-        if float((first[:count] - part).abs().max()) > 10 * _TOLERANCE * scale:
+        if differs(part):
             raise FeatureError(
                 "an image's feature depends on the other images of its batch, as with batch normalisation in training "
                 "mode; export the encoder in evaluation mode"
             )
-    return tuple(first.shape[1:])
+    with torch.enable_grad():
+        if differs(_feature(subject, x[:2]).detach()):
+            raise FeatureError(
+                "the encoder gives another feature where gradients are recorded, so no attack can say what leaves the "
+                "device; let it compute the same in both modes"
+            )
 
 
 def passes_gradients(subject: Subject, x: Tensor) -> bool:
@@ -203,24 +183,21 @@ def passes_gradients(subject: Subject, x: Tensor) -> bool:
     try:
         with torch.enable_grad():
             z_hat = subject.model.features(image)
-            if not z_hat.requires_grad:
-                return False
-            return torch.autograd.grad(z_hat.sum(), image, allow_unused=True)[0] is not None
+            slopes = torch.autograd.grad(z_hat.sum(), image, allow_unused=True) if z_hat.requires_grad else (None,)
     except RuntimeError:
         return False
+    return slopes[0] is not None
 
 
 def _feature(subject: Subject, x: Tensor) -> Tensor:
     try:
         made: Any = subject.model.edge(x)
     except Exception as error:  # the user's network, or a graph of it, on images that do not fit
+        fed = "check --data and --size"
+        if subject.described is not None:
+            fed = f"the audit feeds {subject.described.sentence()}; describe the input with --input, or check --size"
         raise FeatureError(
-            f"the encoder does not take images of shape {tuple(x.shape[1:])} ({first_line(error)}); "
-            + (
-                f"the audit feeds {subject.described.sentence()}; describe the input with --input, or check --size"
-                if subject.described is not None
-                else "check --data and --size"
-            )
+            f"the encoder does not take images of shape {tuple(x.shape[1:])} ({first_line(error)}); {fed}"
         ) from error
     if isinstance(made, tuple | list | dict):
         raise FeatureError(

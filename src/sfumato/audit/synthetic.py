@@ -11,8 +11,6 @@ from sfumato.bounds import fisher_information, posterior_mse
 from sfumato.data import DataSets, ImageSet
 from sfumato.split import Channel, SplitModel
 
-__all__ = ["linear_gaussian"]
-
 _MEAN = 0.5
 _SPREAD = 0.1  # pixels stay in [0, 1] up to five standard deviations
 

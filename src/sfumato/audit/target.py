@@ -5,7 +5,7 @@ which is a sandbox.
 """
 
 import hashlib
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,6 @@ from sfumato.split import SplitModel
 from sfumato.split.programs import Foreign, load_program, require
 from sfumato.split.saved import SPLIT, made_here
 from sfumato.training import load_trained
-
-__all__ = ["FORMS", "load_target", "need_trust"]
 
 FORMS = (
     "a run folder of `sfumato train`, a folder of sfumato.save_split, encoder.pt2 or encoder.pt2,decoder.pt2 "
@@ -98,19 +96,7 @@ def need_trust(target: str, given: bool) -> None:
 def _folder(target: str, options: ChannelOptions) -> Subject:
     found = load_trained(Path(target))
     _refuse(options, f"the {'run folder' if found.kind == 'run' else 'saved split'} says what happens on the wire")
-    return Subject(
-        name=found.name,
-        model=found.model,
-        kind=found.kind,
-        classifies=found.classifies,
-        digest=found.digest,
-        defense=found.defense,
-        setting=found.setting,
-        data_options=found.data_options,
-        input_shape=found.input_shape,
-        classes=found.classes,
-        tokens=found.tokens,
-    )
+    return Subject(**{one.name: getattr(found, one.name) for one in fields(Subject) if hasattr(found, one.name)})
 
 
 def _suffix(target: str) -> str | None:
@@ -130,15 +116,15 @@ def _files(target: str, options: ChannelOptions, trust: bool) -> Subject:
     need_trust(target, trust or kind == "onnx")
     load = {"exported": load_program, "torchscript": _load_script, "onnx": _load_onnx}[kind]
     halves = [load(path) for path in paths]
-    channel = options.channel()
-    model = SplitModel(halves[0], channel, halves[1]) if len(halves) == 2 else encoder_only(halves[0], options)
     return Subject(
         name=paths[0].name,
-        model=model,
+        model=SplitModel(halves[0], options.channel(), halves[1])
+        if len(halves) == 2
+        else encoder_only(halves[0], options),
         kind=kind,
         classifies=len(halves) == 2,
         digest=_digest_of_files(*paths) + str(options.given()),
-        setting=f"σ {channel.noise_std:g}",
+        setting=f"σ {options.channel().noise_std:g}",
     )
 
 
@@ -151,15 +137,11 @@ def _function(target: str, options: ChannelOptions) -> Subject:
     if isinstance(made, SplitModel):
         _refuse(options, f"{target} returns a SplitModel, which says what happens on the wire")
         return Subject(name=name, model=made)
-    if isinstance(made, nn.Module):
-        model = encoder_only(made, options)
-        return Subject(
-            name=name,
-            model=model,
-            classifies=False,
-            setting=f"σ {model.channel.noise_std:g}",
-        )
-    raise ConfigError(f"{target} returned a {type(made).__name__}; return an encoder (torch.nn.Module) or a SplitModel")
+    if not isinstance(made, nn.Module):
+        kind = type(made).__name__
+        raise ConfigError(f"{target} returned a {kind}; return an encoder (torch.nn.Module) or a SplitModel")
+    noise = f"σ {options.channel().noise_std:g}"
+    return Subject(name=name, model=encoder_only(made, options), classifies=False, setting=noise)
 
 
 def _refuse(options: ChannelOptions, reason: str) -> None:

@@ -9,26 +9,22 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
-from msgspec import to_builtins
 from torch import Tensor
 
-from sfumato.attacks import Leakage, measure_leakage
+from sfumato.attacks import measure_leakage
 from sfumato.attacks.identification import MOST_CANDIDATES
-from sfumato.attacks.tokens import TokenRecovery, token_recovery
+from sfumato.attacks.tokens import token_recovery
 from sfumato.audit.identity import behaviour_of, target_of
 from sfumato.audit.measure import NORMAL_95, WORST_SHARE, pessimistic_ends, share_interval
-from sfumato.audit.schema import FORMAT, TEXT_SCHEMA_ID, Untested, checked
+from sfumato.audit.schema import FORMAT, TEXT_SCHEMA_ID, checked
 from sfumato.audit.subject import Subject
 from sfumato.audit.thresholds import conclude
-from sfumato.audit.verdict import COUNTED, LEAST_IMAGES, NOTHING_LOST, TOO_FEW, answered, lossless, what_is_lost
+from sfumato.audit.verdict import COUNTED, LEAST_IMAGES, NOTHING_LOST, TOO_FEW, answered, headline, what_is_lost
 from sfumato.data import ImageSet
 from sfumato.errors import DataError, first_line
 from sfumato.provenance import evidence
 from sfumato.seeds import generator
-from sfumato.split import SplitModel
 from sfumato.torch_utils import evaluating
-
-__all__ = ["Texts", "audit_texts", "read_texts"]
 
 _KNOWN = 0.95  # of the test texts' tokens: what an attacker's texts have to hold for its failure to say anything
 _VALUES = 2**25  # of all candidates' features together, which bounds the memory that identification takes
@@ -48,20 +44,20 @@ class Texts(NamedTuple):
     padding: int | None = None
 
 
-class _Candidates:
-    """Texts as `measure_leakage` takes images: what goes into the encoder; without labels."""
+class _Inputs:
+    """Texts as what measures images takes them: what goes into the encoder; without labels."""
 
     num_classes = 1
 
     def __init__(self, ids: Tensor) -> None:
-        self._ids = ids
+        self.ids = ids
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return len(self.ids)
 
     def float(self, rows: Tensor) -> Tensor:
         """What the encoder takes."""
-        return self._ids[rows]
+        return self.ids[rows]
 
 
 def read_texts(path: Path, subject: Subject, limit: int | None = None) -> Texts:
@@ -131,12 +127,31 @@ def audit_texts(
         FeatureError: a feature without one row for each position, or NaN.
     """
     began = time.monotonic() if began is None else began
-    model, (train, test, _, padding) = subject.model, texts
+    model, (train, test, labels, padding) = subject.model, texts
     found = token_recovery(model, train, test, padding=padding, seed=seed)
-    accuracy, feature = _accuracy(subject, texts, seed), _features(model, test[:_CHUNK])
-    leakage = _leakage(model, test, max(4, min(MOST_CANDIDATES, _VALUES // feature[0].numel())), seed)
+    with evaluating(model):
+        feature = model.features(test[:_CHUNK].to(subject.device))
+    accuracy = None
+    if labels is not None and subject.classifies:
+        noise, right = generator(seed, "texts", "accuracy", device=subject.device), 0
+        with evaluating(model):
+            for ids, truth in zip(test.split(_CHUNK), labels.split(_CHUNK), strict=True):
+                right += int((model(ids.to(subject.device), noise).argmax(1).cpu() == truth).sum())
+        accuracy = right / len(test)
+    most = max(4, min(MOST_CANDIDATES, _VALUES // feature[0].numel()))
+    candidates = test[torch.randperm(len(test), generator=generator(seed, "texts", "candidates"))[:most]]
+    leakage = measure_leakage(model, cast(ImageSet, _Inputs(candidates)), seed=seed) if len(candidates) >= 4 else None
     counted = test.flatten() if padding is None else test[test != padding]
     rows = set(map(tuple, train.tolist()))
+    worst = found.by_text.sort(descending=True).values[: max(1, math.ceil(WORST_SHARE * len(test)))]
+    untested = [
+        ("a trained reader", "only the nearest token was looked for; a network that reads a position from its "
+         "neighbours may recover more, above all behind attention"),
+        ("attributes", "no probe of what a text is about ran"),
+        *([("accuracy", "the test texts have no labels, or the model no classes")] if accuracy is None else []),
+        *([("bounds", "without noise in every direction no bound on information exists")]
+          if model.channel.noise.singular else []),
+    ]  # fmt: skip
     result: dict[str, Any] = {
         "$schema": TEXT_SCHEMA_ID,
         "format": FORMAT,
@@ -150,89 +165,38 @@ def audit_texts(
             "test_texts": len(test),
             "shared": sum(tuple(row) in rows for row in test.tolist()),
             "known": float(torch.isin(counted, train).double().mean()),
-            "labelled": texts.labels is not None,
+            "labelled": labels is not None,
             "fingerprint": {
                 part: hashlib.sha256(ids.numpy().tobytes()).hexdigest()
                 for part, ids in (("train", train), ("test", test))
             },
         },
         "accuracy": accuracy,
-        "tokens": _tokens(found),
+        "tokens": {
+            "recovered": found.recovered,
+            "error": found.standard_error,
+            "chance": found.chance,
+            "worst5": float(worst.mean()),
+            "by_position": [None if math.isnan(share) else share for share in found.by_position.tolist()],
+        },
         "leakage": None
         if leakage is None
         else leakage.as_dict() | {"sentence": leakage.sentence.replace("images", "texts")},
         "budget": {"minutes": minutes, "seconds": time.monotonic() - began},
-        "not_tested": [*map(to_builtins, _untested(accuracy, model.channel.noise.singular))],
+        "not_tested": [{"what": what, "why": why} for what, why in untested],
         "failed": [],
         "evidence": evidence(feature.device),
     }
     lost = what_is_lost(result["target"]["channel"], float(feature.flatten(1).std(0).max()))
-    result["requirements"] = _requirements(result["data"], lost, leakage is None or leakage.holds, least)
-    result["metrics"], result["pessimistic"] = _metrics(result, len(test))
-    result["verdict"] = {"headline": _headline(result), "notes": _notes(result)}
-    return checked(conclude(result, ()))
+    return checked(conclude(result | _judged(result, lost, leakage is None or leakage.holds, least), ()))
 
 
-@torch.no_grad()
-def _features(model: SplitModel, ids: Tensor) -> Tensor:
-    with evaluating(model):
-        return model.features(ids.to(_place(model)))
-
-
-def _place(model: SplitModel) -> torch.device:
-    return next((value.device for value in model.parameters()), torch.device("cpu"))
-
-
-@torch.no_grad()
-def _accuracy(subject: Subject, texts: Texts, seed: int) -> float | None:
-    """Share of the labelled test texts that the decoder recognises from what leaves the device."""
-    if texts.labels is None or not subject.classifies:
-        return None
-    model, place = subject.model, _place(subject.model)
-    noise, right = generator(seed, "texts", "accuracy", device=place), 0
-    with evaluating(model):
-        for ids, labels in zip(texts.test.split(_CHUNK), texts.labels.split(_CHUNK), strict=True):
-            right += int((model(ids.to(place), noise).argmax(1).cpu() == labels).sum())
-    return right / len(texts.test)
-
-
-def _leakage(model: SplitModel, test: Tensor, most: int, seed: int) -> Leakage | None:
-    """Identification and held-out information among at most so many test texts; None where there are fewer than 4."""
-    ids = test[torch.randperm(len(test), generator=generator(seed, "texts", "candidates"))[:most]]
-    return measure_leakage(model, cast(ImageSet, _Candidates(ids)), seed=seed) if len(ids) >= 4 else None
-
-
-def _tokens(found: TokenRecovery) -> dict[str, Any]:
-    worst = found.by_text.sort(descending=True).values[: max(1, math.ceil(WORST_SHARE * len(found.by_text)))]
-    return {
-        "recovered": found.recovered,
-        "error": found.standard_error,
-        "chance": found.chance,
-        "worst5": float(worst.mean()),
-        "by_position": [None if math.isnan(share) else share for share in found.by_position.tolist()],
-    }
-
-
-def _untested(accuracy: float | None, singular: bool) -> list[Untested]:
-    reader = (
-        "only the nearest token was looked for; a network that reads a position from its neighbours may recover more"
-    )
-    return [
-        Untested("a trained reader", f"{reader}, above all behind attention"),
-        Untested("attributes", "no probe of what a text is about ran"),
-        *(
-            []
-            if accuracy is not None
-            else [Untested("accuracy", "the test texts have no labels, or the model no classes")]
-        ),
-        *([Untested("bounds", "without noise in every direction no bound on information exists")] if singular else []),
-    ]
-
-
-def _requirements(data: Mapping[str, Any], lost: str | None, holds: bool, least: int) -> list[dict[str, Any]]:
-    counts = data["train_texts"], data["test_texts"]
+def _judged(result: Mapping[str, Any], lost: str | None, holds: bool, least: int) -> dict[str, Any]:
+    """`requirements`, `metrics`, `pessimistic` and `verdict`, from the figures."""
+    data, tokens, accuracy, leaked = result["data"], result["tokens"], result["accuracy"], result["leakage"] or {}
+    counts, share, error = (data["train_texts"], data["test_texts"]), tokens["recovered"], tokens["error"]
     known = f"the attacker's texts hold {data['known']:.1%} of the test texts' tokens"
-    table = (
+    requirements = answered(
         ("no contradiction", holds, "identification keeps to its certificates",
          "texts are identified more often than a certificate allows, so the attack or the bound has a bug"),
         ("something is lost on the way", lost is not None, lost or "",
@@ -242,36 +206,18 @@ def _requirements(data: Mapping[str, Any], lost: str | None, holds: bool, least:
         ("the attacker knows the tokens", data["known"] >= _KNOWN, known,
          f"{known}, and a token that is not in them is never named; give more texts for the attacker"),
     )  # fmt: skip
-    return answered(table)
-
-
-def _metrics(result: Mapping[str, Any], texts: int) -> tuple[dict[str, float | None], dict[str, float | None]]:
-    """What thresholds may name, see `thresholds.TEXT_METRICS`, and the ends of their 95 % intervals that leak more."""
-    tokens, leakage, accuracy = result["tokens"], result["leakage"] or {}, result["accuracy"]
-    information, share = leakage.get("information"), tokens["recovered"]
     # Where all texts give the same share they show no spread, and that of as many independent texts is the safe one.
-    end = share_interval(share, texts)[1] if tokens["error"] == 0 else min(1.0, share + NORMAL_95 * tokens["error"])
-    values = {"tokens": share, "information": information, "accuracy": accuracy}
-    return values, {"tokens": end} | pessimistic_ends(leakage, accuracy, texts)
-
-
-def _headline(result: Mapping[str, Any]) -> str:
-    data, tokens, leakage = result["data"], result["tokens"], result["leakage"]
-    shared = (
-        f"{data['shared']:,} of the {data['test_texts']:,} test texts are the attacker's too. "
-        if data["shared"]
-        else ""
-    )
+    end = share_interval(share, counts[1])[1] if error == 0 else min(1.0, share + NORMAL_95 * error)
     read = (
-        f"Of the tokens of {data['test_texts']:,} unseen texts {tokens['recovered']:.1%} ± {tokens['error']:.1%} are "
-        f"recovered (chance {tokens['chance']:.1%}), of the worst-served 5 % of the texts {tokens['worst5']:.1%}: "
-        "that is what every attacker reaches who can run the encoder, and a better one may read more."
+        f"Of the tokens of {counts[1]:,} unseen texts {share:.1%} ± {error:.1%} are recovered (chance "
+        f"{tokens['chance']:.1%}), of the worst-served 5 % of the texts {tokens['worst5']:.1%}: that is what every "
+        "attacker reaches who can run the encoder, and a better one may read more."
     )
-    parts = [shared + lossless(result["target"]["channel"]), read, leakage["sentence"] if leakage else ""]
-    return " ".join(part.strip() for part in parts if part)
-
-
-def _notes(result: Mapping[str, Any]) -> list[str]:
-    broken = [f"BROKEN: {one['sentence']}." for one in result["requirements"][:1] if not one["met"]]
-    accuracy = result["accuracy"]
-    return broken + ([] if accuracy is None else [f"The cloud recognises {accuracy:.1%} of the test texts."])
+    notes = [f"BROKEN: {one['sentence']}." for one in requirements[:1] if not one["met"]]
+    notes += [] if accuracy is None else [f"The cloud recognises {accuracy:.1%} of the test texts."]
+    return {
+        "requirements": requirements,
+        "metrics": {"tokens": share, "information": leaked.get("information"), "accuracy": accuracy},
+        "pessimistic": {"tokens": end} | pessimistic_ends(leaked, accuracy, counts[1]),
+        "verdict": {"headline": headline(result, "texts", read), "notes": notes},
+    }

@@ -3,13 +3,10 @@
 import math
 import operator
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from sfumato.errors import ConfigError
-
-__all__ = ["METRICS", "TEXT_METRICS", "Threshold", "conclude", "judge", "parse_threshold"]
 
 _KINDS = {
     "mse": "mean squared error per pixel, pixels in [0, 1]; smaller is reconstructed better",
@@ -55,21 +52,11 @@ _KIND_OF = {"mse_mean_repeated": "queries", "accuracy": "accuracy"}
 """The kind of piece that a metric rests on, where it is not the attacks."""
 
 
-def _smaller_is_worse(metric: str) -> bool:
-    return metric.startswith("mse") or metric == "accuracy"
-
-
-_OPERATORS: dict[str, Callable[[float, float], bool]] = {
-    ">=": operator.ge,
-    "<=": operator.le,
-    ">": operator.gt,
-    "<": operator.lt,
-}
+_OPERATORS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
 _FORM = re.compile(r"\s*([A-Za-z_]\w*)\s*(>=|<=|>|<)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*")
 
 
-@dataclass(frozen=True)
-class Threshold:
+class Threshold(NamedTuple):
     """A condition under which an audit fails.
 
     Attributes:
@@ -85,8 +72,8 @@ class Threshold:
     limit: float
 
     def holds(self, value: float) -> bool:
-        """Whether the condition, and so the failure, is there."""
-        return _OPERATORS[self.sign](value, self.limit)
+        """Whether the condition, and so the failure, is there; NaN fails."""
+        return math.isnan(value) or bool(_OPERATORS[self.sign](value, self.limit))
 
 
 def parse_threshold(text: str) -> Threshold:
@@ -104,9 +91,8 @@ def parse_threshold(text: str) -> Threshold:
     metric, sign, limit = found.groups()
     if metric not in (known := METRICS | TEXT_METRICS):
         raise ConfigError(f"the threshold {text!r} names an unknown metric; known are {', '.join(known)}")
-    wanted = "<" if _smaller_is_worse(metric) else ">"
+    wanted, better = ("<", "larger") if metric.startswith(("mse", "accuracy")) else (">", "smaller")
     if sign[0] != wanted:
-        better = "larger" if wanted == "<" else "smaller"
         raise ConfigError(
             f"the threshold {text!r} would fail a model for being better, because a {better} {metric} is better; write "
             f"'{metric} {wanted} NUMBER'"
@@ -138,23 +124,16 @@ def judge(
     broken = {one["kind"] for one in failed}
     ends = metrics if pessimistic is None else pessimistic
     judged = []
-    for threshold in thresholds:
-        value = metrics.get(threshold.metric)
-        end = ends.get(threshold.metric, value)
-        holds: bool | None = None
-        if end is not None:
-            holds = math.isnan(end) or threshold.holds(end)
-        if not holds and (end is None or unmet or _KIND_OF.get(threshold.metric, "attack") in broken):
+    for one in thresholds:
+        value = metrics.get(one.metric)
+        end = ends.get(one.metric, value)
+        holds: bool | None = end is not None and one.holds(end)
+        if not holds and (end is None or unmet or _KIND_OF.get(one.metric, "attack") in broken):
             holds = None
+        shown = {"value": value, "pessimistic": end}
         judged.append(
-            {
-                "expression": threshold.text,
-                "metric": threshold.metric,
-                "value": _finite(value),
-                "pessimistic": _finite(end),
-                "limit": threshold.limit,
-                "holds": holds,
-            }
+            {"expression": one.text, "metric": one.metric, "limit": one.limit, "holds": holds}
+            | {name: what if what is not None and math.isfinite(what) else None for name, what in shown.items()}
         )
     return judged
 
@@ -192,7 +171,3 @@ def _crossed(line: Mapping[str, Any]) -> str:
     end = line["pessimistic"]
     margin = "" if end == line["value"] else f", and may be {end:.4g}"
     return f"{line['expression']} ({line['metric']} is {line['value']:.4g}{margin})"
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None

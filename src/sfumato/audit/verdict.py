@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,23 +12,8 @@ from sfumato import attacks
 from sfumato.attacks import CLOSED_FORM, Observer, invert_released
 from sfumato.audit.context import Context
 from sfumato.audit.images import shuffled
-from sfumato.audit.measure import expose, tried_on_all
-from sfumato.audit.subject import Subject, placed
+from sfumato.audit.measure import clearly_better, expose, tried_on_all
 from sfumato.split import Channel, SplitModel
-
-__all__ = [
-    "COUNTED",
-    "LEAST_IMAGES",
-    "LEAST_PSNR",
-    "NOTHING_LOST",
-    "TOO_FEW",
-    "answered",
-    "calibrate",
-    "lossless",
-    "requirements",
-    "verdict",
-    "what_is_lost",
-]
 
 NOTHING_LOST = (
     "nothing is lost on the way: without noise worth the name, and without levels of at most 12 bits, {}; add noise, "
@@ -40,23 +25,24 @@ _BLIND = 0.95  # of the mean image's error: an attack above that learned next to
 
 
 def verdict(result: Mapping[str, Any]) -> dict[str, Any]:
-    """A headline and notes, from the figures alone.
+    """`headline`, see `headline`, and `notes`, a list of sentences; from the figures alone."""
+    return {"headline": headline(result, "images", _seen(result)), "notes": _notes(result)}
 
-    Returns:
-        `headline`, some sentences: test images that are training images; whether anything is lost; identification and
-        its certificates; how well images are reconstructed, the worst-served first. `notes`: a list of sentences.
+
+def headline(result: Mapping[str, Any], what: str, read: str) -> str:
+    """Test images, or texts, that are the attacker's too; whether anything is lost; which was sent, and what is read.
+
+    Identification and its certificates come before what is read of images, and after what is read of texts.
     """
-    parts = [_shared(result["data"]), lossless(result["target"]["channel"]), result["leakage"]["sentence"]]
-    return {"headline": " ".join(part for part in [*parts, _seen(result)] if part), "notes": _notes(result)}
-
-
-def _shared(data: Mapping[str, Any]) -> str:
-    if not data["shared"]:
-        return ""
-    return (
-        f"{data['shared']:,} of the {data['test_images']:,} test images are training images too, so figures for unseen "
-        "images are not for unseen images."
-    )
+    data = result["data"]
+    of, told = f"{data['shared']:,} of the {data[f'test_{what}']:,} test {what}", (result["leakage"] or {})
+    shared = {
+        "images": f"{of} are training images too, so figures for unseen images are not for unseen images.",
+        "texts": f"{of} are the attacker's too.",
+    }[what] if data["shared"] else ""  # fmt: skip
+    parts = [told.get("sentence", ""), read]
+    parts = parts if what == "images" else parts[::-1]
+    return " ".join(part for part in (shared, lossless(result["target"]["channel"]), *parts) if part)
 
 
 def lossless(channel: Mapping[str, Any]) -> str:
@@ -95,8 +81,8 @@ def _notes(result: Mapping[str, Any]) -> list[str]:
     if notice := (result["target"].get("input") or {}).get("notice"):
         notes.append(f"Look at the input first: {notice}.")
     for one in result["attacks"]:
-        same = one.get("same_images")
-        if same and same["gap"] < -2 * same["error"]:
+        if clearly_better(one):
+            same = one["same_images"]
             notes.append(
                 f"On the {one['test']['images']} images that it was tried on, {one['name']} reconstructs better: MSE "
                 f"{one['test']['mse']['mean']:.4f}, where {same['attack']} has {same['mse']:.4f}."
@@ -105,20 +91,19 @@ def _notes(result: Mapping[str, Any]) -> list[str]:
         notes.append(
             f"{len(failed)} pieces of the audit failed ({', '.join(failed)}) and say nothing; reasons are listed below."
         )
-    loose = [one["name"] for one in result["attacks"] if one["converged"] is False]
-    if loose:
+    if loose := [one["name"] for one in result["attacks"] if one["converged"] is False]:
         notes.append(
             f"{len(loose)} of {len(result['attacks'])} attacks had not converged ({', '.join(loose)}): their errors "
             "are no evidence of safety. Give more --minutes."
         )
     if result["accuracy"] is not None:
         notes.append(f"The cloud recognises {_percent(result['accuracy'])} of the test images.")
-    gates = [one for one in result["bounds"] if one["gates"]]
-    if gates:
-        names = ", ".join(one["label"] for one in gates)
-        notes.append(f"{len(gates)} bounds hold here, and no attack may beat them: {names}.")
-    else:
-        notes.append("No bound here limits every attacker's error: a stronger attack than these may reconstruct more.")
+    gates = [one["label"] for one in result["bounds"] if one["gates"]]
+    notes.append(
+        f"{len(gates)} bounds hold here, and no attack may beat them: {', '.join(gates)}."
+        if gates
+        else "No bound here limits every attacker's error: a stronger attack than these may reconstruct more."
+    )
     if skipped := result["data"]["skipped"]:
         notes.append(f"{len(skipped)} image files could not be read and were left out; they are listed below.")
     return notes
@@ -158,7 +143,7 @@ def calibrate(context: Context, seconds: float) -> dict[str, Any] | None:
     the middle of the images, of twice the side each time, as long as the next one would be done within `seconds`; what
     counts is the largest, `size`. None where there is no time at all.
     """
-    end, (height, width) = time.monotonic() + seconds, context.sets.test.image_shape[1:]
+    end, (_, height, width) = time.monotonic() + seconds, context.sets.test.image_shape
     found: dict[str, Any] | None = None
     side, expected = _CROP, 0.0
     while time.monotonic() + expected < end:
@@ -183,15 +168,15 @@ def _calibrated(context: Context, height: int, width: int) -> dict[str, Any]:
             context.test.first(_JUDGED_ON).images,
         )
     )
-    identity = nn.Identity() if context.gradients else _Opaque()
-    plain = placed(Subject("identity", SplitModel(identity, Channel(), nn.Identity()))).model.to(context.device)
-    z = expose(plain, test, seed=context.seed, device=context.device).z
+    identity = SplitModel(nn.Identity() if context.gradients else _Opaque(), Channel(), nn.Identity())
+    identity = identity.to(context.device)
+    z = expose(identity, test, seed=context.seed, device=context.device).z
     best: dict[str, Any] = {"psnr": -math.inf, "by": ""}
     trials: list[tuple[str, dict[str, Any], int]] = [(name, {"draws": 1}, len(test)) for name in CLOSED_FORM]
     for name, settings, count in [*trials, ("optimization", _SEARCH, min(_SEARCHED, len(test)))]:
         if best["psnr"] <= LEAST_PSNR:
             attack = attacks.build(attacks.config_from_dict(name, settings | {"seed": context.seed}))
-            attack.fit(Observer(plain, known, device=context.device))
+            attack.fit(Observer(identity, known, device=context.device))
             found = invert_released(attack, test.subset(range(count)), z[:count], device=context.device)
             best = max(best, {"psnr": float(found.psnr.double().mean()), "by": name}, key=lambda one: one["psnr"])
     return best
@@ -199,43 +184,40 @@ def _calibrated(context: Context, height: int, width: int) -> dict[str, Any]:
 
 def requirements(result: Mapping[str, Any], context: Context, least_images: int) -> list[dict[str, Any]]:
     """Each requirement of a pass: `name`, `met`, and a `sentence` that says what there is or what is missing."""
-    ran, violations = result["attacks"], result["consistency"]["violations"]
-    broken = [one for one in result["failed"] if one["kind"] == "attack"]
+    ran, violations, failed = result["attacks"], result["consistency"]["violations"], result["failed"]
+    broken = "; ".join(f"the attack {one['what']} failed, {one['why']}" for one in failed if one["kind"] == "attack")
     names = {one["name"] for one in ran}
-    lacking = [name for name in CLOSED_FORM if name not in names]
     wanted = [f"cloud:{name}" for name in CLOSED_FORM] if context.subject.has_cloud else []
-    unread = [name for name in wanted if name not in names]
+    lacking, unread = ([name for name in group if name not in names] for group in (CLOSED_FORM, wanted))
     trained = [one for one in tried_on_all(ran) if one["history"]]
     rested = [one["name"] for one in trained if one["converged"]]
     why = f"converged ({trained[0]['name']}: {trained[0]['reason']})" if trained else "ran"
-    counts = len(context.sets.train), len(context.test)
     searched = [one["name"] for one in ran if one["attack"] == "optimization"]
     notice = (result["target"].get("input") or {}).get("notice", "")
-    calibration, obfuscation = result["calibration"], result["obfuscation"]
+    counts = len(context.sets.train), len(context.test)
     lost = what_is_lost(result["target"]["channel"], float(context.test.z.flatten(1).std(0).max()))
-    scrambled = "Whether the feature is scrambled could not be measured."
-    if obfuscation is not None:
-        scrambled = obfuscation["sentence"]
-    causes = [one["why"] for one in result["failed"] if one["what"] == "calibration"]
-    cause = causes[0] if causes else "for which there was no time; give more --minutes"
-    uncalibrated = f"the attacks were not calibrated on the identity channel, {cause}"
-    if calibration is not None:
-        shape = context.sets.test.image_shape
-        size = math.prod(shape[:1] + tuple(calibration["size"]))
-        part = "" if calibration["size"] == list(shape[1:]) else "the middle {}×{} of ".format(*calibration["size"])
+    obfuscation, calibration = result["obfuscation"], result["calibration"]
+    scrambled = (obfuscation or {"sentence": "Whether the feature is scrambled could not be measured."})["sentence"]
+    scrambled = scrambled[0].lower() + scrambled[1:].rstrip(".")
+    if calibration is None:
+        causes = [one["why"] for one in failed if one["what"] == "calibration"]
+        cause = causes[0] if causes else "for which there was no time; give more --minutes"
+        reached, short = "", f"the attacks were not calibrated on the identity channel, {cause}"
+    else:
+        channels, *sides = context.sets.test.image_shape
+        part = "" if calibration["size"] == sides else "the middle {}×{} of ".format(*calibration["size"])
         reached = f"{calibration['by']} reconstructs {part}these images from themselves at {calibration['psnr']:.0f} dB"
-        uncalibrated = (
-            f"{reached}, and some attack has to exceed {LEAST_PSNR:.0f} dB: from {len(context.sets.train):,} images of "
-            f"{size:,} values they cannot reconstruct even that; give more images, or smaller ones (--size)"
+        short = (
+            f"{reached}, and some attack has to exceed {LEAST_PSNR:.0f} dB: from {counts[0]:,} images of "
+            f"{channels * math.prod(calibration['size']):,} values they cannot reconstruct even that; give more "
+            "images, or smaller ones (--size)"
         )
-    table = (
+    return answered(
         ("no contradiction", not violations,
          "no attack lies below a bound that holds", violations[0]["sentence"] if violations else ""),
-        ("no attack failed", not broken,
-         "no attack failed", "; ".join(f"the attack {one['what']} failed, {one['why']}" for one in broken)),
+        ("no attack failed", not broken, "no attack failed", broken),
         ("the encoder sees the images", not notice, "its features depend on the images", notice),
-        ("not obfuscated", obfuscation is not None and not obfuscation["obfuscated"],
-         scrambled[0].lower() + scrambled[1:].rstrip("."), scrambled[0].lower() + scrambled[1:].rstrip(".")),
+        ("not obfuscated", obfuscation is not None and not obfuscation["obfuscated"], scrambled, scrambled),
         ("something is lost on the way", lost is not None, lost or "",
          NOTHING_LOST.format("an encoder can hide one pixel in another, where no attack looks")),
         ("closed-form attacks", not lacking, f"{' and '.join(CLOSED_FORM)} ran",
@@ -249,20 +231,21 @@ def requirements(result: Mapping[str, Any], context: Context, least_images: int)
          f"{', '.join(searched)} ran", "no search image by image ran; give more --minutes"),
         ("enough images", min(counts) >= least_images, COUNTED.format(*counts, "images", least_images),
          TOO_FEW.format(*counts, "images", least_images)),
-        ("calibration on the identity", calibration is not None and calibration["psnr"] > LEAST_PSNR,
-         reached if calibration is not None else "", uncalibrated),
+        ("calibration on the identity", calibration is not None and calibration["psnr"] > LEAST_PSNR, reached, short),
     )  # fmt: skip
-    return answered(table)
 
 
-def answered(table: Sequence[tuple[str, bool, str, str]]) -> list[dict[str, Any]]:
+def answered(*table: tuple[str, bool, str, str]) -> list[dict[str, Any]]:
     """`schema.Requirement`s from name, whether it is met, and what is said where it is and where it is not."""
     return [{"name": name, "met": met, "sentence": there if met else gone} for name, met, there, gone in table]
 
 
 def what_is_lost(channel: Mapping[str, Any], spread: float) -> str | None:
-    """What keeps a value from holding more than a pixel and a half: noise, or levels; None where neither does."""
-    noise, bits = channel["noise_std"], channel["quantize_bits"]
+    """What keeps a value from holding more than a pixel and a half: noise in every direction, or levels; None where
+    neither does.
+    """
+    smallest, bits = channel.get("noise_smallest"), channel["quantize_bits"]
+    noise = channel["noise_std"] if smallest is None else smallest
     if noise and spread <= _FINEST * noise:
         return f"the noise is at least 1/{_FINEST:,} of every value's spread"
     return None if bits is None or 2**bits > _FINEST else f"{2**bits} levels for each value"

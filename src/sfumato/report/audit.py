@@ -17,8 +17,6 @@ from sfumato.report.pictures import png_data_uri
 from sfumato.report.style import Style, styles
 from sfumato.report.tables import Cell, Row, Table
 
-__all__ = ["write_audit_report"]
-
 Results = Sequence[Mapping[str, Any]]
 
 _HARDLY_BETTER = 0.98  # of the mean image's error

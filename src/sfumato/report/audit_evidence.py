@@ -6,8 +6,6 @@ from typing import Any
 
 from sfumato.files import write_json, write_text
 
-__all__ = ["evidence_of", "write_evidence"]
-
 _DISCLAIMER = (
     "These are measurements on the images that were given, by the attackers that are named. Whether data are personal, "
     "anonymous or lawfully processed is a legal question that they inform and do not answer."
@@ -21,7 +19,7 @@ def evidence_of(result: Mapping[str, Any]) -> list[dict[str, str]]:
         result: as in `audit.json`.
     """
     metrics, leakage, data = result["metrics"], result["leakage"], result["data"]
-    best = result["best"]["test"]["mse"]
+    best, sentence = result["best"]["test"]["mse"], result["verdict"]["sentence"]
     average = f"on average {metrics['psnr_mean']:.1f} dB PSNR, for the worst-served 5 % {metrics['psnr_worst5']:.1f} dB"
     maximum = f"for the worst-served image {metrics['psnr_worst']:.1f} dB"
     knowledge = (
@@ -38,7 +36,7 @@ def evidence_of(result: Mapping[str, Any]) -> list[dict[str, str]]:
             "OWASP AI Testing Guide, version 1 (November 2025)", "AITG-MOD-05, Testing for Inversion Attacks",
             "whether sensitive data can be reconstructed from outputs, gradients or intermediate layers (here: what "
             "leaves the device), and whether privacy measures prevent it",
-            f"Attacks {attacks}; the strongest, {best}, reconstructs unseen images {average}. {_sentence(result)}",
+            f"Attacks {attacks}; the strongest, {best}, reconstructs unseen images {average}. {sentence}",
         ),
         (
             "OWASP Artificial Intelligence Security Verification Standard 1.0 (June 2026)",
@@ -82,7 +80,7 @@ def write_evidence(folder: Path, result: Mapping[str, Any]) -> None:
     """
     rows, target = evidence_of(result), result["target"]
     write_json(folder / "evidence.json", {"target": target["name"], "note": _DISCLAIMER, "evidence": rows})
-    lines = [f"# Evidence: audit of {target['name']}", "", _DISCLAIMER, "", _sentence(result), ""]
+    lines = [f"# Evidence: audit of {target['name']}", "", _DISCLAIMER, "", result["verdict"]["sentence"], ""]
     for row in rows:
         lines += [f"## {row['standard']}: {row['clause']}", "", f"Asks for: {row['asks']}.", "", row["finding"], ""]
     lines += [
@@ -95,7 +93,3 @@ def write_evidence(folder: Path, result: Mapping[str, Any]) -> None:
     ]  # fmt: skip
     write_text(folder / "evidence.md", "\n".join(lines))
 
-
-def _sentence(result: Mapping[str, Any]) -> str:
-    sentence: str = result["verdict"]["sentence"]
-    return sentence

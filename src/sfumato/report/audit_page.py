@@ -11,8 +11,6 @@ from sfumato.report.page import Section, figure, part, table, write_page
 from sfumato.report.tables import Cell, Row, Table
 from sfumato.report.verdict import Verdict
 
-__all__ = ["values_of", "write_audit_page", "write_text_report"]
-
 _FAILED = (
     "These pieces ended with an error, so they are no evidence of anything. The tracebacks are in the audit's folder, "
     "under pieces."
