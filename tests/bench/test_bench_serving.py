@@ -68,7 +68,7 @@ def test_the_rest_client_asks_what_it_should_and_reads_whole_answers():
         thread.start()
         call = rest_caller(f"127.0.0.1:{listener.getsockname()[1]}", "tiny", feature)()
         call()
-        with pytest.raises(RuntimeError, match="404 not found"):
+        with pytest.raises(RuntimeError, match="404 Not Found"):
             call()
         thread.join(20)
     assert asked[0] == asked[1]

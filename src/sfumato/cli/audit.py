@@ -160,12 +160,9 @@ def _folders(targets: Sequence[str], out: str | None) -> list[Path]:
     if len(targets) == 1 and out is not None:
         return [Path(out)]
     names = [re.sub(r"[^\w.-]+", "-", Path(target.split(",")[0]).name).strip("-") or "target" for target in targets]
-    base = Path(out) if out is not None else Path("runs")
-    found = []
-    for index, name in enumerate(names):
-        again = f"-{index + 1}" if names.count(name) > 1 else ""
-        found.append(base / f"{'' if out is not None else 'audit-'}{name}{again}")
-    return found
+    base = "runs/audit-" if out is None else f"{out}/"
+    again = [f"-{index + 1}" if names.count(name) > 1 else "" for index, name in enumerate(names)]
+    return [Path(f"{base}{name}{end}") for name, end in zip(names, again, strict=True)]
 
 
 def _show(result: dict[str, Any]) -> None:
@@ -178,19 +175,10 @@ def _show(result: dict[str, Any]) -> None:
         return
     rows = []
     for attack in result["attacks"]:
-        mse, psnr, ssim = (attack["test"][kind] for kind in ("mse", "psnr", "ssim"))
-        rows.append(
-            (
-                attack["name"] + ("" if attack["converged"] is not False else " (not converged)"),
-                f"{psnr['worst5']:.2f}",
-                f"{psnr['mean']:.2f}",
-                f"{ssim['worst5']:.3f}",
-                f"{ssim['mean']:.3f}",
-                f"{mse['worst5']:.5f}",
-                f"{mse['mean']:.5f}",
-            )
-        )
-    rows.append(("answering with the mean image", "", "", "", "", "", f"{result['reference']['test']:.5f}"))
+        kinds = (("psnr", 2), ("ssim", 3), ("mse", 5))
+        cells = [f"{attack['test'][kind][one]:.{digits}f}" for kind, digits in kinds for one in ("worst5", "mean")]
+        rows.append([attack["name"] + " (not converged)" * (attack["converged"] is False), *cells])
+    rows.append(["answering with the mean image", *[""] * 5, f"{result['reference']['test']:.5f}"])
     heads = ("attack on test images", "PSNR, worst 5 %", "mean", "SSIM, worst 5 %", "mean", "MSE, worst 5 %", "mean")
     table(f"{result['target']['name']}: worst is what is reconstructed best", heads, rows)
     for note in result["verdict"]["notes"]:

@@ -1,5 +1,6 @@
 """`sfumato tune`: the defence, noise and lambda that protect most and cost no more accuracy than allowed."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def run(parsed: Parsed) -> int:
             minutes=parsed.minutes,
             workers=parsed.workers,
             plugins=parsed.plugin or [],
-            progress=_teller(bar),
+            progress=partial(_tell, bar),
         )
     write_tune_report(folder / "report.html", result)
     _show(result)
@@ -59,15 +60,11 @@ def _show(result: dict[str, Any]) -> None:
         say(f"Train it: {result['command']}")
 
 
-def _teller(bar: Bar) -> Any:
-    def tell(done: float, total: int, record: dict[str, Any] | None) -> None:
-        bar.at(done, total)
-        if record is not None:
-            strength = Setting.of(record).describe()
-            right = sum(map(int, record["right"])) / (record["draws"] * len(record["right"]))
-            bar.line(
-                f"{done:.0f}  {strength}, fold {record['fold'] + 1}: accuracy {right:.1%}, attacker's error "
-                f"{record['error_confirming']:.4f}  {record['seconds']:.1f} s"
-            )
-
-    return tell
+def _tell(bar: Bar, done: float, total: int, record: dict[str, Any] | None) -> None:
+    bar.at(done, total)
+    if record is not None:
+        right = sum(map(int, record["right"])) / (record["draws"] * len(record["right"]))
+        bar.line(
+            f"{done:.0f}  {Setting.of(record).describe()}, fold {record['fold'] + 1}: accuracy {right:.1%}, attacker's "
+            f"error {record['error_confirming']:.4f}  {record['seconds']:.1f} s"
+        )

@@ -5,7 +5,7 @@ import time
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -53,8 +53,7 @@ class Store:
             value = None
         if isinstance(value, dict) and value.get("key") == key:
             return value
-        # Two readers may both find the damage; the second one's rename finds nothing, which is fine.
-        if path.exists():
+        with suppress(FileNotFoundError):  # two readers may both find the damage, and one be the first to move it
             path.replace(path.with_name(path.name + ".damaged"))
         return None
 
@@ -70,16 +69,13 @@ class Store:
     def claim(self, key: str) -> Iterator[bool]:
         """Hold the lock of `key`; gives False, without waiting, where another process holds it."""
         self.locks.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.locks / f"{key}.lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            yield False
-            return
-        try:
-            yield True
-        finally:
-            lock.release()
+        with ExitStack() as held:
+            try:
+                held.enter_context(FileLock(self.locks / f"{key}.lock", timeout=0))
+            except Timeout:
+                yield False
+            else:
+                yield True
 
 
 Report = Callable[[float, int, dict[str, Any] | None], None]

@@ -104,14 +104,11 @@ def equal_accuracy_error(curve: Curve, accuracy: float) -> float:
     errors = [point[1] for point in curve]
     if accuracy >= pooled[0]:
         return max(error for level, error in zip(pooled, errors, strict=True) if level == pooled[0])
-    for index in range(len(pooled) - 1, 0, -1):
-        high, low = pooled[index - 1], pooled[index]
-        if accuracy <= low:
-            return errors[index]
-        if low < accuracy <= high:
-            share = (high - accuracy) / (high - low)
-            return errors[index - 1] + share * (errors[index] - errors[index - 1])
-    return errors[0]
+    index = max(place for place, level in enumerate(pooled) if level >= accuracy)  # the last level that is as accurate
+    if index == len(pooled) - 1:
+        return errors[index]
+    share = (pooled[index] - accuracy) / (pooled[index] - pooled[index + 1])
+    return errors[index] + share * (errors[index + 1] - errors[index])
 
 
 def within_curve(curve: Curve, accuracy: float) -> bool:
