@@ -26,7 +26,7 @@ from sfumato.audit import (
     run_audit,
 )
 from sfumato.audit.compare import compare
-from sfumato.cli.console import progress_bar, say, table
+from sfumato.cli.console import progress_bar, say, show, table
 from sfumato.cli.parser import Parsed, load_plugins, save_json
 from sfumato.compute import device_of
 from sfumato.errors import ConfigError, NotJudgedError
@@ -34,7 +34,7 @@ from sfumato.files import write_json
 from sfumato.report.audit import write_audit_report
 from sfumato.report.audit_evidence import write_evidence
 from sfumato.report.audit_page import write_text_report
-from sfumato.report.comparison import write_comparison_report
+from sfumato.report.comparison import comparison_table, write_comparison_report
 
 __all__ = ["run"]
 
@@ -64,7 +64,8 @@ def run(parsed: Parsed) -> int:
         place = Path(parsed.out or "runs/audit-comparison")
         write_json(place / "comparison.json", comparison)
         write_comparison_report(place / "report.html", comparison)
-        _show_comparison(comparison)
+        show(comparison_table(comparison["subjects"]), "who dominates whom")
+        say(comparison["headline"])
         say(f"Report: {place / 'report.html'}")
     save_json(parsed.json, comparison if several else results[0])
     outcomes = {result["target"]["name"]: result["verdict"] for result in results}
@@ -183,19 +184,3 @@ def _show(result: dict[str, Any]) -> None:
     table(f"{result['target']['name']}: worst is what is reconstructed best", heads, rows)
     for note in result["verdict"]["notes"]:
         say(note)
-
-
-def _show_comparison(comparison: dict[str, Any]) -> None:
-    rows = [
-        (
-            one["name"],
-            "" if one["accuracy"] is None else f"{one['accuracy']:.2%}",
-            f"{one['mse_mean']:.5f}",
-            f"{one['mse_worst5']:.5f}",
-            one["attack"],
-            ", ".join(one["dominated_by"]) or "nobody",
-        )
-        for one in comparison["subjects"]
-    ]
-    table("who dominates whom", ("target", "accuracy", "MSE", "worst 5 %", "strongest attack", "dominated by"), rows)
-    say(comparison["headline"])

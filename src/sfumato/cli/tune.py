@@ -4,11 +4,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sfumato.cli.console import Bar, progress_bar, say, table
+from sfumato.cli.console import Bar, progress_bar, say, show
 from sfumato.cli.parser import Parsed, given, load_plugins, save_json
 from sfumato.cli.train import settled
 from sfumato.errors import ConfigError
-from sfumato.report.tables import row_texts, table_heads
 from sfumato.report.tune import tune_table, write_tune_report
 from sfumato.studies import Floor, Setting, Space, tune
 from sfumato.training import TrainConfig, load_data
@@ -51,8 +50,7 @@ def run(parsed: Parsed) -> int:
 def _show(result: dict[str, Any]) -> None:
     title = f"held-out images, {result['trainings']} trainings of {result['grid_trainings']} on the whole grid"
     if result["curve"] or result["baseline"] is not None:
-        trained = tune_table(result)
-        table(title, table_heads(trained), [row_texts(trained, row) for row in trained.rows])
+        show(tune_table(result), title)
     say(result["headline"])
     for note in result["notes"]:
         say(note)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sfumato.attacks import NOT_JUDGED, strongest, suite_verdict
 from sfumato.errors import ConfigError
-from sfumato.report.averages import Mean, average, error_text, group
+from sfumato.report.averages import average, error_text, group
 from sfumato.report.chart import Curve, Point
 from sfumato.report.figures import information_curve, trade_off
 from sfumato.report.page import CONVERGED, Section, figure, part, table, write_page
@@ -154,15 +154,11 @@ def _settings(rows: Sequence[Mapping[str, Any]], looks: Mapping[str, Style]) -> 
     for defense, noise in sorted(found, key=lambda one: (one[0] != "none", one[0].endswith("+cem"), one)):
         own = found[defense, noise]
         cells = {
-            name: _cell(average(row[name] for row in own), digits=digits, percent=percent)
+            name: Cell.of(average(row[name] for row in own), digits=digits, percent=percent)
             for name, (_, digits, percent) in _MEASURES.items()
         }
         settings.append(_Setting(defense, noise, looks[defense], own, cells))
     return settings
-
-
-def _cell(mean: Mean | None, **how: Any) -> Cell:
-    return Cell(**how) if mean is None else Cell(mean.mean, mean.sd, **how)
 
 
 def _numbers(settings: Sequence[_Setting]) -> Table:
@@ -202,7 +198,7 @@ def _attack_table(settings: Sequence[_Setting]) -> Table:
     for one in settings:
         means = {name: average(row["attacks"][name]["test"]["mse"] for row in one.rows) for name in names}
         best = strongest({name: mean.mean for name, mean in means.items() if mean is not None})
-        cells = tuple(_cell(mean, note="strongest" * (name == best)) for name, mean in means.items())
+        cells = tuple(Cell.of(mean, note="strongest" * (name == best)) for name, mean in means.items())
         lines.append(Row(one.label, cells, note=one.note))
     return Table("Every attack", tuple(names), tuple(lines), corner="MSE on unseen images")
 

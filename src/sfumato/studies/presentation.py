@@ -1,18 +1,17 @@
 """A table or figure from the store to the files that people read: Markdown, CSV, LaTeX, HTML."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from sfumato.files import write_text
-from sfumato.provenance import evidence
 from sfumato.report.pictures import labelled_rows
-from sfumato.report.reproduction import write_reproduction_page
+from sfumato.report.reproduction import Presentation, write_reproduction_page
 from sfumato.report.style import label
-from sfumato.report.tables import Table, to_csv, to_latex, to_markdown
+from sfumato.report.tables import to_csv, to_latex, to_markdown
 from sfumato.studies.comparison import comparison_table
 from sfumato.studies.curves import draw, gains_table, points_table
 from sfumato.studies.efficiency import TimingTrial, efficiency_table
@@ -29,27 +28,6 @@ from sfumato.studies.variants import (
 )
 
 _SHOWN_SEED = 0
-
-
-@dataclass
-class Presentation:
-    """What a table or figure shows: figures as (caption, SVG), pictures as (caption, PNG).
-
-    The seconds are those of all experiments together, the evidence that of the first; the table's notes name every
-    device.
-    """
-
-    name: str
-    title: str
-    tables: list[Table] = field(default_factory=list)
-    figures: list[tuple[str, str]] = field(default_factory=list)
-    pictures: list[tuple[str, bytes]] = field(default_factory=list)
-    seconds: float = 0.0
-    evidence: dict[str, Any] = field(default_factory=lambda: evidence("cpu"))
-
-    def markdown(self) -> str:
-        """All tables."""
-        return "\n\n".join(to_markdown(table) for table in self.tables)
 
 
 def present(spec: dict[str, Any], budget: Budget, rows: dict[str, RowSpec], store: Store) -> Presentation:
@@ -94,16 +72,8 @@ def save(shown: Presentation, folder: Path, budget: Budget) -> list[Path]:
             write_text(paths[-1], render(table))
     if shown.tables or shown.figures or shown.pictures:
         paths.append(folder / f"{base}.html")
-        write_reproduction_page(
-            paths[-1],
-            title=f"{shown.title}, budget {budget.name}",
-            tables=shown.tables,
-            figures=shown.figures,
-            pictures=shown.pictures,
-            notes=shown.tables[0].notes[:1] if shown.tables else (f"Budget {budget.title}.",),
-            evidence=shown.evidence,
-            seconds=shown.seconds,
-        )
+        notes = shown.tables[0].notes[:1] if shown.tables else (f"Budget {budget.title}.",)
+        write_reproduction_page(paths[-1], replace(shown, title=f"{shown.title}, budget {budget.name}", notes=notes))
     return paths
 
 

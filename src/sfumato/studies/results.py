@@ -143,8 +143,7 @@ def cell(name: str, figure: Mean | None, published: float | None = None) -> Cell
     '90.00'
     """
     measure = name.split("_")[1] if name.endswith(("_train", "_test")) else name
-    mean, spread = (None, None) if figure is None else (figure.mean, figure.sd)
-    return Cell(mean, spread, published, digits=_DIGITS.get(measure), percent=name in _SHARES)
+    return Cell.of(figure, published=published, digits=_DIGITS.get(measure), percent=name in _SHARES)
 
 
 def attackers(names: Sequence[str]) -> str:

@@ -4,11 +4,10 @@ For each defence and noise level the weights of CEM form a ladder: no CEM at its
 penalties. Utility falls and the attacker's error rises along it, so the best rung is the highest that meets the floor.
 
 1. Bracket: on one fold, bisect each ladder for its highest rung that meets the floor there. Three trainings of eight.
-2. Settle: train that rung in the other folds too. While it does not pass, go down; where it passes at once, go
-   up as long as the next one passes too. The two most promising ladders go first, and one that cannot overtake another
-   one's passing rung any more is left.
-3. Confirm: the passing rung with the largest error is asked for the floor on the half of the images that selected
-   nothing. Where that fails, its ladder goes further down, and the next best is asked.
+2. Settle: train in the other folds too what may leave the largest error, of all ladders together, from one rung above
+   the brackets downwards; what fails is passed over. A ladder that cannot overtake another one's passing rung is left.
+3. Confirm: the first rung that passes is asked for the floor on the half of the images that selected nothing. Where
+   that fails, the next one is asked.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -134,61 +133,25 @@ def _bracket(book: Book, foot: Setting) -> Training | int:
 
 
 def _settle(book: Book, tops: dict[Setting, int]) -> list[Training] | Decision:
+    """Ask the settings around and below the brackets, those first that may leave the largest error."""
+    ladder = book.space.ladder
+    rungs = [[foot.at(lam) for lam in ladder[: top + 2]] for foot, top in tops.items()]
+    ceilings = {one: _ceiling(book, own[index:]) for own in rungs for index, one in enumerate(own)}
+    wanted: list[list[Training]] = []
     asked: list[Setting] = []
-    refused: dict[Setting, int] = {}  # rungs that the confirming half refused, by ladder: no way leads up again
-    while True:
-        places = {foot: _place(book, foot, top, refused.get(foot)) for foot, top in tops.items()}
-        passing = {foot: place.passing for foot, place in places.items() if place.passing is not None}
-        errors = {foot: book.error(setting, "selecting") for foot, setting in passing.items()}
-        best = max(errors.values(), default=0.0)
-        unsettled = [place for place in places.values() if place.wanted and place.ceiling > best]
-        if unsettled:
-            unsettled.sort(key=lambda place: place.ceiling, reverse=True)
-            return [one for place in unsettled[:_AT_ONCE] for one in place.wanted]
-        if not passing:
-            return Decision(None, tuple(asked))
-        foot = max(errors, key=errors.__getitem__)
-        asked.append(passing[foot])
-        if book.confirmed(passing[foot]):
-            return Decision(passing[foot], tuple(asked))
-        refused[foot] = book.space.ladder.index(passing[foot].lam)
-
-
-class _Standing(NamedTuple):
-    """Where a ladder stands: its highest rung that is known to pass, what has to be trained to get on, and the largest
-    error that can then be reached.
-    """
-
-    passing: Setting | None
-    wanted: list[Training]
-    ceiling: float = 0.0
-
-
-def _place(book: Book, foot: Setting, top: int, refused: int | None) -> _Standing:
-    """Down from the bracket's rung, or from the refused one, to what passes; up only where that one passes at once."""
-    rungs = [foot.at(lam) for lam in book.space.ladder]
-    first = rung = top if refused is None else refused - 1
-    verdict: bool | list[Training] = False
-    while rung >= 0 and (verdict := _verdict(book, rungs[rung])) is False:
-        rung -= 1
-    if rung < 0:
-        return _Standing(None, [])
-    if isinstance(verdict, list):
-        return _Standing(None, verdict, _ceiling(book, rungs[rung:]))
-    while refused is None and first <= rung < len(rungs) - 1 and (verdict := _verdict(book, rungs[rung + 1])):
-        if isinstance(verdict, list):
-            return _Standing(rungs[rung], verdict, _ceiling(book, rungs[rung + 1 :]))
-        rung += 1
-    return _Standing(rungs[rung], [])
-
-
-def _verdict(book: Book, setting: Setting) -> bool | list[Training]:
-    """Whether a setting passes, or what has to be trained before that is known."""
-    done = book.folds(setting)
-    if done and book.fails(setting):
-        return False
-    missing = [Training(setting, fold) for fold in range(book.space.folds) if fold not in done]
-    return missing or book.passes(setting)
+    for setting in sorted(ceilings, key=lambda one: (ceilings[one], one.lam), reverse=True):
+        done = book.folds(setting)
+        if done and book.fails(setting):
+            continue
+        if missing := [Training(setting, fold) for fold in range(book.space.folds) if fold not in done]:
+            wanted.append(missing)
+        elif book.passes(setting) and not wanted:
+            asked.append(setting)
+            if book.confirmed(setting):
+                return Decision(setting, tuple(asked))
+        if len(wanted) == _AT_ONCE:
+            break
+    return [training for one in wanted for training in one] or Decision(None, tuple(asked))
 
 
 def _ceiling(book: Book, rungs: Sequence[Setting]) -> float:
