@@ -60,10 +60,9 @@ class TimingTrial(Trial):
                 sizes = {"macs": count_macs(part, shape), "macs_paper": count_macs(part, shape, "paper")}
                 rows[name][half] = {"parameters": count_parameters(part), **sizes}
                 seconds[name, half] = []
-        for repetition in range(_WARM_UP + repetitions):
+        for _ in range(_WARM_UP + repetitions):
             for (name, half), times in seconds.items():
                 times.append(_time(parts[name][_HALVES.index(half)], x if half == "encoder" else z))
-            workspace.tell("timing", (1 + repetition) / (_WARM_UP + repetitions))
         for (name, half), times in seconds.items():
             del times[:_WARM_UP]
             rows[name][half]["milliseconds"] = 1e3 * statistics.median(times)
