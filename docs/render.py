@@ -269,7 +269,7 @@ def reproduced(block: str) -> str:
     name, _, budget = block.rpartition("_")
     name, budget = (name, budget) if budget in ("lite", "day") else (block, "lite")
     shown = present(load_spec(name), load_budget(budget), load_rows(), Store(ROOT / "results" / budget))
-    text = "\n\n".join(map(to_markdown, shown.tables))
+    text = shown.markdown()
     if name not in PICTURED:
         return text
     for number, (caption, svg) in enumerate(shown.figures):

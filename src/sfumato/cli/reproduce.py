@@ -12,7 +12,6 @@ from sfumato.cli.console import Bar, progress_bar, say
 from sfumato.cli.parser import Parsed, load_plugins, save_json
 from sfumato.compute import device_of
 from sfumato.errors import ConfigError, SfumatoError
-from sfumato.report.tables import to_markdown
 from sfumato.studies import Store, Summary, Trial, build_executor, run_trials
 from sfumato.studies.efficiency import TimingTrial
 from sfumato.studies.experiment import located
@@ -33,7 +32,7 @@ def run(parsed: Parsed) -> None:
     for spec in specs:
         shown = present(spec, budget, rows, store)
         if paths := save(shown, folder / "tables", budget):
-            say("\n\n".join(map(to_markdown, shown.tables)))
+            say(shown.markdown())
             say(f"Written: {', '.join(map(str, paths))}\n")
         else:
             say(f"{shown.title}: nothing has been measured at budget {budget.name} yet.")

@@ -11,7 +11,7 @@ from sfumato.provenance import evidence
 from sfumato.report.drawn import Drawn, save_figure
 from sfumato.report.page import Section, figure, part, table, write_page
 from sfumato.report.pictures import data_uri
-from sfumato.report.tables import Table
+from sfumato.report.tables import Table, to_markdown
 from sfumato.report.verdict import Verdict
 
 _ID = re.compile(r'\bid="([^"]*)"')
@@ -33,6 +33,10 @@ class Presentation:
     notes: Sequence[str] = ()
     seconds: float = 0.0
     evidence: Mapping[str, Any] = field(default_factory=lambda: evidence("cpu"))
+
+    def markdown(self) -> str:
+        """All tables."""
+        return "\n\n".join(map(to_markdown, self.tables))
 
 
 def write_reproduction_page(path: Path, shown: Presentation) -> None:
