@@ -258,21 +258,13 @@ def compared(loads: Loads, ours: str, base: str, name: str, baseline: str, targe
     """The ratio of the rates, and that of the waits which one answer in a hundred exceeds."""
     pairs = list(zip(loads[ours], loads[base], strict=True))
     rates = [statistics.median(run.rate for run in loads[key]) for key in (ours, base)]
-    waits = [1e3 * statistics.median(run.quantile(share) for run in loads[ours]) for share in (0.5, 0.99)]
-    other = 1e3 * statistics.median(run.quantile(0.99) for run in loads[base])
+    wanted = ((ours, 0.5), (ours, 0.99), (base, 0.99))
+    half, late, other = (1e3 * statistics.median(run.quantile(share) for run in loads[key]) for key, share in wanted)
+    rate = statistics.median(a.rate / b.rate for a, b in pairs)
+    wait = statistics.median(a.quantile(0.99) / b.quantile(0.99) for a, b in pairs)
+    detail = f"{rates[0]:.0f} against {rates[1]:.0f} requests/s, {len(pairs)} rounds"
+    waits = f"p50 {half:.1f} ms, p99 {late:.1f} ms against p99 {other:.1f} ms"
     return [
-        Ratio(
-            name,
-            statistics.median(a.rate / b.rate for a, b in pairs),
-            baseline,
-            target,
-            "at least",
-            f"{rates[0]:.0f} against {rates[1]:.0f} requests/s, {len(pairs)} rounds",
-        ),
-        Ratio(
-            f"p99: {name}",
-            statistics.median(a.quantile(0.99) / b.quantile(0.99) for a, b in pairs),
-            baseline,
-            detail=f"p50 {waits[0]:.1f} ms, p99 {waits[1]:.1f} ms against p99 {other:.1f} ms",
-        ),
+        Ratio(name, rate, baseline, target, "at least", detail),
+        Ratio(f"p99: {name}", wait, baseline, detail=waits),
     ]
