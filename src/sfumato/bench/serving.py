@@ -189,7 +189,7 @@ def rest_caller(address: str, model: str, feature: NDArray[Any]) -> Caller:
                 if line.startswith(b"content-length:"):
                     length = int(line.split(b":")[1])
             body = answers.read(length)
-            if not status.startswith(b"HTTP/1.1 200"):
+            if len(body) < length or not status.startswith(b"HTTP/1.1 200"):
                 raise RuntimeError(f"{status.decode().strip() or 'the server closed the connection'}: {body[:200]!r}")
 
         return call

@@ -69,11 +69,11 @@ def say(text: str) -> None:
     console.print(text, highlight=False, markup=False)
 
 
-def show(shown: "report.Table", title: str | None = None) -> None:
+def show(shown: "report.Table", title: str) -> None:
     """Print a table of the reports as a page has it, without its notes."""
     from sfumato.report.tables import row_texts, table_heads
 
-    table(shown.title if title is None else title, table_heads(shown), [row_texts(shown, row) for row in shown.rows])
+    table(title, table_heads(shown), [row_texts(shown, row) for row in shown.rows])
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, whole: bool = False) -> None:
