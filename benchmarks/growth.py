@@ -55,17 +55,25 @@ def fitted_exponent(values: Sequence[float], seconds: Sequence[float]) -> float:
 
 def scaling(rounds: int, *, quick: bool = False) -> list[Scaling]:
     """All sweeps: the loss over batch, dimensions and clusters, the refresh over samples, clusters and dimensions."""
-    samples = 1_000 if quick else _SAMPLES
+    samples, own = (500, 32) if quick else (_SAMPLES, _DIM)
     batches, dims, clusters = (64, 128, 256, 512), (128, 256, 512, 1024), (1, 3, 10, 30)
     swept = (6_250, 12_500, 25_000, 50_000)
     if quick:
         batches, dims, clusters, swept = (32, 64), (32, 64), (1, 3), (400, 800)  # type: ignore[assignment]
     return [
-        _sweep("loss", "batch", batches, lambda n: _loss(samples, batch=n), rounds),
+        _sweep("loss", "batch", batches, lambda n: _loss(samples, dim=own, batch=n), rounds),
         _sweep("loss", "dimensions", dims, lambda dim: _loss(samples, dim=dim), rounds),
-        _sweep("loss", "clusters", clusters, lambda m: _loss(samples, per_class=m), rounds, times=10),
-        _sweep("refresh", "samples", swept, _refresh, rounds, limit=1.1),
-        _sweep("refresh", "clusters", clusters, lambda m: _refresh(samples, per_class=m), rounds, times=10, limit=1.1),
+        _sweep("loss", "clusters", clusters, lambda m: _loss(samples, dim=own, per_class=m), rounds, times=10),
+        _sweep("refresh", "samples", swept, lambda n: _refresh(n, dim=own), rounds, limit=1.1),
+        _sweep(
+            "refresh",
+            "clusters",
+            clusters,
+            lambda m: _refresh(samples, dim=own, per_class=m),
+            rounds,
+            times=10,
+            limit=1.1,
+        ),
         _sweep("refresh", "dimensions", dims, lambda dim: _refresh(samples, dim=dim), rounds),
     ]
 

@@ -19,9 +19,9 @@ from sfumato import data
 from sfumato.files import write_json
 from sfumato.provenance import evidence
 from sfumato.studies import BASELINE, Floor, LocalExecutor, Setting, Space, Store, run_trials, tune
-from sfumato.studies.judge import Book
+from sfumato.studies.judge import Book, Measured
 from sfumato.studies.space import Training
-from sfumato.studies.tune_trials import ConfiguredTrial, Measured
+from sfumato.studies.tune_trials import ConfiguredTrial
 from sfumato.training import TrainConfig
 
 __all__ = ["CONFIG", "FLOOR", "judge_seed", "main", "summarise"]
@@ -87,7 +87,7 @@ def _seed(folder: Path, seed: int, workers: int | None, deadline: float | None, 
     store, work = Store(place / "trials", locks=place / "work" / "locks"), place / "work"
     wanted = [Training(setting, fold) for setting in space.settings for fold in range(space.folds)]
     trials = {
-        training: ConfiguredTrial(training, config, space, sets.train, sets.test)
+        training: ConfiguredTrial(training, space, config, sets.train, sets.test)
         for training in (*space.baseline_trainings, *wanted)
     }
     if grid:
@@ -117,7 +117,7 @@ def judge_seed(
         `met`: whether that is within the floor; `error`: the attacker's on the test images; with the whole grid also
         `best_error`, the largest among all settings that meet the floor on the same test images, and `kept`, the ratio.
     """
-    book = Book({trial: Measured.from_dict(one["fresh"]) for trial, one in records.items()}, FLOOR, space)
+    book = Book({trial: Measured.of(one["fresh"]) for trial, one in records.items()}, FLOOR, space)
     line: dict[str, Any] = {
         "noise_std": None if chosen is None else chosen["noise_std"],
         "lam": None if chosen is None else chosen["lam"],
@@ -146,7 +146,7 @@ def _lost(records: dict[Training, dict[str, Any]], space: Space, setting: Settin
     """Of one training against the baseline's on the same fold."""
 
     def accuracy(trial: Training) -> float:
-        return float(Measured.from_dict(records[trial]["fresh"]).right.mean())
+        return float(Measured.of(records[trial]["fresh"]).right.mean())
 
     baselines = [accuracy(Training(BASELINE, fold, repeat)) for repeat in range(space.baselines)]
     return statistics.fmean(baselines) - accuracy(Training(setting, fold))

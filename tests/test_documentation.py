@@ -21,7 +21,7 @@ from sfumato.cli.parser import first_sentence, given
 from sfumato.defenses import Batch, Site
 from sfumato.errors import ConfigError
 from sfumato.studies import EXECUTORS
-from sfumato.studies.plan import budget_names, load_budget, load_rows, load_spec, paper_names, seeds_of, select_rows
+from sfumato.studies.plan import budget_names, experiments_of, load_budget, load_rows, load_spec, paper_names, seeds_of
 from sfumato.training import TrainConfig, train_run
 
 ROOT = Path(__file__).parents[1]
@@ -126,7 +126,7 @@ def _check_values(command: str, parsed: Any) -> None:
         rows = load_rows()
         for name in names:
             if parsed.rows and not parsed.plugin:
-                select_rows(load_spec(name), rows, parsed.rows)
+                experiments_of(load_spec(name), budget, rows, wanted=parsed.rows)
             load_spec(name)
         assert all(set(parsed.seeds or []) <= set(seeds_of(load_spec(name), budget)) for name in names)
         executor = EXECUTORS["local" if parsed.executor == "auto" else parsed.executor]

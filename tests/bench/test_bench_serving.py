@@ -48,14 +48,14 @@ def test_the_rest_client_asks_what_it_should_and_reads_whole_answers():
     def answered(listener):
         connection, _ = listener.accept()
         with connection:
-            for status in (b"200 OK", b"404 Not Found"):
+            for status, lost in ((b"200 OK", 0), (b"404 Not Found", 0), (b"200 OK", 1)):
                 data = b""
                 while b"\r\n\r\n" not in data or len(data) < expected(data):
                     data += connection.recv(4096)
                 asked.append(data)
                 head = b"HTTP/1.1 " + status + b"\r\nContent-Length: " + str(len(answer)).encode() + b"\r\n\r\n"
                 connection.sendall(head + answer[:100])
-                connection.sendall(answer[100:])
+                connection.sendall(answer[100 : len(answer) - lost])
 
     def expected(data):
         head, _, _ = data.partition(b"\r\n\r\n")
@@ -68,8 +68,9 @@ def test_the_rest_client_asks_what_it_should_and_reads_whole_answers():
         thread.start()
         call = rest_caller(f"127.0.0.1:{listener.getsockname()[1]}", "tiny", feature)()
         call()
-        with pytest.raises(RuntimeError, match="404 not found"):
-            call()
+        for message in ("404 Not Found", "200 OK"):  # an answer that breaks off is none
+            with pytest.raises(RuntimeError, match=message):
+                call()
         thread.join(20)
     assert asked[0] == asked[1]
     assert asked[0].startswith(b"POST /v2/models/tiny/infer HTTP/1.1\r\n")

@@ -6,7 +6,7 @@ from sfumato.errors import ConfigError
 from sfumato.report.chart import Curve, Point
 from sfumato.report.figures import entropy_scatter, trade_off
 from sfumato.report.pictures import labelled_rows
-from sfumato.report.reproduction import write_reproduction_page
+from sfumato.report.reproduction import Presentation, write_reproduction_page
 from sfumato.report.tables import Cell, Row, Table
 
 EVIL = "<script>alert('x')</script>&\"$x_1"
@@ -33,7 +33,7 @@ def png() -> bytes:
 def written(tmp_path, **parts):
     path = tmp_path / "deep" / "report.html"
     values = {"title": "Table 1 at budget lite", "evidence": EVIDENCE, "seconds": 1432.4} | parts
-    write_reproduction_page(path, **values)
+    write_reproduction_page(path, Presentation("table1", **values))
     return path.read_text(encoding="utf-8")
 
 

@@ -5,6 +5,7 @@ import pytest
 
 from sfumato.studies.engine import Store
 from sfumato.studies.plan import budget_names, experiments_of, load_budget, load_rows, load_spec
+from sfumato.studies.results import collect
 from sfumato.studies.variants import Variants, ablation_figures, ablation_table
 
 SPEC, ROWS = load_spec("ablation"), load_rows()
@@ -61,8 +62,11 @@ def test_literal_lambdas_are_the_equivalent_ones():
 
 
 def test_ratios_at_equal_accuracy_and_against_the_default(filled):
-    found = Variants(SPEC, BUDGET, ROWS, filled)
-    default, diagonal = found.others[0].results, next(one for one in found.others if one.label == "diagonal").results
+    found = Variants(SPEC, collect(SPEC, BUDGET, ROWS, filled))
+    default, diagonal = (
+        found.others[0].results,
+        next(one for one in found.others if one.group.label == "diagonal").results,
+    )
     over_noise, over_default = found.over_noise(default), found.over_noise(diagonal, default)
     assert over_noise.effect == pytest.approx(1.5 * 1.01, rel=1e-6)
     assert over_default.effect == pytest.approx(1.2 / 1.5, rel=1e-6)
@@ -74,7 +78,7 @@ def test_ratios_at_equal_accuracy_and_against_the_default(filled):
 
 
 def test_the_table_and_the_figures_name_every_variant_and_axis(filled):
-    found = Variants(SPEC, BUDGET, ROWS, filled)
+    found = Variants(SPEC, collect(SPEC, BUDGET, ROWS, filled))
     table = ablation_table(SPEC, found, ("a remark",))
     assert len(table.rows) == len(SPEC["variants"])
     assert "a remark" in table.notes
@@ -82,22 +86,22 @@ def test_the_table_and_the_figures_name_every_variant_and_axis(filled):
     assert first[2].ours == pytest.approx(1.515, rel=1e-6)
     assert (first[4].shown, diagonal[4].shown) == ("–", "0.80")
     axes = {variant["axis"] for variant in SPEC["variants"]} - {"default"}
-    figures = ablation_figures(found)
+    figures = ablation_figures(SPEC, found)
     assert {caption.splitlines()[0] for caption, _ in figures} == axes
     assert all("<svg" in svg for _, svg in figures)
 
 
 def test_nothing_measured_shows_an_empty_table(tmp_path):
-    found = Variants(SPEC, BUDGET, ROWS, Store(tmp_path))
+    found = Variants(SPEC, collect(SPEC, BUDGET, ROWS, Store(tmp_path)))
     table = ablation_table(SPEC, found, ())
     assert all(cell.shown == "–" for row in table.rows for cell in row.cells)
-    assert ablation_figures(found) == []
+    assert ablation_figures(SPEC, found) == []
 
 
 def test_points_less_accurate_than_all_noise_are_not_compared(tmp_path):
     store = Store(tmp_path)
     for one in experiments_of(SPEC, BUDGET, ROWS):
         store.write(one.key, result(one, 0.1 if one.train.cem else 1.0 - 0.2 * one.train.noise_std, 0.03))
-    found = Variants(SPEC, BUDGET, ROWS, store)
+    found = Variants(SPEC, collect(SPEC, BUDGET, ROWS, store))
     assert found.comparable(found.others[0].results) == []
     assert ablation_table(SPEC, found, ()).rows[0].cells[2].shown == "–"

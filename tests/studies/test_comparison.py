@@ -6,14 +6,19 @@ import pytest
 from experiment_data import filled
 
 from sfumato.report.tables import to_markdown
-from sfumato.studies.comparison import comparison_table, gains_table
+from sfumato.studies.comparison import comparison_table
+from sfumato.studies.curves import gains_table
 from sfumato.studies.engine import Store
 from sfumato.studies.plan import experiments_of, load_budget, load_rows, load_spec
-from sfumato.studies.results import collect, collect_curves
+from sfumato.studies.results import collect
 
 ROOT = Path(__file__).parents[2]
 ROWS, LITE = load_rows(), load_budget("lite")
 TABLE1 = load_spec("table1")
+
+
+def table_of(store):
+    return comparison_table(TABLE1, LITE, ROWS, collect(TABLE1, LITE, ROWS, store))
 
 
 def numbers(experiment):
@@ -25,7 +30,7 @@ def numbers(experiment):
 
 
 def test_an_empty_store_shows_the_published_numbers_alone(tmp_path):
-    table = comparison_table(TABLE1, LITE, ROWS, Store(tmp_path))
+    table = table_of(Store(tmp_path))
     bottleneck = next(row for row in table.rows if row.label == "Bottleneck")
     assert [cell.ours for cell in bottleneck.cells] == [None] * 8
     assert [cell.published for cell in bottleneck.cells] == [0.9087, 0.0036, 0.0041, 0.0039, 0.0045, None, None, None]
@@ -35,7 +40,7 @@ def test_an_empty_store_shows_the_published_numbers_alone(tmp_path):
 
 def test_means_spreads_averages_and_the_papers_gain(tmp_path):
     store = filled(tmp_path, experiments_of(TABLE1, LITE, ROWS), numbers)
-    table = comparison_table(TABLE1, LITE, ROWS, store)
+    table = table_of(store)
     by_label = {row.label: row for row in table.rows}
     accuracy, train, test, _, _, strongest, identified, information = by_label["ResSFL+CEM"].cells
     assert strongest.ours == pytest.approx(0.96 * 0.015)  # nearest neighbours, which run beside decoder and GAN
@@ -61,7 +66,7 @@ def test_baselines_and_incomplete_pairs_stay_out_of_the_averages(tmp_path):
         if one.row in ("bottleneck", "later_cut") or (one.row == "patrol" and not one.train.cem)
     ]
     store = filled(tmp_path, chosen, lambda one: {"accuracy": 0.5, "mse": 0.01 if one.row == "bottleneck" else 0.9})
-    table = comparison_table(TABLE1, LITE, ROWS, store)
+    table = table_of(store)
     average = next(row for row in table.rows if row.label == "Average w/o CEM")
     assert average.cells[2].ours == pytest.approx(0.01)
     assert average.note == "ours over 1 of 7 defences"
@@ -78,7 +83,7 @@ def changed(store, change):
 def test_attacks_that_did_not_converge_are_counted_by_their_history(tmp_path):
     store = filled(tmp_path, experiments_of(TABLE1, LITE, ROWS, seeds=[0]), numbers)
     changed(store, lambda result: result["attacks"]["gan"].update(history=[0.05, 0.04, 0.03, 0.02], converged=True))
-    table = comparison_table(TABLE1, LITE, ROWS, store)
+    table = table_of(store)
     assert "had not converged: 1;" in " ".join(table.notes)
     assert table.rows[0].note == "1 seed, not converged"
 
@@ -86,7 +91,7 @@ def test_attacks_that_did_not_converge_are_counted_by_their_history(tmp_path):
 def test_a_trained_attack_that_a_closed_form_leaves_behind_has_not_converged(tmp_path):
     store = filled(tmp_path, experiments_of(TABLE1, LITE, ROWS, seeds=[0]), numbers)
     changed(store, lambda result: result["attacks"]["nearest"]["test"].update(mse=0.005))
-    assert "had not converged: 2;" in " ".join(comparison_table(TABLE1, LITE, ROWS, store).notes)  # decoder and GAN
+    assert "had not converged: 2;" in " ".join(table_of(store).notes)  # decoder and GAN
 
 
 def test_results_older_than_the_suite_show_dashes_and_are_not_judged(tmp_path):
@@ -99,7 +104,7 @@ def test_results_older_than_the_suite_show_dashes_and_are_not_judged(tmp_path):
 
     store = filled(tmp_path, experiments_of(TABLE1, LITE, ROWS, seeds=[0]), numbers)
     changed(store, older)
-    table = comparison_table(TABLE1, LITE, ROWS, store)
+    table = table_of(store)
     assert [cell.shown for cell in table.rows[0].cells[-3:]] == ["–", "–", "–"]
     assert table.rows[0].note == "1 seed, convergence not judged (older rule)"
     assert "Attacks without a stored history: 2;" in " ".join(table.notes)
@@ -109,11 +114,11 @@ def test_results_older_than_the_suite_show_dashes_and_are_not_judged(tmp_path):
 def test_what_the_repository_stores_is_read_under_its_keys_and_never_called_converged(name):
     store = Store(ROOT / "results" / "lite")
     spec = load_spec(name)
-    findings = [one for one in collect(experiments_of(spec, LITE, ROWS), store) if one.results]
+    findings = [one for _, settings in collect(spec, LITE, ROWS, store) for one in settings if one.results]
     assert findings
     for one in findings:
         old = [attack for result in one.results.values() for attack in result["attacks"].values()]
-        assert one.unjudged == sum("history" not in attack for attack in old)
+        assert one.count(None) == sum("history" not in attack for attack in old)
 
 
 FIG4A = load_spec("fig4a")
@@ -129,7 +134,7 @@ def known(one):
 
 def gains(folder, experiments, numbers):
     store = filled(folder, experiments, numbers)
-    return gains_table(collect_curves(FIG4A, LITE, ROWS, store), ROWS)
+    return gains_table(collect(FIG4A, LITE, ROWS, store), ROWS)
 
 
 def test_the_gain_at_equal_accuracy_is_read_off_the_curve(tmp_path):

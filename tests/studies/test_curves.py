@@ -6,9 +6,10 @@ import pytest
 from experiment_data import filled, result_of
 
 from sfumato.errors import ConfigError
+from sfumato.studies.curves import draw, exponential_fit, points_table
 from sfumato.studies.engine import Store
 from sfumato.studies.plan import experiments_of, load_budget, load_rows, load_spec
-from sfumato.studies.results import collect_curves, draw, exponential_fit, points_table
+from sfumato.studies.results import collect
 
 ROWS, LITE = load_rows(), load_budget("lite")
 
@@ -31,7 +32,7 @@ def test_r2_is_that_of_numpy():
 @pytest.mark.parametrize("name", ["fig3", "fig4a", "fig4b", "fig4c"])
 def test_a_figure_shows_what_there_is(tmp_path, name):
     spec = load_spec(name)
-    assert draw(spec, collect_curves(spec, LITE, ROWS, Store(tmp_path / "empty"))) is None
+    assert draw(spec, collect(spec, LITE, ROWS, Store(tmp_path / "empty"))) is None
     experiments = experiments_of(spec, LITE, ROWS)
     store = filled(
         tmp_path, experiments[: len(experiments) // 2], lambda one: {"accuracy": 0.6, "mse": 0.01 + one.train.noise_std}
@@ -39,7 +40,7 @@ def test_a_figure_shows_what_there_is(tmp_path, name):
     for one in experiments[:3]:  # other information, so that there is something to fit
         leakage = {"identified": 0.5, "information": 50.0 + one.train.noise_std}
         store.write(one.key, result_of(one, 0.6, 0.02, leakage=leakage))
-    found = collect_curves(spec, LITE, ROWS, store)
+    found = collect(spec, LITE, ROWS, store)
     caption, svg = draw(spec, found)
     assert svg.startswith("<svg")
     assert caption.startswith(spec["title"])

@@ -81,15 +81,15 @@ def test_a_deadline_stops_and_the_same_call_resumes(place):
     assert run("a", "b").done == 2
 
 
-def test_progress_is_told_between_two_results(place, monkeypatch):
+def test_progress_is_told_between_two_results(place):
     run, _, folder = place
-    monkeypatch.setattr("sfumato.studies.engine._LOOK_SECONDS", 0.01)
 
     def report(done, total, result):
         if done == 0.5:
             (folder / "go").touch()  # ends the trial, which would wait for ever
 
-    assert run("tells", report=report).done == 1
+    with LocalExecutor(1, threads=1) as executor:
+        assert run("tells", executor=executor, report=report).done == 1
     assert not list((folder / "work").glob("*.progress"))
 
 

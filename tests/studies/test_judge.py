@@ -1,5 +1,6 @@
 """Floors, means and standard errors, against numbers from scipy, scikit-learn and by hand."""
 
+import json
 import math
 
 import numpy as np
@@ -12,8 +13,8 @@ from tune_worlds import measured
 from sfumato.errors import ConfigError
 from sfumato.studies import BASELINE, Floor, Setting, Space, Training
 from sfumato.studies.equal_accuracy import non_increasing
-from sfumato.studies.judge import Book
-from sfumato.studies.tune_trials import Measured, selecting
+from sfumato.studies.judge import Book, Measured
+from sfumato.studies.tune_trials import selecting
 
 SPACE = Space(noise_stds=(0.1,), lams=(0.5, 1.0), folds=2, baselines=1)
 ONE = Setting(0.1, 0.5)
@@ -118,15 +119,14 @@ def test_halves_are_halves_of_every_class():
 
 
 def test_what_is_measured_survives_json():
-    right, half = torch.tensor([0.0, 0.6, 1.0], dtype=torch.float64), torch.tensor([True, False, True])
     closed = {"test": {"mse": 0.15}, "converged": True, "reason": "", "history": [], "trivial_mse": None}
-    one = Measured(right, half, (0.1, 0.2), "nearest", {"nearest": closed}, {"identified": 0.5})
-    values = one.as_dict(5)
-    assert values["right"] == "035"
-    back = Measured.from_dict(values)
-    assert torch.equal(back.right, one.right)
-    assert torch.equal(back.selecting, one.selecting)
-    assert (back.errors, back.converged, back.strongest) == (one.errors, True, "nearest")
+    record = {"draws": 5, "right": "035", "selecting": "101", "error_selecting": 0.1, "error_confirming": 0.2}
+    record |= {"strongest": "nearest", "attacks": {"nearest": closed}, "leakage": {"identified": 0.5}}
+    back = Measured.of(json.loads(json.dumps(record)))
+    assert back.right.tolist() == [0.0, 0.6, 1.0]
+    assert back.part("confirming").tolist() == [0.6]
+    assert [back.error(half) for half in ("selecting", "confirming", "both")] == pytest.approx([0.1, 0.2, 0.4 / 3])
+    assert (back.converged, back.strongest) == (True, "nearest")
     assert back.leakage == {"identified": 0.5}
 
 
@@ -163,10 +163,10 @@ def test_a_floor_in_words():
     [
         ({"noise_stds": ()}, "noise_stds is empty; give values to search, such as 0.05 0.15 0.4"),
         ({"lams": (0.1, -1.0)}, "lams holds -1; give values above 0"),
-        ({"folds": 1}, "give at least 2, so that every image is once held out"),
-        ({"draws": 10}, "draws is 10; give 1 to 9"),
+        ({"folds": 1}, "folds is 1; give at least 2"),
+        ({"draws": 10}, "draws is 10; give a number below 10"),
         ({"baselines": 0}, "baselines is 0; give at least 1"),
-        ({"confidence": 1.0}, "confidence is 1; give a share from 0.5 to below 1"),
+        ({"confidence": 1.0}, "confidence is 1.0; give a number below 1"),
     ],
 )
 def test_spaces_without_a_meaning_get_a_sentence(values, text):

@@ -10,7 +10,7 @@ from sfumato.cli.main import main
 from sfumato.studies import Store
 from sfumato.studies.plan import RowSpec, experiments_of, load_budget, load_rows, load_spec
 from sfumato.studies.presentation import present, save
-from sfumato.studies.results import SeedResults
+from sfumato.studies.results import SeedResults, collect
 from sfumato.studies.variants import Variants, leaderboard_figures, leaderboard_table
 
 ROOT = Path(__file__).parents[2]
@@ -38,12 +38,12 @@ def board(folder, factor: float, less: float, jitter: float = 0.01) -> Variants:
         if "noise" not in one.row:
             error, share = error * wobble, share * wobble
         store.write(one.key, result_of(one, accuracy, error, leakage=identified(one, share)))
-    return Variants(SPEC, BUDGET, ROWS, store)
+    return Variants(SPEC, collect(SPEC, BUDGET, ROWS, store))
 
 
 def test_gains_at_equal_accuracy_are_found(tmp_path):
     made = board(tmp_path, 1.3, 0.1)
-    every = [one for variant in made.others if variant.group == "CEM" for one in variant.results]
+    every = [one for variant in made.others if variant.group.family == "CEM" for one in variant.results]
     settings = made.comparable(every)
     assert len(settings) == len(every) == 12
     error, share = made.over_noise(settings), made.identified(settings)
@@ -87,7 +87,7 @@ def test_less_accuracy_than_all_noise_is_not_compared_and_nothing_is_no_gain(tmp
         experiments,
         lambda one: {"accuracy": 0.1 if one.train.cem else 1 - 0.2 * one.train.noise_std, "mse": 0.03},
     )
-    made = Variants(SPEC, BUDGET, ROWS, low)
+    made = Variants(SPEC, collect(SPEC, BUDGET, ROWS, low))
     sentence = leaderboard_table(SPEC, made, ()).notes[0]
     assert sentence == "CEM is not comparable with noise alone yet: 0 of 12 settings comparable."
     empty = present(SPEC, BUDGET, ROWS, Store(tmp_path / "none"))

@@ -2,10 +2,9 @@
 
 import torch
 
-from sfumato.studies.judge import Book
+from sfumato.studies.judge import Book, Measured
 from sfumato.studies.search import Decision, advance
 from sfumato.studies.space import BASELINE, Space, Training
-from sfumato.studies.tune_trials import Measured
 
 
 def measured(right, selecting, errors=(0.02, 0.02)):

@@ -1,13 +1,12 @@
 """Speed as ratios to baselines that run in the same process, at the same time, on the same machine."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from sfumato.bench.timing import Ratio, take_turns
+from sfumato.bench.timing import Ratio, as_result, take_turns
 from sfumato.bench.training import CONFIG, QUICK, cem_step, feature_pass, random_images, refresh
 from sfumato.errors import SfumatoWarning
-from sfumato.provenance import evidence
 
 __all__ = ["Ratio", "run_bench", "take_turns"]
 
@@ -23,26 +22,16 @@ def run_bench(*, rounds: int = 15, quick: bool = False, tell: Callable[[Ratio], 
     Returns:
         `rows`, `seconds` of the plain training step, and what was measured with.
     """
-    rows: list[Ratio] = []
+    config, images = QUICK if quick else CONFIG, random_images(100 if quick else 2560)
+    seconds: dict[str, float] = {}
 
-    def add(*new: Ratio) -> None:
-        rows.extend(new)
-        for row in new:
-            if tell is not None:
-                tell(row)
+    def measured() -> Iterator[Ratio]:
+        steps, seconds["training step"] = cem_step(rounds, images, config)
+        yield from steps
+        few = max(2, rounds // 3)
+        yield feature_pass(few, images, config)
+        yield refresh(few, seconds["training step"], *((1500, 64) if quick else (50_000, 512)))
 
-    config = QUICK if quick else CONFIG
-    images = random_images(100 if quick else 2560)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SfumatoWarning)  # what random features are worth does not matter for speed
-        steps, seconds = cem_step(rounds, images, config)
-        add(*steps)
-        add(feature_pass(max(2, rounds // 3), images, config))
-        add(refresh(max(2, rounds // 3), seconds, *((1500, 64) if quick else (50_000, 512))))
-    return {
-        "rows": [row.as_dict() for row in rows],
-        "seconds": {"training step": seconds},
-        "rounds": rounds,
-        "quick": quick,
-        "evidence": evidence("cpu"),
-    }
+        return as_result(measured(), tell, rounds=rounds, quick=quick) | {"seconds": seconds}

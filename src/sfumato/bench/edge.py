@@ -30,29 +30,15 @@ def edge_rows(bundle: Path, *, blocks: int = 9, calls: int = 100) -> list[Ratio]
         variants = {name: partial(_block, call, calls) for name, call in _variants(client, bundle).items()}
         seconds, ratio = take_turns(variants, rounds=blocks)
     us = {name: 1e6 * value / calls for name, value in seconds.items()}
-    alone, turns = f"{us['encoder']:.0f} us", f"{blocks} blocks of {calls}"
-    count = client.manifest.feature.shape
+    rows = (
+        ("noise", f"memoised noise of {np.prod(client.manifest.feature.shape)} values, key included", 0.15),
+        ("encoder to bytes", "encoder, noise, levels and bytes", 1.2),
+        ("client", "a whole query of the client, from 8-bit pixels to bytes", None),
+    )
+    end = f"us against {us['encoder']:.0f} us, {blocks} blocks of {calls}"
+    over = "one run of VGG11's encoder"
     return [
-        Ratio(
-            f"memoised noise of {np.prod(count)} values, key included",
-            ratio("noise", "encoder"),
-            "one run of VGG11's encoder",
-            0.15,
-            detail=f"{us['noise']:.1f} us against {alone}, {turns}",
-        ),
-        Ratio(
-            "encoder, noise, levels and bytes",
-            ratio("encoder to bytes", "encoder"),
-            "one run of VGG11's encoder",
-            1.2,
-            detail=f"{us['encoder to bytes']:.0f} us against {alone}, {turns}",
-        ),
-        Ratio(
-            "a whole query of the client, from 8-bit pixels to bytes",
-            ratio("client", "encoder"),
-            "one run of VGG11's encoder",
-            detail=f"{us['client']:.0f} us against {alone}, {turns}",
-        ),
+        Ratio(what, ratio(name, "encoder"), over, most, detail=f"{us[name]:.1f} {end}") for name, what, most in rows
     ]
 
 

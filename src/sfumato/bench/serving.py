@@ -9,7 +9,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -22,10 +22,9 @@ from torch import nn
 
 from sfumato import Channel, SplitModel, models
 from sfumato.bench.edge import edge_rows
-from sfumato.bench.timing import Ratio
+from sfumato.bench.timing import Ratio, as_result
 from sfumato.cores import usable_cores
 from sfumato.deploy.export import ExportConfig, export_bundle
-from sfumato.provenance import evidence
 
 __all__ = [
     "Load",
@@ -58,7 +57,6 @@ class Load:
 
 
 Caller = Callable[[], Callable[[], object]]
-Runs = dict[str, tuple[Caller, int]]
 Loads = dict[str, list[Load]]
 
 _CLASSES = [str(index) for index in range(10)]
@@ -78,26 +76,15 @@ def run_serving_bench(
         tell: hears of each row.
     """
     before = os.getloadavg()[0]
-    rows: list[Ratio] = []
 
-    def add(new: list[Ratio]) -> None:
-        rows.extend(new)
-        for row in new:
-            if tell is not None:
-                tell(row)
+    def measured() -> Iterator[Ratio]:
+        with tempfile.TemporaryDirectory() as name:
+            device = _vgg11(Path(name) / "device")
+            yield from edge_rows(device, blocks=2, calls=5) if quick else edge_rows(device)
+            yield from _server_rows(Path(name), 2 if quick else rounds, 0.1 if quick else seconds, quick)
 
-    with tempfile.TemporaryDirectory() as name:
-        device = _vgg11(Path(name) / "device")
-        add(edge_rows(device, blocks=2, calls=5) if quick else edge_rows(device))
-        add(_server_rows(Path(name), 2 if quick else rounds, 0.1 if quick else seconds, quick))
-    return {
-        "rows": [row.as_dict() for row in rows],
-        "rounds": rounds,
-        "quick": quick,
-        "load": [round(before, 1), round(os.getloadavg()[0], 1)],
-        "cores": usable_cores(),
-        "evidence": evidence("cpu"),
-    }
+    result = as_result(measured(), tell, rounds=rounds, quick=quick)
+    return result | {"load": [round(before, 1), round(os.getloadavg()[0], 1)], "cores": usable_cores()}
 
 
 def export_random(folder: Path, edge: nn.Module, cloud: nn.Module, image: tuple[int, ...]) -> Path:
@@ -161,19 +148,16 @@ def serving(bundles: list[Path], *options: str) -> Iterator[str]:
     words = [sys.executable, "-m", "sfumato.cli.main", "serve", *map(str, bundles), "--port", "0"]
     process = subprocess.Popen([*words, "--no-log-requests", *options], stderr=subprocess.PIPE, text=True)
     try:
-        yield _address(process)
+        lines = []
+        for line in process.stderr or ():
+            lines.append(line)
+            if line.startswith("{") and (event := json.loads(line))["event"] == "listening":
+                yield str(event["rest"])
+                return
+        raise RuntimeError(f"the server ended: {''.join(lines)}")
     finally:
         process.terminate()
         process.wait(60)
-
-
-def _address(process: "subprocess.Popen[str]") -> str:
-    lines = []
-    for line in process.stderr or ():
-        lines.append(line)
-        if line.startswith("{") and (event := json.loads(line))["event"] == "listening":
-            return str(event["rest"])
-    raise RuntimeError(f"the server ended: {''.join(lines)}")
 
 
 def levels(shape: Sequence[int]) -> NDArray[np.uint8]:
@@ -196,30 +180,21 @@ def rest_caller(address: str, model: str, feature: NDArray[Any]) -> Caller:
     def make() -> Callable[[], None]:
         connection = socket.create_connection((host, int(port)))
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        answers = connection.makefile("rb")
 
         def call() -> None:
             connection.sendall(request)
-            data = b""
-            while b"\r\n\r\n" not in data:
-                data += _received(connection)
-            head, _, body = data.partition(b"\r\n\r\n")
-            lines = head.lower().split(b"\r\n")
-            length = next(int(line.split(b":")[1]) for line in lines if line.startswith(b"content-length:"))
-            while len(body) < length:
-                body += _received(connection)
-            if not head.startswith(b"HTTP/1.1 200"):
-                raise RuntimeError(f"{lines[0].decode()}: {body[:200]!r}")
+            status, length = answers.readline(), 0
+            while (line := answers.readline().strip().lower()) and status:
+                if line.startswith(b"content-length:"):
+                    length = int(line.split(b":")[1])
+            body = answers.read(length)
+            if len(body) < length or not status.startswith(b"HTTP/1.1 200"):
+                raise RuntimeError(f"{status.decode().strip() or 'the server closed the connection'}: {body[:200]!r}")
 
         return call
 
     return make
-
-
-def _received(connection: socket.socket) -> bytes:
-    data = connection.recv(65536)
-    if not data:
-        raise ConnectionError("the server closed the connection")
-    return data
 
 
 def in_process(bundle: Path, *, threads: int = 0) -> Caller:
@@ -239,13 +214,12 @@ def in_process(bundle: Path, *, threads: int = 0) -> Caller:
     return lambda: lambda: session.run(["logits"], {"feature": feature})
 
 
-def take_load_in_turns(runs: Runs, rounds: int, seconds: float) -> Loads:
+def take_load_in_turns(runs: Mapping[str, tuple[Caller, int]], rounds: int, seconds: float) -> Loads:
     """Every variant under load, once per round, in alternating order."""
     loads: Loads = {name: [] for name in runs}
     for index in range(rounds):
-        for name in runs if index % 2 else reversed(runs):
-            make, clients = runs[name]
-            loads[name].append(load(make, clients, seconds))
+        for name in list(runs)[:: 1 if index % 2 else -1]:
+            loads[name].append(load(*runs[name], seconds))
     return loads
 
 
@@ -284,21 +258,13 @@ def compared(loads: Loads, ours: str, base: str, name: str, baseline: str, targe
     """The ratio of the rates, and that of the waits which one answer in a hundred exceeds."""
     pairs = list(zip(loads[ours], loads[base], strict=True))
     rates = [statistics.median(run.rate for run in loads[key]) for key in (ours, base)]
-    waits = [1e3 * statistics.median(run.quantile(share) for run in loads[ours]) for share in (0.5, 0.99)]
-    other = 1e3 * statistics.median(run.quantile(0.99) for run in loads[base])
+    wanted = ((ours, 0.5), (ours, 0.99), (base, 0.99))
+    half, late, other = (1e3 * statistics.median(run.quantile(share) for run in loads[key]) for key, share in wanted)
+    rate = statistics.median(a.rate / b.rate for a, b in pairs)
+    wait = statistics.median(a.quantile(0.99) / b.quantile(0.99) for a, b in pairs)
+    detail = f"{rates[0]:.0f} against {rates[1]:.0f} requests/s, {len(pairs)} rounds"
+    waits = f"p50 {half:.1f} ms, p99 {late:.1f} ms against p99 {other:.1f} ms"
     return [
-        Ratio(
-            name,
-            statistics.median(a.rate / b.rate for a, b in pairs),
-            baseline,
-            target,
-            "at least",
-            f"{rates[0]:.0f} against {rates[1]:.0f} requests/s, {len(pairs)} rounds",
-        ),
-        Ratio(
-            f"p99: {name}",
-            statistics.median(a.quantile(0.99) / b.quantile(0.99) for a, b in pairs),
-            baseline,
-            detail=f"p50 {waits[0]:.1f} ms, p99 {waits[1]:.1f} ms against p99 {other:.1f} ms",
-        ),
+        Ratio(name, rate, baseline, target, "at least", detail),
+        Ratio(f"p99: {name}", wait, baseline, detail=waits),
     ]

@@ -2,13 +2,15 @@
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import torch
 
-__all__ = ["Ratio", "take_turns"]
+from sfumato.provenance import evidence
+
+__all__ = ["Ratio", "as_result", "take_turns"]
 
 
 _WARM_UP = 2  # rounds that do not count
@@ -70,3 +72,13 @@ class Ratio:
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return asdict(self) | {"met": self.met}
+
+
+def as_result(rows: Iterable[Ratio], tell: Callable[[Ratio], None] | None, **settings: Any) -> dict[str, Any]:
+    """The rows, each told as it comes, with the settings and what was measured with, as plain values for JSON."""
+    plain = []
+    for row in rows:
+        plain.append(row.as_dict())
+        if tell is not None:
+            tell(row)
+    return {"rows": plain, **settings, "evidence": evidence("cpu")}

@@ -4,6 +4,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -75,21 +76,14 @@ def cem_step(rounds: int, images: ImageSet, config: TrainConfig = CONFIG) -> tup
 def feature_pass(rounds: int, images: ImageSet, config: TrainConfig = CONFIG) -> Ratio:
     """The pass that collects the features for a refresh, over the steps of the epoch that it serves."""
     chosen = build_defenses(config, images.num_classes)
-    model = build_model(config, images, chosen)
-    trainer = Trainer(model, chosen, images, None, config)
+    trainer = Trainer(build_model(config, images, chosen), chosen, images, None, config)
     steps = len(images) // config.batch_size
-    variants = {
-        "pass": lambda: collect_features(trainer.model, images.images, bf16=trainer.bf16),
-        "step": stepper(config, images),
-    }
-    timings, ratio = take_turns(variants, rounds=rounds)
-    return Ratio(
-        "one pass for the features of a refresh",
-        ratio("pass", "step") / steps,
-        "the epoch's training steps",
-        detail=f"{timings['pass']:.2f} s for {len(images):,} images against {steps} steps of "
-        f"{1e3 * timings['step']:.0f} ms",
-    )
+    collect = partial(collect_features, trainer.model, images.images, bf16=trainer.bf16)
+    timings, ratio = take_turns({"pass": collect, "step": stepper(config, images)}, rounds=rounds)
+    ms = 1e3 * timings["step"]
+    detail = f"{timings['pass']:.2f} s for {len(images):,} images against {steps} steps of {ms:.0f} ms"
+    over = "the epoch's training steps"
+    return Ratio("one pass for the features of a refresh", ratio("pass", "step") / steps, over, detail=detail)
 
 
 def stepper(

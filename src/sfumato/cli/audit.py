@@ -26,7 +26,7 @@ from sfumato.audit import (
     run_audit,
 )
 from sfumato.audit.compare import compare
-from sfumato.cli.console import progress_bar, say, table
+from sfumato.cli.console import progress_bar, say, show, table
 from sfumato.cli.parser import Parsed, load_plugins, save_json
 from sfumato.compute import device_of
 from sfumato.errors import ConfigError, NotJudgedError
@@ -34,7 +34,7 @@ from sfumato.files import write_json
 from sfumato.report.audit import write_audit_report
 from sfumato.report.audit_evidence import write_evidence
 from sfumato.report.audit_page import write_text_report
-from sfumato.report.comparison import write_comparison_report
+from sfumato.report.comparison import comparison_table, write_comparison_report
 
 __all__ = ["run"]
 
@@ -64,7 +64,8 @@ def run(parsed: Parsed) -> int:
         place = Path(parsed.out or "runs/audit-comparison")
         write_json(place / "comparison.json", comparison)
         write_comparison_report(place / "report.html", comparison)
-        _show_comparison(comparison)
+        show(comparison_table(comparison["subjects"]), "who dominates whom")
+        say(comparison["headline"])
         say(f"Report: {place / 'report.html'}")
     save_json(parsed.json, comparison if several else results[0])
     outcomes = {result["target"]["name"]: result["verdict"] for result in results}
@@ -160,12 +161,9 @@ def _folders(targets: Sequence[str], out: str | None) -> list[Path]:
     if len(targets) == 1 and out is not None:
         return [Path(out)]
     names = [re.sub(r"[^\w.-]+", "-", Path(target.split(",")[0]).name).strip("-") or "target" for target in targets]
-    base = Path(out) if out is not None else Path("runs")
-    found = []
-    for index, name in enumerate(names):
-        again = f"-{index + 1}" if names.count(name) > 1 else ""
-        found.append(base / f"{'' if out is not None else 'audit-'}{name}{again}")
-    return found
+    base = "runs/audit-" if out is None else f"{out}/"
+    again = [f"-{index + 1}" if names.count(name) > 1 else "" for index, name in enumerate(names)]
+    return [Path(f"{base}{name}{end}") for name, end in zip(names, again, strict=True)]
 
 
 def _show(result: dict[str, Any]) -> None:
@@ -178,36 +176,11 @@ def _show(result: dict[str, Any]) -> None:
         return
     rows = []
     for attack in result["attacks"]:
-        mse, psnr, ssim = (attack["test"][kind] for kind in ("mse", "psnr", "ssim"))
-        rows.append(
-            (
-                attack["name"] + ("" if attack["converged"] is not False else " (not converged)"),
-                f"{psnr['worst5']:.2f}",
-                f"{psnr['mean']:.2f}",
-                f"{ssim['worst5']:.3f}",
-                f"{ssim['mean']:.3f}",
-                f"{mse['worst5']:.5f}",
-                f"{mse['mean']:.5f}",
-            )
-        )
-    rows.append(("answering with the mean image", "", "", "", "", "", f"{result['reference']['test']:.5f}"))
+        kinds = (("psnr", 2), ("ssim", 3), ("mse", 5))
+        cells = [f"{attack['test'][kind][one]:.{digits}f}" for kind, digits in kinds for one in ("worst5", "mean")]
+        rows.append([attack["name"] + " (not converged)" * (attack["converged"] is False), *cells])
+    rows.append(["answering with the mean image", *[""] * 5, f"{result['reference']['test']:.5f}"])
     heads = ("attack on test images", "PSNR, worst 5 %", "mean", "SSIM, worst 5 %", "mean", "MSE, worst 5 %", "mean")
     table(f"{result['target']['name']}: worst is what is reconstructed best", heads, rows)
     for note in result["verdict"]["notes"]:
         say(note)
-
-
-def _show_comparison(comparison: dict[str, Any]) -> None:
-    rows = [
-        (
-            one["name"],
-            "" if one["accuracy"] is None else f"{one['accuracy']:.2%}",
-            f"{one['mse_mean']:.5f}",
-            f"{one['mse_worst5']:.5f}",
-            one["attack"],
-            ", ".join(one["dominated_by"]) or "nobody",
-        )
-        for one in comparison["subjects"]
-    ]
-    table("who dominates whom", ("target", "accuracy", "MSE", "worst 5 %", "strongest attack", "dominated by"), rows)
-    say(comparison["headline"])

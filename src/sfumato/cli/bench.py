@@ -20,7 +20,12 @@ def run(parsed: Parsed) -> None:
             bar.line(f"{row.name}: {row.ratio:.3f} x {row.baseline} ({row.detail})")
 
         result = _measure(parsed, tell)
-    table("speed", ("what", "ratio", "over", "target"), [_cells(row) for row in done])
+    targets = {None: "", True: "{better} {target:g}: met", False: "{better} {target:g}: MISSED"}
+    rows = [
+        (row.name, f"{row.ratio:.3f}", row.baseline, targets[row.met].format(better=row.better, target=row.target))
+        for row in done
+    ]
+    table("speed", ("what", "ratio", "over", "target"), rows)
     if parsed.quick:
         say("quick run: these figures say nothing about speed.")
     save_json(parsed.json, result)
@@ -32,8 +37,3 @@ def _measure(parsed: Any, tell: Any) -> dict[str, Any]:
     from sfumato.bench.serving import run_serving_bench
 
     return run_serving_bench(rounds=parsed.rounds or 9, seconds=parsed.seconds, quick=parsed.quick, tell=tell)
-
-
-def _cells(row: Ratio) -> tuple[str, str, str, str]:
-    target = "" if row.target is None else f"{row.better} {row.target:g}: {'met' if row.met else 'MISSED'}"
-    return row.name, f"{row.ratio:.3f}", row.baseline, target

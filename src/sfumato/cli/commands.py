@@ -111,7 +111,8 @@ def parser_of(command: str) -> CommandParser:
 
 
 def _add_row(parser: CommandParser, row: str) -> None:
-    row = re.sub(r"\{([\w.]+:\w+)\}", lambda found: _names(found[1], "|" if " = " in row else ", "), row)
+    mark = "|" if " = " in row else ", "
+    row = re.sub(r"\{([\w.]+:\w+)\}", lambda found: mark.join(names_in(found[1])), row)
     head, text = re.split(r" {2,}", row, maxsplit=1)
     head, _, usual = head.partition(" = ")
     name, *values = re.sub(r"\.\.\.$", "", head).strip("[]").split()
@@ -135,21 +136,14 @@ def _add_row(parser: CommandParser, row: str) -> None:
         )  # fmt: skip
 
 
-def _names(where: str, mark: str) -> str:
-    return mark.join(names_in(where))
-
-
 def _settings(words: str) -> list[tuple[SettingField, str | None]]:
     """Settings with the defaults to show; None: the setting's own."""
     where, _, choice = words.partition(" ")
     how, *names = choice.split() or ("but",)
     if not where.endswith("[]"):
         offered = {one.name: one for one in fields_of(where)}
-        return [
-            (offered[name], None)
-            for name in (names if how == "only" else offered)
-            if how == "only" or name not in names
-        ]
+        chosen = names if how == "only" else [name for name in offered if name not in names]
+        return [(offered[name], None) for name in chosen]
     owners: dict[str, dict[str, SettingField]] = {}
     classes = {key: one[-1] for key, one in names_in(where.removesuffix("[]")).items()}
     for key, cls in classes.items():

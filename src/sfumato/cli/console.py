@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
 from rich.measure import Measurement
@@ -17,6 +17,9 @@ from rich.progress import (
 )
 from rich.table import Table
 from rich.text import Text
+
+if TYPE_CHECKING:  # a device has no room of reports
+    from sfumato.report import tables as report
 
 _errors = Console(stderr=True, soft_wrap=True)
 console = Console(soft_wrap=True)
@@ -64,6 +67,13 @@ def progress_bar(label: str, *, shown: bool = True) -> Iterator[Bar]:
 def say(text: str) -> None:
     """Print a sentence to standard output."""
     console.print(text, highlight=False, markup=False)
+
+
+def show(shown: "report.Table", title: str) -> None:
+    """Print a table of the reports as a page has it, without its notes."""
+    from sfumato.report.tables import row_texts, table_heads
+
+    table(title, table_heads(shown), [row_texts(shown, row) for row in shown.rows])
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, whole: bool = False) -> None:

@@ -1,6 +1,7 @@
 """`sfumato demo`: the main job on the embedded handwritten digits, attacked and explained."""
 
 import shlex
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ def run(parsed: Parsed) -> None:
     """Run the demo and show it."""
     folder = Path(parsed.run)
     with progress_bar("train and attack") as bar:
-        result, originals, reconstructed = run_demo(folder, report=_teller(bar))
+        result, originals, reconstructed = run_demo(folder, report=partial(_tell, bar))
     write_demo_report(folder / "report.html", result, originals, reconstructed)
     heads, lines = demo_table(result["rows"])
     table(f"{result['test_images']} unseen digits, mean ± standard deviation over seeds", heads, lines)
@@ -30,17 +31,14 @@ def run(parsed: Parsed) -> None:
     save_json(parsed.json, result)
 
 
-def _teller(bar: Bar) -> Any:
-    def tell(done: float, total: int, line: dict[str, Any] | None) -> None:
-        bar.at(done, total)
-        if line is not None and "error" not in line:
-            defense = line["row"] + ("+cem" if line["cem"] else "")
-            lam = f", lambda {line['lam']:g}" if line["lam"] else ""
-            strongest = line["strongest"]
-            bar.line(
-                f"{done:.0f}/{total}  {defense} (sigma {line['noise_std']:g}{lam}, seed {line['seed']}): "
-                f"accuracy {line['accuracy']:.1%}, test error {line['attacks'][strongest]['test']['mse']:.4f} "
-                f"({strongest}), identified {line['leakage']['identified']:.1%}"
-            )
-
-    return tell
+def _tell(bar: Bar, done: float, total: int, line: dict[str, Any] | None) -> None:
+    bar.at(done, total)
+    if line is not None and "error" not in line:
+        defense = line["row"] + ("+cem" if line["cem"] else "")
+        lam = f", lambda {line['lam']:g}" if line["lam"] else ""
+        strongest = line["strongest"]
+        bar.line(
+            f"{done:.0f}/{total}  {defense} (sigma {line['noise_std']:g}{lam}, seed {line['seed']}): accuracy "
+            f"{line['accuracy']:.1%}, test error {line['attacks'][strongest]['test']['mse']:.4f} ({strongest}), "
+            f"identified {line['leakage']['identified']:.1%}"
+        )

@@ -1,6 +1,7 @@
 """One parser for all commands: argparse with whole names only, typed settings, files of settings and a short help."""
 
 import argparse
+import contextlib
 import json
 import math
 import shutil
@@ -90,13 +91,8 @@ class CommandParser(argparse.ArgumentParser):
         options: dict[str, Any] = {"default": argparse.SUPPRESS, "dest": one.name, "help": one.text}
         parts = [part for part in _parts(one.kind) if part is not types.NoneType]
         if usual is None:
-            usual = (
-                " ".join(map(str, one.default))
-                if isinstance(one.default, tuple)
-                else ""
-                if one.default in (None, "none", ())
-                else str(one.default)
-            )
+            shown = one.default if isinstance(one.default, tuple) else (one.default,)
+            usual = " ".join(str(value) for value in shown if value not in (None, "none"))
         if one.kind is bool:
             options |= {"action": argparse.BooleanOptionalAction, "usual": "on" if one.default else "off"}
         elif get_origin(one.kind) is tuple:
@@ -134,20 +130,14 @@ class CommandParser(argparse.ArgumentParser):
         """Usage, purpose, example, and a line for every option; the pages have the long texts."""
         width = min(shutil.get_terminal_size().columns, _WIDTH) if sys.stdout.isatty() else _WIDTH
         arguments = [one for section in self.sections for one in section.actions if not one.option_strings]
-        usage = [
-            self.prog,
-            *(f"[{one.metavar}]" if one.nargs == "?" else head_of(one) for one in arguments),
-            "[options]",
-        ]
-        lines = [f"usage: {' '.join(usage)}", "", *textwrap.wrap(self.description or "", width)]
-        lines += ["", f"example: {self.example}"]
+        usage = (f"[{one.metavar}]" if one.nargs == "?" else head_of(one) for one in arguments)
+        lines = [f"usage: {' '.join([self.prog, *usage, '[options]'])}", ""]
+        lines += [*textwrap.wrap(self.description or "", width), "", f"example: {self.example}"]
         for section in self.sections:
             lines += ["", f"{section.title}:"]
             if section.names_only:
                 names = "  ".join(map(head_of, section.actions))
-                lines += textwrap.wrap(
-                    names, width, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False
-                )
+                lines += ["  " + line for line in textwrap.wrap(names, width - 2, break_on_hyphens=False)]
             else:
                 for one in sorted(section.actions, key=lambda one: (bool(one.option_strings), one.dest in _GENERAL)):
                     lines += _row(one, width)
@@ -174,10 +164,8 @@ class CommandParser(argparse.ArgumentParser):
                 why = "cannot be set by a file" if name in _NOT_IN_FILES else f"is no setting{nearest(name, options)}"
                 raise ConfigError(f"{key} in {path} {why}; take it out, or see `{self.prog} --help`")
             option, *negative = options[name].option_strings
-            if isinstance(value, bool):
-                words += [option] if value else negative
-            elif isinstance(value, list):
-                words += [option, *map(str, value)]
+            if isinstance(value, bool | list):
+                words += [option, *map(str, value)] if isinstance(value, list) else [option] if value else negative
             elif value is not None:
                 words.append(f"{option}={json.dumps(value) if isinstance(value, dict) else value}")
         return words
@@ -257,16 +245,9 @@ def _reader(kind: Any, bound: tuple[str, float] | None = None) -> Callable[[str]
             elif get_origin(part) is Literal:
                 if word in get_args(part):
                     return word
-            elif get_origin(part) is dict:
-                import yaml
-
-                if isinstance(value := yaml.safe_load(word), dict):
-                    return value
             else:
-                try:
-                    return part(word)
-                except ValueError:
-                    continue
+                with contextlib.suppress(ValueError):
+                    return _mapping(word) if get_origin(part) is dict else part(word)
         if choices := _choices(kind):
             reason = f"{word!r} is not known{nearest(word, choices)}; choose one of {', '.join(choices)}"
         else:
@@ -274,6 +255,18 @@ def _reader(kind: Any, bound: tuple[str, float] | None = None) -> Callable[[str]
         raise argparse.ArgumentTypeError(reason)
 
     return bounded
+
+
+def _mapping(word: str) -> dict[str, Any]:
+    import yaml
+
+    try:
+        value = yaml.safe_load(word)
+    except yaml.YAMLError:
+        value = None
+    if not isinstance(value, dict):
+        raise ValueError(word)
+    return value
 
 
 def _dashed(word: str) -> str:

@@ -1,13 +1,13 @@
 """`sfumato tune`: the defence, noise and lambda that protect most and cost no more accuracy than allowed."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sfumato.cli.console import Bar, progress_bar, say, table
+from sfumato.cli.console import Bar, progress_bar, say, show
 from sfumato.cli.parser import Parsed, given, load_plugins, save_json
 from sfumato.cli.train import settled
 from sfumato.errors import ConfigError
-from sfumato.report.tables import row_texts, table_heads
 from sfumato.report.tune import tune_table, write_tune_report
 from sfumato.studies import Floor, Setting, Space, tune
 from sfumato.training import TrainConfig, load_data
@@ -38,7 +38,7 @@ def run(parsed: Parsed) -> int:
             minutes=parsed.minutes,
             workers=parsed.workers,
             plugins=parsed.plugin or [],
-            progress=_teller(bar),
+            progress=partial(_tell, bar),
         )
     write_tune_report(folder / "report.html", result)
     _show(result)
@@ -50,8 +50,7 @@ def run(parsed: Parsed) -> int:
 def _show(result: dict[str, Any]) -> None:
     title = f"held-out images, {result['trainings']} trainings of {result['grid_trainings']} on the whole grid"
     if result["curve"] or result["baseline"] is not None:
-        trained = tune_table(result)
-        table(title, table_heads(trained), [row_texts(trained, row) for row in trained.rows])
+        show(tune_table(result), title)
     say(result["headline"])
     for note in result["notes"]:
         say(note)
@@ -59,15 +58,11 @@ def _show(result: dict[str, Any]) -> None:
         say(f"Train it: {result['command']}")
 
 
-def _teller(bar: Bar) -> Any:
-    def tell(done: float, total: int, record: dict[str, Any] | None) -> None:
-        bar.at(done, total)
-        if record is not None:
-            strength = Setting.of(record).describe()
-            right = sum(map(int, record["right"])) / (record["draws"] * len(record["right"]))
-            bar.line(
-                f"{done:.0f}  {strength}, fold {record['fold'] + 1}: accuracy {right:.1%}, attacker's error "
-                f"{record['error_confirming']:.4f}  {record['seconds']:.1f} s"
-            )
-
-    return tell
+def _tell(bar: Bar, done: float, total: int, record: dict[str, Any] | None) -> None:
+    bar.at(done, total)
+    if record is not None:
+        right = sum(map(int, record["right"])) / (record["draws"] * len(record["right"]))
+        bar.line(
+            f"{done:.0f}  {Setting.of(record).describe()}, fold {record['fold'] + 1}: accuracy {right:.1%}, attacker's "
+            f"error {record['error_confirming']:.4f}  {record['seconds']:.1f} s"
+        )

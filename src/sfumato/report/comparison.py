@@ -36,7 +36,7 @@ def write_comparison_report(path: Path, comparison: Mapping[str, Any]) -> None:
         verdict=Verdict(comparison["headline"], tuple(comparison["caveats"])),
         sections=[
             *sections,
-            Section("The numbers", [table(_table(subjects))], wide=True),
+            Section("The numbers", [table(comparison_table(subjects))], wide=True),
             Section("Who dominates whom", [part("dominance", subjects=subjects)]),
         ],
         facts=[("targets", ", ".join(one["name"] for one in subjects))],
@@ -58,7 +58,8 @@ def _curves(subjects: Sequence[Mapping[str, Any]], field: str) -> list[Curve]:
     return curves
 
 
-def _table(subjects: Sequence[Mapping[str, Any]]) -> Table:
+def comparison_table(subjects: Sequence[Mapping[str, Any]]) -> Table:
+    """One line per target, with those that dominate it."""
     rows = []
     for one in subjects:
         cells = (
@@ -67,7 +68,9 @@ def _table(subjects: Sequence[Mapping[str, Any]]) -> Table:
             *(Cell(one[name], digits=digits) for name, digits in _PLAIN.items()),
             Cell(text=one["attack"], note="not converged" * (one["converged"] is False)),
         )
-        rows.append(Row(one["name"], cells, one["setting"], emphasis=not one["dominated_by"]))
+        beaten = one["dominated_by"] and f"dominated by {', '.join(one['dominated_by'])}"
+        note = ", ".join(text for text in (one["setting"], beaten) if text)
+        rows.append(Row(one["name"], cells, note, emphasis=not beaten))
     notes = (
         "In bold: dominated by no other. ±: standard error. Worst is worst for the person in the picture. PSNR: "
         "10 log₁₀(1 / MSE) in dB; SSIM: likeness of local structure, 1 for identical images.",

@@ -2,34 +2,49 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sfumato.errors import ConfigError
+from sfumato.provenance import evidence
 from sfumato.report.drawn import Drawn, save_figure
 from sfumato.report.page import Section, figure, part, table, write_page
 from sfumato.report.pictures import data_uri
-from sfumato.report.tables import Table
+from sfumato.report.tables import Table, to_markdown
 from sfumato.report.verdict import Verdict
 
 _ID = re.compile(r'\bid="([^"]*)"')
 
 
-def write_reproduction_page(
-    path: Path,
-    *,
-    title: str,
-    tables: Sequence[Table] = (),
-    figures: Sequence[tuple[str, str]] = (),
-    pictures: Sequence[tuple[str, bytes]] = (),
-    notes: Sequence[str] = (),
-    evidence: Mapping[str, Any],
-    seconds: float,
-) -> None:
+@dataclass
+class Presentation:
+    """What a table or figure shows: figures as (caption, SVG), pictures as (caption, PNG), and notes below the title.
+
+    The seconds are those of all experiments together, the evidence that of the first; the table's notes name every
+    device.
+    """
+
+    name: str
+    title: str
+    tables: list[Table] = field(default_factory=list)
+    figures: list[tuple[str, str]] = field(default_factory=list)
+    pictures: list[tuple[str, bytes]] = field(default_factory=list)
+    notes: Sequence[str] = ()
+    seconds: float = 0.0
+    evidence: Mapping[str, Any] = field(default_factory=lambda: evidence("cpu"))
+
+    def markdown(self) -> str:
+        """All tables."""
+        return "\n\n".join(map(to_markdown, self.tables))
+
+
+def write_reproduction_page(path: Path, shown: Presentation) -> None:
     """Write tables, figures and pictures as one HTML file that needs nothing else, and the figures as files beside it.
 
     A page `table1.html` has `table1-figure1.svg`, `.pdf` and `.csv` for a paper, and a picture `.png` and `.pdf`.
     """
+    title, tables, figures, pictures = shown.title, shown.tables, shown.figures, shown.pictures
     if not (tables or figures or pictures):
         raise ConfigError("the page has neither a table nor a figure; run an experiment before writing it")
     ids = [name for _, svg in figures for name in _ID.findall(svg)]
@@ -50,11 +65,11 @@ def write_reproduction_page(
     write_page(
         path,
         title="Sfumato: the paper, reproduced",
-        verdict=Verdict(title, tuple(notes)),
+        verdict=Verdict(title, tuple(shown.notes)),
         sections=[*sections, reading],
         facts=[],
-        seconds=seconds,
-        evidence=evidence,
+        seconds=shown.seconds,
+        evidence=shown.evidence,
     )
     for number, (_, one) in enumerate([*figures, *pictures], 1):
         if isinstance(one, Drawn | bytes):

@@ -5,9 +5,10 @@ import io
 import math
 import re
 from dataclasses import dataclass
+from typing import Any, Self
 
 from sfumato.errors import ConfigError
-from sfumato.report.averages import TINY, number_text
+from sfumato.report.averages import TINY, Mean, number_text
 
 _MOST = 2 - math.floor(math.log10(TINY))  # decimals; a figure that needs more gets a power of ten
 MISSING = "–"
@@ -39,6 +40,11 @@ class Cell:
     percent: bool = False
     text: str | None = None
     note: str = ""
+
+    @classmethod
+    def of(cls, figure: Mean | None, **how: Any) -> Self:
+        """A mean over seeds with its spread, or nothing."""
+        return cls(**how) if figure is None else cls(figure.mean, figure.sd, **how)
 
     @property
     def shown(self) -> str:

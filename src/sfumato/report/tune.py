@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sfumato.attacks import NOT_JUDGED
 from sfumato.report.averages import percent_text
 from sfumato.report.chart import Curve, Point
 from sfumato.report.figures import trade_off
@@ -89,7 +88,7 @@ def tune_table(result: Mapping[str, Any]) -> Table:
     """One line per setting that was trained, the baseline first."""
     rows = []
     if (baseline := result["baseline"]) is not None:
-        cells = _cells(baseline, Cell(), baseline.get("strongest", ""))
+        cells = _cells(baseline, Cell(), baseline["strongest"])
         rows.append(Row("no defence", cells, note=_count(baseline["trainings"])))
     for row in result["curve"]:
         name, noise = _foot(row)
@@ -97,7 +96,9 @@ def tune_table(result: Mapping[str, Any]) -> Table:
             f", λ {row['lam']:g}" if row["lam"] else ", no CEM" if name else " alone"
         )
         spread = None if row["loss_se"] is None else 100 * row["loss_se"]
-        cells = _cells(row, Cell(100 * row["loss"], spread, digits=1), _attack_note(row))
+        by = row["strongest"] + ("" if row["converged"] else ", not converged")
+        by = by if row["strongest"] else "the training diverged"
+        cells = _cells(row, Cell(100 * row["loss"], spread, digits=1), by)
         note = f"{row['verdict']}, {_count(row['trainings'])}"
         rows.append(Row(label, cells, note, emphasis=row["verdict"] == "chosen"))
     return Table(
@@ -109,18 +110,9 @@ def tune_table(result: Mapping[str, Any]) -> Table:
     )  # fmt: skip
 
 
-def _attack_note(row: Mapping[str, Any]) -> str:
-    if "strongest" not in row:
-        return NOT_JUDGED
-    if not row["strongest"]:
-        return "the training diverged"
-    return row["strongest"] + ("" if row["converged"] else ", not converged")
-
-
 def _cells(row: Mapping[str, Any], lost: Cell, note: str) -> tuple[Cell, ...]:
-    """With a dash for identification and information in searches older than both."""
     accuracy = Cell(row["accuracy"], percent=True, digits=1)
-    leaked = (Cell(row.get("identified"), percent=True, digits=1), Cell(row.get("information"), digits=1))
+    leaked = (Cell(row["identified"], percent=True, digits=1), Cell(row["information"], digits=1))
     return (accuracy, lost, Cell(row["error"], note=note), *leaked)
 
 

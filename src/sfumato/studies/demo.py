@@ -16,8 +16,9 @@ from sfumato.errors import CheckpointError
 from sfumato.files import write_json
 from sfumato.metrics import mse
 from sfumato.provenance import evidence
+from sfumato.report.averages import group
 from sfumato.studies.engine import Report, Store, run_trials
-from sfumato.studies.equal_accuracy import Comparison, Seeds, compare
+from sfumato.studies.equal_accuracy import compare
 from sfumato.studies.experiment import PICTURE, Experiment, read_strip
 from sfumato.studies.local import LocalExecutor
 from sfumato.training import TrainConfig
@@ -97,23 +98,18 @@ def equal_accuracy(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """CEM against noise alone at CEM's accuracy: the strongest attacker's error as a ratio, identification as a
     difference; None where there is nothing to compare.
     """
-    error, identified = (_compared(rows, measure) for measure in ("mse_test", "identified"))
-    if error is None or identified is None:
-        return None
-    return {"error": asdict(error), "identified": asdict(identified)}
-
-
-def _compared(rows: Sequence[Mapping[str, Any]], measure: str) -> Comparison | None:
-    def seeds(chosen: Sequence[Mapping[str, Any]]) -> Seeds:
-        return {row["seed"]: (row["accuracy"], row[measure]) for row in chosen}
-
     with_cem = [row for row in rows if row["defense"] == "noise+cem"]
-    if len({row["noise_std"] for row in with_cem}) != 1:
-        return None
-    without = [row for row in rows if row["defense"] != "noise+cem"]  # no defence is a noise of 0
-    levels = sorted({row["noise_std"] for row in without})
-    curve = [seeds([row for row in without if row["noise_std"] == level]) for level in levels]
-    return compare(curve, seeds(with_cem), higher_protects=measure == "mse_test")
+    levels = group([dict(row) for row in rows if row["defense"] != "noise+cem"], "noise_std")  # no defence has 0
+    found = {}
+    for name, measure in (("error", "mse_test"), ("identified", "identified")):
+        curve, ours = (
+            [{row["seed"]: (row["accuracy"], row[measure]) for row in own} for own in settings]
+            for settings in ([levels[level] for level in sorted(levels)], [with_cem])
+        )
+        if (compared := compare(curve, *ours, higher_protects=name == "error")) is None:
+            return None
+        found[name] = asdict(compared)
+    return found
 
 
 def _name(defense: str, noise: float) -> str:

@@ -3,7 +3,6 @@
 import statistics
 import time
 from dataclasses import dataclass
-from itertools import product
 from typing import Any, ClassVar
 
 import torch
@@ -43,12 +42,9 @@ class TimingTrial(Trial):
         """Name of the result."""
         return f"table9-{self.budget.name}"
 
+    @torch.no_grad()
     def measure(self, workspace: Workspace) -> dict[str, Any]:
         """Sizes and times; both variants run in turn, so that a ratio compares the same seconds of the machine."""
-        with torch.no_grad():
-            return self._measured(workspace)
-
-    def _measured(self, workspace: Workspace) -> dict[str, Any]:
         batch, repetitions = self.budget.timing["batch"], self.budget.timing["repetitions"]
         device = device_of(self.device)
         # The same memory format for both rows: it decides more of the time than an extra layer does.
@@ -57,30 +53,23 @@ class TimingTrial(Trial):
         z = parts["others"][0](x).contiguous()
         shapes = (_IMAGE, tuple(z.shape[1:]))
         rows: dict[str, dict[str, Any]] = {name: {} for name in _ROWS}
+        seconds: dict[tuple[str, str], list[float]] = {}
         for name in _ROWS:
             for half, part, shape in zip(_HALVES, parts[name], shapes, strict=True):
                 arranged(part, device, shape)
-                rows[name][half] = {
-                    "parameters": count_parameters(part),
-                    "macs": count_macs(part, shape),
-                    "macs_paper": count_macs(part, shape, "paper"),
-                }
-        seconds: dict[tuple[str, str], list[float]] = {pair: [] for pair in product(_ROWS, _HALVES)}
-        for repetition in range(_WARM_UP + repetitions):
+                sizes = {"macs": count_macs(part, shape), "macs_paper": count_macs(part, shape, "paper")}
+                rows[name][half] = {"parameters": count_parameters(part), **sizes}
+                seconds[name, half] = []
+        for _ in range(_WARM_UP + repetitions):
             for (name, half), times in seconds.items():
                 times.append(_time(parts[name][_HALVES.index(half)], x if half == "encoder" else z))
-            workspace.tell("timing", (1 + repetition) / (_WARM_UP + repetitions))
         for (name, half), times in seconds.items():
             del times[:_WARM_UP]
             rows[name][half]["milliseconds"] = 1e3 * statistics.median(times)
+        pairs = {half: zip(seconds["patrol", half], seconds["others", half], strict=True) for half in _HALVES}
         return {
             "rows": rows,
-            "ratio": {
-                half: statistics.median(
-                    ours / theirs for ours, theirs in zip(seconds["patrol", half], seconds["others", half], strict=True)
-                )
-                for half in _HALVES
-            },
+            "ratio": {half: statistics.median(ours / theirs for ours, theirs in pairs[half]) for half in _HALVES},
             "batch": batch,
             "repetitions": repetitions,
             "whole_parameters": sum(rows["others"][half]["parameters"] for half in _HALVES),
@@ -104,15 +93,10 @@ def efficiency_table(spec: dict[str, Any], measured: dict[str, Any]) -> Table:
                 Cell(ours["milliseconds"], published=theirs[f"{half}_milliseconds"], digits=2),
             ]
         lines.append(Row(label, tuple(cells)))
-    columns = tuple(
-        f"{half} {what}"
-        for half in _HALVES
-        for what in ("parameters, M", "MACs, M", "MACs as the paper counts, M", "ms per batch")
-    )
-    ratio = {
-        half: published["patrol", False][f"{half}_milliseconds"] / published["others", False][f"{half}_milliseconds"]
-        for half in _HALVES
-    }
+    whats = ("parameters, M", "MACs, M", "MACs as the paper counts, M", "ms per batch")
+    columns = tuple(f"{half} {what}" for half in _HALVES for what in whats)
+    times = {(name, half): published[name, False][f"{half}_milliseconds"] for name in _ROWS for half in _HALVES}
+    ratio = {half: times["patrol", half] / times["others", half] for half in _HALVES}
     device = measured["evidence"]
     notes = (
         f"Batch {measured['batch']}, median of {measured['repetitions']} repetitions, both variants in turn; "

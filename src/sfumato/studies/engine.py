@@ -5,11 +5,10 @@ import time
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from threading import Event, Thread
 from typing import Any, ClassVar
 
 from filelock import FileLock, Timeout
@@ -53,8 +52,7 @@ class Store:
             value = None
         if isinstance(value, dict) and value.get("key") == key:
             return value
-        # Two readers may both find the damage; the second one's rename finds nothing, which is fine.
-        if path.exists():
+        with suppress(FileNotFoundError):  # two readers may both find the damage, and one be the first to move it
             path.replace(path.with_name(path.name + ".damaged"))
         return None
 
@@ -70,16 +68,13 @@ class Store:
     def claim(self, key: str) -> Iterator[bool]:
         """Hold the lock of `key`; gives False, without waiting, where another process holds it."""
         self.locks.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.locks / f"{key}.lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            yield False
-            return
-        try:
-            yield True
-        finally:
-            lock.release()
+        with ExitStack() as held:
+            try:
+                held.enter_context(FileLock(self.locks / f"{key}.lock", timeout=0))
+            except Timeout:
+                yield False
+            else:
+                yield True
 
 
 Report = Callable[[float, int, dict[str, Any] | None], None]
@@ -88,7 +83,6 @@ Report = Callable[[float, int, dict[str, Any] | None], None]
 The result of a trial that cannot be done as it is has `key` and `error`, the sentence that says why.
 """
 
-_LOOK_SECONDS = 2.0
 _TELL_SECONDS = 1.0
 
 
@@ -202,30 +196,33 @@ def run_trials(
     todo = [_Assignment(one, folder, locks, work, deadline, paths) for one in missing(trials, store)]
     finished, failed, busy = total - len(todo), {}, todo
     running = {one.trial.key: one.progress for one in todo}
-    tell(finished, total, None)
-    with _watching(running, lambda: finished, total, tell):
-        while busy:
-            todo, busy = busy, []
-            split = {alone: [one for one in todo if one.trial.alone is alone] for alone in (True, False)}
-            outcomes = (where.run(split[alone], _do, stop=lambda: is_late(deadline))
-                        for alone, where in ((True, Here()), (False, executor)))  # fmt: skip
-            for outcome in chain.from_iterable(outcomes):
-                key, error = outcome.item.trial.key, outcome.error
-                running.pop(key, None)
-                if outcome.value == "busy":
-                    busy.append(outcome.item)
-                elif error is None:
-                    finished += 1
-                    tell(finished, total, store.read(key))
-                elif not isinstance(error, SfumatoError):
-                    raise error
-                elif not isinstance(error, Interrupted):
-                    failed[key] = error
-                    tell(finished, total, {"key": key, "error": str(error)})
-            if keep_going or is_late(deadline):
-                break
-            if busy:
-                time.sleep(_TELL_SECONDS)
+
+    def late() -> bool:
+        """What an executor asks about twice a second, which is the moment to say how far the running trials are."""
+        tell(finished + sum(map(_share, running.values())), total, None)
+        return is_late(deadline)
+
+    while busy:
+        todo, busy = busy, []
+        split = {alone: [one for one in todo if one.trial.alone is alone] for alone in (True, False)}
+        outcomes = (where.run(split[alone], _do, stop=late) for alone, where in ((True, Here()), (False, executor)))
+        for outcome in chain.from_iterable(outcomes):
+            key, error = outcome.item.trial.key, outcome.error
+            running.pop(key, None)
+            if outcome.value == "busy":
+                busy.append(outcome.item)
+            elif error is None:
+                finished += 1
+                tell(finished, total, store.read(key))
+            elif not isinstance(error, SfumatoError):
+                raise error
+            elif not isinstance(error, Interrupted):
+                failed[key] = error
+                tell(finished, total, {"key": key, "error": str(error)})
+        if keep_going or is_late(deadline):
+            break
+        if busy:
+            time.sleep(_TELL_SECONDS)
     if failed and not keep_going:
         raise next(iter(failed.values()))
     sentences = tuple((key, str(error)) for key, error in failed.items())
@@ -286,24 +283,6 @@ def _do(given: _Assignment) -> str:
 
 def _found(trial: Trial, store: Store) -> bool:
     return trial.complete and store.read(trial.key) is not None
-
-
-@contextmanager
-def _watching(running: dict[str, Path], finished: Callable[[], int], total: int, tell: Report) -> Iterator[None]:
-    """Say how far the running trials are, from the files in which they say it themselves."""
-    over = Event()
-
-    def watch() -> None:
-        while not over.wait(_LOOK_SECONDS):
-            tell(finished() + sum(map(_share, list(running.values()))), total, None)
-
-    thread = Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
 
 
 def _share(path: Path) -> float:

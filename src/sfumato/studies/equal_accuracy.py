@@ -76,6 +76,7 @@ def compare(
 
     accuracy, value, expected = map(statistics.fmean, zip(*(averaged(one, seeds) for one in settings), strict=True))
     ends = jackknife_interval(effect, seeds)
+    lowest = min(non_increasing([_means(level, seeds)[0] for level in curve]))
     shown = math.exp if higher_protects else float
     return Comparison(
         accuracy,
@@ -84,7 +85,7 @@ def compare(
         shown(effect(seeds)),
         None if ends is None else (shown(ends[0]), shown(ends[1])),
         len(seeds),
-        all(within_curve([_means(level, seeds) for level in curve], _means(one, seeds)[0]) for one in settings),
+        all(_means(one, seeds)[0] >= lowest for one in settings),
     )
 
 
@@ -98,25 +99,17 @@ def equal_accuracy_error(curve: Curve, accuracy: float) -> float:
     More noise cannot help accuracy, so measured accuracies are first made non-increasing along the noise (isotonic
     regression by pooling adjacent violators); where several noise levels then share an accuracy the largest error
     counts, which favours noise alone. Above the curve's best accuracy its best end counts, which does so too; below its
-    worst accuracy there is nothing to compare with, see `within_curve`.
+    worst accuracy there is nothing to compare with, see `Comparison.within`.
     """
     pooled = non_increasing([point[0] for point in curve])
     errors = [point[1] for point in curve]
     if accuracy >= pooled[0]:
         return max(error for level, error in zip(pooled, errors, strict=True) if level == pooled[0])
-    for index in range(len(pooled) - 1, 0, -1):
-        high, low = pooled[index - 1], pooled[index]
-        if accuracy <= low:
-            return errors[index]
-        if low < accuracy <= high:
-            share = (high - accuracy) / (high - low)
-            return errors[index - 1] + share * (errors[index] - errors[index - 1])
-    return errors[0]
-
-
-def within_curve(curve: Curve, accuracy: float) -> bool:
-    """Whether the noise-only curve reaches down to this accuracy, so that there is something to compare with."""
-    return accuracy >= min(non_increasing([point[0] for point in curve]))
+    index = max(place for place, level in enumerate(pooled) if level >= accuracy)  # the last level that is as accurate
+    if index == len(pooled) - 1:
+        return errors[index]
+    share = (pooled[index] - accuracy) / (pooled[index] - pooled[index + 1])
+    return errors[index] + share * (errors[index + 1] - errors[index])
 
 
 def non_increasing(values: Sequence[float], weights: Sequence[float] | None = None) -> list[float]:

@@ -7,9 +7,11 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -38,30 +40,22 @@ def write_strip(path: Path, rows: Mapping[str, Tensor]) -> None:
     info.add_text("columns", str(count))
     buffer = io.BytesIO()
     Image.fromarray(pixels.squeeze(-1).numpy()).save(buffer, "PNG", pnginfo=info, optimize=True)
-    write_atomic(path, lambda temporary: _write_bytes(temporary, buffer.getvalue()))
+    write_atomic(path, partial(Path.write_bytes, data=buffer.getvalue()))
 
 
 def read_strip(path: Path) -> dict[str, Tensor] | None:
     """What `write_strip` wrote, as images in [0, 1] by row; None where there is none or it is damaged."""
-    import numpy as np
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
         with Image.open(path) as picture:
-            names = str(picture.info["rows"]).split("\n")
-            columns = int(picture.info["columns"])
+            names, columns = str(picture.info["rows"]).split("\n"), int(picture.info["columns"])
             pixels = torch.from_numpy(np.array(picture))
-    except (OSError, KeyError, ValueError, UnidentifiedImageError):
+    except (OSError, KeyError, ValueError):  # one that is no picture at all is an OSError, too
         return None
-    if pixels.ndim == 2:
-        pixels = pixels[:, :, None]
     height, width = pixels.shape[0] // len(names), pixels.shape[1] // columns
     grid = pixels.reshape(len(names), height, columns, width, -1).permute(0, 2, 4, 1, 3).float() / 255
     return dict(zip(names, grid, strict=True))
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
 
 
 FOLDS = 5
@@ -139,19 +133,16 @@ class Experiment(Trial):
         """Train and attack; see `Trial.measure`."""
         folder = workspace.folder if self.folder is None else Path(self.folder)
         sets = self._sets()
-        names = [attacks.name_of(config) for config in attacks.with_closed_forms(*self.attacks)]
+        stages = ["training", *map(attacks.name_of, attacks.with_closed_forms(*self.attacks))]
 
-        def on_step(done: int, total: int) -> None:
-            workspace.tell("training", done / total / (1 + len(names)))
-
-        def on_epoch(name: str, done: int, total: int, _: dict[str, float]) -> None:
-            workspace.tell(name, (1 + names.index(name) + done / total) / (1 + len(names)))
+        def tell(what: str, done: float, total: float, *_: Any) -> None:
+            workspace.tell(what, (stages.index(what) + done / total) / len(stages))
 
         unwatched = replace(self.train, watch=False)  # nobody looks, and the result says it all
         device, stop = device_of(self.train.device), workspace.should_stop
-        trained = train_run(unwatched, folder, sets=sets, on_step=on_step, should_stop=stop)
+        trained = train_run(unwatched, folder, sets=sets, on_step=partial(tell, "training"), should_stop=stop)
         run, began = load_run(folder), time.monotonic()
-        suite = attack_suite(run, sets, self.attacks, device=device, progress=on_epoch, should_stop=stop)
+        suite = attack_suite(run, sets, self.attacks, device=device, progress=tell, should_stop=stop)
         leakage = measure_leakage(run.model, sets.test, seed=self.train.seed).as_dict()
         strip = {"original": next(iter(suite.attacks.values())).originals}
         strip |= {name: attacked.test.images for name, attacked in suite.attacks.items()}
@@ -161,15 +152,10 @@ class Experiment(Trial):
             shutil.rmtree(folder, ignore_errors=True)
         return {
             "hash": self.digest,
-            "budget": self.budget,
-            "dataset": self.dataset,
-            "row": self.row,
-            "cem": self.train.cem,
-            "seed": self.train.seed,
-            "noise_std": self.train.noise_std,
+            **{name: getattr(self, name) for name in ("budget", "dataset", "row")},
+            **{name: getattr(self.train, name) for name in ("cem", "seed", "noise_std", "network")},
             "lam": self.train.lam if self.train.cem else 0.0,
             "cut": self.train.cut_at,
-            "network": self.train.network,
             **{name: trained[name] for name in _FROM_TRAINING},
             "attacks": suite.figures(),
             "strongest": suite.strongest,
@@ -209,14 +195,14 @@ def located(
         train, source = one.train, (one.train.data, one.train.size)
         folder = _data_folder(data_dir, train.data)
         found.append(replace(one, train=replace(train, data_dir=folder, device=device), keep=keep))
-        if source in wanted and source not in loaded:
+        if source not in wanted:
+            continue
+        if source not in loaded:
             loaded[source] = data.load(train.data, folder, seed=0, size=train.size)
-        if source in loaded and one.fold is None and (result := store.read(one.key)) is not None:
+        if one.fold is None and (result := store.read(one.key)) is not None:
             mine = loaded[source].train
-            if (
-                result["data"]
-                != (mine if train.limit is None else data.limit(mine, train.limit, train.seed)).fingerprint()
-            ):
+            mine = mine if train.limit is None else data.limit(mine, train.limit, train.seed)
+            if result["data"] != mine.fingerprint():
                 where = "the ones loaded here" if folder is None else f"those in {folder}"
                 raise DataError(
                     f"{store.path(one.key)} was measured on other images than {where}; choose another --results folder "

@@ -3,14 +3,15 @@
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
+from torch import Tensor
 
+from sfumato.attacks import suite_verdict
 from sfumato.studies.equal_accuracy import non_increasing
 from sfumato.studies.space import BASELINE, Floor, Setting, Space, Training
-from sfumato.studies.tune_trials import Measured
 
 # In standard errors of the selecting half, which has half of the images: what it lets pass is confirmed afterwards.
 _FAILS = 1.0
@@ -20,7 +21,52 @@ Half = Literal["selecting", "confirming", "both"]
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Measured:
+    """One training's figures on the images that it did not learn from.
+
+    Attributes:
+        right: share of the noise draws with which each image was recognised, (n,).
+        selecting: which of the images belong to the half that selects, (n,) bool; the others confirm.
+        errors: the strongest attacker's mean squared error on the half that selects and on the one that confirms.
+        strongest: the attack with the smallest error on both halves together.
+        attacks: figures of every attack, from which its convergence is judged whenever it is shown.
+        leakage: as `measure_leakage` gives it, on all held-out images; empty where nothing was attacked.
+    """
+
+    right: Tensor
+    selecting: Tensor
+    errors: tuple[float, float]
+    strongest: str = ""
+    attacks: Mapping[str, Any] = field(default_factory=dict)
+    leakage: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def converged(self) -> bool | None:
+        """Whether every attack had come to rest, by today's rule; None where nothing was stored to judge by."""
+        return suite_verdict({"attacks": self.attacks}).converged
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> Self:
+        """Read a record, in which a digit per image says how many of the draws were recognised."""
+        right = torch.tensor([int(digit) for digit in record["right"]], dtype=torch.float64) / record["draws"]
+        half = torch.tensor([digit == "1" for digit in record["selecting"]])
+        errors = record["error_selecting"], record["error_confirming"]
+        return cls(right, half, errors, record["strongest"], record["attacks"], record["leakage"])
+
+    def part(self, half: Half) -> Tensor:
+        """The shares `right` of one half."""
+        if half == "both":
+            return self.right
+        return self.right[self.selecting if half == "selecting" else ~self.selecting]
+
+    def error(self, half: Half) -> float:
+        """The strongest attacker's error on one half."""
+        share = float(self.selecting.double().mean())
+        first, second = {"selecting": (1.0, 0.0), "confirming": (0.0, 1.0), "both": (share, 1 - share)}[half]
+        return first * self.errors[0] + second * self.errors[1]
+
+
+class Estimate(NamedTuple):
     """A mean over the images of all folds with its standard error, see `Book.slack`, and how many images there are."""
 
     mean: float
@@ -35,7 +81,6 @@ class Book:
         self, measured: Mapping[Training, Measured], floor: Floor, space: Space, *, chance: float = 0.0
     ) -> None:
         self.measured, self.floor, self.space, self.chance = measured, floor, space, chance
-        self._known: dict[tuple[Setting, str], Estimate] = {}
         self.quantile = statistics.NormalDist().inv_cdf(space.confidence)
 
     def folds(self, setting: Setting) -> list[int]:
@@ -61,27 +106,19 @@ class Book:
         the baseline this is McNemar's: only images on which the two differ count), and that of the mean over the K
         folds, sd of their means / sqrt(K), which also holds the luck of every single training.
         """
-        if (setting, half) not in self._known:
-            pairs = self._pairs(setting, half)
-            self._known[setting, half] = _estimate([self.floor.slack(*pair) for pair in pairs])
-        return self._known[setting, half]
+        return _estimate([self.floor.slack(right, base) for right, base in self._pairs(setting, half)])
 
     def loss(self, setting: Setting, half: Half = "both") -> Estimate:
         """Accuracy lost against the baseline on the same images, as a share; negative where some was gained."""
-        return _estimate([baseline - right for right, baseline in self._pairs(setting, half)])
+        return _estimate([base - right for right, base in self._pairs(setting, half)])
 
     def accuracy(self, setting: Setting, half: Half = "both") -> float:
         """Share of the held-out images that are recognised."""
-        return statistics.fmean(float(_part(one, half).mean()) for one in self.measurements(setting))
+        return statistics.fmean(float(one.part(half).mean()) for one in self.measurements(setting))
 
     def error(self, setting: Setting, half: Half = "both") -> float:
         """The strongest attacker's error on held-out images, averaged over trainings."""
-        found = []
-        for one in self.measurements(setting):
-            share = float(one.selecting.double().mean())
-            weights = {"selecting": (1.0, 0.0), "confirming": (0.0, 1.0), "both": (share, 1 - share)}[half]
-            found.append(sum(weight * error for weight, error in zip(weights, one.errors, strict=True)))
-        return statistics.fmean(found)
+        return statistics.fmean(one.error(half) for one in self.measurements(setting))
 
     def leakage(self, setting: Setting, name: str) -> float | None:
         """`identified` or `information` on all held-out images, averaged over trainings; None where one has none."""
@@ -112,26 +149,25 @@ class Book:
         """
         if not self.complete(setting):
             return False
-        return self._fitted(setting) - _PASSES * self.slack(setting, "selecting").error >= 0
+        mean, error, _ = self.slack(setting, "selecting")
+        if setting.lam > 0:
+            line = [one for lam in self.space.lams if self.folds(one := setting.at(lam))]
+            means = [self.slack(one, "selecting").mean for one in line]
+            mean = non_increasing(means, [len(self.folds(one)) for one in line])[line.index(setting)]
+        return mean - _PASSES * error >= 0
 
     def confirmed(self, setting: Setting) -> bool:
         """Whether the half that selected nothing shows the floor met, and both halves with the required confidence."""
         both = self.slack(setting, "both")
         return self.slack(setting, "confirming").mean >= 0 and both.mean - self.quantile * both.error >= 0
 
-    def _fitted(self, setting: Setting) -> float:
-        line = [one for lam in self.space.lams if self.folds(one := setting.at(lam)) and setting.lam > 0]
-        if setting not in line:
-            return self.slack(setting, "selecting").mean
-        means = [self.slack(one, "selecting").mean for one in line]
-        return non_increasing(means, [len(self.folds(one)) for one in line])[line.index(setting)]
-
-    def _pairs(self, setting: Setting, half: Half) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    def _pairs(self, setting: Setting, half: Half) -> list[tuple[Tensor, Tensor]]:
         """Right answers of the setting and of the baseline on each fold's images, averaged over trainings."""
-        return [(self._right(setting, f, half), self._right(BASELINE, f, half)) for f in self.folds(setting)]
 
-    def _right(self, setting: Setting, fold: int, half: Half) -> torch.Tensor:
-        return torch.stack([_part(one, half) for one in self._of_fold(setting, fold)]).mean(0)
+        def right(of: Setting, fold: int) -> Tensor:
+            return torch.stack([one.part(half) for one in self._of_fold(of, fold)]).mean(0)
+
+        return [(right(setting, fold), right(BASELINE, fold)) for fold in self.folds(setting)]
 
     def _of_fold(self, setting: Setting, fold: int) -> list[Measured]:
         repeats = self.space.baselines if setting == BASELINE else 1
@@ -139,13 +175,7 @@ class Book:
         return [self.measured[one] for one in trainings if one in self.measured]
 
 
-def _part(one: Measured, half: Half) -> torch.Tensor:
-    if half == "both":
-        return one.right
-    return one.right[one.selecting if half == "selecting" else ~one.selecting]
-
-
-def _estimate(folds: Sequence[torch.Tensor]) -> Estimate:
+def _estimate(folds: Sequence[Tensor]) -> Estimate:
     every = torch.cat(list(folds))
     count = len(every)
     error = float(every.std()) / math.sqrt(count) if count > 1 else math.inf

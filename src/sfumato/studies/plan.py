@@ -1,10 +1,10 @@
 """The data files in `specs/`, and from a spec (a table, a figure, a study) and a budget to the experiments it needs."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -157,10 +157,8 @@ def build_experiment(
         settings |= {"data": "digits", "size": _SIZES[dataset]}
     else:
         settings["data"] = dataset
-    if noise_std is not None:
-        settings["noise_std"] = noise_std
-    if cut is not None:
-        settings["cut"] = cut
+    own = {"noise_std": noise_std, "cut": cut}
+    settings |= {name: value for name, value in own.items() if value is not None}
     if cem:
         settings |= {
             "cem": True,
@@ -168,24 +166,55 @@ def build_experiment(
             "scaling": budget.lam["scaling"],
             "lam_schedule": budget.lam["schedule"],
         }
-    chosen: list[DecoderConfig | GanConfig] = []
-    if "decoder" in attacks:
-        chosen.append(DecoderConfig(**budget.decoder, seed=seed))
-    if "gan" in attacks:
-        chosen.append(GanConfig(**budget.gan, seed=seed))
+    decoder, gan = DecoderConfig(**budget.decoder, seed=seed), GanConfig(**budget.gan, seed=seed)
+    chosen = [one for name, one in (("decoder", decoder), ("gan", gan)) if name in attacks]
     return Experiment(budget.name, dataset, row.name, TrainConfig(**settings, seed=seed), tuple(chosen))
 
 
-def select_rows(spec: dict[str, Any], rows: dict[str, RowSpec], wanted: Sequence[str] | None) -> list[RowSpec]:
-    """The rows of a table, or the wanted ones of them."""
-    known = [*spec.get("rows", ()), *spec.get("baselines", ()), *spec.get("added", ())]
-    return [rows[name] for name in _wanted(spec, known, wanted)]
+class Group(NamedTuple):
+    """Experiments that stand together: a row of a table with and without CEM, a curve of a figure, a variant.
+
+    Attributes:
+        name: by which `--rows` chooses it.
+        label: what readers see.
+        family: what it is one of: a method of the leaderboard, a setting that an ablation changes; else empty.
+        of_seed: its experiments with a seed, in the order in which they are shown.
+    """
+
+    name: str
+    label: str
+    family: str
+    of_seed: Callable[[int], list[Experiment]]
 
 
-def _wanted(spec: dict[str, Any], known: Sequence[str], wanted: Sequence[str] | None) -> list[str]:
-    if unknown := [name for name in wanted or () if name not in known]:
-        raise ConfigError(f"{spec['name']} has no row {unknown[0]!r}; its rows are {', '.join(known)}")
-    return [name for name in known if wanted is None or name in wanted]
+def groups_of(spec: dict[str, Any], budget: Budget, rows: dict[str, RowSpec]) -> list[Group]:
+    """The lines or curves of a spec; of the variants, noise alone comes first, and rows that a plugin brings last."""
+    if spec["kind"] == "efficiency":
+        return []
+    if "curves" in spec:
+        return [
+            Group(curve["row"], curve["label"], "", partial(_curve, spec, budget, rows[curve["row"]], curve))
+            for curve in spec["curves"]
+        ]
+    added = [rows[name] for name in spec.get("added", ())]
+    if "variants" not in spec:
+        own = [rows[name] for name in (*spec.get("rows", ()), *spec.get("baselines", ()))]
+        return [Group(row.name, row.label, "", partial(_pair, budget, spec["dataset"], row)) for row in own + added]
+    of_budget, variants = _settings(spec, budget), spec["variants"]
+    special = partial(_specials, spec, budget)
+    groups = [Group("noise", "noise alone", "noise alone", partial(special, "noise", {}, of_budget["noise_stds"]))]
+    for one in variants:
+        unit, lams = one.get("unit"), one.get("lams") or of_budget["lams"]
+        if unit is not None:
+            lams = of_budget[unit] if unit == "published" else [lam * of_budget[unit] for lam in lams]
+        settings = {"cem": True, "noise_std": of_budget.get("noise_std")} | one.get("settings", {})
+        label = one.get("label") or f"{one['method']}, σ {settings['noise_std']:g}"
+        of_seed = partial(special, one["name"], settings, [round(lam, 6) for lam in lams])
+        groups.append(Group(one["name"], label, one.get("method") or one["axis"], of_seed))
+    for row in added if spec["kind"] == "leaderboard" else ():
+        levels = dict.fromkeys(one["settings"]["noise_std"] for one in variants)
+        groups.append(Group(row.name, row.label, row.label, partial(special, row.name, row.settings, levels)))
+    return groups
 
 
 def seeds_of(spec: dict[str, Any], budget: Budget) -> tuple[int, ...]:
@@ -201,95 +230,66 @@ def experiments_of(
     wanted: Sequence[str] | None = None,
     seeds: Sequence[int] | None = None,
 ) -> list[Experiment]:
-    """The experiments behind a spec, all rows of the first seed before the second seed."""
+    """The experiments behind a spec, all rows of the first seed before the second seed.
+
+    Raises:
+        ConfigError: a wanted row is none of a table's; a figure has those of them that its curves are of.
+    """
+    groups = groups_of(spec, budget, rows)
+    known = [group.name for group in groups]
+    if groups and "curves" not in spec and (unknown := [name for name in wanted or () if name not in known]):
+        raise ConfigError(f"{spec['name']} has no row {unknown[0]!r}; its rows are {', '.join(known)}")
+    chosen = [group for group in groups if wanted is None or group.name in wanted]
     found = [
         one
         for seed in (seeds_of(spec, budget) if seeds is None else seeds)
-        for one in _of_seed(spec, budget, rows, wanted, seed)
+        for group in chosen
+        for one in group.of_seed(seed)
     ]
     return list({experiment.key: experiment for experiment in found}.values())
 
 
-def curve_experiments(
-    spec: dict[str, Any], budget: Budget, rows: dict[str, RowSpec], curve: dict[str, Any], seed: int
-) -> list[Experiment]:
-    """The points of a figure's curve: the noise's variance decides, as in the paper's figures."""
+def _pair(budget: Budget, dataset: str, row: RowSpec, seed: int) -> list[Experiment]:
     return [
-        build_experiment(
-            budget,
-            spec["dataset"],
-            rows[curve["row"]],
-            cem=curve["cem"],
-            seed=seed,
-            attacks=spec["attacks"],
-            noise_std=round(variance**0.5, 6),
-            lam=curve.get("lam", _PAPER_LAMBDA),
-            cut=curve.get("cut"),
-        )
+        build_experiment(budget, dataset, row, cem=cem, seed=seed)
+        for cem in ((False, True) if row.with_cem else (False,))
+    ]
+
+
+def _curve(spec: dict[str, Any], budget: Budget, row: RowSpec, curve: dict[str, Any], seed: int) -> list[Experiment]:
+    """The points of a figure's curve: the noise's variance decides, as in the paper's figures."""
+    own: dict[str, Any] = {name: curve[name] for name in ("cem", "lam", "cut") if name in curve}
+    own |= {"seed": seed, "attacks": spec["attacks"]}
+    return [
+        build_experiment(budget, spec["dataset"], row, noise_std=round(variance**0.5, 6), **own)
         for variance in spec["variances"]
     ]
 
 
-def level_experiments(spec: dict[str, Any], budget: Budget, seed: int, row: RowSpec | None = None) -> list[Experiment]:
-    """Noise alone at every level, the curve to compare with; or a row of the leaderboard at the variants' levels."""
-    name, settings, levels = "noise", {}, _settings(spec, budget)["noise_stds"]
-    if row is not None:
-        levels = dict.fromkeys(variant["settings"]["noise_std"] for variant in spec["variants"])
-        name, settings = row.name, row.settings
-    return [_special(spec, budget, spec["prefix"] + name, settings | {"noise_std": noise}, seed) for noise in levels]
+def _specials(
+    spec: dict[str, Any], budget: Budget, name: str, settings: dict[str, Any], strengths: Iterable[float], seed: int
+) -> list[Experiment]:
+    """Of a spec with networks of its own: along lambda with CEM, along the noise without.
 
-
-def variant_experiments(spec: dict[str, Any], budget: Budget, variant: dict[str, Any], seed: int) -> list[Experiment]:
-    """The points of a variant of CEM, one per lambda in the variant's own unit."""
+    With `folds` each seed leaves out another part of the images.
+    """
     of_budget = _settings(spec, budget)
-    unit = variant.get("unit")
-    lams = variant.get("lams") or of_budget["lams"]
-    if unit == "published":
-        lams = of_budget[unit]
-    elif unit is not None:
-        lams = [lam * of_budget[unit] for lam in lams]
-    settings = {"cem": True, "noise_std": of_budget.get("noise_std")} | variant.get("settings", {})
-    name = spec["prefix"] + variant["name"]
-    return [_special(spec, budget, name, settings | {"lam": round(lam, 6)}, seed) for lam in lams]
-
-
-def _of_seed(
-    spec: dict[str, Any], budget: Budget, rows: dict[str, RowSpec], wanted: Sequence[str] | None, seed: int
-) -> Iterator[Experiment]:
-    if spec["kind"] in ("comparison", "pictures"):
-        for row in select_rows(spec, rows, wanted):
-            for cem in (False, True) if row.with_cem else (False,):
-                yield build_experiment(budget, spec["dataset"], row, cem=cem, seed=seed)
-    elif spec["kind"] in ("curves", "entropy"):
-        for curve in spec["curves"]:
-            if wanted is None or curve["row"] in wanted:
-                yield from curve_experiments(spec, budget, rows, curve, seed)
-    elif "variants" in spec:
-        added = spec.get("added", ()) if spec["kind"] == "leaderboard" else ()
-        known = _wanted(spec, ["noise", *(variant["name"] for variant in spec["variants"]), *added], wanted)
-        if "noise" in known:
-            yield from level_experiments(spec, budget, seed)
-        for variant in spec["variants"]:
-            if variant["name"] in known:
-                yield from variant_experiments(spec, budget, variant, seed)
-        for name in added:
-            if name in known:
-                yield from level_experiments(spec, budget, seed, rows[name])
+    dataset = of_budget["dataset"]
+    train, attack = (budget.train_settings(dataset), budget.decoder) if dataset != "digits" else ({}, {})
+    train = train | of_budget["settings"] | settings
+    decoder = DecoderConfig(**(attack | of_budget["decoder"]), seed=seed)
+    fold = seed % FOLDS if spec.get("folds") else None
+    varied = "lam" if settings.get("cem") else "noise_std"
+    return [
+        Experiment(
+            budget.name, dataset, spec["prefix"] + name, TrainConfig(**train | {varied: strength}, seed=seed),
+            (decoder,), fold,
+        )
+        for strength in strengths
+    ]  # fmt: skip
 
 
 def _settings(spec: dict[str, Any], budget: Budget) -> dict[str, Any]:
     """What the spec says about this budget; empty where it leaves all to the budget itself."""
     found: dict[str, Any] = spec.get("budgets", {}).get(budget.name.split("+")[0], {})
     return found
-
-
-def _special(spec: dict[str, Any], budget: Budget, row: str, settings: dict[str, Any], seed: int) -> Experiment:
-    """A spec with networks of its own; with `folds` each seed leaves out another part of the images."""
-    of_budget = _settings(spec, budget)
-    dataset = of_budget["dataset"]
-    from_budget = dataset != "digits"
-    base = budget.train_settings(dataset) if from_budget else {}
-    train = TrainConfig(**(base | of_budget["settings"] | settings), seed=seed)
-    decoder = DecoderConfig(**((budget.decoder if from_budget else {}) | of_budget["decoder"]), seed=seed)
-    fold = seed % FOLDS if spec.get("folds") else None
-    return Experiment(budget.name, dataset, row, train, (decoder,), fold)

@@ -1,23 +1,24 @@
 """A table or figure from the store to the files that people read: Markdown, CSV, LaTeX, HTML."""
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from sfumato.files import write_text
-from sfumato.provenance import evidence
 from sfumato.report.pictures import labelled_rows
-from sfumato.report.reproduction import write_reproduction_page
+from sfumato.report.reproduction import Presentation, write_reproduction_page
 from sfumato.report.style import label
-from sfumato.report.tables import Table, to_csv, to_latex, to_markdown
-from sfumato.studies.comparison import circumstances, comparison_table, gains_table, progress, remarks
+from sfumato.report.tables import to_csv, to_latex, to_markdown
+from sfumato.studies.comparison import comparison_table
+from sfumato.studies.curves import draw, gains_table, points_table
 from sfumato.studies.efficiency import TimingTrial, efficiency_table
 from sfumato.studies.engine import Store
 from sfumato.studies.experiment import read_strip
-from sfumato.studies.plan import Budget, RowSpec, experiments_of
-from sfumato.studies.results import collect, collect_curves, draw, points_table
+from sfumato.studies.plan import Budget, RowSpec
+from sfumato.studies.results import SeedResults, collect, remarks
 from sfumato.studies.variants import (
     Variants,
     ablation_figures,
@@ -29,27 +30,6 @@ from sfumato.studies.variants import (
 _SHOWN_SEED = 0
 
 
-@dataclass
-class Presentation:
-    """What a table or figure shows: figures as (caption, SVG), pictures as (caption, PNG).
-
-    The seconds are those of all experiments together, the evidence that of the first; the table's notes name every
-    device.
-    """
-
-    name: str
-    title: str
-    tables: list[Table] = field(default_factory=list)
-    figures: list[tuple[str, str]] = field(default_factory=list)
-    pictures: list[tuple[str, bytes]] = field(default_factory=list)
-    seconds: float = 0.0
-    evidence: dict[str, Any] = field(default_factory=lambda: evidence("cpu"))
-
-    def markdown(self) -> str:
-        """All tables."""
-        return "\n\n".join(to_markdown(table) for table in self.tables)
-
-
 def present(spec: dict[str, Any], budget: Budget, rows: dict[str, RowSpec], store: Store) -> Presentation:
     """Everything that a table or figure shows, from what the store holds."""
     shown = Presentation(spec["name"], spec["title"])
@@ -58,34 +38,26 @@ def present(spec: dict[str, Any], budget: Budget, rows: dict[str, RowSpec], stor
             shown.tables.append(efficiency_table(spec, measured))
             shown.evidence = measured["evidence"]
         return shown
-    experiments = experiments_of(spec, budget, rows)
-    results = [result for one in experiments if (result := store.read(one.key)) is not None]
-    shown.seconds = sum(result["seconds"] + result["attack_seconds"] for result in results)
-    if results:
+    found = collect(spec, budget, rows, store)
+    every = [one for _, settings in found for one in settings]
+    if results := [result for one in every for result in one.results.values()]:
+        shown.seconds = sum(result["seconds"] + result["attack_seconds"] for result in results)
         shown.evidence = results[0]["evidence"]
     if spec["kind"] == "comparison":
-        shown.tables.append(comparison_table(spec, budget, rows, store))
-        shown.pictures += _pictures(spec, budget, rows, store)
+        shown.tables.append(comparison_table(spec, budget, rows, found))
     elif "variants" in spec:
-        found = Variants(spec, budget, rows, store)
-        notes = [f"Budget {budget.name}, {found.work}: {progress(spec, budget, found.every)}."]
-        notes += circumstances(found.every)
-        if spec["kind"] == "leaderboard":
-            shown.tables.append(leaderboard_table(spec, found, notes))
-            shown.figures += leaderboard_figures(spec, found)
-        else:
-            shown.tables.append(ablation_table(spec, found, notes))
-            shown.figures += ablation_figures(found)
-    elif spec["kind"] == "pictures":
-        shown.pictures += _pictures(spec, budget, rows, store)
-    else:
-        curves = collect_curves(spec, budget, rows, store)
-        notes = remarks(spec, budget, [one for _, results in curves for one in results])
-        shown.tables.append(points_table(spec, curves, notes))
-        if (figure := draw(spec, curves)) is not None:
+        variants, notes = Variants(spec, found), remarks(spec, budget, every)
+        board = spec["kind"] == "leaderboard"
+        shown.tables.append((leaderboard_table if board else ablation_table)(spec, variants, notes))
+        shown.figures += (leaderboard_figures if board else ablation_figures)(spec, variants)
+    elif "curves" in spec:
+        shown.tables.append(points_table(spec, found, remarks(spec, budget, every)))
+        if (figure := draw(spec, found)) is not None:
             shown.figures.append(figure)
-        if spec["kind"] == "curves" and (gains := gains_table(curves, rows)) is not None:
+        if spec["kind"] == "curves" and (gains := gains_table(found, rows)) is not None:
             shown.tables.append(gains)
+    if spec["kind"] in ("comparison", "pictures"):
+        shown.pictures += _pictures(every, store)
     return shown
 
 
@@ -100,22 +72,14 @@ def save(shown: Presentation, folder: Path, budget: Budget) -> list[Path]:
             write_text(paths[-1], render(table))
     if shown.tables or shown.figures or shown.pictures:
         paths.append(folder / f"{base}.html")
-        write_reproduction_page(
-            paths[-1],
-            title=f"{shown.title}, budget {budget.name}",
-            tables=shown.tables,
-            figures=shown.figures,
-            pictures=shown.pictures,
-            notes=shown.tables[0].notes[:1] if shown.tables else (f"Budget {budget.title}.",),
-            evidence=shown.evidence,
-            seconds=shown.seconds,
-        )
+        notes = shown.tables[0].notes[:1] if shown.tables else (f"Budget {budget.title}.",)
+        write_reproduction_page(paths[-1], replace(shown, title=f"{shown.title}, budget {budget.name}", notes=notes))
     return paths
 
 
-def _pictures(spec: dict[str, Any], budget: Budget, rows: dict[str, RowSpec], store: Store) -> list[tuple[str, bytes]]:
+def _pictures(settings: Sequence[SeedResults], store: Store) -> list[tuple[str, bytes]]:
     shown: dict[str, Tensor] = {}
-    for one in collect(experiments_of(spec, budget, rows, seeds=[_SHOWN_SEED]), store):
+    for one in settings:
         result = one.results.get(_SHOWN_SEED)
         strip = read_strip(store.folder / f"{one.experiment.key}.png") if result is not None else None
         if result is None or strip is None:

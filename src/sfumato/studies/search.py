@@ -4,22 +4,19 @@ For each defence and noise level the weights of CEM form a ladder: no CEM at its
 penalties. Utility falls and the attacker's error rises along it, so the best rung is the highest that meets the floor.
 
 1. Bracket: on one fold, bisect each ladder for its highest rung that meets the floor there. Three trainings of eight.
-2. Settle: train that rung in the other folds too. While it does not pass, go down; where it passes at once, go
-   up as long as the next one passes too. The two most promising ladders go first, and one that cannot overtake another
-   one's passing rung any more is left.
-3. Confirm: the passing rung with the largest error is asked for the floor on the half of the images that selected
-   nothing. Where that fails, its ladder goes further down, and the next best is asked.
+2. Settle: train in the other folds too what may leave the largest error, of all ladders together, from one rung above
+   the brackets downwards; what fails is passed over. A ladder that cannot overtake another one's passing rung is left.
+3. Confirm: the first rung that passes is asked for the floor on the half of the images that selected nothing. Where
+   that fails, the next one is asked.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from sfumato.errors import ConfigError
 from sfumato.studies.engine import Report
-from sfumato.studies.judge import Book
+from sfumato.studies.judge import Book, Measured
 from sfumato.studies.space import BASELINE, Floor, Setting, Space, Training
-from sfumato.studies.tune_trials import Measured
 
 Record = dict[str, Any]
 """What a training leaves in the store."""
@@ -33,8 +30,7 @@ Progress = Callable[[float, int, Record | None], None]
 _AT_ONCE = 2  # ladders that are followed side by side: the first to pass may spare the others
 
 
-@dataclass(frozen=True)
-class Decision:
+class Decision(NamedTuple):
     """How the search ended.
 
     Attributes:
@@ -46,24 +42,14 @@ class Decision:
     asked: tuple[Setting, ...]
 
 
-@dataclass(frozen=True)
-class Searched:
-    """Where a search stands; without a decision where the budget ended first: `stopped` by `trainings` or `minutes`."""
+class Searched(NamedTuple):
+    """Where a search stands; where `trainings` or `minutes` have `stopped` it, `chosen` is the best so far."""
 
     book: Book
     records: Mapping[Training, Record]
-    decision: Decision | None
+    chosen: Setting | None
+    asked: tuple[Setting, ...]
     stopped: str | None
-
-    @property
-    def chosen(self) -> Setting | None:
-        """The setting found; of a search that was stopped the best one so far that passes and is confirmed."""
-        if self.decision is not None:
-            return self.decision.chosen
-        if any(training not in self.book.measured for training in self.book.space.baseline_trainings):
-            return None
-        good = [one for one in self.book.settings() if self.book.passes(one) and self.book.confirmed(one)]
-        return max(good, key=lambda one: self.book.error(one, "selecting"), default=None)
 
 
 def search(
@@ -83,18 +69,15 @@ def search(
     records: dict[Training, Record] = {}
     stopped = None
     while True:
-        book = Book({one: Measured.from_dict(record) for one, record in records.items()}, floor, space, chance=chance)
-        if stopped is not None:
-            return Searched(book, records, None, stopped)
-        step = advance(book)
+        book = Book({one: Measured.of(record) for one, record in records.items()}, floor, space, chance=chance)
+        step: list[Training] | Decision = [] if stopped else advance(book)
         if isinstance(step, Decision):
-            return Searched(book, records, step, None)
+            return Searched(book, records, *step, None)
         if trainings is not None:
             step = step[: max(0, trainings - len(records))]
         if not step:
-            stopped = "trainings"
-            continue
-        before, total = len(records), max(expected_trainings(space), len(records) + len(step))
+            return Searched(book, records, _best_so_far(book), (), stopped or "trainings")
+        before, total = len(records), max(_expected(space), len(records) + len(step))
 
         def tell(done: float, _: int, record: Record | None, before: int = before, total: int = total) -> None:
             if progress is not None:
@@ -105,133 +88,81 @@ def search(
             stopped = "minutes"
 
 
-def advance(book: Book) -> list[Training] | Decision:
-    """The trainings that are wanted next, independent of each other, or the end."""
-    space = book.space
-    if missing := [one for one in space.baseline_trainings if one not in book.measured]:
-        first = [Training(foot.at(_middle(space)), 0) for foot in space.feet]
-        return missing + [one for one in first if one not in book.measured]
-    _check_baseline(book)
-    if book.slack(BASELINE, "both").mean < 0:  # only an absolute floor can be above the baseline
-        return Decision(None, ())
-    tops = {}
-    wanted = []
-    for foot in space.feet:
-        found = _bracket(book, foot)
-        if isinstance(found, Training):
-            wanted.append(found)
-        else:
-            tops[foot] = found
-    return wanted or _settle(book, tops)
+def _best_so_far(book: Book) -> Setting | None:
+    if any(training not in book.measured for training in book.space.baseline_trainings):
+        return None
+    good = [one for one in book.settings() if book.passes(one) and book.confirmed(one)]
+    return max(good, key=lambda one: book.error(one, "selecting"), default=None)
 
 
-def expected_trainings(space: Space) -> int:
+def _expected(space: Space) -> int:
     """About how many trainings a search takes, for progress; it may take fewer or more."""
     steps = max(1, len(space.ladder).bit_length() - 1)
     return len(space.baseline_trainings) + len(space.feet) * (steps + space.folds - 1)
 
 
-def _middle(space: Space) -> float:
-    return space.ladder[len(space.ladder) // 2]
+def advance(book: Book) -> list[Training] | Decision:
+    """The trainings that are wanted next, independent of each other, or the end."""
+    space = book.space
+    if missing := [one for one in space.baseline_trainings if one not in book.measured]:
+        first = [Training(foot.at(space.ladder[len(space.ladder) // 2]), 0) for foot in space.feet]
+        return missing + [one for one in first if one not in book.measured]
+    _check_baseline(book)
+    if book.slack(BASELINE, "both").mean < 0:  # only an absolute floor can be above the baseline
+        return Decision(None, ())
+    tops = {foot: _bracket(book, foot) for foot in space.feet}
+    wanted = [top for top in tops.values() if isinstance(top, Training)]
+    return wanted or _settle(book, {foot: top for foot, top in tops.items() if isinstance(top, int)})
 
 
 def _bracket(book: Book, foot: Setting) -> Training | int:
-    """The next rung to try on the first fold, or the highest one that meets the floor there; 0 is noise alone."""
-    ladder = book.space.ladder
+    """The next rung to try on the first fold, or the highest one that meets the floor there; 0 is noise alone.
+
+    The verdict is that of the first fold alone, so that later folds do not change the path that led to them.
+    """
+    first = {training: one for training, one in book.measured.items() if training.fold == 0}
+    alone, ladder = Book(first, book.floor, book.space), book.space.ladder
     low, high = 0, len(ladder)
     while high - low > 1:
         middle = (low + high) // 2
         setting = foot.at(ladder[middle])
-        if not book.folds(setting):
+        if not alone.folds(setting):
             return Training(setting, 0)
-        if _meets_first(book, setting):
-            low = middle
-        else:
-            high = middle
+        low, high = (middle, high) if alone.slack(setting, "selecting").mean >= 0 else (low, middle)
     return low
 
 
-def _meets_first(book: Book, setting: Setting) -> bool:
-    """The verdict of the first fold alone, so that later folds do not change the path that led to them."""
-    first = {training: one for training, one in book.measured.items() if training.fold == 0}
-    return Book(first, book.floor, book.space).slack(setting, "selecting").mean >= 0
-
-
 def _settle(book: Book, tops: dict[Setting, int]) -> list[Training] | Decision:
+    """Ask the settings around and below the brackets, those first that may leave the largest error."""
+    ladder = book.space.ladder
+    rungs = [[foot.at(lam) for lam in ladder[: top + 2]] for foot, top in tops.items()]
+    ceilings = {one: _ceiling(book, own[index:]) for own in rungs for index, one in enumerate(own)}
+    wanted: list[list[Training]] = []
     asked: list[Setting] = []
-    refused: dict[Setting, int] = {}  # rungs that the confirming half refused, by ladder: no way leads up again
-    while True:
-        places = {foot: _place(book, foot, top, refused.get(foot)) for foot, top in tops.items()}
-        passing = {foot: place.passing for foot, place in places.items() if place.passing is not None}
-        best = max((book.error(setting, "selecting") for setting in passing.values()), default=0.0)
-        open_ones = [place for place in places.values() if place.wanted and place.ceiling > best]
-        open_ones.sort(key=lambda place: place.ceiling, reverse=True)
-        if open_ones:
-            return [one for place in open_ones[:_AT_ONCE] for one in place.wanted]
-        if not passing:
-            return Decision(None, tuple(asked))
-        foot, setting = max(passing.items(), key=lambda item: book.error(item[1], "selecting"))
-        asked.append(setting)
-        if book.confirmed(setting):
-            return Decision(setting, tuple(asked))
-        refused[foot] = book.space.ladder.index(setting.lam)
-
-
-class _Standing(NamedTuple):
-    """Where a ladder stands: its highest rung that is known to pass, and what has to be trained to get on."""
-
-    passing: Setting | None
-    wanted: list[Training]
-    ceiling: float = 0.0
-
-
-def _place(book: Book, foot: Setting, top: int, refused: int | None) -> _Standing:
-    rung = top if refused is None else refused - 1
-    first = rung
-    while rung >= 0:
-        verdict = _verdict(book, foot, rung)
-        if isinstance(verdict, list):
-            return _Standing(None, verdict, _ceiling(book, foot, rung))
-        if verdict:
+    for setting in sorted(ceilings, key=lambda one: (ceilings[one], one.lam), reverse=True):
+        done = book.folds(setting)
+        if done and book.fails(setting):
+            continue
+        if missing := [Training(setting, fold) for fold in range(book.space.folds) if fold not in done]:
+            wanted.append(missing)
+        elif book.passes(setting) and not wanted:
+            asked.append(setting)
+            if book.confirmed(setting):
+                return Decision(setting, tuple(asked))
+        if len(wanted) == _AT_ONCE:
             break
-        rung -= 1
-    else:
-        return _Standing(None, [])
-    if refused is None and rung == first:
-        while rung + 1 < len(book.space.ladder):
-            verdict = _verdict(book, foot, rung + 1)
-            if isinstance(verdict, list):
-                return _Standing(foot.at(book.space.ladder[rung]), verdict, _ceiling(book, foot, rung + 1))
-            if not verdict:
-                break
-            rung += 1
-    return _Standing(foot.at(book.space.ladder[rung]), [])
+    return [training for one in wanted for training in one] or Decision(None, tuple(asked))
 
 
-def _verdict(book: Book, foot: Setting, rung: int) -> bool | list[Training]:
-    """Whether this rung passes, or what has to be trained before that is known."""
-    setting = foot.at(book.space.ladder[rung])
-    done = book.folds(setting)
-    if done and book.fails(setting):
-        return False
-    if len(done) < book.space.folds:
-        return [Training(setting, f) for f in range(book.space.folds) if f not in done]
-    return book.passes(setting)
-
-
-def _ceiling(book: Book, foot: Setting, rung: int) -> float:
-    """The largest error that this rung can have: its own, or that of the next measured rung above it."""
-    for lam in book.space.ladder[rung:]:
-        setting = foot.at(lam)
-        if book.folds(setting) and (error := book.error(setting, "selecting")) > 0:  # one that diverged has none
-            return error
-    return float("inf")
+def _ceiling(book: Book, rungs: Sequence[Setting]) -> float:
+    """The largest error that the first of these rungs can have: its own, or that of the next measured one above it."""
+    errors = (book.error(one, "selecting") for one in rungs if book.folds(one))
+    return next((error for error in errors if error > 0), float("inf"))  # one that diverged has none
 
 
 def _check_baseline(book: Book) -> None:
     images = sum(len(one.right) for one in book.measurements(BASELINE)) / book.space.baselines
-    accuracy = book.accuracy(BASELINE)
-    chance = book.chance
+    accuracy, chance = book.accuracy(BASELINE), book.chance
     if accuracy <= chance + 2 * (chance * (1 - chance) / images) ** 0.5:
         raise ConfigError(
             f"the undefended baseline recognises {accuracy:.1%} of the held-out images and always giving the most "

@@ -41,10 +41,9 @@ class Setting:
         """In words."""
         if self.noise_std == 0:
             return "no defence"
-        noise = f"noise {self.noise_std:g}"
-        if self.defense in ("", "none"):
-            return noise + (f", lambda {self.lam:g}" if self.lam else " alone")
-        return f"{self.defense}, {noise}" + (f", lambda {self.lam:g}" if self.lam else ", no CEM")
+        named = "" if self.defense in ("", "none") else f"{self.defense}, "
+        weight = f", lambda {self.lam:g}" if self.lam else ", no CEM" if named else " alone"
+        return f"{named}noise {self.noise_std:g}{weight}"
 
 
 BASELINE = Setting(0.0)
@@ -96,16 +95,11 @@ class Space:
     defenses: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        check_settings(self, least={"baselines": 1})
+        least = {"baselines": 1, "folds": 2, "draws": 1, "confidence": 0.5}  # with two folds every image is held out
+        check_settings(self, least=least, below={"draws": 10, "confidence": 1})
         object.__setattr__(self, "defenses", tuple(dict.fromkeys(self.defenses)))
         object.__setattr__(self, "noise_stds", _levels("noise_stds", self.noise_stds, "0.05 0.15 0.4"))
         object.__setattr__(self, "lams", _levels("lams", self.lams, "0.1 0.3 1"))
-        if self.folds < 2:
-            raise ConfigError(f"folds is {self.folds}; give at least 2, so that every image is once held out")
-        if not 1 <= self.draws <= 9:
-            raise ConfigError(f"draws is {self.draws}; give 1 to 9 noise draws per held-out image")
-        if not 0.5 <= self.confidence < 1:
-            raise ConfigError(f"confidence is {self.confidence:g}; give a share from 0.5 to below 1, such as 0.93")
 
     @property
     def ladder(self) -> tuple[float, ...]:
@@ -130,9 +124,8 @@ class Space:
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
-        if not self.defenses:  # searches of one defence keep the identity that they had before there could be several
-            del values["defenses"]
-        return values
+        # Searches of one defence keep the identity that they had before there could be several.
+        return {name: value for name, value in values.items() if name != "defenses" or value}
 
 
 @dataclass(frozen=True)
@@ -153,10 +146,9 @@ class Floor:
     def __post_init__(self) -> None:
         if (self.lose_at_most is None) == (self.accuracy_at_least is None):
             raise ConfigError("give one floor: --lose-at-most 1 (points) or --accuracy-at-least 0.97 (a share)")
-        lose, least = self.lose_at_most, self.accuracy_at_least
-        if lose is not None and not (math.isfinite(lose) and 0 < lose < 100):
+        if (lose := self.lose_at_most) is not None and not 0 < lose < 100:
             raise ConfigError(f"lose_at_most is {lose:g}; give points of accuracy above 0 and below 100, such as 1")
-        if least is not None and not (math.isfinite(least) and 0 < least < 1):
+        if (least := self.accuracy_at_least) is not None and not 0 < least < 1:
             raise ConfigError(f"accuracy_at_least is {least:g}; give a share above 0 and below 1, such as 0.97")
 
     @property
@@ -188,7 +180,6 @@ class Floor:
 def _levels(name: str, values: Sequence[float], example: str) -> tuple[float, ...]:
     if not values:
         raise ConfigError(f"{name} is empty; give values to search, such as {example}")
-    if not all(math.isfinite(value) and value > 0 for value in values):
-        wrong = next(value for value in values if not (math.isfinite(value) and value > 0))
+    if (wrong := next((value for value in values if not 0 < value < math.inf), None)) is not None:
         raise ConfigError(f"{name} holds {wrong:g}; give values above 0, such as {example}")
     return tuple(sorted(set(map(float, values))))

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -23,7 +24,7 @@ from sfumato.studies.judge import Book
 from sfumato.studies.local import LocalExecutor
 from sfumato.studies.search import Progress, Record, Searched, search
 from sfumato.studies.space import BASELINE, Floor, Setting, Space, Training
-from sfumato.studies.tune_trials import ConfiguredTrial, OwnTrial, Train, config_of, parts, train_command, train_yaml
+from sfumato.studies.tune_trials import ConfiguredTrial, OwnTrial, Train, config_of, parts, train_yaml
 from sfumato.training import TrainConfig, load_data
 
 
@@ -32,34 +33,27 @@ def describe(found: Searched, floor: Floor) -> dict[str, Any]:
 
     `status` is `found`, `none` (no setting meets the floor) or `unfinished` (the budget ended first).
     """
-    book, chosen = found.book, found.chosen
-    status = "unfinished" if found.decision is None else "none" if chosen is None else "found"
-    asked = () if found.decision is None else found.decision.asked
-    curve = [_row(book, setting, chosen, asked) for setting in book.settings()]
+    book = found.book
+    curve = [_row(found, setting) for setting in book.settings()]
+    chosen = next((row for row in curve if row["verdict"] == "chosen"), None)
     baseline = None
     if shown := book.measurements(BASELINE):
-        baseline = {
-            "accuracy": book.accuracy(BASELINE),
-            "error": book.error(BASELINE),
-            **_leakage(book, BASELINE),
-            "trainings": len(shown),
-        }
-    found_row = next((row for row in curve if row["verdict"] == "chosen"), None)
+        baseline = _protection(book, BASELINE) | {"trainings": len(shown)}
     return {
-        "status": status,
-        "headline": _headline(status, found_row, baseline, floor, found.stopped),
-        "notes": _notes(found, found_row, floor),
-        "chosen": found_row,
+        "status": "unfinished" if found.stopped else "none" if chosen is None else "found",
+        "headline": _headline(chosen, baseline, floor, found.stopped),
+        "notes": _notes(found, chosen, floor),
+        "chosen": chosen,
         "baseline": baseline,
         "curve": curve,
-        "asked": [one.as_dict() for one in asked],
+        "asked": [one.as_dict() for one in found.asked],
     }
 
 
-def _row(book: Book, setting: Setting, chosen: Setting | None, asked: tuple[Setting, ...]) -> dict[str, Any]:
+def _row(found: Searched, setting: Setting) -> dict[str, Any]:
+    book = found.book
     both, confirming = book.loss(setting), book.loss(setting, "confirming")
-    records = book.measurements(setting)
-    if setting == chosen:
+    if setting == found.chosen:
         verdict = "chosen"
     elif book.fails(setting):
         verdict = "fails"
@@ -68,59 +62,61 @@ def _row(book: Book, setting: Setting, chosen: Setting | None, asked: tuple[Sett
     elif not book.passes(setting):
         verdict = "not shown to meet it"
     else:
-        verdict = "not confirmed" if setting in asked else "meets it"
+        verdict = "not confirmed" if setting in found.asked else "meets it"
     return setting.as_dict() | {
-        "trainings": len(records),
+        "trainings": len(book.measurements(setting)),
         "images": both.images,
-        "accuracy": book.accuracy(setting),
         "accuracy_selecting": book.accuracy(setting, "selecting"),
         "accuracy_confirming": book.accuracy(setting, "confirming"),
         "loss": both.mean,
         "loss_se": _finite(both.error),
         "loss_confirming": confirming.mean,
         "loss_confirming_se": _finite(confirming.error),
-        "error": book.error(setting),
         "error_confirming": book.error(setting, "confirming"),
-        **_leakage(book, setting),
+        **_protection(book, setting),
         "converged": book.converged(setting),
         "verdict": verdict,
     }
 
 
-def _leakage(book: Book, setting: Setting) -> dict[str, Any]:
-    return {"strongest": book.strongest(setting)} | {
-        name: book.leakage(setting, name) for name in ("identified", "information")
+def _protection(book: Book, setting: Setting) -> dict[str, Any]:
+    return {
+        "accuracy": book.accuracy(setting),
+        "error": book.error(setting),
+        "strongest": book.strongest(setting),
+        **{name: book.leakage(setting, name) for name in ("identified", "information")},
     }
 
 
-def _headline(
-    status: str, chosen: dict[str, Any] | None, baseline: dict[str, Any] | None, floor: Floor, stopped: str | None
-) -> str:
-    if chosen is not None and baseline is not None:
-        setting = Setting.of(chosen).describe()
-        text = (
-            f"{setting[:1].upper() + setting[1:]}: {_points(chosen['loss_confirming'])} on held-out images that chose "
-            f"nothing, the strongest attacker's error {chosen['error_confirming']:.4f} instead of "
-            f"{baseline['error']:.4f}"
-        )
-        if chosen["identified"] is not None and baseline["identified"] is not None:
-            text += f", identified {chosen['identified']:.0%} instead of {baseline['identified']:.0%}"
-        if status == "unfinished":
-            return f"So far: {text}. The search was stopped by --{stopped}; the same command resumes it."
-        return f"{text}."
-    if status == "unfinished":
-        return f"No setting is known yet to meet the floor; --{stopped} ended the search, the same command resumes it."
-    return f"No setting on this grid is shown to meet the floor ({floor.describe()})."
+def _headline(chosen: dict[str, Any] | None, baseline: dict[str, Any] | None, floor: Floor, stopped: str | None) -> str:
+    if chosen is None or baseline is None:
+        if stopped:
+            return (
+                f"No setting is known yet to meet the floor; --{stopped} ended the search, the same command resumes it."
+            )
+        return f"No setting on this grid is shown to meet the floor ({floor.describe()})."
+    setting = Setting.of(chosen).describe()
+    text = (
+        f"{setting[:1].upper() + setting[1:]}: {_points(chosen['loss_confirming'])} on held-out images that chose "
+        f"nothing, the strongest attacker's error {chosen['error_confirming']:.4f} instead of {baseline['error']:.4f}"
+    )
+    if chosen["identified"] is not None and baseline["identified"] is not None:
+        text += f", identified {chosen['identified']:.0%} instead of {baseline['identified']:.0%}"
+    return (
+        f"So far: {text}. The search was stopped by --{stopped}; the same command resumes it."
+        if stopped
+        else f"{text}."
+    )
 
 
 def _notes(found: Searched, chosen: dict[str, Any] | None, floor: Floor) -> list[str]:
     book, space, notes = found.book, found.book.space, []
     if chosen is not None:
-        upper = chosen["loss"] + book.quantile * (chosen["loss_se"] or 0.0)
+        spread = chosen["loss_se"] or 0.0
         notes.append(
             f"Floor: {floor.describe()}. On all {chosen['images']} held-out images {_points(chosen['loss'])} "
-            f"(± {100 * (chosen['loss_se'] or 0.0):.1f}), with {space.confidence:.0%} confidence at most "
-            f"{100 * upper:.1f} points lost."
+            f"(± {100 * spread:.1f}), with {space.confidence:.0%} confidence at most "
+            f"{100 * (chosen['loss'] + book.quantile * spread):.1f} points lost."
         )
         if chosen["lam"] == space.lams[-1]:
             notes.append(
@@ -128,11 +124,11 @@ def _notes(found: Searched, chosen: dict[str, Any] | None, floor: Floor) -> list
             )
         if chosen["lam"] == 0:
             notes.append("It did better without CEM than with it here.")
-    elif found.decision is not None:
+    elif not found.stopped:
         notes += _why_none(book, floor)
-    if found.decision is not None and len(found.decision.asked) > 1:
+    if len(found.asked) > 1:
         notes.append(
-            f"{len(found.decision.asked)} settings were asked for confirmation one after another, which makes the "
+            f"{len(found.asked)} settings were asked for confirmation one after another, which makes the "
             "confirming half a little less independent each time."
         )
     if any(book.converged(one) is False for one in book.settings()):
@@ -215,30 +211,30 @@ def tune(
     space = space or Space()
     for plugin in plugins:
         defenses.load_plugin(plugin)
-    if config.defense != "none":
-        defenses.build(config.defense, **config.defense_options)
-    for name in set(space.defenses) - {"none"}:
-        defenses.build(name)
+    for name in {config.defense, *space.defenses} - {"none"}:
+        defenses.build(name, **(config.defense_options if name == config.defense else {}))
     given = images if images is not None else load_data(config).train
     identity = {name: value for name, value in config.identity().items() if name not in _SEARCHED}
-
-    def trial(training: Training) -> Trial:
-        return ConfiguredTrial(training, config, space, images, fresh)
-
-    if workers is None and device_of(config.device).type == "cuda":
+    device = device_of(config.device)
+    if workers is None and device.type == "cuda":
         workers = 1
     # No more threads than this process may have: OMP_NUM_THREADS=1 is for all of them.
     side_by_side = min(len(space.settings) * space.folds, workers or usable_cores())
     threads = max(1, min(torch.get_num_threads(), usable_cores() // side_by_side))
     with LocalExecutor(side_by_side, threads) as executor:
-        result = _tune(trial, executor, given, floor, space, folder, identity, trainings, minutes, plugins, progress)
-    result |= {"config": config.as_dict(), "evidence": evidence(device_of(config.device))}
+        result = _tune(
+            lambda training: ConfiguredTrial(training, space, config, images, fresh),
+            executor, given, floor, space, folder, identity, trainings, minutes, plugins, progress,
+        )  # fmt: skip
+    result |= {"config": config.as_dict(), "evidence": evidence(device)}
+    settings = folder / "train.yaml"
     if (chosen := result["chosen"]) is not None:
         final = config_of(Setting.of(chosen), config)
-        result |= {"settings": final.as_dict(), "command": train_command(final, f"{folder}/model", tuple(plugins))}
-        write_text(folder / "train.yaml", train_yaml(final))
+        write_text(settings, train_yaml(final))
+        words = ["--config", str(settings), *(["--plugin", *plugins] if plugins else []), "--run", f"{folder}/model"]
+        result |= {"settings": final.as_dict(), "command": shlex.join(["sfumato", "train", *words])}
     else:
-        (folder / "train.yaml").unlink(missing_ok=True)  # of an earlier call with a larger budget
+        settings.unlink(missing_ok=True)  # of an earlier call with a larger budget
     write_json(folder / "tune.json", result)
     return result
 
@@ -275,11 +271,10 @@ def tune_with(
     space = space or Space()
     if space.defenses:
         raise ConfigError("a training of your own is one defence; search each with a name and a folder of its own")
-
-    def trial(training: Training) -> Trial:
-        return OwnTrial(training, train, images, space)
-
-    result = _tune(trial, Here(), images, floor, space, folder, {"name": name}, trainings, minutes, (), progress)
+    result = _tune(
+        lambda training: OwnTrial(training, space, train, images),
+        Here(), images, floor, space, folder, {"name": name}, trainings, minutes, (), progress,
+    )  # fmt: skip
     result |= {"name": name, "evidence": evidence("cpu")}
     write_json(folder / "tune.json", result)
     return result

@@ -1,9 +1,7 @@
 """Variants against noise alone at equal accuracy: the ablations, the leaderboard and the study on the digits."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sfumato.report.averages import Mean
@@ -11,36 +9,16 @@ from sfumato.report.chart import Curve, Point
 from sfumato.report.drawn import Drawn
 from sfumato.report.figures import line_figure, trade_off
 from sfumato.report.tables import MISSING, Cell, Row, Table
-from sfumato.studies.engine import Store
+from sfumato.studies.curves import trade_off_points
 from sfumato.studies.equal_accuracy import Comparison, compare
-from sfumato.studies.experiment import Experiment
-from sfumato.studies.plan import Budget, RowSpec, level_experiments, seeds_of, variant_experiments
-from sfumato.studies.results import SeedResults, cell, collect, seeds_note, shared_attacks, trade_off_points
+from sfumato.studies.results import LEAKAGE, SPREAD, Collected, SeedResults, attackers, cell, shared_attacks
 
-_METRICS = {
-    "identified": "identified",
-    "information held out, nats": "information",
-    "its standard error": "information_error",
-    "identified at most": "identified_at_most",
-}
+_METRICS = {**LEAKAGE, "its standard error": "information_error", "identified at most": "identified_at_most"}
 _LEADERBOARD = (
     *("accuracy", "strongest MSE, test", *_METRICS),
     *("MSE over noise alone", "95 %", "identified less noise alone, points", "95 %, points"),
 )
 _ABLATION = ("accuracy", "MSE, test", "over noise alone", "95 %", "over the default", "95 %, paired")
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A curve: noise alone or an added row along the noise, a variant of CEM along lambda.
-
-    Attributes:
-        group: what it is one of: the method, or in an ablation the setting that it changes.
-    """
-
-    group: str
-    label: str
-    results: list[SeedResults]
 
 
 class Variants:
@@ -53,36 +31,10 @@ class Variants:
         unit: what the intervals are over, seeds or folds.
     """
 
-    def __init__(self, spec: dict[str, Any], budget: Budget, rows: dict[str, RowSpec], store: Store) -> None:
-        def variant(group: str, label: str, of_seed: Callable[[int], list[Experiment]]) -> Variant:
-            every = [one for seed in seeds_of(spec, budget) for one in of_seed(seed)]
-            return Variant(group, label, collect(every, store))
-
+    def __init__(self, spec: dict[str, Any], found: Sequence[Collected]) -> None:
         self.unit = "fold" if spec.get("folds") else "seed"
-        self.noise = variant("noise alone", "noise alone", partial(level_experiments, spec, budget))
-        self.others = [
-            variant(
-                one.get("method") or one["axis"],
-                one.get("label") or f"{one['method']}, σ {one['settings']['noise_std']:g}",
-                partial(variant_experiments, spec, budget, one),
-            )
-            for one in spec["variants"]
-        ]
-        for row in (rows[name] for name in spec.get("added", ()) if spec["kind"] == "leaderboard"):
-            self.others.append(variant(row.label, row.label, partial(level_experiments, spec, budget, row=row)))
-        self.attacks = shared_attacks(self.every)
-
-    @property
-    def every(self) -> list[SeedResults]:
-        """All settings, measured or not."""
-        return [one for variant in (self.noise, *self.others) for one in variant.results]
-
-    @property
-    def work(self) -> str:
-        """How much one training and its attack are, in words."""
-        one = self.every[0].experiment
-        images = "all" if one.train.limit is None else f"{one.train.limit:,}"
-        return f"{images} training images, {one.train.epochs} epochs, decoding attack of {one.attacks[0].epochs}"
+        self.noise, *self.others = found
+        self.attacks = shared_attacks(one for _, results in found for one in results)
 
     def over_noise(self, settings: Sequence[SeedResults], against: Sequence[SeedResults] = ()) -> Comparison | None:
         """The strongest attack's error over that of noise alone, or that ratio over the one of other settings."""
@@ -102,6 +54,10 @@ class Variants:
         measured = [one for one in settings if one.results]
         return [one for one in measured if (found := self.over_noise([one])) is not None and found.within]
 
+    def curve(self, variant: Collected, family: str, name: str, kind: int) -> Curve:
+        """The variant's measured points as a curve of a figure."""
+        return Curve(family, trade_off_points(variant.results, self.attacks, _strength), name=name, variant=kind)
+
 
 def ablation_table(spec: dict[str, Any], found: Variants, remarks: Sequence[str]) -> Table:
     """One line per variant of CEM: what it gains over noise alone, and over the default, the first of them."""
@@ -115,32 +71,30 @@ def ablation_table(spec: dict[str, Any], found: Variants, remarks: Sequence[str]
             *_ratio(found.over_noise(points)),
             *_ratio(over_default),
         )
-        note = f"{len(points)} of {len(one.results)} points comparable, {seeds_note(one.results[0]) or '-'}"
-        lines.append(Row(f"{one.group}: {one.label}", cells, note=note))
+        note = f"{len(points)} of {len(one.results)} points comparable, {one.results[0].note or '-'}"
+        lines.append(Row(f"{one.group.family}: {one.group.label}", cells, note=note))
     notes = (
         "Accuracy and error: from the smallest to the largest lambda, averaged over seeds. Over noise alone: the error "
         "at equal accuracy, geometric mean over the comparable points; intervals by the delete-one-seed jackknife.",
-        *_attackers(found),
+        *([attackers(found.attacks)] if found.attacks else []),
         *remarks,
     )
     return Table(spec["title"], _ABLATION, tuple(lines), notes, corner="variant")
 
 
-def ablation_figures(found: Variants) -> list[tuple[str, Drawn]]:
+def ablation_figures(spec: dict[str, Any], found: Variants) -> list[tuple[str, Drawn]]:
     """One (caption, SVG) per axis: noise alone, the default, and the variants of this setting."""
-    default, figures = found.others[0], []
-    for axis in dict.fromkeys(one.group for one in found.others[1:]):
-        drawn = [_curve(found, found.noise, "noise alone", 0), _curve(found, default, "default", 1)]
-        drawn += [_curve(found, one, one.label, 1) for one in found.others if one.group == axis]
+    default, *others = found.others
+    figures = []
+    for axis in dict.fromkeys(one.group.family for one in others):
+        shown = [(found.noise, "noise alone", 0), (default, "default", 1)]
+        shown += [(one, one.group.label, 1) for one in others if one.group.family == axis]
+        drawn = [found.curve(one, name, name, kind) for one, name, kind in shown]
         drawn = [one for one in drawn if one.points]
         if len(drawn) > 2:
-            svg = trade_off(drawn, key=f"ablation-{axis.replace(' ', '-')}", errors="standard deviation over seeds")
+            svg = trade_off(drawn, key=f"ablation-{axis.replace(' ', '-')}", errors=SPREAD)
             figures.append((f"{axis}\nEach curve runs along lambda; up and to the right is better.", svg))
     return figures
-
-
-def _curve(found: Variants, variant: Variant, name: str, kind: int) -> Curve:
-    return Curve(name, trade_off_points(variant.results, found.attacks, _strength), name=name, variant=kind)
 
 
 def leaderboard_table(spec: dict[str, Any], found: Variants, remarks: Sequence[str]) -> Table:
@@ -148,16 +102,16 @@ def leaderboard_table(spec: dict[str, Any], found: Variants, remarks: Sequence[s
     lines, sentences = [], []
     for variant in (found.noise, *found.others):
         for one in variant.results:
-            compared = variant is not found.noise and one.results
-            gains = _gains(found, [one]) if compared and found.comparable([one]) else (Cell(),) * 4
+            compared = variant is not found.noise and one.results and found.comparable([one])
             cells = (
                 cell("accuracy", one.figure("accuracy")),
                 cell("strongest_mse_test", one.error(found.attacks)),
-                *(cell(name, one.figure(name)) for name in _METRICS.values()),
+                *one.cells(_METRICS.values()),
+                *(_gains(found, [one]) if compared else (Cell(),) * 4),
             )
-            lines.append(Row(f"{variant.label}, {_strength(one)}", (*cells, *gains), note=seeds_note(one)))
-    for method in dict.fromkeys(variant.group for variant in found.others):
-        same = [variant for variant in found.others if variant.group == method]
+            lines.append(Row(f"{variant.group.label}, {_strength(one)}", cells, note=one.note))
+    for method in dict.fromkeys(variant.group.family for variant in found.others):
+        same = [variant for variant in found.others if variant.group.family == method]
         measured = [one for variant in same for one in variant.results if one.results]
         settings = found.comparable(measured)
         count = f"{len(settings)} of {len(measured)} settings comparable"
@@ -169,7 +123,7 @@ def leaderboard_table(spec: dict[str, Any], found: Variants, remarks: Sequence[s
         "Compared with noise alone at the same accuracy, interpolated between its levels: a ratio above 1, or a "
         "difference below 0, is better than noise. Geometric mean of the ratios and mean of the differences over the "
         f"comparable settings; 95 % intervals by the delete-one-{found.unit} jackknife.",
-        *_attackers(found),
+        *([attackers(found.attacks)] if found.attacks else []),
         *remarks,
     )
     return Table(spec["title"], _LEADERBOARD, tuple(lines), notes, corner="setting")
@@ -200,22 +154,22 @@ def leaderboard_figures(spec: dict[str, Any], found: Variants) -> list[tuple[str
     """(caption, SVG): accuracy against the strongest attack's error, and against the share of images identified."""
     errors, shares, kinds = [], [], Counter[str]()
     for variant in (found.noise, *found.others):
-        if not (points := trade_off_points(variant.results, found.attacks, _strength)):
+        _, label, family, _ = variant.group
+        curve = found.curve(variant, family, label, kinds[family])
+        if not curve.points:
             continue
-        kind = kinds[variant.group]
-        kinds[variant.group] += 1
-        errors.append(Curve(variant.group, points, variant.label, kind))
+        kinds[family] += 1
+        errors.append(curve)
         measured = [(one.figure("identified"), one.figure("accuracy"), _strength(one)) for one in variant.results]
         places = [Point(100 * x.mean, 100 * y.mean, note=note) for x, y, note in measured if x is not None and y]
         if places:
-            shares.append(Curve(variant.group, tuple(places), variant.label, kind))
+            shares.append(Curve(family, tuple(places), label, curve.variant))
     along = "CEM runs along lambda, everything else along the noise; up and to the"
     figures = []
     if errors:
-        spread = "standard deviation over seeds"
         title = "Accuracy against the strongest attack's error"
-        svg = trade_off(errors, key=f"{spec['name']}-error", errors=spread)
-        figures.append((f"{title}\n{along} right is better. {' '.join(_attackers(found))}", svg))
+        svg = trade_off(errors, key=f"{spec['name']}-error", errors=SPREAD)
+        figures.append((f"{title}\n{along} right is better. {attackers(found.attacks)}", svg))
     if shares:
         title = "Accuracy against identification"
         svg = line_figure(shares, ("identified, %", "accuracy, %"), key=f"{spec['name']}-identified", title=title)
@@ -226,10 +180,6 @@ def leaderboard_figures(spec: dict[str, Any], found: Variants) -> list[tuple[str
 def _strength(one: SeedResults) -> str:
     train = one.experiment.train
     return f"λ {train.lam:g}" if train.cem else f"σ {train.noise_std:g}"
-
-
-def _attackers(found: Variants) -> list[str]:
-    return [f"The error is that of the strongest of: {', '.join(found.attacks)}."] if found.attacks else []
 
 
 def _span(figures: Sequence[Mean | None], *, percent: bool = False) -> Cell:
@@ -245,14 +195,16 @@ def _gains(found: Variants, settings: Sequence[SeedResults]) -> tuple[Cell, ...]
 
 
 def _ratio(found: Comparison | None) -> tuple[Cell, Cell]:
-    return Cell(None if found is None else found.effect, digits=2), _ends(found, 1.0, 2)
+    return _effect(found, 1.0, 2)
 
 
 def _difference(found: Comparison | None) -> tuple[Cell, Cell]:
-    return Cell(None if found is None else 100 * found.effect, digits=1), _ends(found, 100.0, 1)
+    return _effect(found, 100.0, 1)
 
 
-def _ends(found: Comparison | None, scale: float, digits: int) -> Cell:
-    if found is None or found.interval is None:
-        return Cell(text=MISSING)
-    return Cell(text=" to ".join(f"{scale * end:.{digits}f}" for end in found.interval).replace("-", "−"))
+def _effect(found: Comparison | None, scale: float, digits: int) -> tuple[Cell, Cell]:
+    """An effect and its interval."""
+    if found is None:
+        return Cell(), Cell(text=MISSING)
+    ends = [f"{scale * end:.{digits}f}".replace("-", "−") for end in found.interval or ()]
+    return Cell(scale * found.effect, digits=digits), Cell(text=" to ".join(ends) or MISSING)
