@@ -292,7 +292,8 @@ def photographs() -> str:
     table = present(load_spec("leaderboard"), budget, load_rows(), Store(ROOT / "results" / budget.name)).tables[0]
     verdict, *_ = table.notes
     work = next(note for note in table.notes if note.startswith("Budget"))
-    return f"**Photographs of clothes (Fashion-MNIST, 14x14).** {verdict} [Every setting](RESULTS). {work}"
+    doubt = next((f" {note}" for note in table.notes if note.startswith("Attacks that had not converged")), "")
+    return f"**Photographs of clothes (Fashion-MNIST, 14x14).** {verdict} [Every setting](RESULTS). {work}{doubt}"
 
 
 PICTURED = ("ablation", "leaderboard")

@@ -147,6 +147,8 @@ def _verdict(method: str, found: Variants, settings: Sequence[SeedResults], coun
     (low, high), (least, most) = error.interval, share.interval
     said = {1: f"{method} protects better", 0: "noise alone does as well", -1: "noise alone protects better"}
     errors, shares = said[(low > 1) - (high < 1)], said[(most < 0) - (least > 0)]
+    if errors == shares:
+        return f"{text}: against reconstruction and identification alike {errors}."
     return f"{text}: against reconstruction {errors}, against identification {shares}."
 
 
