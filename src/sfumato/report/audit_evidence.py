@@ -92,4 +92,3 @@ def write_evidence(folder: Path, result: Mapping[str, Any]) -> None:
         f"{target['versions']['torch']}.", "",
     ]  # fmt: skip
     write_text(folder / "evidence.md", "\n".join(lines))
-
