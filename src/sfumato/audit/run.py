@@ -326,7 +326,7 @@ class _Run:
         self._note(f"{piece.name}: {seconds:.0f} s")
         began = time.monotonic()
         deadline = began + min(_LATER * seconds, self.budget.left)
-        # What a pass needs is given up only at the end: its deadline ends the fit, and a fit without its figures is lost.
+        # What a pass needs is given up only at the end: its deadline ends the fit, and without figures a fit is lost.
         # Below a minute nobody counts seconds.
         limit = deadline + seconds if piece.minutes else self.budget.end
         if self.minutes < 1 and piece.minutes == 0:
