@@ -182,5 +182,5 @@ def test_an_encoder_that_fails_on_rare_images_is_refused(tmp_path):
     def rare(x, _):
         return x.masked_fill((torch.sin(1e4 * x.sum(1, keepdim=True)) > 0.95), torch.nan)
 
-    with pytest.raises(FeatureError, match=r"NaN or infinite features for \d+ of \d+ images"):
+    with pytest.raises(FeatureError, match="NaN or infinite features"):
         audited(rare, {}, tmp_path)

@@ -326,8 +326,9 @@ class _Run:
         self._note(f"{piece.name}: {seconds:.0f} s")
         began = time.monotonic()
         deadline = began + min(_LATER * seconds, self.budget.left)
-        # What a pass needs may take some of what the others have; and below a minute nobody counts seconds.
-        limit = deadline + (seconds if piece.minutes else max(0.0, self.budget.end - deadline) / 4)
+        # What a pass needs is given up only at the end: its deadline ends the fit, and without figures a fit is lost.
+        # Below a minute nobody counts seconds.
+        limit = deadline + seconds if piece.minutes else self.budget.end
         if self.minutes < 1 and piece.minutes == 0:
             limit = max(limit, began + 60)
         with limited(self.context.subject.model, limit, self.should_stop) as stop:

@@ -155,7 +155,7 @@ def check_subject(subject: Subject, x: Tensor) -> None:
         )
 
     def differs(part: Tensor) -> bool:
-        return float((first[: len(part)] - part).abs().max()) > 10 * _TOLERANCE * scale
+        return float((first[: len(part)] - part.detach()).abs().max()) > 10 * _TOLERANCE * scale
 
     for count in (one for one in _BATCHES if one < len(x)):
         part = _feature(subject, x[:count])
@@ -170,7 +170,7 @@ def check_subject(subject: Subject, x: Tensor) -> None:
                 "mode; export the encoder in evaluation mode"
             )
     with torch.enable_grad():
-        if differs(_feature(subject, x[:2]).detach()):
+        if differs(_feature(subject, x[:2])):
             raise FeatureError(
                 "the encoder gives another feature where gradients are recorded, so no attack can say what leaves the "
                 "device; let it compute the same in both modes"
