@@ -74,6 +74,11 @@ class Narrowed(Observer):
         """As the inner observer believes it to be."""
         return self.inner.noise
 
+    def record(self, indices: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """The attacker's images at `indices` and what `release` makes of them."""
+        x = self.pixels(indices)
+        return x, self.release(x, generator)
+
 
 class QueryObserver(Narrowed):
     """What an attacker sees who has every image sent K times and averages the answers, in any form of `Queries`.

@@ -26,6 +26,8 @@ __all__ = ["Observer"]
 _SAMPLE = 8192  # images at most from which the whitening is told,
 _VALUES = 2**25  # and so many values of their features
 _AT_ONCE = 2**24  # values of features encoded in one batch
+_KEPT = 2**26  # values of clean features that are kept, 256 MiB
+_CHUNK = 64  # images whose clean features are computed together
 _ASK = 0.2  # seconds between two questions while a thread computes
 
 
@@ -75,6 +77,8 @@ class Observer:
         self.should_stop: Callable[[], bool] | None = None
         with evaluating(model):
             self.feature_shape = tuple(model.encode(self.pixels(torch.arange(1))).shape[1:])
+        self._keeps = len(self) * math.prod(self.feature_shape) <= _KEPT
+        self._kept: dict[str, Tensor] = {}  # shared with the views of `inside`
 
     @contextmanager
     def asking(self, should_stop: Callable[[], bool] | None) -> Iterator[None]:
@@ -190,7 +194,28 @@ class Observer:
     def record(self, indices: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """The attacker's images at `indices` and what left the device for them, as it is."""
         x = self.pixels(indices)
-        return x, self.release(x, generator)
+        with evaluating(self._model):
+            return x, self._model.channel.release(self._clean(indices), generator)
+
+    def _clean(self, indices: Tensor) -> Tensor:
+        """z_hat of the attacker's images, the same at every call: only the noise is fresh.
+
+        Kept where all fit. Which images are computed together depends on their places alone, so that an attack which
+        was interrupted sees the same to the last bit.
+        """
+        if not self._keeps:
+            return self._model.features(self.pixels(indices))
+        for chunk in (indices // _CHUNK).unique().tolist():
+            rows = torch.arange(chunk * _CHUNK, min(len(self), (chunk + 1) * _CHUNK))
+            if self._kept and bool(self._kept["known"][rows[0]]):
+                continue
+            found = self._model.features(self.pixels(rows))
+            if not self._kept:
+                self._kept["z_hat"] = found.new_empty((len(self), *found.shape[1:]))
+                self._kept["known"] = torch.zeros(len(self), dtype=torch.bool)
+            self._kept["z_hat"][chunk * _CHUNK : chunk * _CHUNK + len(rows)] = found
+            self._kept["known"][rows] = True
+        return self._kept["z_hat"][indices.to(self.device)]
 
     def seen(self, z: Tensor) -> Tensor:
         """What this attacker makes of releases z (n, ...): whitened, (n, *feature_shape) float32."""

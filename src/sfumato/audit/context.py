@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -44,7 +45,12 @@ class Context:
 
     def observer(self, images: ImageSet | None = None) -> Observer:
         """What an attacker with these images (all, if not said) may see."""
-        return Observer(self.subject.model, self.sets.train if images is None else images, device=self.device)
+        return self._worst if images is None else Observer(self.subject.model, images, device=self.device)
+
+    @cached_property
+    def _worst(self) -> Observer:
+        """One for all pieces, so that features and their whitening are computed once."""
+        return Observer(self.subject.model, self.sets.train, device=self.device)
 
 
 def make_context(
