@@ -4,6 +4,7 @@ import re
 import pytest
 
 from sfumato.audit import METRICS, conclude, judge, parse_threshold
+from sfumato.audit.verdict import _seen
 from sfumato.errors import ConfigError
 
 
@@ -125,3 +126,21 @@ def test_a_condition_that_rests_on_a_failed_piece_is_not_judged_unless_it_holds(
 
 def test_every_metric_says_what_it_is():
     assert all(text and not text[0].isupper() for text in METRICS.values())
+
+
+@pytest.mark.parametrize(("gap", "named", "db"), [(-0.02, "optimization", "21.8 dB"), (-0.0001, "ridge", "16.2 dB")])
+def test_the_headline_names_the_attack_whose_figures_it_gives(gap, named, db):
+    """A search that was tried on some images is the strongest where it is clearly better on them."""
+
+    def attack(name, mse, psnr, **more):
+        return {"name": name, "test": {"mse": {"mean": mse}, "psnr": {"mean": psnr}, "ssim": {"mean": 0.5}}, **more}
+
+    search = attack("optimization", 0.0076, 21.8, same_images={"gap": gap, "error": 0.001})
+    sentence = _seen(
+        {
+            "attacks": [search, attack("ridge", 0.0268, 16.2)],
+            "best": {"test": {"mse": "ridge"}},
+            "metrics": {"psnr_worst5": 26.5, "mse_ratio": 0.117},
+        }
+    )
+    assert f"{db} (SSIM 0.50) by the strongest attack, {named}." in sentence
