@@ -2,6 +2,7 @@ import pytest
 import torch
 from attack_cases import images, victim
 
+from sfumato import SplitModel
 from sfumato.attacks import Observer
 
 
@@ -32,3 +33,14 @@ def test_the_encoder_sees_each_of_the_attackers_images_once_and_only_the_noise_i
     with torch.no_grad():
         exact = model.encode(known.float(rows), torch.Generator().manual_seed(1))
     torch.testing.assert_close(first, exact)
+
+
+def test_an_encoder_that_draws_numbers_is_asked_every_time():
+    class Random(torch.nn.Module):
+        def forward(self, x):
+            return x.flatten(1) + torch.randn(len(x), 1)
+
+    model = victim(noise_std=0.0)
+    observer, rows = Observer(SplitModel(Random(), model.channel, model.cloud), images(20)), torch.arange(20)
+    first, second = (observer.record(rows)[1] for _ in range(2))
+    assert not torch.equal(first, second)

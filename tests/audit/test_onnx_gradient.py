@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from sfumato.attacks import Observer
 from sfumato.audit import load_target
-from sfumato.audit.onnx_gradient import OnnxGradient
+from sfumato.audit.onnx_gradient import _OPERATORS, OnnxGradient
 from sfumato.data import ImageSet
 
 
@@ -89,14 +89,23 @@ OPERATORS = [
     ("Unsqueeze", [whole(1, -1)], {}),
     ("Gather", [whole(2, 0)], {"axis": 1}),
     ("Identity", [], {}),
+    ("Sqrt", [], {}),
+    ("Log", [], {}),
+    ("Reciprocal", [], {}),
+    ("Concat", [weights(2, 1, 6, 6)], {"axis": 1}),
+    ("Squeeze", [whole(1)], {}),
+    ("Dropout", [], {}),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("node", OPERATORS, ids=lambda node: node[0])
 def test_every_operator_has_the_values_and_slopes_of_the_runtime(tmp_path, node):
-    path = written(tmp_path / "one.onnx", node, opset=20 if node[0] == "Gelu" else 18)
+    shape = (2, 1 if node[0] == "Squeeze" else 4, 6, 6)
+    path = written(tmp_path / "one.onnx", node, inputs=shape, opset=20 if node[0] == "Gelu" else 18)
     session, twin = onnxruntime.InferenceSession(path), OnnxGradient(path)
-    x = weights(2, 4, 6, 6, seed=1)
+    x = weights(*shape, seed=1)
+    if node[0] in ("Sqrt", "Log", "Reciprocal"):
+        x = np.abs(x) + 0.2
     expected = session.run(None, {"x": x})[0]
     leaf = torch.from_numpy(x).requires_grad_()
     made = twin(leaf)
@@ -124,6 +133,32 @@ def test_old_forms_of_operators_that_took_settings_for_inputs(tmp_path):
     x = torch.from_numpy(weights(2, 4, 6, 6))
     value = torch.from_numpy(onnxruntime.InferenceSession(path).run(None, {"x": x.numpy()})[0])
     assert OnnxGradient(path).agrees(x, value)
+
+
+def test_a_shape_that_is_computed_from_the_image(tmp_path):
+    """Two branches: as exporters write `x.reshape(len(x), -1)`."""
+    nodes = [
+        helper.make_node("Shape", ["x"], ["sides"]),
+        helper.make_node("Gather", ["sides", "zero"], ["n"], axis=0),
+        helper.make_node("Concat", ["n", "rest"], ["wanted"], axis=0),
+        helper.make_node("Reshape", ["x", "wanted"], ["y"]),
+    ]
+    constants = [numpy_helper.from_array(whole(0), "zero"), numpy_helper.from_array(whole(-1), "rest")]
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, sides) for name, sides in (("x", "nchw"), ("y", "nd"))
+    ]
+    model = helper.make_model(
+        helper.make_graph(nodes, "graph", ends[:1], ends[1:], constants),
+        opset_imports=[helper.make_opsetid("", 18)],
+        ir_version=8,
+    )
+    onnx.save(model, tmp_path / "shape.onnx")
+    x = torch.from_numpy(weights(2, 4, 3, 3))
+    assert torch.equal(OnnxGradient(tmp_path / "shape.onnx")(x), x.flatten(1))
+
+
+def test_every_operator_is_tried_here():
+    assert set(_OPERATORS) - {name for name, _, _ in OPERATORS} == {"Gemm", "Shape"}  # in tests of their own
 
 
 def test_what_has_no_slope_is_refused(tmp_path):

@@ -76,8 +76,11 @@ class Observer:
         self._names: tuple[str, ...] = ()
         self.should_stop: Callable[[], bool] | None = None
         with evaluating(model):
-            self.feature_shape = tuple(model.encode(self.pixels(torch.arange(1))).shape[1:])
-        self._keeps = len(self) * math.prod(self.feature_shape) <= _KEPT
+            x = self.pixels(torch.arange(1))
+            self.feature_shape = tuple(model.encode(x).shape[1:])
+            # An encoder that draws numbers of its own is asked every time: what it draws is no constant to learn.
+            steady = torch.equal(model.features(x), model.features(x))
+        self._keeps = steady and len(self) * math.prod(self.feature_shape) <= _KEPT
         self._kept: dict[str, Tensor] = {}  # shared with the views of `inside`
 
     @contextmanager

@@ -104,6 +104,11 @@ def clearly_better(attack: Mapping[str, Any]) -> bool:
     return bool(same and same["gap"] < -2 * same["error"])
 
 
+def counted(attacks: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The attacks whose figures are those of the audit: tried on every image, or clearly better on those they were."""
+    return tried_on_all(attacks) + [one for one in attacks if clearly_better(one)]
+
+
 def _spread(values: Tensor, *, smaller_is_worse: bool = False) -> dict[str, Any]:
     """Figures of one measure; `pessimistic` are the ends of their 95 % intervals at which more has leaked.
 

@@ -17,7 +17,7 @@ from sfumato.audit.images import count_shared
 from sfumato.audit.inputs import notice_scale
 from sfumato.audit.measure import (
     WORST_SHARE,
-    clearly_better,
+    counted,
     pessimistic_ends,
     share_interval,
     strongest,
@@ -192,11 +192,8 @@ def _always_untested(
 
 
 def _metrics(result: Mapping[str, Any]) -> tuple[dict[str, float | None], dict[str, float | None]]:
-    """What thresholds may name, see `thresholds.METRICS`, and the ends of their 95 % intervals that leak more.
-
-    A search that was tried on some images counts where it is clearly better on them than the strongest of the others.
-    """
-    attacks = tried_on_all(result["attacks"]) + [one for one in result["attacks"] if clearly_better(one)]
+    """What thresholds may name, see `thresholds.METRICS`, and the ends of their 95 % intervals that leak more."""
+    attacks = counted(result["attacks"])
     whole = {name: result["best"]["per_image"]["summary"][name] for name in ("mse", "psnr", "ssim")}
     spreads: dict[str, tuple[Sequence[Mapping[str, Any]], str]] = {
         "psnr_any_worst5": ([whole["psnr"]], "worst5"),
