@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from sfumato.audit.measure import WORST_SHARE, tried_on_all
+from sfumato.audit.measure import WORST_SHARE, counted
 from sfumato.audit.schema import FORMAT
 from sfumato.errors import ConfigError
 
@@ -48,7 +48,7 @@ def compare(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def _line(result: dict[str, Any]) -> dict[str, Any]:
     best = next(one for one in result["attacks"] if one["name"] == result["best"]["test"]["mse"])
-    every = tried_on_all(result["attacks"])
+    every = counted(result["attacks"])
     share, images = result["accuracy"], result["data"]["test_images"]
     target = result["target"]
     return {

@@ -22,7 +22,6 @@ from sfumato.audit.measure import (
     share_interval,
     strongest,
     summary,
-    tried_on_all,
 )
 from sfumato.audit.schema import FORMAT, SCHEMA_ID, Untested, checked
 from sfumato.audit.suite import Piece
@@ -154,7 +153,7 @@ def _data(context: Context) -> dict[str, Any]:
 
 def _best(attacks: Sequence[dict[str, Any]], reconstructed: Mapping[str, Reconstruction]) -> dict[str, Any]:
     """The strongest attack of each measure, and the best attacker for each image."""
-    every = tried_on_all(attacks)
+    every = counted(attacks)
     best: dict[str, Any] = {
         part: {
             "mse": strongest_attack({attack["name"]: attack[part]["mse"]["mean"] for attack in every}),

@@ -79,7 +79,8 @@ class Audited:
 
         Where a posterior was learned, also `samples` of it.
         """
-        strongest = self.reconstructed[self.result["best"]["test"]["mse"]]  # it reconstructed every image
+        whole = [one for one in self.reconstructed.values() if len(one.mse) == len(self.context.test)]
+        strongest = min(whole, key=lambda one: float(one.mse.mean()))
         worst = strongest.mse.argsort()[:count]
         found = {}
         for name, indices in (("worst", worst), ("typical", torch.arange(min(count, len(strongest.mse))))):
