@@ -78,6 +78,13 @@ def test_the_tables_are_those_of_the_results():
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_files_that_a_page_names_exist(path):
+    named = re.findall(r"`((?:[a-z_]+/)+[a-z_]+\.py)`", path.read_text(encoding="utf-8"))
+    missing = [file for file in named if not any((ROOT / top / file).exists() for top in (".", "src/sfumato", "docs"))]
+    assert missing == []
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_links_between_pages_lead_somewhere(path):
     for target in re.findall(r"\]\((?!https?:)([^)]+)\)", path.read_text(encoding="utf-8")):
         file, _, anchor = target.partition("#")
